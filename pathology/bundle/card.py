@@ -1,0 +1,182 @@
+"""The model card: everything about a model that is not its weights.
+
+A card is a YAML file, validated against this schema before anything is loaded.  What a reader of a report must
+know (training data, limits, figures with their sample sizes) is required, so no bundle can leave it out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from pathology.errors import BundleError
+from pathology.settings import Settings
+
+__all__ = ["Abstention", "Card", "Figure", "Normalisation", "TrainingData", "read_card"]
+
+CARD_NAME = "card.yaml"
+WEIGHTS_NAME = "weights.safetensors"
+
+
+class Normalisation(Settings):
+    """How uint8 RGB becomes the network's input: ``(value / 255 - mean) / std`` per channel."""
+
+    mean: tuple[float, float, float]
+    """Per channel, of values scaled to 0..1."""
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    """Per channel, of values scaled to 0..1."""
+
+
+class TrainingData(Settings):
+    """One source of training data."""
+
+    name: str
+    """What it is, as its publishers call it."""
+    source: str
+    """Where it is from: a citation or an address."""
+    licence: str
+    """The licence as its source states it."""
+    patients: Annotated[int, Field(ge=1)] | None = None
+    """Number of patients (or cases), where known."""
+    images: Annotated[int, Field(ge=1)]
+    """Number of slides, tiles or crops used."""
+    used_for: str
+    """Pre-training, training, calibration."""
+
+
+class Figure(Settings):
+    """One measured figure.  None without its sample size, its interval and its data."""
+
+    metric: str
+    """The metric's usual name, such as ``balanced accuracy``."""
+    value: float | None
+    """The estimate; ``None`` where the design cannot estimate it, with the reason in ``note``."""
+    interval: tuple[float, float] | None
+    """Confidence interval; ``None`` only together with ``value``."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Confidence level of the interval."""
+    method: str
+    """How the interval was computed."""
+    n: Annotated[int, Field(ge=0)]
+    """Number of units evaluated."""
+    unit: str
+    """What was counted: patches, tiles, slides, patients."""
+    data: str
+    """The evaluation data and its split."""
+    note: str = ""
+    """What a reader must know to read the figure rightly."""
+
+    @model_validator(mode="after")
+    def _interval_with_value(self) -> Figure:
+        if (self.value is None) != (self.interval is None):
+            raise ValueError(f"{self.metric}: a value and its interval come together or not at all")
+        if self.value is None and not self.note:
+            raise ValueError(f"{self.metric}: a figure without a value needs a note saying why")
+        return self
+
+
+class Abstention(Settings):
+    """When the model declines to answer."""
+
+    method: str
+    """How thresholds were found, and on which data."""
+    min_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Slide-level probability of the leading class below which the slide is left undecided."""
+    parameters: dict[str, Any] = {}
+    """Further fitted parameters, by the method's own names."""
+
+
+class Card(Settings):
+    """A validated model card."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """The bundle's folder name."""
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    """Version of the bundle, not of the program."""
+    title: str
+    """One line for people."""
+    task: Literal["classification", "detection"] = "classification"
+    """What the network gives for a patch."""
+    architecture: str
+    """Name in the network registry, such as ``densenet121``."""
+    architecture_options: dict[str, Any] = {}
+    """Keyword arguments of the network beside the number of classes."""
+    parameters: Annotated[int, Field(gt=0)]
+    """Number of learnable parameters; checked against the network built."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    """In the order of the network's outputs."""
+    colours: tuple[Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")], ...] = ()
+    """Display colour per class; empty for the standard palette."""
+    mpp: Annotated[float, Field(gt=0)]
+    """Micrometres per pixel at which patches are taken."""
+    patch: Annotated[int, Field(ge=16)]
+    """Side of a patch in pixels at ``mpp``."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Default distance between patches, in pixels at ``mpp``; ``None``: patches touch."""
+    normalisation: Normalisation
+    """Input normalisation; part of the compiled network."""
+    stain: Literal["none", "macenko", "reinhard", "vahadane"] = "none"
+    """Stain normalisation the patches must have had."""
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of ``weights.safetensors``."""
+    initialisation: str
+    """What the training started from."""
+    training_data: Annotated[tuple[TrainingData, ...], Field(min_length=1)]
+    """All data that shaped the weights."""
+    split: str
+    """How training and evaluation data were kept apart."""
+    figures: Annotated[tuple[Figure, ...], Field(min_length=1)]
+    """Measured figures, the baseline's beside the model's."""
+    calibration: dict[str, Any] = {}
+    """Fitted calibration parameters (``temperature``), empty if none."""
+    abstention: Abstention | None = None
+    """When to decline; ``None``: the model always answers."""
+    intended_use: str
+    """What it is for."""
+    limits: Annotated[tuple[str, ...], Field(min_length=1)]
+    """What it cannot do, has never seen, or does badly."""
+    licence: str
+    """Licence of the weights."""
+    reference: str = ""
+    """The publication whose method it follows, if any."""
+    made_by: str = ""
+    """The program and command that made the weights."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Card:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: two have the same name")
+        if self.colours and len(self.colours) != len(self.classes):
+            raise ValueError(f"colours: {len(self.colours)} given for {len(self.classes)} classes")
+        return self
+
+
+def read_card(path: Path) -> Card:
+    """Read and validate a card.
+
+    Raises
+    ------
+    BundleError
+        If the file is missing, is no YAML, or a field is missing or wrong; the message names the field.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError("the bundle has no card.yaml", where=path.parent, remedy="Copy the bundle again, whole") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BundleError(f"the card is not valid YAML ({str(error).splitlines()[0]})", where=path) from error
+    try:
+        return Card.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "card"
+        raise BundleError(
+            f"{field}: {first['msg']}" + (f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""),
+            where=path,
+            remedy="Correct the card; docs/bundles.md describes every field",
+        ) from error

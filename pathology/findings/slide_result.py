@@ -1,0 +1,75 @@
+"""What was found in one slide: the record behind ``slide.json`` and one row of ``results.csv``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pathology.settings import Settings
+
+__all__ = ["ClassFinding", "SlideResult"]
+
+
+class ClassFinding(Settings):
+    """One class over the whole slide."""
+
+    name: str
+    """Class name as on the model card."""
+    colour: str
+    """Display colour ``#rrggbb``."""
+    probability: float
+    """Slide-level probability: mean over tissue patches (or the model's own aggregator)."""
+    share: float
+    """Share of the scored tissue area whose leading class this is, 0 to 1."""
+    area_mm2: float
+    """That area in mm²."""
+
+
+class SlideResult(Settings):
+    """One scored or failed slide.
+
+    ``None`` means not known, for instance because the slide failed before it was measured.
+    """
+
+    slide_id: str
+    patient_id: str | None = None
+    path: str
+    status: Literal["scored", "failed"]
+    model: str
+    """``name version`` of the bundle."""
+    model_sha256: str
+    """SHA-256 of the weights."""
+    prediction: str | None = None
+    """Leading class; also given when abstained, for those who look at it knowingly."""
+    classes: tuple[ClassFinding, ...] = ()
+    abstained: bool = False
+    abstained_because: str = ""
+    patches: Annotated[int, Field(ge=0)] = 0
+    """Patches scored."""
+    unreadable_tiles: Annotated[int, Field(ge=0)] = 0
+    """Stored tiles that could not be decoded; patches on them are masked."""
+    masked_patches: Annotated[int, Field(ge=0)] = 0
+    """Tissue patches left out because a tile under them could not be read, or for quality."""
+    tissue_mm2: float | None = None
+    seconds: float | None = None
+    reader: str | None = None
+    mpp: float | None = None
+    mpp_source: str | None = None
+    """Where the scale came from: ``option``, ``manifest``, ``file`` or ``objective power``."""
+    width: int | None = None
+    """Level-0 pixels."""
+    height: int | None = None
+    """Level-0 pixels."""
+    fingerprint: str | None = None
+    engine: str | None = None
+    """Engine and device, such as ``torch cpu fp32``."""
+    key: str = ""
+    """Hash of slide, model and settings; an equal key means this result is still valid."""
+    attempts: int = 1
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+    """Why the slide failed, in words for a pathologist."""
+    settings: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    """Findings of other kinds (mitotic count, quality shares), by name."""

@@ -1,0 +1,89 @@
+"""The contract every inference engine keeps: uint8 patches in, fp32 predictions out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import UsageError
+
+__all__ = ["Engine"]
+
+
+class Engine(ABC):
+    """A network ready to run on one device.
+
+    The batch size is fixed: a smaller batch is padded and the padding's predictions dropped.  The prediction of
+    a patch depends on its pixels alone, never on its place in the batch or on its companions, so batching, the
+    number of workers and resuming cannot change a result.  ``pathology.testing.EngineSuite`` checks this.
+
+    Attributes
+    ----------
+    name : str
+        Kind of engine: ``torch``, ``openvino``.
+    device : str
+        ``cpu``, ``cuda:0``, ...
+    precision : str
+        ``fp32``, ``bf16``, ``fp16`` or ``int8``.
+    batch_size : int
+        Patches computed at once.
+    patch : int
+        Side of a patch in pixels.
+    classes : int
+        Number of outputs per patch.
+    """
+
+    name: ClassVar[str]
+
+    device: str
+    precision: str
+    batch_size: int
+    patch: int
+    classes: int
+
+    @property
+    def description(self) -> str:
+        """Engine, device and precision in one string, such as ``torch cpu fp32``."""
+        return f"{self.name} {self.device} {self.precision}"
+
+    def predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classify patches.
+
+        Parameters
+        ----------
+        patches
+            ``(B, H, W, 3)`` uint8 RGB at the model's mpp, any ``B`` >= 0.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(B, C)`` float32 class probabilities; each row sums to 1.
+
+        Raises
+        ------
+        UsageError
+            If the shape or type does not fit the model.
+        """
+        expected = (self.patch, self.patch, 3)
+        if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != expected:
+            raise UsageError(f"patches: expected (B, {self.patch}, {self.patch}, 3) uint8, got {patches.shape} {patches.dtype}")
+        result = np.empty((len(patches), self.classes), np.float32)
+        for start in range(0, len(patches), self.batch_size):
+            part = patches[start : start + self.batch_size]
+            if len(part) < self.batch_size:
+                padded = np.zeros((self.batch_size, *expected), np.uint8)
+                padded[: len(part)] = part
+                result[start : start + len(part)] = self._predict_batch(padded)[: len(part)]
+            else:
+                result[start : start + len(part)] = self._predict_batch(part)
+        return result
+
+    @abstractmethod
+    def _predict_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classify exactly ``batch_size`` patches."""
+
+    def close(self) -> None:
+        """Free the device's memory.  Closing twice is allowed."""

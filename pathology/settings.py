@@ -1,0 +1,91 @@
+"""Every setting, with its unit and the reason for its default.
+
+Settings are frozen: one that differs is a new object (``settings.model_copy(update={...})``).  Their JSON form
+goes into every result, and its hash decides whether a finished slide is still valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["GridSettings", "QualitySettings", "ScoreSettings", "Settings", "TissueSettings"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that change when any value changes."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class TissueSettings(Settings):
+    """How tissue is told from glass."""
+
+    mpp: Annotated[float, Field(gt=0)] = 8.0
+    """Micrometres per pixel of the mask.  At 8 a nucleus is about one pixel: texture is gone, shape is kept."""
+    min_area_mm2: Annotated[float, Field(ge=0)] = 0.02
+    """Smallest piece of tissue kept, in mm².  A needle core fragment of 0.1 x 0.2 mm; dust is smaller."""
+    max_hole_mm2: Annotated[float, Field(ge=0)] = 0.05
+    """Largest hole filled, in mm².  Vessels and fat vacuoles belong to tissue, tears do not."""
+
+
+class QualitySettings(Settings):
+    """When a patch counts as spoilt.  Shares are of the patch's area, 0 to 1."""
+
+    max_pen: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Largest share covered by pen marks."""
+    max_blur: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share out of focus."""
+    max_fold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share covered by tissue folds."""
+    max_bubble: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share under an air bubble or its rim."""
+    max_dark: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share covered by dark artefacts: dirt, ink clumps, coverslip edges."""
+
+
+class GridSettings(Settings):
+    """Where patches are taken and at what scale."""
+
+    patch: Annotated[int, Field(ge=16, le=8192)] = 224
+    """Side of a patch, in pixels at the target scale."""
+    mpp: Annotated[float, Field(gt=0)] = 1.0
+    """Target scale, in micrometres per pixel."""
+    stride: Annotated[int, Field(ge=1)] = 224
+    """Distance between neighbouring patches, in pixels at the target scale; below ``patch`` they overlap."""
+    min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Smallest share of a patch that must be tissue, 0 to 1; 0 keeps patches without any."""
+    block: Annotated[int, Field(ge=256, le=65536)] = 2048
+    """Side of a block, in pixels at the target scale: the unit that is read, resampled and stored at once.
+    2048 x 2048 RGB at twice the target resolution is 50 MB, which bounds a reading thread's memory."""
+
+    @model_validator(mode="after")
+    def _stride_within_patch(self) -> GridSettings:
+        if self.stride > self.patch * 4:
+            raise ValueError(f"stride {self.stride} px leaves more than 3 patches' width of tissue unread between patches of {self.patch} px")
+        return self
+
+
+class ScoreSettings(Settings):
+    """How slides are scored.  Everything here that can change a result is part of the resume key."""
+
+    tissue: TissueSettings = TissueSettings()
+    """Tissue detection."""
+    quality: QualitySettings | None = None
+    """Quality limits; ``None`` scores every tissue patch, spoilt or not."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Overrides the distance between patches, in pixels at the model's scale; ``None``: patches touch."""
+    min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Smallest share of a patch that must be tissue."""
+    precision: Literal["fast", "exact"] = "fast"
+    """``exact`` computes everything in fp32; ``fast`` may use lower precision within the stated agreement."""
+    block: Annotated[int, Field(ge=256, le=65536)] = 2048
+    """Side of a block in pixels at the model's scale; see :attr:`GridSettings.block`."""

@@ -1,0 +1,231 @@
+"""The contract every slide reader keeps.
+
+A reader turns a slide file into RGB pixels of one of its stored levels.  It knows nothing of tissue, patches
+or target scales.  ``pathology.testing.SlideReaderSuite`` checks a backend against this contract.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import UnreadableTileError, UsageError
+
+__all__ = ["BACKGROUND", "Level", "Rect", "Region", "SlideReader", "TileCounts"]
+
+BACKGROUND = 255
+"""Value (all three channels) of pixels outside the slide and of tiles the scanner left out: white."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rect:
+    """An axis-aligned rectangle ``(x, y, width, height)`` in whole pixels, origin top left."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One stored resolution of a slide.
+
+    Attributes
+    ----------
+    width, height
+        Size in pixels of this level.
+    downsample
+        Level-0 pixels per pixel of this level (mean of both axes), >= 1.
+    tile_size
+        Stored tile size ``(width, height)`` in pixels; strips are tiles as wide as the level.
+    """
+
+    width: int
+    height: int
+    downsample: float
+    tile_size: tuple[int, int]
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """``(width, height)`` in pixels of this level."""
+        return self.width, self.height
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Pixels of a region and the parts of it that could not be read.
+
+    Attributes
+    ----------
+    pixels
+        ``(h, w, 3)`` uint8 RGB.  Unreadable parts hold ``BACKGROUND``.
+    unreadable
+        Rectangles, in pixels of the level read, of stored tiles that could not be decoded; clipped to the
+        region.
+    """
+
+    pixels: NDArray[np.uint8]
+    unreadable: tuple[Rect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TileCounts:
+    """How many stored tiles a reader has decoded since it was opened, and how much work that saved.
+
+    Attributes
+    ----------
+    decoded
+        Stored tiles decoded; a tile decoded twice counts twice.
+    reused
+        Tiles taken from the cache instead of being decoded again.
+    unreadable
+        Distinct stored tiles that could not be decoded.
+    """
+
+    decoded: int = 0
+    reused: int = 0
+    unreadable: int = 0
+
+
+class SlideReader(ABC):
+    """A slide file as RGB pixels at its stored levels.
+
+    Readers are thread-safe: any number of threads may call :meth:`read` at once.  They are context managers
+    and close their file on exit; reading from a closed reader raises ``ValueError``.
+
+    Attributes
+    ----------
+    path : Path
+        The file (or, for a DICOM series, the folder) the reader was opened on.
+    backend : str
+        Name of the backend: ``tiff``, ``openslide``, ``dicom`` or ``image``.
+    levels : tuple of Level
+        From the finest (index 0) to the coarsest.
+    mpp : float or None
+        Micrometres per pixel of level 0 as the file states it (mean of both axes), ``None`` where it does not.
+        Never guessed; see :func:`pathology.slide.scale.resolve_mpp`.
+    objective_power : float or None
+        Objective magnification as the file states it.
+    fingerprint : str
+        64 hexadecimal digits that change when the pixel data change; does not depend on the file's name, place
+        or time stamps.
+    vendor : str or None
+        Scanner vendor or format family, such as ``aperio``.
+    icc_profile : bytes or None
+        The embedded ICC profile of level 0.
+    properties : Mapping[str, str]
+        Technical properties worth showing.  Never patient or label data.
+    """
+
+    backend: ClassVar[str]
+
+    path: Path
+    levels: tuple[Level, ...]
+    mpp: float | None
+    objective_power: float | None
+    fingerprint: str
+    vendor: str | None = None
+    icc_profile: bytes | None = None
+    properties: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """``(width, height)`` of level 0 in pixels."""
+        return self.levels[0].dimensions
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Stored tile size ``(width, height)`` of level 0 in pixels."""
+        return self.levels[0].tile_size
+
+    @property
+    @abstractmethod
+    def tile_counts(self) -> TileCounts:
+        """Stored tiles decoded, reused and unreadable so far."""
+
+    @abstractmethod
+    def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
+        """Read a region that lies anywhere, also partly or wholly outside the level."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file.  Closing twice is allowed."""
+
+    def read(self, level: int, x: int, y: int, w: int, h: int) -> NDArray[np.uint8]:
+        """Read pixels of one level.
+
+        Parameters
+        ----------
+        level
+            Index into :attr:`levels`.
+        x, y
+            Top left corner in pixels *of that level* (whole numbers at every level, so that no reader has to
+            interpolate); may be negative.
+        w, h
+            Size in pixels of that level.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(h, w, 3)`` uint8 RGB; what lies outside the slide is white (``BACKGROUND``).
+
+        Raises
+        ------
+        UnreadableTileError
+            If a stored tile under the region cannot be decoded.
+        UsageError
+            If the level does not exist or the size is not positive.
+        ValueError
+            If the reader is closed.
+        """
+        region = self.read_region(level, x, y, w, h)
+        if region.unreadable:
+            bad = region.unreadable[0]
+            raise UnreadableTileError(
+                f"{len(region.unreadable)} stored tile(s) of level {level} cannot be decoded, the first at "
+                f"({bad.x}, {bad.y})",
+                where=self.path,
+                remedy="Copy the slide again from its source, or rescan it",
+            )
+        return region.pixels
+
+    def read_region(self, level: int, x: int, y: int, w: int, h: int) -> Region:
+        """Read like :meth:`read`, but return unreadable tiles as white with their rectangles instead of raising."""
+        if not 0 <= level < len(self.levels):
+            raise UsageError(f"level {level} does not exist; the slide has levels 0 to {len(self.levels) - 1}", where=self.path)
+        if w <= 0 or h <= 0:
+            raise UsageError(f"a region of {w} x {h} pixels has no area", where=self.path)
+        return self._read(level, x, y, w, h)
+
+    def best_level(self, downsample: float) -> int:
+        """Return the coarsest level at or above a resolution.
+
+        Parameters
+        ----------
+        downsample
+            Wanted level-0 pixels per output pixel, >= 1.
+
+        Returns
+        -------
+        int
+            Index of the level with the largest downsample not above ``downsample`` (by more than 1 %, since
+            stored levels are rounded to whole pixels); 0 when all are coarser.
+        """
+        fitting = [i for i, level in enumerate(self.levels) if level.downsample <= downsample * 1.01]
+        return max(fitting, key=lambda i: self.levels[i].downsample, default=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

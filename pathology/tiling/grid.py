@@ -1,0 +1,203 @@
+"""Patches on a slide: which there are, where they lie, and how they group into blocks.
+
+Three coordinate systems meet here:
+
+* **target pixels**: pixels at the grid's mpp, origin at the slide's top left corner.  Patch ``(i, j)`` covers
+  target pixels ``[i * stride, i * stride + patch)`` across and likewise down.
+* **level-0 pixels**: what is stored and shown.  A target coordinate ``t`` is level-0 coordinate
+  ``t * mpp / slide_mpp``, rounded to the nearest whole pixel.
+* **pixels of the read level**: what a reader is asked for.
+
+A *block* is a square of ``blocks_side x blocks_side`` patch positions.  It is read once, resampled once and cut
+into patches; it is also the unit of storing and resuming.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.settings import GridSettings
+
+__all__ = ["Block", "Grid", "TissueShare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A square of patch positions.
+
+    Attributes
+    ----------
+    index
+        Position in row-major order over all blocks of the grid.
+    column, row
+        First patch column and row of the block.
+    columns, rows
+        Patch columns and rows in it; fewer at the right and bottom edge of the slide.
+    """
+
+    index: int
+    column: int
+    row: int
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All patch positions of one slide.
+
+    Parameters
+    ----------
+    settings
+        Patch size, target scale, stride, block size.
+    dimensions
+        ``(width, height)`` of the slide in level-0 pixels.
+    slide_mpp
+        Micrometres per level-0 pixel.
+    """
+
+    settings: GridSettings
+    dimensions: tuple[int, int]
+    slide_mpp: float
+
+    @property
+    def scale(self) -> float:
+        """Level-0 pixels per target pixel; below 1 where patches are magnified."""
+        return self.settings.mpp / self.slide_mpp
+
+    @property
+    def target_dimensions(self) -> tuple[float, float]:
+        """``(width, height)`` of the slide in target pixels, not rounded."""
+        return self.dimensions[0] / self.scale, self.dimensions[1] / self.scale
+
+    @property
+    def columns(self) -> int:
+        """Patch columns: enough to cover the slide's width, so the last may hang over the edge."""
+        return self._positions(self.target_dimensions[0])
+
+    @property
+    def rows(self) -> int:
+        """Patch rows: enough to cover the slide's height, so the last may hang over the edge."""
+        return self._positions(self.target_dimensions[1])
+
+    def _positions(self, extent: float) -> int:
+        # A sliver narrower than half a target pixel is rounding, not tissue.
+        beyond = extent - 0.5 - self.settings.patch
+        return 1 + max(0, math.ceil(beyond / self.settings.stride))
+
+    @property
+    def patches_per_block(self) -> int:
+        """Patch positions along one side of a full block."""
+        return max(1, self.settings.block // self.settings.stride)
+
+    @property
+    def block_columns(self) -> int:
+        """Blocks across the slide."""
+        return -(-self.columns // self.patches_per_block)
+
+    @property
+    def block_rows(self) -> int:
+        """Blocks down the slide."""
+        return -(-self.rows // self.patches_per_block)
+
+    def __len__(self) -> int:
+        """Number of blocks."""
+        return self.block_columns * self.block_rows
+
+    def block(self, index: int) -> Block:
+        """Return block ``index`` in row-major order.
+
+        Raises
+        ------
+        IndexError
+            If there is no such block.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"block {index} does not exist; the grid has {len(self)}")
+        row, column = divmod(index, self.block_columns)
+        side = self.patches_per_block
+        return Block(
+            index,
+            column * side,
+            row * side,
+            min(side, self.columns - column * side),
+            min(side, self.rows - row * side),
+        )
+
+    def origins(self, block: Block) -> NDArray[np.int32]:
+        """Return the level-0 top left corners of a block's patches.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(rows * columns, 2)`` int32 ``(x, y)``, row-major.
+        """
+        xs = np.arange(block.column, block.column + block.columns) * self.settings.stride * self.scale
+        ys = np.arange(block.row, block.row + block.rows) * self.settings.stride * self.scale
+        x, y = np.meshgrid(np.floor(xs + 0.5), np.floor(ys + 0.5))
+        return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.int32)
+
+    @property
+    def patch_extent(self) -> float:
+        """Side of a patch in level-0 pixels, not rounded."""
+        return self.settings.patch * self.scale
+
+
+class TissueShare:
+    """Share of any rectangle that is tissue, in constant time, from a mask at a coarse scale.
+
+    Parameters
+    ----------
+    mask
+        ``(rows, columns)`` bool, covering the whole slide.
+    dimensions
+        ``(width, height)`` of the slide in level-0 pixels.
+    """
+
+    def __init__(self, mask: NDArray[np.bool_], dimensions: tuple[int, int]) -> None:
+        self._mask_shape = mask.shape
+        self._dimensions = dimensions
+        self._integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.float64)
+        np.cumsum(np.cumsum(mask, axis=0, dtype=np.float64), axis=1, out=self._integral[1:, 1:])
+
+    def __call__(self, corners: NDArray[np.int32], extent: float) -> NDArray[np.float32]:
+        """Return the tissue share of squares.
+
+        Parameters
+        ----------
+        corners
+            ``(N, 2)`` level-0 ``(x, y)`` top left corners.
+        extent
+            Side of the squares in level-0 pixels.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(N,)`` float32 in 0 to 1.  What hangs over the slide's edge counts as no tissue; mask pixels cut
+            by a square's edge count by the share that lies inside (exact bilinear integral).
+        """
+        per_x = self._mask_shape[1] / self._dimensions[0]
+        per_y = self._mask_shape[0] / self._dimensions[1]
+        left, top = corners[:, 0] * per_x, corners[:, 1] * per_y
+        right, bottom = (corners[:, 0] + extent) * per_x, (corners[:, 1] + extent) * per_y
+        area = self._at(right, bottom) - self._at(left, bottom) - self._at(right, top) + self._at(left, top)
+        return np.clip(area / (extent * per_x * extent * per_y), 0, 1).astype(np.float32)
+
+    def _at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = np.clip(x, 0, self._mask_shape[1])
+        y = np.clip(y, 0, self._mask_shape[0])
+        x0 = np.minimum(x.astype(np.intp), self._mask_shape[1] - 1)
+        y0 = np.minimum(y.astype(np.intp), self._mask_shape[0] - 1)
+        fx, fy = x - x0, y - y0
+        table = self._integral
+        result: NDArray[np.float64] = (
+            table[y0, x0] * (1 - fx) * (1 - fy)
+            + table[y0, x0 + 1] * fx * (1 - fy)
+            + table[y0 + 1, x0] * (1 - fx) * fy
+            + table[y0 + 1, x0 + 1] * fx * fy
+        )
+        return result
