@@ -1,0 +1,77 @@
+"""What the catalogue of published systems says about each of them.
+
+Every published system is one module of this package with a module-level ``SYSTEM``.  The module composes parts
+of the other rooms and holds no algorithm of its own.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pathology.settings import Settings
+
+__all__ = ["PublishedFigure", "System", "all_systems"]
+
+
+class PublishedFigure(Settings):
+    """A figure as its authors published it.  It says nothing about this implementation."""
+
+    metric: str
+    value: str
+    """As printed, with its interval or spread where given."""
+    cohort: str
+    """On which data, with n."""
+    source: str = ""
+    """Where it stands: abstract, table, review."""
+
+
+class OwnFigure(Settings):
+    """A figure measured with this implementation."""
+
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    """95 % confidence interval."""
+    n: Annotated[int, Field(ge=1)]
+    unit: str
+    """What n counts: patients, slides, tiles."""
+    data: str
+    """On which data and split."""
+
+
+class System(Settings):
+    """One published system."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """Name on the command line, such as ``foersch-2021``."""
+    code: str
+    """Place in the specification, such as ``A1``."""
+    title: str
+    reference: str
+    """Citation."""
+    task: str
+    network: str
+    parameters: Annotated[int, Field(gt=0)] | None
+    """Learnable parameters; ``None`` where the method has no fixed network."""
+    status: Literal["works", "planned"]
+    data: str
+    """What the authors trained on."""
+    published: tuple[PublishedFigure, ...] = ()
+    own: tuple[OwnFigure, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Choices made where the publication is silent, and known defects of the publication."""
+
+
+def all_systems() -> tuple[System, ...]:
+    """Return every system of this package, in the order of their codes (A1, A2, ..., B1, ...)."""
+    package = import_module("pathology.systems")
+    found = []
+    for module in iter_modules(package.__path__):
+        system = getattr(import_module(f"pathology.systems.{module.name}"), "SYSTEM", None)
+        if isinstance(system, System):
+            found.append(system)
+    return tuple(sorted(found, key=lambda s: (s.code[0], int(s.code[1:] or 0), s.id)))
