@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import ClassVar, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +23,9 @@ __all__ = ["BACKGROUND", "Level", "Rect", "Region", "SlideReader", "TileCounts"]
 
 BACKGROUND = 255
 """Value (all three channels) of pixels outside the slide and of tiles the scanner left out: white."""
+
+_STRIP_PIXELS = 16_777_216
+"""Level pixels held at once while shrinking (48 MiB of RGB), so that memory does not grow with the reduction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,8 @@ class Region:
     pixels
         ``(h, w, 3)`` uint8 RGB.  Unreadable parts hold ``BACKGROUND``.
     unreadable
-        Rectangles, in pixels of the level read, of stored tiles that could not be decoded; clipped to the
-        region.
+        Rectangles of stored tiles that could not be decoded, relative to the region's corner and clipped to
+        the region.
     """
 
     pixels: NDArray[np.uint8]
@@ -204,6 +208,51 @@ class SlideReader(ABC):
         if w <= 0 or h <= 0:
             raise UsageError(f"a region of {w} x {h} pixels has no area", where=self.path)
         return self._read(level, x, y, w, h)
+
+    def read_reduced(self, level: int, reduction: int, x: int, y: int, w: int, h: int) -> Region:
+        """Read a region shrunk by a whole number.
+
+        Reduced pixel ``(i, j)`` stands for level pixels ``[i * reduction, (i + 1) * reduction)`` across and
+        likewise down.  This default reads them and takes their exact mean (rounded to nearest); a backend may
+        decode at a reduced size instead where that stays within its documented bound.
+
+        Parameters
+        ----------
+        level
+            Index into :attr:`levels`.
+        reduction
+            Level pixels per returned pixel along each axis, >= 1.
+        x, y, w, h
+            The region in reduced pixels; may hang over the slide's edge, where it is white.
+
+        Returns
+        -------
+        Region
+            ``(h, w, 3)`` uint8; unreadable rectangles in reduced pixels.
+
+        Raises
+        ------
+        UsageError
+            As :meth:`read`, or if ``reduction`` is below 1.
+        """
+        if reduction < 1:
+            raise UsageError(f"a reduction of {reduction} is no whole number from 1 up", where=self.path)
+        if reduction == 1:
+            return self.read_region(level, x, y, w, h)
+        if w <= 0 or h <= 0:
+            raise UsageError(f"a region of {w} x {h} pixels has no area", where=self.path)
+        pixels = np.empty((h, w, 3), np.uint8)
+        unreadable: list[Rect] = []
+        rows = max(1, _STRIP_PIXELS // (w * reduction * reduction))
+        for top in range(0, h, rows):
+            height = min(rows, h - top)
+            strip = self.read_region(level, x * reduction, (y + top) * reduction, w * reduction, height * reduction)
+            cv2.resize(strip.pixels, (w, height), dst=pixels[top : top + height], interpolation=cv2.INTER_AREA)
+            for bad in strip.unreadable:
+                left, upper = bad.x // reduction, bad.y // reduction
+                right, lower = -(-(bad.x + bad.width) // reduction), -(-(bad.y + bad.height) // reduction)
+                unreadable.append(Rect(left, top + upper, right - left, lower - upper))
+        return Region(pixels, tuple(unreadable))
 
     def best_level(self, downsample: float) -> int:
         """Return the coarsest level at or above a resolution.

@@ -1,0 +1,117 @@
+"""Pixels at any scale from pixels of a stored level: anti-aliased, and the same wherever a block begins.
+
+Bringing a level to the target scale by a factor ``f`` (level pixels per target pixel) takes two steps:
+
+1. an exact average over ``r x r`` level pixels, ``r`` being the whole part of ``f``, on a lattice anchored at the
+   slide's corner;
+2. the rest, ``f / r`` (0.98 to 2), by bilinear interpolation at absolute positions, after a Gaussian whose
+   sigma is ``(f / r - 1) / 2`` (the rule of ``skimage.transform.resize``) where it still shrinks.
+
+Both steps refer to absolute coordinates, so a patch looks the same whichever block it is read with.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.slide.reader import Rect, Region, SlideReader
+
+__all__ = ["Scaling", "choose_scaling", "read_scaled"]
+
+_MARGIN = 4
+"""Reduced pixels read beyond a region on each side: the Gaussian's radius and the interpolation's neighbour."""
+
+_NEARLY = 1.02
+"""A factor this close above a whole number counts as reached: the second step then enlarges by at most 2 %,
+which is cheaper and sharper than shrinking by almost 2 in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How a target scale is reached.
+
+    Attributes
+    ----------
+    level
+        Stored level that is read.
+    reduction
+        Whole-number averaging in the first step.
+    rest
+        Factor of the second step, in reduced pixels per target pixel.
+    """
+
+    level: int
+    reduction: int
+    rest: float
+
+
+def choose_scaling(reader: SlideReader, scale: float) -> Scaling:
+    """Choose the cheapest way to a scale that loses no detail.
+
+    Parameters
+    ----------
+    reader
+        The slide.
+    scale
+        Level-0 pixels per target pixel; below 1 the level-0 pixels are enlarged.
+    """
+    level = reader.best_level(max(scale, 1.0))
+    factor = scale / reader.levels[level].downsample
+    reduction = max(1, math.floor(factor * _NEARLY))
+    rest = factor / reduction
+    # Stored levels are rounded to whole pixels, so a rest this close to 1 over a whole slide is rounding too.
+    return Scaling(level, reduction, 1.0 if math.isclose(rest, 1.0, rel_tol=1e-6) else rest)
+
+
+def read_scaled(reader: SlideReader, scaling: Scaling, target: Rect) -> Region:
+    """Read a rectangle at the target scale.
+
+    Parameters
+    ----------
+    reader
+        The slide.
+    scaling
+        From :func:`choose_scaling`.
+    target
+        The rectangle in target pixels; may hang over the slide's edge, where it is white.
+
+    Returns
+    -------
+    Region
+        ``(target.height, target.width, 3)`` uint8; unreadable rectangles in target pixels relative to the
+        region's corner.
+    """
+    rest = scaling.rest
+    if rest == 1.0:
+        reduced = reader.read_reduced(scaling.level, scaling.reduction, target.x, target.y, target.width, target.height)
+        return reduced
+    # Target pixel t, centre t + 0.5, samples reduced position (t + 0.5) * rest - 0.5.
+    left = math.floor(target.x * rest) - _MARGIN
+    top = math.floor(target.y * rest) - _MARGIN
+    right = math.ceil((target.x + target.width) * rest) + _MARGIN
+    bottom = math.ceil((target.y + target.height) * rest) + _MARGIN
+    reduced = reader.read_reduced(scaling.level, scaling.reduction, left, top, right - left, bottom - top)
+    pixels = reduced.pixels
+    if rest > 1.0:
+        pixels = cv2.GaussianBlur(pixels, (0, 0), (rest - 1) / 2, borderType=cv2.BORDER_REPLICATE)
+    shift_x = (target.x + 0.5) * rest - 0.5 - left
+    shift_y = (target.y + 0.5) * rest - 0.5 - top
+    matrix = np.array([[rest, 0, shift_x], [0, rest, shift_y]], np.float64)
+    scaled: NDArray[np.uint8] = cv2.warpAffine(
+        pixels, matrix, (target.width, target.height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    )
+    return Region(scaled, tuple(_to_target(bad, rest, shift_x, shift_y, target) for bad in reduced.unreadable))
+
+
+def _to_target(bad: Rect, rest: float, shift_x: float, shift_y: float, target: Rect) -> Rect:
+    # One target pixel wider on each side: interpolation mixes neighbours.
+    left = max(0, math.floor((bad.x - shift_x) / rest) - 1)
+    top = max(0, math.floor((bad.y - shift_y) / rest) - 1)
+    right = min(target.width, math.ceil((bad.x + bad.width - shift_x) / rest) + 1)
+    bottom = min(target.height, math.ceil((bad.y + bad.height - shift_y) / rest) + 1)
+    return Rect(left, top, max(0, right - left), max(0, bottom - top))
