@@ -15,6 +15,7 @@ __all__ = [
     "CorruptSlideError",
     "ImplausibleScaleError",
     "InputTableError",
+    "LeakageError",
     "MissingDependencyError",
     "MissingScaleError",
     "NoTissueError",
@@ -80,6 +81,10 @@ class UsageError(PathologyError, ValueError):
 
 class InputTableError(UsageError):
     """A manifest, label or clinical table has a missing column, a duplicate or a value out of range."""
+
+
+class LeakageError(UsageError):
+    """The same patient, slide or content stands on both sides of a split, so a test would flatter the model."""
 
 
 class MissingDependencyError(PathologyError, ImportError):
