@@ -1,0 +1,79 @@
+"""From patch probabilities to what is said of a slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import NoTissueError
+from pathology.settings import GridSettings
+
+__all__ = ["SlideAggregate", "aggregate"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlideAggregate:
+    """Slide-level findings of a classifier.
+
+    Attributes
+    ----------
+    probabilities
+        ``(C,)`` mean class probability over the patches scored.
+    shares
+        ``(C,)`` share of the scored tissue area whose leading class this is; sums to 1.
+    areas_mm2
+        ``(C,)`` those areas in mm².
+    scored
+        Patches that count.
+    masked
+        Patches left out because their pixels or probabilities are missing.
+    """
+
+    probabilities: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    areas_mm2: NDArray[np.float64]
+    scored: int
+    masked: int
+
+    @property
+    def leading(self) -> int:
+        """Index of the class with the highest mean probability (the first of equals)."""
+        return int(self.probabilities.argmax())
+
+
+def aggregate(probabilities: NDArray[np.float32], tissue: NDArray[np.float32], settings: GridSettings) -> SlideAggregate:
+    """Aggregate patches by mean probability and by tissue area.
+
+    The mean is the plain one over patches ("average probability" of DeepPATH, Coudray et al. 2018).  For areas a
+    patch stands for one grid cell (``stride`` squared, at most ``patch`` squared, at the target mpp) times its
+    tissue share, so that overlapping patches count no tissue twice.
+
+    Parameters
+    ----------
+    probabilities
+        ``(N, C)`` float32; rows of NaN are patches that could not be read.
+    tissue
+        ``(N,)`` tissue share of each patch, 0 to 1.
+    settings
+        The grid the patches lie on.
+
+    Raises
+    ------
+    NoTissueError
+        If no patch has probabilities.
+    """
+    readable = ~np.isnan(probabilities).any(axis=1)
+    if not readable.any():
+        raise NoTissueError(
+            "no patch could be scored" if len(readable) else "no patch holds enough tissue",
+            remedy="Look at the slide; lower --min-tissue if it holds tissue",
+        )
+    kept = probabilities[readable].astype(np.float64)
+    cell_mm2 = (min(settings.stride, settings.patch) * settings.mpp / 1000) ** 2
+    weights = tissue[readable].astype(np.float64) * cell_mm2
+    areas = np.bincount(kept.argmax(axis=1), weights=weights, minlength=kept.shape[1])
+    total = areas.sum()
+    shares = areas / total if total > 0 else np.bincount(kept.argmax(axis=1), minlength=kept.shape[1]) / len(kept)
+    return SlideAggregate(kept.mean(axis=0), shares, areas, int(readable.sum()), int((~readable).sum()))

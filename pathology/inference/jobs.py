@@ -1,0 +1,113 @@
+"""What one slide's scoring needs to know and leaves behind, as plain data that crosses process borders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathology.settings import ScoreSettings
+
+__all__ = ["ChunkDone", "Failure", "Prepared", "SlideJob", "source_signature"]
+
+RESULT_SCHEMA = 1
+"""Part of the resume key: raised when results of older versions must be made again."""
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """One slide to score.
+
+    Attributes
+    ----------
+    slide_id, patient_id, path
+        Identity.
+    option_mpp, manifest_mpp
+        Micrometres per level-0 pixel as given by the caller and by the manifest.
+    bundle
+        Folder of the model bundle.
+    weights_sha256, model
+        Hash of the weights; name and version for people.
+    settings
+        Scoring settings.
+    engine, device
+        Requested engine and device.
+    out
+        The slide's results folder.
+    attempt
+        1 for the first try.
+    """
+
+    slide_id: str
+    patient_id: str | None
+    path: Path
+    option_mpp: float | None
+    manifest_mpp: float | None
+    bundle: Path
+    weights_sha256: str
+    model: str
+    settings: ScoreSettings
+    engine: str
+    device: str | None
+    out: Path
+    attempt: int = 1
+
+    @property
+    def work(self) -> Path:
+        """Folder for what an unfinished slide has so far."""
+        return self.out / "unfinished"
+
+    def key(self, fingerprint: str) -> str:
+        """Hash of everything that can change the result; an equal key means a finished result is valid."""
+        parts = {
+            "schema": RESULT_SCHEMA,
+            "slide": fingerprint,
+            "weights": self.weights_sha256,
+            "model": self.model,
+            "settings": self.settings.model_dump(mode="json"),
+            "engine": self.engine,
+            "mpp": [self.option_mpp, self.manifest_mpp],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A slide whose tissue was found and whose patches were chosen."""
+
+    blocks: tuple[int, ...]
+    """Places (in the plan) of the blocks still to be predicted."""
+    patches: int
+    """Patches in those blocks."""
+    total_patches: int
+    """Patches of the whole slide."""
+
+
+@dataclass(frozen=True)
+class ChunkDone:
+    """Some blocks of a slide, predicted and on disk."""
+
+    patches: int
+    unreadable_tiles: int
+    decoded_tiles: int
+    engine: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a slide could not be scored."""
+
+    reason: str
+    detail: str = ""
+    """A traceback, for errors nobody foresaw."""
+
+
+def source_signature(path: Path) -> list[list[str | int]]:
+    """Return name, size and modification time of a slide's file or files: equal means untouched.
+
+    Cheap enough to ask of ten thousand slides; a slide whose signature changed is opened and its fingerprint
+    compared.
+    """
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return [[p.name, (s := p.stat()).st_size, s.st_mtime_ns] for p in files]

@@ -1,0 +1,308 @@
+"""The three steps of scoring a slide, as they run inside a worker process.
+
+``prepare_slide`` finds tissue and chooses patches, ``score_chunk`` predicts some blocks, ``finish_slide`` puts
+everything together.  Each leaves its result on disk under the slide's folder before it returns, so that an
+interrupted run loses at most the blocks in flight.  None of them raises for a bad slide: they return a
+:class:`Failure` with a reason for people.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+
+from pathology.errors import NoTissueError, OutputError, PathologyError
+from pathology.inference.jobs import ChunkDone, Failure, Prepared, SlideJob, source_signature
+from pathology.settings import GridSettings
+from pathology.tiling.grid import Grid, TissueShare
+from pathology.tiling.plan import TilePlan, plan_tiles
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pathology.bundle.card import Card
+    from pathology.bundle.catalogue import Bundle
+    from pathology.findings.slide_result import SlideResult
+    from pathology.inference.engine import Engine
+
+__all__ = ["finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PLAN = "plan.npz"
+_ABOUT = "about.json"
+
+
+def grid_settings(job: SlideJob, card: Card) -> GridSettings:
+    """Return the grid a model wants, with the run's overrides."""
+    return GridSettings(
+        patch=card.patch,
+        mpp=card.mpp,
+        stride=job.settings.stride or card.stride or card.patch,
+        min_tissue=job.settings.min_tissue,
+        block=job.settings.block,
+    )
+
+
+def _guarded(step: Callable[Concatenate[SlideJob, P], R]) -> Callable[Concatenate[SlideJob, P], R | Failure]:
+    @wraps(step)
+    def run(job: SlideJob, *args: P.args, **kwargs: P.kwargs) -> R | Failure:
+        try:
+            return step(job, *args, **kwargs)
+        except PathologyError as error:
+            return Failure(_reason(job, error))
+        except MemoryError:
+            return Failure("not enough memory; use fewer workers, or a smaller --block")
+        except OSError as error:
+            return Failure(f"{error.strerror or error} ({error.filename or job.path})", traceback.format_exc())
+        except Exception as error:  # what nobody foresaw must not stop the batch; the traceback is kept
+            return Failure(f"unexpected error: {type(error).__name__}: {error}", traceback.format_exc())
+
+    return run
+
+
+def _reason(job: SlideJob, error: PathologyError) -> str:
+    # The row already names the slide; repeating its path only hides the reason.
+    if error.where is not None and Path(error.where) == job.path:
+        return type(error)(error.what, remedy=error.remedy).args[0]
+    return str(error)
+
+
+# -- what a worker process keeps ------------------------------------------------------------------------------
+
+
+class _Loaded:
+    """Engines of this process: each model is loaded once, however many slides are scored with it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engines: dict[tuple[str, ...], tuple[Engine, threading.Lock]] = {}
+
+    def engine(self, job: SlideJob) -> tuple[Engine, threading.Lock]:
+        from pathology.inference.select import make_engine
+
+        wanted = (job.weights_sha256, str(job.bundle), job.engine, str(job.device), job.settings.precision)
+        with self._lock:
+            if wanted not in self._engines:
+                engine = make_engine(load(job), kind=job.engine, device=job.device, precision=job.settings.precision)
+                self._engines[wanted] = engine, threading.Lock()
+            return self._engines[wanted]
+
+
+_loaded = _Loaded()
+
+
+def load(job: SlideJob) -> Bundle:
+    """Load the job's bundle."""
+    from pathology.bundle.catalogue import load_bundle
+
+    return load_bundle(job.bundle)
+
+
+# -- step 1 ------------------------------------------------------------------------------------------------------
+
+
+@_guarded
+def prepare_slide(job: SlideJob) -> Prepared:
+    """Open the slide, find its tissue, choose its patches; or take up what an earlier run left."""
+    from pathology.slide.open import open_slide
+    from pathology.slide.scale import resolve_mpp
+    from pathology.slide.tissue import find_tissue, thumbnail
+
+    started = time.time()
+    job.work.mkdir(parents=True, exist_ok=True)
+    card = load(job).card
+    with open_slide(job.path) as reader:
+        key = job.key(reader.fingerprint)
+        about = _read_about(job)
+        if about.get("key") == key and (job.work / _PLAN).exists():
+            plan = _load_plan(job, about)
+        else:
+            shutil.rmtree(job.work)
+            job.work.mkdir()
+            scale = resolve_mpp(reader, option=job.option_mpp, manifest=job.manifest_mpp)
+            overview = thumbnail(reader, scale.mpp, job.settings.tissue.mpp)
+            mask = find_tissue(overview, job.settings.tissue.mpp, job.settings.tissue).mask
+            grid = Grid(grid_settings(job, card), reader.dimensions, scale.mpp)
+            plan = plan_tiles(grid, TissueShare(mask, reader.dimensions))
+            np.savez(
+                job.work / _PLAN,
+                coords=plan.coords,
+                tissue=plan.tissue,
+                positions=plan.positions,
+                blocks=plan.blocks,
+                offsets=plan.offsets,
+                thumbnail=overview,
+                mask=mask,
+            )
+            about = {
+                "key": key,
+                "fingerprint": reader.fingerprint,
+                "signature": source_signature(job.path),
+                "reader": reader.backend,
+                "dimensions": list(reader.dimensions),
+                "mpp": scale.mpp,
+                "mpp_source": scale.source,
+                "warnings": [scale.warning] if scale.warning else [],
+                "tissue_mm2": float(mask.mean() * reader.dimensions[0] * reader.dimensions[1] * (scale.mpp / 1000) ** 2),
+                "grid": grid.settings.model_dump(mode="json"),
+                "seconds": 0.0,
+            }
+            if not len(plan):
+                raise NoTissueError(
+                    "no tissue was found" if not mask.any() else "no patch holds enough tissue",
+                    remedy="Look at the slide; if it holds tissue, lower --min-tissue",
+                )
+    about["seconds"] = float(about["seconds"]) + time.time() - started
+    _write_about(job, about)
+    todo = [k for k in range(len(plan.blocks)) if not _block_file(job, k).exists()]
+    sizes = np.diff(plan.offsets)
+    return Prepared(tuple(todo), int(sizes[todo].sum()), len(plan))
+
+
+def _read_about(job: SlideJob) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads((job.work / _ABOUT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return about
+
+
+def _write_about(job: SlideJob, about: dict[str, Any]) -> None:
+    from pathology.outputs.atomic import write_text
+
+    write_text(job.work / _ABOUT, json.dumps(about, indent=1, ensure_ascii=False))
+
+
+def _load_plan(job: SlideJob, about: dict[str, Any]) -> TilePlan:
+    with np.load(job.work / _PLAN, allow_pickle=False) as saved:
+        return _plan_from(saved, about)
+
+
+def _plan_from(saved: Any, about: dict[str, Any]) -> TilePlan:  # noqa: ANN401 - numpy's NpzFile has no public type
+    grid = Grid(GridSettings.model_validate(about["grid"]), tuple(about["dimensions"]), about["mpp"])
+    return TilePlan(grid, saved["coords"], saved["tissue"], saved["positions"], saved["blocks"], saved["offsets"])
+
+
+def _block_file(job: SlideJob, k: int) -> Path:
+    return job.work / f"block-{k:06d}.npy"
+
+
+# -- step 2 ------------------------------------------------------------------------------------------------------
+
+
+@_guarded
+def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None] | None = None) -> ChunkDone:
+    """Predict some blocks; each is on disk as soon as it is done.
+
+    Parameters
+    ----------
+    job
+        The slide, already prepared.
+    ks
+        Places of the blocks in the plan.
+    report
+        Called with the number of patches whenever a block is done.
+    """
+    from pathology.inference.pipeline import predict_blocks
+    from pathology.slide.open import open_slide
+    from pathology.tiling.blocks import BlockReader
+
+    about = _read_about(job)
+    plan = _load_plan(job, about)
+    engine, turn = _loaded.engine(job)
+
+    def predict(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with turn:
+            return engine.predict(patches)
+
+    done = 0
+    with open_slide(job.path) as reader:
+        blocks = BlockReader(reader, plan.grid)
+        for block in predict_blocks(predict, engine.classes, engine.batch_size, blocks, plan, ks):
+            _save_block(job, block.k, block.probabilities)
+            done += len(block.probabilities)
+            if report is not None:
+                report(len(block.probabilities))
+        counts = reader.tile_counts
+    return ChunkDone(done, counts.unreadable, counts.decoded, engine.description)
+
+
+def _save_block(job: SlideJob, k: int, probabilities: NDArray[np.float32]) -> None:
+    final = _block_file(job, k)
+    aside = final.with_suffix(".writing")
+    try:
+        with aside.open("wb") as file:
+            np.save(file, probabilities, allow_pickle=False)
+        aside.replace(final)
+    except OSError as error:
+        raise OutputError(f"a block's predictions cannot be written ({error.strerror})", where=job.work) from error
+
+
+# -- step 3 ------------------------------------------------------------------------------------------------------
+
+
+@_guarded
+def finish_slide(job: SlideJob, unreadable_tiles: int, engine: str, seconds: float) -> SlideResult:
+    """Aggregate the blocks, write the slide's results and remove what was unfinished.
+
+    Parameters
+    ----------
+    job
+        The slide, all blocks predicted.
+    unreadable_tiles
+        Stored tiles that could not be decoded.
+    engine
+        What predicted it.
+    seconds
+        Wall time from the slide's first step to now.
+    """
+    from pathology.outputs.slide_folder import write_slide_folder
+
+    about = _read_about(job)
+    with np.load(job.work / _PLAN, allow_pickle=False) as saved:
+        plan = _plan_from(saved, about)
+        overview, mask = saved["thumbnail"], saved["mask"]
+    probabilities = np.concatenate([np.load(_block_file(job, k), allow_pickle=False) for k in range(len(plan.blocks))])
+    result = write_slide_folder(
+        job.out,
+        bundle=load(job),
+        plan=plan,
+        probabilities=probabilities,
+        overview=overview,
+        mask=mask,
+        identity={
+            "slide_id": job.slide_id,
+            "patient_id": job.patient_id,
+            "path": str(job.path),
+            "model": job.model,
+            "model_sha256": job.weights_sha256,
+            "tissue_mm2": about["tissue_mm2"],
+            "seconds": seconds,
+            "reader": about["reader"],
+            "mpp": about["mpp"],
+            "mpp_source": about["mpp_source"],
+            "width": about["dimensions"][0],
+            "height": about["dimensions"][1],
+            "fingerprint": about["fingerprint"],
+            "engine": engine,
+            "key": about["key"],
+            "attempts": job.attempt,
+            "warnings": tuple(about["warnings"]),
+            "unreadable_tiles": unreadable_tiles,
+            "settings": job.settings.model_dump(mode="json"),
+            "extra": {"signature": about["signature"]},
+        },
+    )
+    shutil.rmtree(job.work)
+    return result
