@@ -1,0 +1,239 @@
+"""Weights on disk: safetensors only, checked against the card, fp32 in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pathology.bundle.card import WEIGHTS_NAME
+from pathology.errors import BundleError, OutputError, UnsafeWeightsError, WeightsHashError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+__all__ = [
+    "check_weights",
+    "file_sha256",
+    "load_weights",
+    "read_state_dict",
+    "refuse_unsafe",
+    "weights_path",
+    "write_state_dict",
+]
+
+UNSAFE_SUFFIXES: Final = frozenset(
+    {".bin", ".ckpt", ".h5", ".hdf5", ".joblib", ".keras", ".pickle", ".pkl", ".pt", ".pth"}
+)
+"""Formats that are, or may hold, a pickle or other code run on loading."""
+
+_CHUNK: Final = 1 << 20
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits, reading 1 MiB at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def refuse_unsafe(path: Path) -> None:
+    """Refuse a weights file of a kind that can run code when it is loaded.
+
+    Raises
+    ------
+    UnsafeWeightsError
+        If the suffix is that of a pickle, a PyTorch checkpoint or a Keras file; the message says how to convert it.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in UNSAFE_SUFFIXES:
+        return
+    if _is_torchscript(path):
+        raise UnsafeWeightsError(
+            "this is a TorchScript program, which is code and not weights; it is not loaded",
+            where=path,
+            remedy="Build the network it came from, load its state dict there, save it with"
+            " safetensors.torch.save_file, and import that with a card: pathology models import",
+        )
+    if suffix in {".h5", ".hdf5", ".keras"}:
+        raise UnsafeWeightsError(
+            "Keras files can run code when loaded; only safetensors weights are loaded",
+            where=path,
+            remedy="Save its arrays as safetensors (safetensors.numpy.save_file) and import them with a card:"
+            " pathology models import",
+        )
+    raise UnsafeWeightsError(
+        f"a {suffix} file is a pickle, which can run code when loaded; only safetensors weights are loaded",
+        where=path,
+        remedy="If you trust its origin, convert it once: safetensors.torch.save_file(torch.load(FILE,"
+        " weights_only=True), 'weights.safetensors'), then pathology models import",
+    )
+
+
+def _is_torchscript(path: Path) -> bool:
+    # A TorchScript archive is a zip whose folder `code/` holds the program; a plain checkpoint has none.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def weights_path(directory: Path) -> Path:
+    """Return the weights file of a bundle's folder.
+
+    Raises
+    ------
+    UnsafeWeightsError
+        If there is none, but one of a format that can run code.
+    BundleError
+        If there is none at all.
+    """
+    path = directory / WEIGHTS_NAME
+    if path.is_file():
+        return path
+    for other in sorted(directory.iterdir()):
+        refuse_unsafe(other)
+    raise BundleError(f"the bundle has no {WEIGHTS_NAME}", where=directory, remedy="Copy the bundle again, whole")
+
+
+def check_weights(path: Path, sha256: str) -> None:
+    """Compare a weights file with the hash on its card.  Does not import torch.
+
+    Raises
+    ------
+    WeightsHashError
+        If they differ.
+    BundleError
+        If the file cannot be read.
+    """
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise BundleError(f"the weights cannot be read ({error.strerror or error})", where=path) from error
+    if found != sha256:
+        raise WeightsHashError(
+            f"the weights are not those the card was written for (SHA-256 {found[:12]}…, card {sha256[:12]}…)",
+            where=path,
+            remedy="Copy the bundle again; if the weights were changed on purpose, they need a card of their own",
+        )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file into memory, half precision widened to fp32.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        By the names in the file, on the CPU.  Integers stay integers.
+
+    Raises
+    ------
+    UnsafeWeightsError
+        If the file's name is that of a format that can run code.
+    BundleError
+        If the file is no safetensors file or is damaged.
+    """
+    refuse_unsafe(path)
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise BundleError(
+            f"the weights are damaged or no safetensors file ({error})", where=path, remedy="Copy the file again"
+        ) from error
+    return {
+        name: tensor.to(torch.float32) if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        for name, tensor in state.items()
+    }
+
+
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, where: Path | None = None) -> None:
+    """Put weights into a network; every name and every shape must fit.
+
+    Parameters
+    ----------
+    network
+        Changed in place.  May be on the ``meta`` device: the tensors are assigned, not copied.
+    state
+        As :func:`read_state_dict` gives it.
+    where
+        The file, for the error message.
+
+    Raises
+    ------
+    BundleError
+        If a name is missing or superfluous or a shape differs; the message names the first and counts the rest.
+    """
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in state]
+    superfluous = [name for name in state if name not in expected]
+    differing = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    problems = [f"{name} is missing" for name in missing]
+    problems += [f"{name} does not belong to it" for name in superfluous]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}" for name in differing
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise BundleError(
+            f"the weights do not fit the network: {problems[0]}{more}",
+            where=where,
+            remedy="Check architecture, architecture_options and classes on the card, or give a mapping of names",
+        )
+    network.load_state_dict(dict(state), strict=True, assign=True)
+
+
+def write_state_dict(state: Mapping[str, Tensor], path: Path, *, half: bool = True) -> str:
+    """Write weights as safetensors, whole or not at all.
+
+    Parameters
+    ----------
+    state
+        The network's state dict, on any device.
+    path
+        The file; replaced if it is there.
+    half
+        Store floating-point tensors as fp16, which halves the file.
+
+    Returns
+    -------
+    str
+        SHA-256 of the file.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written, or if a weight is too large for fp16.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    stored: dict[str, Tensor] = {}
+    for name, value in state.items():
+        tensor = value.detach().to("cpu").contiguous()
+        if half and tensor.is_floating_point():
+            narrow = tensor.to(torch.float16)
+            if not bool(torch.isfinite(narrow).all()):
+                raise OutputError(
+                    f"{name} has values that fp16 cannot hold", where=path, remedy="Store it with half=False"
+                )
+            tensor = narrow
+        stored[name] = tensor
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(stored, partial, metadata={"format": "pt"})
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"the weights cannot be written ({error.strerror or error})", where=path) from error
+    return file_sha256(path)

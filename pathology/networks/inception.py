@@ -1,0 +1,37 @@
+"""InceptionV3 with auxiliary logits (Szegedy et al. 2016, CVPR, "Rethinking the Inception architecture")."""
+
+from __future__ import annotations
+
+from torch import nn
+from torchvision.models import Inception3
+
+__all__ = ["inception_v3"]
+
+
+def inception_v3(classes: int, *, aux_logits: bool = True, dropout: float = 0.5) -> Inception3:
+    """Build InceptionV3 as torchvision has it: 27,161,264 parameters at 1000 classes with auxiliary logits.
+
+    Parameters
+    ----------
+    classes
+        Number of outputs ``C``.
+    aux_logits
+        Whether to build the auxiliary classifier.  It is computed in training mode only, where the network then
+        returns ``(logits, auxiliary logits)``, each ``(B, C)``.
+    dropout
+        Share of the 2048 pooled features dropped in training, 0 to 1.
+
+    Returns
+    -------
+    torchvision.models.Inception3
+        ``(B, 3, H, W)`` float to ``(B, C)`` logits in evaluation mode.  Made for 299 px; ``H`` and ``W`` >= 75.
+        Names in the state dict are torchvision's.
+    """
+    network = Inception3(num_classes=classes, aux_logits=aux_logits, init_weights=False, dropout=dropout)
+    # torchvision's own initialisation, drawn here because its constructor does it only with a warning or slowly:
+    # a normal distribution of standard deviation 0.1, or the layer's `stddev`, cut at -2 and 2.
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            deviation = float(getattr(layer, "stddev", 0.1))
+            nn.init.trunc_normal_(layer.weight, mean=0.0, std=deviation, a=-2.0, b=2.0)
+    return network

@@ -1,0 +1,62 @@
+"""Networks by name: the word on a model card becomes a network with random weights."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+__all__ = ["architectures", "build_network"]
+
+# Names, not functions, so that asking what there is does not import torch.
+_BUILDERS: Final[dict[str, tuple[str, str]]] = {
+    "densenet121": ("pathology.networks.densenet", "densenet121"),
+    "densenet121-foersch": ("pathology.networks.densenet", "densenet121_foersch"),
+    "inception-v3": ("pathology.networks.inception", "inception_v3"),
+}
+
+
+def architectures() -> tuple[str, ...]:
+    """Return the names :func:`build_network` knows, in alphabetical order."""
+    return tuple(sorted(_BUILDERS))
+
+
+def build_network(architecture: str, classes: int, **options: Any) -> nn.Module:
+    """Build a network with random weights.
+
+    Parameters
+    ----------
+    architecture
+        One of :func:`architectures`.
+    classes
+        Number of outputs ``C``.
+    options
+        Keyword arguments of that architecture, documented on its builder.
+
+    Returns
+    -------
+    torch.nn.Module
+        Takes ``(B, 3, H, W)`` float, already normalised, and gives ``(B, C)`` logits.
+
+    Raises
+    ------
+    LookupError
+        If no architecture has this name.
+    TypeError
+        If the architecture has no such option.
+    ValueError
+        If ``classes`` is below 1.
+    """
+    if classes < 1:
+        raise ValueError(f"classes: expected at least 1, got {classes}")
+    try:
+        module, function = _BUILDERS[architecture]
+    except KeyError:
+        known = ", ".join(architectures())
+        raise LookupError(f"no network is called {architecture!r}; there are {known}") from None
+    build = cast("Callable[..., nn.Module]", getattr(import_module(module), function))
+    return build(classes, **options)
