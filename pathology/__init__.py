@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import load_bundle
-    from pathology.inference.score import score
+    from pathology.scoring.batch import score
     from pathology.slide.open import open_slide
     from pathology.tiling.store import PatchStore
 
@@ -29,7 +29,7 @@ _HOMES = {
     "PatchStore": "pathology.tiling.store",
     "load_bundle": "pathology.bundle.catalogue",
     "open_slide": "pathology.slide.open",
-    "score": "pathology.inference.score",
+    "score": "pathology.scoring.batch",
 }
 
 

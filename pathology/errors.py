@@ -19,9 +19,11 @@ __all__ = [
     "MissingDependencyError",
     "MissingScaleError",
     "NoTissueError",
+    "NotBrightfieldError",
     "OutputError",
     "PathologyError",
     "SlideError",
+    "SlideNotFoundError",
     "StoreError",
     "UnknownArchitectureError",
     "UnknownModelError",
@@ -107,6 +109,14 @@ class SlideError(PathologyError):
 
 class UnsupportedSlideError(SlideError, ValueError):
     """The file is intact as far as can be told, but is no brightfield RGB slide this package reads."""
+
+
+class NotBrightfieldError(UnsupportedSlideError):
+    """The picture is no RGB brightfield picture: fluorescence, a mask, 16-bit data; no reader will take it."""
+
+
+class SlideNotFoundError(SlideError, FileNotFoundError):
+    """There is no file of this name."""
 
 
 class CorruptSlideError(SlideError, OSError):

@@ -167,7 +167,9 @@ def read_card(path: Path) -> Card:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BundleError("the bundle has no card.yaml", where=path.parent, remedy="Copy the bundle again, whole") from None
+        raise BundleError(
+            "the bundle has no card.yaml", where=path.parent, remedy="Copy the bundle again, whole"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BundleError(f"the card is not valid YAML ({str(error).splitlines()[0]})", where=path) from error
     try:

@@ -155,6 +155,11 @@ class SlideReader(ABC):
     def tile_counts(self) -> TileCounts:
         """Stored tiles decoded, reused and unreadable so far."""
 
+    @property
+    @abstractmethod
+    def unreadable_tiles(self) -> frozenset[tuple[int, int, int]]:
+        """Stored tiles found undecodable so far, as ``(level, column, row)``."""
+
     @abstractmethod
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
         """Read a region that lies anywhere, also partly or wholly outside the level."""

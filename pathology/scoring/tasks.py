@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from pathology.errors import NoTissueError, OutputError, PathologyError
-from pathology.inference.jobs import ChunkDone, Failure, Prepared, SlideJob, source_signature
+from pathology.scoring.jobs import ChunkDone, Failure, Prepared, SlideJob, source_signature
 from pathology.settings import GridSettings
 from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.plan import TilePlan, plan_tiles
@@ -195,7 +195,7 @@ def _plan_from(saved: Any, about: dict[str, Any]) -> TilePlan:  # noqa: ANN401 -
 
 
 def _block_file(job: SlideJob, k: int) -> Path:
-    return job.work / f"block-{k:06d}.npy"
+    return job.work / f"block-{k:06d}.npz"
 
 
 # -- step 2 ------------------------------------------------------------------------------------------------------
@@ -230,20 +230,22 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
     with open_slide(job.path) as reader:
         blocks = BlockReader(reader, plan.grid)
         for block in predict_blocks(predict, engine.classes, engine.batch_size, blocks, plan, ks):
-            _save_block(job, block.k, block.probabilities)
+            _save_block(job, block.k, block.probabilities, reader.unreadable_tiles)
             done += len(block.probabilities)
             if report is not None:
                 report(len(block.probabilities))
         counts = reader.tile_counts
-    return ChunkDone(done, counts.unreadable, counts.decoded, engine.description)
+    return ChunkDone(done, counts.decoded, engine.description)
 
 
-def _save_block(job: SlideJob, k: int, probabilities: NDArray[np.float32]) -> None:
+def _save_block(job: SlideJob, k: int, probabilities: NDArray[np.float32], unreadable: frozenset[tuple[int, int, int]]) -> None:
+    # Every unreadable tile known so far goes along: the union over all blocks is then the same whichever blocks
+    # an interrupted run had already done.
     final = _block_file(job, k)
     aside = final.with_suffix(".writing")
     try:
         with aside.open("wb") as file:
-            np.save(file, probabilities, allow_pickle=False)
+            np.savez(file, probabilities=probabilities, unreadable=np.array(sorted(unreadable), np.int32).reshape(-1, 3))
         aside.replace(final)
     except OSError as error:
         raise OutputError(f"a block's predictions cannot be written ({error.strerror})", where=job.work) from error
@@ -253,15 +255,13 @@ def _save_block(job: SlideJob, k: int, probabilities: NDArray[np.float32]) -> No
 
 
 @_guarded
-def finish_slide(job: SlideJob, unreadable_tiles: int, engine: str, seconds: float) -> SlideResult:
+def finish_slide(job: SlideJob, engine: str, seconds: float) -> SlideResult:
     """Aggregate the blocks, write the slide's results and remove what was unfinished.
 
     Parameters
     ----------
     job
         The slide, all blocks predicted.
-    unreadable_tiles
-        Stored tiles that could not be decoded.
     engine
         What predicted it.
     seconds
@@ -273,7 +273,12 @@ def finish_slide(job: SlideJob, unreadable_tiles: int, engine: str, seconds: flo
     with np.load(job.work / _PLAN, allow_pickle=False) as saved:
         plan = _plan_from(saved, about)
         overview, mask = saved["thumbnail"], saved["mask"]
-    probabilities = np.concatenate([np.load(_block_file(job, k), allow_pickle=False) for k in range(len(plan.blocks))])
+    parts, unreadable = [], set()
+    for k in range(len(plan.blocks)):
+        with np.load(_block_file(job, k), allow_pickle=False) as block:
+            parts.append(block["probabilities"])
+            unreadable.update(map(tuple, block["unreadable"].tolist()))
+    probabilities = np.concatenate(parts)
     result = write_slide_folder(
         job.out,
         bundle=load(job),
@@ -299,7 +304,7 @@ def finish_slide(job: SlideJob, unreadable_tiles: int, engine: str, seconds: flo
             "key": about["key"],
             "attempts": job.attempt,
             "warnings": tuple(about["warnings"]),
-            "unreadable_tiles": unreadable_tiles,
+            "unreadable_tiles": len(unreadable),
             "settings": job.settings.model_dump(mode="json"),
             "extra": {"signature": about["signature"]},
         },

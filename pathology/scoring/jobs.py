@@ -89,8 +89,8 @@ class ChunkDone:
     """Some blocks of a slide, predicted and on disk."""
 
     patches: int
-    unreadable_tiles: int
     decoded_tiles: int
+    """Stored tiles decoded; one decoded twice counts twice."""
     engine: str
 
 
