@@ -91,7 +91,6 @@ class ChunkDone:
     patches: int
     decoded_tiles: int
     """Stored tiles decoded; one decoded twice counts twice."""
-    engine: str
 
 
 @dataclass(frozen=True)

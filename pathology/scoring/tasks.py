@@ -230,22 +230,25 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
     with open_slide(job.path) as reader:
         blocks = BlockReader(reader, plan.grid)
         for block in predict_blocks(predict, engine.classes, engine.batch_size, blocks, plan, ks):
-            _save_block(job, block.k, block.probabilities, reader.unreadable_tiles)
+            _save_block(job, block.k, block.probabilities, reader.unreadable_tiles, engine.description)
             done += len(block.probabilities)
             if report is not None:
                 report(len(block.probabilities))
         counts = reader.tile_counts
-    return ChunkDone(done, counts.decoded, engine.description)
+    return ChunkDone(done, counts.decoded)
 
 
-def _save_block(job: SlideJob, k: int, probabilities: NDArray[np.float32], unreadable: frozenset[tuple[int, int, int]]) -> None:
+def _save_block(
+    job: SlideJob, k: int, probabilities: NDArray[np.float32], unreadable: frozenset[tuple[int, int, int]], engine: str
+) -> None:
     # Every unreadable tile known so far goes along: the union over all blocks is then the same whichever blocks
     # an interrupted run had already done.
     final = _block_file(job, k)
     aside = final.with_suffix(".writing")
     try:
         with aside.open("wb") as file:
-            np.savez(file, probabilities=probabilities, unreadable=np.array(sorted(unreadable), np.int32).reshape(-1, 3))
+            tiles = np.array(sorted(unreadable), np.int32).reshape(-1, 3)
+            np.savez(file, probabilities=probabilities, unreadable=tiles, engine=np.array(engine))
         aside.replace(final)
     except OSError as error:
         raise OutputError(f"a block's predictions cannot be written ({error.strerror})", where=job.work) from error
@@ -255,15 +258,13 @@ def _save_block(job: SlideJob, k: int, probabilities: NDArray[np.float32], unrea
 
 
 @_guarded
-def finish_slide(job: SlideJob, engine: str, seconds: float) -> SlideResult:
+def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     """Aggregate the blocks, write the slide's results and remove what was unfinished.
 
     Parameters
     ----------
     job
         The slide, all blocks predicted.
-    engine
-        What predicted it.
     seconds
         Wall time from the slide's first step to now.
     """
@@ -273,11 +274,12 @@ def finish_slide(job: SlideJob, engine: str, seconds: float) -> SlideResult:
     with np.load(job.work / _PLAN, allow_pickle=False) as saved:
         plan = _plan_from(saved, about)
         overview, mask = saved["thumbnail"], saved["mask"]
-    parts, unreadable = [], set()
+    parts, unreadable, engines = [], set(), set()
     for k in range(len(plan.blocks)):
         with np.load(_block_file(job, k), allow_pickle=False) as block:
             parts.append(block["probabilities"])
             unreadable.update(map(tuple, block["unreadable"].tolist()))
+            engines.add(str(block["engine"]))
     probabilities = np.concatenate(parts)
     result = write_slide_folder(
         job.out,
@@ -300,7 +302,7 @@ def finish_slide(job: SlideJob, engine: str, seconds: float) -> SlideResult:
             "width": about["dimensions"][0],
             "height": about["dimensions"][1],
             "fingerprint": about["fingerprint"],
-            "engine": engine,
+            "engine": ", ".join(sorted(engines)),
             "key": about["key"],
             "attempts": job.attempt,
             "warnings": tuple(about["warnings"]),

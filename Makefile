@@ -1,0 +1,41 @@
+# Everything a newcomer needs: `make demo`, then `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint format bench clean
+
+help:  ## Say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+env: $(READY)  ## Create or update the environment in .venv (only when its inputs changed)
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); this takes some minutes the first time (about 8 GB)."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## Score a real slide and say where the report is
+	@$(BIN)/python scripts/demo.py
+
+test: $(READY)  ## Run all tests (those on real data need PATHOLOGY_TEST_DATA)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+
+lint: $(READY)  ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)  ## Mend style where it can be done by machine
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY)  ## Measure speed and memory beside other tools (minutes to hours)
+	@$(BIN)/python -m benchmarks
+
+clean:  ## Remove the environment and everything generated
+	rm -rf $(VENV) demo-results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,178 @@
+"""The ``pathology`` command.
+
+Every subcommand imports what it needs when it runs, so that ``pathology --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from pathology import __version__
+from pathology.errors import PathologyError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="pathology",
+    help="Score whole-slide images of soft tissue sarcomas. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Slides = Annotated[list[Path], typer.Argument(help="Slide files, folders of slides, or CSV manifests.", show_default=False)]
+Slide = Annotated[Path, typer.Argument(help="A slide file, or the folder of a DICOM series.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model bundle, or its folder.", show_default=False)]
+Mpp = Annotated[Optional[float], typer.Option("--mpp", help="Micrometres per pixel of the slide's finest level, overriding what the file says.", show_default=False)]  # noqa: UP045 - typer reads it at run time
+Workers = Annotated[Optional[int], typer.Option("--workers", help="Local worker processes; by default one a GPU, else one.", show_default=False)]  # noqa: UP045
+Scheduler = Annotated[Optional[str], typer.Option("--scheduler", help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False)]  # noqa: UP045
+Stride = Annotated[Optional[int], typer.Option("--stride", help="Pixels between patches at the target scale; by default patches touch.", show_default=False)]  # noqa: UP045
+MinTissue = Annotated[float, typer.Option("--min-tissue", min=0, max=1, help="Smallest share of a patch that must be tissue.")]
+Device = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA where there is a device.", show_default=False)]  # noqa: UP045
+Engine = Annotated[str, typer.Option("--engine", help="Inference engine: auto, torch, openvino.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tiles decoded, reader, timings.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"pathology {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("score")
+def score_command(
+    slides: Slides,
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Results folder; the same command again resumes.", show_default=False)],
+    mpp: Mpp = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    stride: Stride = None,
+    min_tissue: MinTissue = 0.5,
+    engine: Engine = "auto",
+    device: Device = None,
+    precision: Annotated[str, typer.Option("--precision", help="fast, or exact: everything in fp32.")] = "fast",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try slides again that failed before and have not changed.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Score slides: a table, a heatmap and a report for each."""
+    from pathology.cli.score import run
+
+    raise typer.Exit(
+        run(
+            slides,
+            model,
+            out,
+            mpp=mpp,
+            workers=workers,
+            scheduler=scheduler,
+            stride=stride,
+            min_tissue=min_tissue,
+            engine=engine,
+            device=device,
+            precision=precision,
+            retry_failed=retry_failed,
+            verbose=verbose,
+        )
+    )
+
+
+@app.command("info")
+def info_command(
+    slide: Slide,
+    mpp: Mpp = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a slide is: levels, scale, reader, scanner."""
+    from pathology.cli.info import run
+
+    run(slide, mpp=mpp, as_json=as_json)
+
+
+@app.command("tile")
+def tile_command(
+    slides: Slides,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch stores, one <slide>.zarr each.", show_default=False)],
+    patch: Annotated[int, typer.Option("--patch", help="Side of a patch in pixels.")] = 224,
+    target_mpp: Annotated[float, typer.Option("--target-mpp", help="Micrometres per pixel of the patches.")] = 1.0,
+    stride: Stride = None,
+    min_tissue: MinTissue = 0.5,
+    pixels: Annotated[str, typer.Option("--pixels", help="reference: coordinates only; decoded: pixels as well.")] = "reference",
+    mpp: Mpp = None,
+    workers: Workers = None,
+    verbose: Verbose = False,
+) -> None:
+    """Cut slides into patch stores (zarr)."""
+    from pathology.cli.tile import run
+
+    raise typer.Exit(
+        run(
+            slides,
+            out,
+            patch=patch,
+            target_mpp=target_mpp,
+            stride=stride,
+            min_tissue=min_tissue,
+            pixels=pixels,
+            mpp=mpp,
+            workers=workers,
+            verbose=verbose,
+        )
+    )
+
+
+@app.command("heatmap")
+def heatmap_command(
+    slide: Slide,
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write (.png).", show_default=False)],
+    class_name: Annotated[Optional[str], typer.Option("--class", help="Show this class's probability; by default the leading class.", show_default=False)] = None,  # noqa: UP045
+    width: Annotated[int, typer.Option("--width", min=64, help="Longer side of the picture in pixels.")] = 1600,
+    mpp: Mpp = None,
+    engine: Engine = "auto",
+    device: Device = None,
+) -> None:
+    """Draw one slide's heatmap over the slide."""
+    from pathology.cli.heatmap import run
+
+    run(slide, model, out, class_name=class_name, width=width, mpp=mpp, engine=engine, device=device)
+
+
+@app.command("doctor")
+def doctor_command() -> None:
+    """Check what is installed, which devices and codecs work, and what to do about what does not."""
+    from pathology.cli.doctor import run
+
+    raise typer.Exit(run())
+
+
+def _add_groups() -> None:
+    from pathology.cli.models import app as models
+
+    app.add_typer(models, name="models")
+
+
+_add_groups()
+
+
+def main() -> None:
+    """Run the command; errors made on purpose become one line and an exit status."""
+    try:
+        app()
+    except PathologyError as error:
+        typer.echo(f"pathology: {error}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        typer.echo("pathology: stopped; the same command again goes on from here", err=True)
+        sys.exit(130)
