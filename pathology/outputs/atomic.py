@@ -1,0 +1,90 @@
+"""Files that are either whole or not there: written aside, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from pathology.errors import OutputError
+
+__all__ = ["output_error", "write_bytes", "write_text"]
+
+_REASONS = {
+    errno.ENOSPC: ("there is no space left on the disk", "Free some space and run the same command again"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space and run the same command again"),
+    errno.EACCES: ("it may not be written", "Choose a folder you may write to"),
+    errno.EPERM: ("it may not be written", "Choose a folder you may write to"),
+    errno.EROFS: ("the disk is read-only", "Choose a folder you may write to"),
+    errno.ENOTDIR: ("a file stands where a folder should be", "Choose another folder, or move that file away"),
+    errno.EEXIST: ("a file stands where a folder should be", "Choose another folder, or move that file away"),
+    errno.EISDIR: ("a folder stands where the file should be", "Move that folder away"),
+    errno.ENAMETOOLONG: ("the name is too long for this disk", "Choose a shorter folder or slide name"),
+}
+
+
+def output_error(error: OSError, path: Path) -> OutputError:
+    """Turn an operating system's refusal to write into words.
+
+    Parameters
+    ----------
+    error
+        What came up while writing.
+    path
+        The file or folder that was being written.
+    """
+    what, remedy = _REASONS.get(
+        error.errno or 0, (f"it cannot be written ({error.strerror or error})", "Check the disk and the folder")
+    )
+    return OutputError(what, where=path, remedy=remedy)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+
+    The folder is made if it is missing.  Permissions are those of any new file (the user's umask).
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; an older file at ``path`` is then untouched and nothing is left beside it.
+    """
+    # Short and independent of the name: a name near the file system's limit must not become too long.
+    aside = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise output_error(error, path) from error
+    finally:
+        # Also after an interrupt; once renamed there is nothing left to remove.
+        if aside.parent.is_dir():
+            aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text like :func:`write_bytes`, line endings as they are.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where the system lets folders be flushed (not on Windows)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

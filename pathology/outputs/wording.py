@@ -1,0 +1,109 @@
+"""Numbers and names as people read them, the same in tables, pictures and reports."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+__all__ = [
+    "MPP_SOURCES",
+    "NOT_KNOWN",
+    "RESEARCH_USE_ONLY",
+    "area",
+    "duration",
+    "length",
+    "one_line",
+    "percent",
+    "round_length",
+    "scale",
+    "valid_text",
+]
+
+RESEARCH_USE_ONLY = "Research use only. Not for diagnosis or treatment."
+"""Said on every picture, card and page."""
+
+NOT_KNOWN = "not known"
+"""Stands where a value is missing."""
+
+MPP_SOURCES = {
+    "option": "given with --mpp",
+    "manifest": "from the manifest",
+    "file": "stated in the slide file",
+    "objective power": "estimated from the objective power, so uncertain by some per cent",
+}
+"""Where a slide's scale came from, by the names used in results."""
+
+
+def percent(share: float | None) -> str:
+    """Return a share 0 to 1 as a percentage: whole numbers, one decimal below 10 %, never a false 0 % or 100 %."""
+    if share is None or math.isnan(share):
+        return NOT_KNOWN
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if 0.995 <= share < 1:
+        return "> 99 %" if share < 0.9995 else "> 99.9 %"
+    return f"{share * 100:.1f} %" if 0 < share < 0.0995 else f"{share * 100:.0f} %"
+
+
+def area(mm2: float | None) -> str:
+    """Return an area with its unit; three significant figures below 10 mm²."""
+    if mm2 is None or math.isnan(mm2):
+        return NOT_KNOWN
+    if 0 < mm2 < 0.01:
+        return "< 0.01 mm²"
+    return f"{mm2:.2f} mm²" if mm2 < 10 else f"{mm2:.1f} mm²" if mm2 < 100 else f"{mm2:,.0f} mm²"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time span in the units people say it in."""
+    if seconds is None or math.isnan(seconds):
+        return NOT_KNOWN
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def scale(mpp: float | None) -> str:
+    """Return a scale in µm per pixel to three significant figures."""
+    return NOT_KNOWN if mpp is None or math.isnan(mpp) else f"{mpp:.3g} µm/px"
+
+
+def round_length(longest: float) -> float:
+    """Return the longest round length (1, 2 or 5 times a power of ten) that is not above ``longest``.
+
+    Parameters
+    ----------
+    longest
+        In µm (or any unit), above 0.
+    """
+    power = 10.0 ** math.floor(math.log10(longest))
+    # Floor of a logarithm can come out one too low or high beside a power of ten.
+    return max(
+        step * candidate
+        for candidate in (power / 10, power, power * 10)
+        for step in (1, 2, 5)
+        if step * candidate <= longest * (1 + 1e-12)
+    )
+
+
+def length(micrometres: float) -> str:
+    """Return a length in µm, or in mm from 1 mm."""
+    return f"{micrometres / 1000:g} mm" if micrometres >= 1000 else f"{micrometres:g} µm"
+
+
+def valid_text(text: str) -> str:
+    r"""Return text that can be written as UTF-8.
+
+    Bytes of a file name that are no valid text (Python holds them as lone surrogates) become ``\udcNN``.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def one_line(text: str) -> str:
+    """Return valid text with every control character and line break replaced by a space."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in valid_text(text))
