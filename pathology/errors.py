@@ -63,7 +63,7 @@ class PathologyError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        """One line: ``where: what. remedy.``"""
+        """One line: ``where: what. remedy.``."""
         prefix = f"{self.where}: " if self.where else ""
         suffix = f". {self.remedy.rstrip('.')}." if self.remedy else ""
         return f"{prefix}{self.what}{suffix}"

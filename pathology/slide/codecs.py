@@ -1,0 +1,179 @@
+"""Decoders of stored tiles: compressed bytes in, ``(h, w, 3)`` uint8 RGB out.
+
+The one file that talks to imagecodecs.  Every decoder releases the interpreter lock while it works, holds no
+state and may be called from any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import cv2
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "TileDecodeError",
+    "decode_jpeg",
+    "decode_jpeg2000",
+    "decode_png",
+    "decode_webp",
+    "over_white",
+    "premultiplied_over_white",
+    "ycbcr_to_rgb",
+]
+
+_JPEG_END: Final = b"\xff\xd9"
+_JPEG_END_WITHIN: Final = 64
+"""The end marker must be among this many last bytes.  Writers pad tiles to even lengths or to small blocks."""
+
+
+class TileDecodeError(Exception):
+    """Compressed bytes that are no complete tile.  Never leaves the package: readers count and mask the tile."""
+
+
+def decode_jpeg(data: bytes, *, tables: bytes | None = None, transformed: bool | None = None) -> NDArray[np.uint8]:
+    """Decode one JPEG picture with libjpeg-turbo.
+
+    The decoder's defaults (accurate integer DCT, smooth chroma upsampling) are those OpenSlide and libtiff use, so
+    pixels are theirs exactly.
+
+    Parameters
+    ----------
+    data
+        The picture, abbreviated where ``tables`` is given.
+    tables
+        Shared quantisation and Huffman tables (TIFF tag JPEGTables).
+    transformed
+        Whether the samples are YCbCr (True) or RGB (False), where the container says so; ``None`` leaves it to
+        the markers in the picture.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(h, w, 3)`` uint8 RGB.
+
+    Raises
+    ------
+    TileDecodeError
+        If the picture is cut off.  libjpeg itself would fill the rest with grey and say nothing.
+    """
+    if data.find(_JPEG_END, max(0, len(data) - _JPEG_END_WITHIN)) < 0:
+        raise TileDecodeError("the JPEG picture is cut off")
+    space = None if transformed is None else "YCBCR" if transformed else "RGB"
+    pixels: NDArray[np.uint8] = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace="RGB")
+    return pixels
+
+
+def decode_jpeg2000(data: bytes, *, transformed: bool = False) -> NDArray[np.uint8]:
+    """Decode one JPEG 2000 picture (JP2 file or bare codestream) with OpenJPEG.
+
+    Parameters
+    ----------
+    data
+        The picture.
+    transformed
+        Whether the components are YCbCr although the codestream does not say so, as in Aperio's compression
+        33003.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(h, w, 3)`` uint8 RGB.
+    """
+    pixels: NDArray[np.uint8] = imagecodecs.jpeg2k_decode(data, numthreads=1)
+    if transformed and not _components_subsampled(data):
+        # Subsampled components have been put together and converted by OpenJPEG's own rule already.
+        pixels = ycbcr_to_rgb(pixels)
+    return pixels
+
+
+def decode_png(data: bytes) -> NDArray[np.uint8]:
+    """Decode one 8-bit RGB or RGBA PNG picture; transparency is laid on white.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(h, w, 3)`` uint8 RGB.
+    """
+    pixels: NDArray[np.uint8] = imagecodecs.png_decode(data)
+    return over_white(pixels) if pixels.shape[2] == 4 else pixels
+
+
+def decode_webp(data: bytes) -> NDArray[np.uint8]:
+    """Decode one WebP picture; transparency is laid on white.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(h, w, 3)`` uint8 RGB.
+    """
+    pixels: NDArray[np.uint8] = imagecodecs.webp_decode(data)
+    return over_white(pixels) if pixels.shape[2] == 4 else pixels
+
+
+def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert full-range YCbCr of ITU-R BT.601 (the JPEG file interchange format's) to RGB.
+
+    Parameters
+    ----------
+    pixels
+        ``(h, w, 3)`` uint8, Y, Cb, Cr.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(h, w, 3)`` uint8 RGB.
+    """
+    return np.asarray(cv2.cvtColor(pixels[:, :, [0, 2, 1]], cv2.COLOR_YCrCb2RGB), np.uint8)
+
+
+def over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay pixels with straight alpha on white.
+
+    Parameters
+    ----------
+    pixels
+        ``(h, w, 4)`` uint8 RGBA, colour not multiplied by alpha.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(h, w, 3)`` uint8 RGB.
+    """
+    alpha = pixels[:, :, 3]
+    if alpha.min() == 255:
+        return np.ascontiguousarray(pixels[:, :, :3])
+    colour = pixels[:, :, :3].astype(np.uint16)
+    weight = alpha[:, :, None].astype(np.uint16)
+    # Rounded division by 255; the largest term, 255 * 255 + 127, fits in 16 bits.
+    return ((colour * weight + (255 - weight) * 255 + 127) // 255).astype(np.uint8)
+
+
+def premultiplied_over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay pixels whose colour is already multiplied by alpha on white.
+
+    Parameters
+    ----------
+    pixels
+        ``(h, w, 4)`` uint8 RGBA.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(h, w, 3)`` uint8 RGB.
+    """
+    colour = pixels[:, :, :3].astype(np.uint16) + (255 - pixels[:, :, 3:].astype(np.uint16))
+    return np.asarray(np.minimum(colour, 255), np.uint8)
+
+
+def _components_subsampled(data: bytes) -> bool:
+    """Whether a JPEG 2000 codestream's components differ in sampling (SIZ marker, ISO/IEC 15444-1 A.5.1)."""
+    start = data.find(b"\xff\x4f\xff\x51")
+    if start < 0:
+        return False
+    siz = start + 4
+    count = int.from_bytes(data[siz + 34 : siz + 36], "big")
+    steps = {data[siz + 36 + 3 * i + 1 : siz + 36 + 3 * i + 3] for i in range(count)}
+    return len(steps) > 1

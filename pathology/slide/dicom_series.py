@@ -1,0 +1,98 @@
+"""Which DICOM files belong together as one slide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+__all__ = ["Instance", "first_of_each_series", "is_dicom", "read_instance", "series_of"]
+
+_PREAMBLE: Final = 128
+_WANTED: Final = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "ImageType",
+    "TotalPixelMatrixColumns",
+    "TotalPixelMatrixRows",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One DICOM file, as far as grouping needs it.
+
+    Attributes
+    ----------
+    path
+        The file.
+    series
+        SeriesInstanceUID; the file's own path where the header cannot be read, so that it stands alone.
+    image_type
+        ImageType, upper case; the third value tells VOLUME, LABEL, OVERVIEW and THUMBNAIL apart.
+    width
+        TotalPixelMatrixColumns, in pixels; 0 where unknown.
+    """
+
+    path: Path
+    series: str
+    image_type: tuple[str, ...]
+    width: int
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether this is a level of the slide rather than its label, overview or thumbnail."""
+        return len(self.image_type) > 2 and self.image_type[2] == "VOLUME"
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file that begins with these 132 bytes or more is a DICOM file."""
+    return head[_PREAMBLE : _PREAMBLE + 4] == b"DICM"
+
+
+def read_instance(path: Path) -> Instance:
+    """Read what grouping needs of one file's header; pixel data are not touched."""
+    try:
+        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_WANTED)
+        kinds = tuple(str(value).upper() for value in data.get("ImageType", ()))
+        return Instance(path, str(data.SeriesInstanceUID), kinds, int(data.get("TotalPixelMatrixColumns", 0) or 0))
+    except (InvalidDicomError, OSError, AttributeError, EOFError, KeyError, TypeError, ValueError):
+        return Instance(path, str(path), (), 0)
+
+
+def first_of_each_series(paths: Iterable[Path]) -> set[Path]:
+    """Choose one file to stand for each series: its finest level.
+
+    Series of labels, overviews or thumbnails alone still get a file, so that the slide is listed and its failure
+    explained.
+    """
+    best: dict[str, Instance] = {}
+    for instance in map(read_instance, paths):
+        current = best.get(instance.series)
+        if current is None or (instance.is_volume, instance.width) > (current.is_volume, current.width):
+            best[instance.series] = instance
+    return {instance.path for instance in best.values()}
+
+
+def series_of(path: Path) -> list[Path]:
+    """Return the files beside ``path``, and ``path`` itself, that belong to its series, by name."""
+    own = read_instance(path)
+    beside = [
+        file for file in path.parent.iterdir() if file.is_file() and not file.name.startswith(".") and file != path
+    ]
+    members = [path]
+    for file in beside:
+        try:
+            with file.open("rb") as opened:
+                if not is_dicom(opened.read(_PREAMBLE + 4)):
+                    continue
+        except OSError:
+            continue
+        if read_instance(file).series == own.series:
+            members.append(file)
+    return sorted(members)

@@ -1,0 +1,247 @@
+"""Opening slides of any format, and finding them in folders."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Final, Literal, cast
+
+from pathology.errors import (
+    CorruptSlideError,
+    NotBrightfieldError,
+    SlideError,
+    SlideNotFoundError,
+    UnsupportedSlideError,
+    UsageError,
+)
+from pathology.slide.dicom_series import first_of_each_series, is_dicom
+from pathology.slide.reader import SlideReader
+from pathology.slide.tiled import DEFAULT_CACHE_BYTES
+
+__all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "find_slides", "open_slide"]
+
+Backend = Literal["tiff", "openslide", "dicom", "image"]
+
+BACKENDS: Final[dict[Backend, tuple[str, str]]] = {
+    "tiff": ("pathology.slide.tiff", "TiffReader"),
+    "openslide": ("pathology.slide.openslide", "OpenSlideReader"),
+    "dicom": ("pathology.slide.dicom", "DicomReader"),
+    "image": ("pathology.slide.image", "ImageReader"),
+}
+"""Module and class of each backend; imported when first used."""
+
+_TIFF_SUFFIXES: Final = frozenset({".svs", ".tif", ".tiff", ".btf", ".tf8", ".qptiff", ".ndpi", ".scn", ".bif"})
+_VENDOR_SUFFIXES: Final = frozenset({".mrxs", ".vms", ".vmu", ".svslide", ".czi"})
+"""Formats only OpenSlide reads, whose first bytes may look like something else (a MIRAX index is a JPEG)."""
+_DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom"})
+_IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
+
+SLIDE_SUFFIXES: Final = _TIFF_SUFFIXES | _VENDOR_SUFFIXES | _DICOM_SUFFIXES | _IMAGE_SUFFIXES
+"""File name endings that are listed from a folder, however broken the file."""
+
+
+def open_slide(
+    path: str | PathLike[str],
+    *,
+    backend: Backend | None = None,
+    threads: int = 1,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+) -> SlideReader:
+    """Open a slide with the backend that suits it.
+
+    The direct readers come first; where one refuses a format, OpenSlide takes over.  The reader's ``backend`` says
+    which one it was.
+
+    Parameters
+    ----------
+    path
+        A slide file, any instance of a DICOM series (which opens the whole series), or a folder that holds one
+        DICOM series.
+    backend
+        Use this backend and no other.
+    threads
+        Threads that decode the tiles of one read; 1 decodes in the calling thread.
+    cache_bytes
+        Decoded tiles kept for neighbouring reads, in bytes.
+
+    Returns
+    -------
+    SlideReader
+        Close it, or use it in a ``with`` statement.
+
+    Raises
+    ------
+    SlideNotFoundError
+        If there is no such file.
+    CorruptSlideError
+        If the file is empty, damaged or cut off.
+    NotBrightfieldError
+        If it is no 8-bit RGB picture.
+    UnsupportedSlideError
+        If it is no slide, or none this package reads.
+    UsageError
+        If the backend does not exist.
+    """
+    path = Path(path)
+    if backend is not None and backend not in BACKENDS:
+        raise UsageError(f"there is no backend {backend!r}; there are {', '.join(BACKENDS)}")
+    if not path.exists():
+        raise SlideNotFoundError("there is no such file", where=path, remedy="Check the name and the folder")
+    try:
+        candidates = _candidates(path) if backend is None else (backend,)
+        return _first_that_opens(path, candidates, threads, cache_bytes)
+    except PermissionError as error:
+        if isinstance(error, SlideError):
+            raise
+        raise UnsupportedSlideError(
+            "the file may not be read", where=path, remedy="Ask for permission to read it"
+        ) from error
+    except OSError as error:
+        if isinstance(error, SlideError):
+            raise
+        raise CorruptSlideError(f"the file cannot be read: {error.strerror or error}", where=path) from error
+
+
+def _first_that_opens(path: Path, candidates: Sequence[Backend], threads: int, cache_bytes: int) -> SlideReader:
+    refusals: list[UnsupportedSlideError] = []
+    for name in candidates:
+        module, kind = BACKENDS[name]
+        reader = getattr(importlib.import_module(module), kind)
+        try:
+            return cast(SlideReader, reader(path, threads=threads, cache_bytes=cache_bytes))
+        except NotBrightfieldError:
+            raise
+        except UnsupportedSlideError as refusal:
+            refusals.append(refusal)
+    if len(refusals) == 1:
+        raise refusals[0]
+    reasons = "; ".join(dict.fromkeys(refusal.what for refusal in refusals))
+    raise UnsupportedSlideError(reasons, where=path, remedy=refusals[0].remedy)
+
+
+def _candidates(path: Path) -> tuple[Backend, ...]:
+    """Choose backends by what the file is, not by its name."""
+    if path.is_dir():
+        return ("dicom",)
+    if path.suffix.lower() in _VENDOR_SUFFIXES and path.stat().st_size > 0:
+        return ("openslide",)
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if not head:
+        raise CorruptSlideError(
+            "the file is empty (0 bytes)", where=path, remedy="Copy the slide again from its source"
+        )
+    if head[:4] in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
+        return ("tiff", "openslide")
+    if is_dicom(head):
+        return ("dicom", "openslide")
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        return ("image",)
+    if not any(head):
+        raise CorruptSlideError(
+            "the file begins with zeros: it was not copied to its end",
+            where=path,
+            remedy="Copy the slide again from its source",
+        )
+    if _is_text(head):
+        raise UnsupportedSlideError("this is a text file, not a slide", where=path)
+    return ("openslide",)
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # a character cut in two at the end of what was read is no objection
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(character.isprintable() or character in "\t\r\n\f\ufeff" for character in text)
+
+
+def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
+    """List slides, looking into folders at any depth.
+
+    Parameters
+    ----------
+    paths
+        Files and folders.  A file named here is always listed, whatever it is.
+
+    Returns
+    -------
+    list of Path
+        In the order given, each folder's slides in natural order (``s2`` before ``s10``), each slide once.  A DICOM
+        series is one entry: its folder where nothing else lies there, otherwise one of its instances.  From folders,
+        files with a slide's or picture's name ending are listed however broken, DICOM files also without one, and
+        everything else (notes, tables, hidden files, a MIRAX or VMS slide's parts) is left out.
+
+    Raises
+    ------
+    SlideNotFoundError
+        If a path does not exist.
+    """
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            for slide in _in_folder(path):
+                found.setdefault(slide)
+        elif path.exists():
+            found.setdefault(path)
+        else:
+            raise SlideNotFoundError(
+                "there is no such file or folder", where=path, remedy="Check the name and the folder"
+            )
+    return list(found)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=_natural)
+    parts = {part for entry in entries for part in _parts_of(entry)}
+    files = [entry for entry in entries if entry.is_file() and entry.name not in parts]
+    instances = [file for file in files if _may_be_dicom(file)]
+    series = first_of_each_series(instances)
+    alone = len(series) == 1 and len(instances) > 1 and all(f in instances or not _is_slide_name(f) for f in files)
+    slides = [folder] if alone else [f for f in files if f in series or (f not in instances and _is_slide_name(f))]
+    for entry in entries:
+        # A MIRAX slide's data lie in a folder of the same name.
+        if entry.is_dir() and not entry.with_suffix(".mrxs").is_file():
+            slides += _in_folder(entry)
+    return sorted(slides, key=lambda path: [_natural_name(part) for part in path.parts])
+
+
+def _is_slide_name(path: Path) -> bool:
+    return path.suffix.lower() in SLIDE_SUFFIXES
+
+
+def _may_be_dicom(path: Path) -> bool:
+    if path.suffix.lower() in _DICOM_SUFFIXES:
+        return True
+    if path.suffix and not path.suffix[1:].isdigit():  # a file named by its UID has a numeric "suffix"
+        return False
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(132))
+    except OSError:
+        return False
+
+
+def _parts_of(path: Path) -> list[str]:
+    """Return the names of the files that a Hamamatsu VMS or VMU index refers to."""
+    if path.suffix.lower() not in (".vms", ".vmu") or not path.is_file():
+        return []
+    return re.findall(
+        r"(?m)^\w+(?:\(\d[^)]*\))?\s*=\s*(\S+\.(?:jpg|ngr|opt))\s*$", path.read_text("latin-1"), re.IGNORECASE
+    )
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    return _natural_name(path.name)
+
+
+def _natural_name(name: str) -> list[tuple[int, int | str]]:
+    return [
+        (0, int(piece)) if piece.isdecimal() else (1, piece.casefold()) for piece in re.split(r"(\d+)", name) if piece
+    ]
