@@ -210,7 +210,7 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
             best, winner = int(counts.max()), starts[int(counts.max(axis=1).argmax())]
 
     cells = cells[upper > best]
-    lists = tree.query_ball_point((cells + 0.5) * side, 1 + margin + _EDGE, p=power)
+    lists: list[list[int]] = tree.query_ball_point((cells + 0.5) * side, 1 + margin + _EDGE, p=power)
     # Per cell: points that may or may not lie in a window centred in it, one after the other, and how many surely do.
     length = np.array([len(members) for members in lists], np.int64)
     near = np.array([i for members in lists for i in members], np.int64)
@@ -321,7 +321,8 @@ def _centre_of(points: NDArray[np.float64], power: float) -> NDArray[np.float64]
         return centre
     hull = _hull(points)
     if len(hull) == 1:
-        return hull[0]
+        alone: NDArray[np.float64] = hull[0]
+        return alone
     # The smallest circle passes through two points (as a diameter) or three of the hull; few remain to try.
     pairs = np.array(list(combinations(range(len(hull)), 2)))
     candidates = [(hull[pairs[:, 0]] + hull[pairs[:, 1]]) / 2]
@@ -343,7 +344,8 @@ def _circumcentres(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np
     pp, qq = (p**2).sum(axis=1), (q**2).sum(axis=1)
     x = (q[:, 1] * pp - p[:, 1] * qq) / twice
     y = (p[:, 0] * qq - q[:, 0] * pp) / twice
-    return a + np.stack([x, y], axis=1)
+    result: NDArray[np.float64] = a + np.stack([x, y], axis=1)
+    return result
 
 
 def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:

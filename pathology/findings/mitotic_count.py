@@ -1,0 +1,265 @@
+"""Mitotic counts in units that mean the same everywhere.
+
+"Per ten high-power fields" is no unit: a field of an older microscope measures 0.17 mm², a modern one 0.24 mm².
+A count is therefore first given per mm², with its interval, and then in the field convention that a grading system
+was written for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.stats import chi2
+
+from pathology.errors import UsageError
+from pathology.findings.hotspot import ExpectedMaximum, Hotspot, HotspotWindow, expected_maximum, find_hotspots
+from pathology.settings import Settings
+
+__all__ = [
+    "FNCLCC_FIELD",
+    "MODERN_FIELD",
+    "FieldConvention",
+    "HotspotCount",
+    "MitoticCount",
+    "bell_counts",
+    "count_mitoses",
+    "poisson_interval",
+]
+
+
+class FieldConvention(Settings):
+    """What "ten high-power fields" means to somebody."""
+
+    name: str
+    """For the report."""
+    field_mm2: Annotated[float, Field(gt=0)]
+    """Area of one field in mm²."""
+    fields: Annotated[int, Field(ge=1)] = 10
+    """Number of fields counted together."""
+
+    @property
+    def area_mm2(self) -> float:
+        """Area of all fields in mm²."""
+        return self.field_mm2 * self.fields
+
+    @classmethod
+    def of_microscope(cls, field_number: float, objective: float = 40, *, tube_factor: float = 1) -> FieldConvention:
+        """Describe ten fields of a given microscope.
+
+        Parameters
+        ----------
+        field_number
+            Diameter in mm of the eyepiece's field stop, engraved on it (18 to 26.5).
+        objective
+            Magnification of the objective.
+        tube_factor
+            Magnification between objective and eyepiece, 1 on most stands.
+
+        Returns
+        -------
+        FieldConvention
+            The field's diameter on the slide is ``field_number / (objective tube_factor)`` mm.
+
+        Raises
+        ------
+        UsageError
+            If a value is not positive.
+        """
+        if not (field_number > 0 and objective > 0 and tube_factor > 0):
+            raise UsageError("field number, objective and tube factor must be positive")
+        diameter = field_number / (objective * tube_factor)
+        return cls(name=f"FN {field_number:g}, {objective:g}x", field_mm2=math.pi / 4 * diameter**2)
+
+    def from_density(self, per_mm2: float) -> float:
+        """Return a density per mm² as a count in these fields."""
+        return per_mm2 * self.area_mm2
+
+    def to_density(self, count: float) -> float:
+        """Return a count in these fields as a density per mm²."""
+        return count / self.area_mm2
+
+
+FNCLCC_FIELD = FieldConvention(name="FNCLCC, 0.1734 mm² fields", field_mm2=0.1734)
+"""The field for which the FNCLCC cut-offs hold: ten fields of 0.1734 mm² (WHO classification, as cited by
+Guillou & Coindre and by the 2013 and 2020 editions)."""
+
+MODERN_FIELD = FieldConvention(name="modern 40x, FN 22, 0.237 mm² fields", field_mm2=0.237)
+"""A 40x objective with field number 22: diameter 0.55 mm, ten fields 2.37 mm²."""
+
+
+def poisson_interval(count: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact central interval of a Poisson mean (Garwood 1936, Biometrika 28:437).
+
+    Parameters
+    ----------
+    count
+        Observed number, >= 0.
+    level
+        Confidence level, between 0 and 1.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper limit of the mean.
+
+    Raises
+    ------
+    UsageError
+        If an argument is out of its range.
+    """
+    if count < 0 or not 0 < level < 1:
+        raise UsageError(f"a count >= 0 and a level between 0 and 1 are needed, got {count} and {level}")
+    tail = (1 - level) / 2
+    lower = 0.0 if count == 0 else float(chi2.ppf(tail, 2 * count) / 2)
+    return lower, float(chi2.ppf(1 - tail, 2 * count + 2) / 2)
+
+
+class HotspotCount(Settings):
+    """Mitoses in one window, as a record for results and reports."""
+
+    shape: str
+    """``circle`` or ``rectangle``."""
+    area_mm2: float
+    """Area of the window in mm²."""
+    x: float
+    """Centre, level-0 pixels."""
+    y: float
+    """Centre, level-0 pixels."""
+    half_width: float
+    """Level-0 pixels; the radius of a circle."""
+    half_height: float
+    """Level-0 pixels; the radius of a circle."""
+    count: int
+    """Mitoses in the window."""
+    per_mm2: float
+    """Count divided by area."""
+    per_mm2_interval: tuple[float, float]
+    """Exact 95 % Poisson interval of the density.  It describes the chance of a count, not the detector's errors,
+    and holds for a window chosen beforehand; see :class:`MitoticCount` for what choosing the maximum adds."""
+    per_fields: dict[str, float]
+    """The density as a count per ten fields, by convention."""
+    members: tuple[int, ...] = ()
+    """Indices of the mitoses counted."""
+
+    @classmethod
+    def of(cls, hotspot: Hotspot, conventions: tuple[FieldConvention, ...]) -> HotspotCount:
+        """Make the record of a hotspot."""
+        area = hotspot.window.area_mm2
+        density = hotspot.count / area
+        low, high = poisson_interval(hotspot.count)
+        return cls(
+            shape=hotspot.window.shape,
+            area_mm2=area,
+            x=hotspot.x,
+            y=hotspot.y,
+            half_width=hotspot.half_width,
+            half_height=hotspot.half_height,
+            count=hotspot.count,
+            per_mm2=density,
+            per_mm2_interval=(low / area, high / area),
+            per_fields={c.name: c.from_density(density) for c in conventions},
+            members=hotspot.members,
+        )
+
+
+class MitoticCount(Settings):
+    """The mitotic count of a slide."""
+
+    total: int
+    """Mitoses on the whole slide."""
+    tissue_mm2: float | None
+    """Tissue searched, in mm²; ``None`` where it is not known."""
+    overall_per_mm2: float | None
+    """Mean density over all tissue."""
+    hotspot: HotspotCount | None
+    """The window with the most mitoses; ``None`` where there is not one mitosis."""
+    expected_maximum: float | None
+    """What the maximum would be, in the mean, if the same number of mitoses were spread evenly."""
+    expected_maximum_interval: tuple[float, float] | None
+    """Its 2.5 % and 97.5 % quantiles."""
+    bias: float | None
+    """``expected_maximum`` divided by the count expected in a window chosen beforehand: the share of the hotspot's
+    excess that choosing the maximum alone explains."""
+    clustering_p_value: float | None
+    """Chance of a maximum as high as this without any clustering."""
+
+
+def count_mitoses(
+    points: NDArray[np.floating],
+    mpp: float,
+    *,
+    window: HotspotWindow | None = None,
+    tissue_mm2: float | None = None,
+    conventions: tuple[FieldConvention, ...] = (FNCLCC_FIELD, MODERN_FIELD),
+    simulations: int = 199,
+    seed: int = 0,
+) -> MitoticCount:
+    """Count mitoses on a slide and in its hotspot.
+
+    Parameters
+    ----------
+    points
+        ``(N, 2)`` centres of mitoses in level-0 pixels, already restricted to tumour where a map of it is known.
+    mpp
+        Micrometres per level-0 pixel.
+    window
+        Shape and area of the hotspot; a circle of 1.734 mm² unless given.
+    tissue_mm2
+        Area searched; without it neither overall density nor the maximum's bias are given.
+    conventions
+        Fields to convert to.
+    simulations, seed
+        For the bias; see :func:`pathology.findings.hotspot.expected_maximum`.
+
+    Raises
+    ------
+    UsageError
+        If coordinates, scale or areas make no sense.
+    """
+    points = np.asarray(points, np.float64).reshape(-1, 2)
+    window = window or HotspotWindow()
+    if tissue_mm2 is not None and not tissue_mm2 > 0:
+        raise UsageError(f"the tissue's area must be positive, got {tissue_mm2} mm²")
+    found = find_hotspots(points, mpp, window, most=1)
+    expected: ExpectedMaximum | None = None
+    if tissue_mm2 is not None and found:
+        expected = expected_maximum(
+            len(points), tissue_mm2, window, observed=found[0].count, simulations=simulations, seed=seed
+        )
+    return MitoticCount(
+        total=len(points),
+        tissue_mm2=tissue_mm2,
+        overall_per_mm2=None if tissue_mm2 is None else len(points) / tissue_mm2,
+        hotspot=HotspotCount.of(found[0], conventions) if found else None,
+        expected_maximum=expected.mean if expected else None,
+        expected_maximum_interval=expected.interval if expected else None,
+        bias=expected.bias if expected else None,
+        clustering_p_value=expected.p_value if expected else None,
+    )
+
+
+def bell_counts(
+    points: NDArray[np.floating], mpp: float, convention: FieldConvention = MODERN_FIELD
+) -> tuple[HotspotCount, ...]:
+    """Count as Bell et al. do for uterine smooth muscle: four sets of ten fields, of which the highest counts.
+
+    Parameters
+    ----------
+    points, mpp
+        As in :func:`count_mitoses`.
+    convention
+        The fields; each set is one circle of their joint area.
+
+    Returns
+    -------
+    tuple of HotspotCount
+        Up to four sets, by falling count; the first is the one to report.  The microscopist takes the four sets
+        in the most active area (Bell, Kempson & Hendrickson 1994, Am J Surg Pathol 18:535); here the search is
+        exhaustive and no mitosis counts in two sets, so the first can only be as high or higher than by eye.
+    """
+    window = HotspotWindow(area_mm2=convention.area_mm2)
+    return tuple(HotspotCount.of(h, (convention,)) for h in find_hotspots(points, mpp, window, most=4))

@@ -1,0 +1,112 @@
+"""Counts, their units and their intervals."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import poisson
+
+from pathology.errors import UsageError
+from pathology.findings.hotspot import HotspotWindow
+from pathology.findings.mitotic_count import (
+    FNCLCC_FIELD,
+    MODERN_FIELD,
+    FieldConvention,
+    bell_counts,
+    count_mitoses,
+    poisson_interval,
+)
+
+
+def test_conventions_convert_as_published():
+    assert FNCLCC_FIELD.area_mm2 == pytest.approx(1.734)
+    assert FNCLCC_FIELD.to_density(10) == pytest.approx(5.77, abs=0.005)
+    assert FNCLCC_FIELD.to_density(20) == pytest.approx(11.53, abs=0.005)
+    # Counting in modern fields with the old cut-offs inflates a count.
+    assert MODERN_FIELD.area_mm2 / FNCLCC_FIELD.area_mm2 == pytest.approx(1.367, abs=5e-4)
+
+
+@given(st.floats(0, 1e4), st.floats(0.05, 0.5))
+def test_conversion_is_invertible(count, field):
+    convention = FieldConvention(name="any", field_mm2=field)
+    assert convention.from_density(convention.to_density(count)) == pytest.approx(count)
+
+
+def test_field_number_gives_the_field():
+    microscope = FieldConvention.of_microscope(22, 40)
+    assert microscope.field_mm2 == pytest.approx(math.pi * 0.275**2)
+    assert microscope.field_mm2 == pytest.approx(MODERN_FIELD.field_mm2, rel=0.005)
+    assert FieldConvention.of_microscope(25, 40, tube_factor=1.25).field_mm2 == pytest.approx(math.pi * 0.25**2)
+    with pytest.raises(UsageError):
+        FieldConvention.of_microscope(0)
+
+
+@given(st.integers(0, 500), st.sampled_from([0.8, 0.95, 0.99]))
+def test_poisson_interval_leaves_half_the_rest_on_each_side(count, level):
+    low, high = poisson_interval(count, level)
+    tail = (1 - level) / 2
+    assert poisson.cdf(count, high) == pytest.approx(tail, rel=1e-6)
+    if count:
+        assert poisson.sf(count - 1, low) == pytest.approx(tail, rel=1e-6)
+    else:
+        assert low == 0
+
+
+def test_poisson_interval_of_known_tables():
+    assert poisson_interval(0) == pytest.approx((0, 3.689), abs=5e-4)
+    assert poisson_interval(10) == pytest.approx((4.795, 18.390), abs=5e-4)
+    with pytest.raises(UsageError):
+        poisson_interval(-1)
+
+
+def test_poisson_interval_covers_at_least_its_level():
+    for mean in (0.5, 3.0, 12.0):
+        counts = np.arange(200)
+        covered = [low <= mean <= high for low, high in map(poisson_interval, range(200))]
+        assert poisson.pmf(counts, mean)[covered].sum() >= 0.95
+
+
+def test_a_slide_is_counted():
+    generator = np.random.default_rng(0)
+    window = HotspotWindow(area_mm2=1.734)
+    cluster = np.array([20_000, 20_000]) + generator.uniform(-1000, 1000, (30, 2))
+    spread = generator.uniform(0, 60_000, (100, 2))
+    result = count_mitoses(np.concatenate([spread, cluster]), 0.25, window=window, tissue_mm2=225.0, simulations=50)
+    assert result.total == 130
+    assert result.overall_per_mm2 == pytest.approx(130 / 225)
+    hotspot = result.hotspot
+    assert hotspot.count >= 30
+    assert hotspot.count == len(hotspot.members)
+    assert hotspot.per_mm2 == pytest.approx(hotspot.count / 1.734)
+    assert hotspot.per_fields[FNCLCC_FIELD.name] == pytest.approx(hotspot.count)
+    assert hotspot.per_fields[MODERN_FIELD.name] == pytest.approx(hotspot.count * 2.37 / 1.734)
+    assert hotspot.per_mm2_interval[0] < hotspot.per_mm2 < hotspot.per_mm2_interval[1]
+    assert result.clustering_p_value == pytest.approx(1 / 51)
+    assert result.bias > 1
+
+
+def test_no_mitoses_are_a_finding_too():
+    result = count_mitoses(np.empty((0, 2)), 0.25, tissue_mm2=50.0)
+    assert result.total == 0
+    assert result.overall_per_mm2 == 0
+    assert result.hotspot is None
+    assert bell_counts(np.empty((0, 2)), 0.25) == ()
+
+
+def test_unknown_area_leaves_figures_out():
+    result = count_mitoses(np.array([[5.0, 5.0]]), 0.25)
+    assert result.hotspot.count == 1
+    assert result.overall_per_mm2 is None
+    assert result.bias is None
+    with pytest.raises(UsageError):
+        count_mitoses(np.array([[5.0, 5.0]]), 0.25, tissue_mm2=0)
+
+
+def test_bell_takes_the_highest_of_four_sets():
+    points = np.concatenate(
+        [np.full((n, 2), 20_000.0 * i) + np.arange(n)[:, None] for i, n in enumerate([3, 12, 7, 5, 2], start=1)]
+    )
+    counts = [c.count for c in bell_counts(points, 0.25)]
+    assert counts == [12, 7, 5, 3]
