@@ -61,7 +61,8 @@ class Heatmap:
             raise UsageError(
                 f"there is no class {name!r}", remedy=f"The model's classes are: {', '.join(self.classes)}"
             )
-        return self.values[self.classes.index(name)]
+        result: NDArray[np.float32] = self.values[self.classes.index(name)]
+        return result
 
     def leading(self) -> NDArray[np.int16]:
         """Return ``(rows, columns)`` int16: the index of each cell's most probable class, -1 where none is known.
@@ -82,7 +83,7 @@ class Heatmap:
 
     def known(self) -> NDArray[np.bool_]:
         """Return ``(rows, columns)`` bool: where there is a prediction."""
-        return ~np.isnan(self.values).any(axis=0)
+        return np.logical_not(np.isnan(self.values).any(axis=0))
 
     def bounds(self, row: int, column: int) -> tuple[float, float, float, float]:
         """Return ``(left, top, right, bottom)`` of a cell in level-0 pixels, not rounded."""

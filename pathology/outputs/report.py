@@ -151,12 +151,15 @@ def _figure_value(figure: Figure) -> str:
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield ``(name, value)`` of nested findings, names joined as ``outer: inner``."""
+    """Yield ``(name, value)`` of nested findings, names joined as ``outer: inner``.
+
+    Lists are left out: they are records for programs, not findings to read.
+    """
     for name, value in values.items():
         label = f"{before}: {name}" if before else str(name)
         if isinstance(value, Mapping):
             yield from _flat(value, label)
-        else:
+        elif not isinstance(value, (list, tuple)):
             yield label.replace("_", " "), _said(value)
 
 
@@ -167,8 +170,6 @@ def _said(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_said(item) for item in value)
     return str(value)
 
 
