@@ -70,7 +70,10 @@ class GridSettings(Settings):
     @model_validator(mode="after")
     def _stride_within_patch(self) -> GridSettings:
         if self.stride > self.patch * 4:
-            raise ValueError(f"stride {self.stride} px leaves more than 3 patches' width of tissue unread between patches of {self.patch} px")
+            raise ValueError(
+                f"stride {self.stride} px leaves more than 3 patches' width of tissue unread "
+                f"between patches of {self.patch} px"
+            )
         return self
 
 

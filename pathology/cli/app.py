@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,15 +25,42 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Slides = Annotated[list[Path], typer.Argument(help="Slide files, folders of slides, or CSV manifests.", show_default=False)]
+Slides = Annotated[
+    list[Path], typer.Argument(help="Slide files, folders of slides, or CSV manifests.", show_default=False)
+]
 Slide = Annotated[Path, typer.Argument(help="A slide file, or the folder of a DICOM series.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model bundle, or its folder.", show_default=False)]
-Mpp = Annotated[Optional[float], typer.Option("--mpp", help="Micrometres per pixel of the slide's finest level, overriding what the file says.", show_default=False)]  # noqa: UP045 - typer reads it at run time
-Workers = Annotated[Optional[int], typer.Option("--workers", help="Local worker processes; by default one a GPU, else one.", show_default=False)]  # noqa: UP045
-Scheduler = Annotated[Optional[str], typer.Option("--scheduler", help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False)]  # noqa: UP045
-Stride = Annotated[Optional[int], typer.Option("--stride", help="Pixels between patches at the target scale; by default patches touch.", show_default=False)]  # noqa: UP045
-MinTissue = Annotated[float, typer.Option("--min-tissue", min=0, max=1, help="Smallest share of a patch that must be tissue.")]
-Device = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA where there is a device.", show_default=False)]  # noqa: UP045
+Mpp = Annotated[
+    float | None,
+    typer.Option(
+        "--mpp",
+        help="Micrometres per pixel of the slide's finest level, overriding what the file says.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", help="Local worker processes; by default one a GPU, else one.", show_default=False),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        "--stride", help="Pixels between patches at the target scale; by default patches touch.", show_default=False
+    ),
+]
+MinTissue = Annotated[
+    float, typer.Option("--min-tissue", min=0, max=1, help="Smallest share of a patch that must be tissue.")
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA where there is a device.", show_default=False),
+]
 Engine = Annotated[str, typer.Option("--engine", help="Inference engine: auto, torch, openvino.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tiles decoded, reader, timings.")]
 
@@ -54,7 +81,9 @@ def _root(
 def score_command(
     slides: Slides,
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Results folder; the same command again resumes.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Results folder; the same command again resumes.", show_default=False)
+    ],
     mpp: Mpp = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
@@ -63,7 +92,9 @@ def score_command(
     engine: Engine = "auto",
     device: Device = None,
     precision: Annotated[str, typer.Option("--precision", help="fast, or exact: everything in fp32.")] = "fast",
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try slides again that failed before and have not changed.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try slides again that failed before and have not changed.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Score slides: a table, a heatmap and a report for each."""
@@ -103,12 +134,17 @@ def info_command(
 @app.command("tile")
 def tile_command(
     slides: Slides,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch stores, one <slide>.zarr each.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for the patch stores, one <slide>.zarr each.", show_default=False),
+    ],
     patch: Annotated[int, typer.Option("--patch", help="Side of a patch in pixels.")] = 224,
     target_mpp: Annotated[float, typer.Option("--target-mpp", help="Micrometres per pixel of the patches.")] = 1.0,
     stride: Stride = None,
     min_tissue: MinTissue = 0.5,
-    pixels: Annotated[str, typer.Option("--pixels", help="reference: coordinates only; decoded: pixels as well.")] = "reference",
+    pixels: Annotated[
+        str, typer.Option("--pixels", help="reference: coordinates only; decoded: pixels as well.")
+    ] = "reference",
     mpp: Mpp = None,
     workers: Workers = None,
     verbose: Verbose = False,
@@ -137,7 +173,12 @@ def heatmap_command(
     slide: Slide,
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write (.png).", show_default=False)],
-    class_name: Annotated[Optional[str], typer.Option("--class", help="Show this class's probability; by default the leading class.", show_default=False)] = None,  # noqa: UP045
+    class_name: Annotated[
+        str | None,
+        typer.Option(
+            "--class", help="Show this class's probability; by default the leading class.", show_default=False
+        ),
+    ] = None,
     width: Annotated[int, typer.Option("--width", min=64, help="Longer side of the picture in pixels.")] = 1600,
     mpp: Mpp = None,
     engine: Engine = "auto",

@@ -40,10 +40,15 @@ def run() -> int:
     for extra, modules in _EXTRAS.items():
         missing = [name for name in modules if not _found(name)]
         if missing:
-            print(f"-     extra '{extra}' is not installed (missing {', '.join(missing)}): pip install 'sarcoma-pathology[{extra}]'")
+            remedy = f"pip install 'sarcoma-pathology[{extra}]'"
+            print(f"-     extra '{extra}' is not installed (missing {', '.join(missing)}): {remedy}")
         else:
             print(f"ok    extra '{extra}'")
-    print("All that scoring needs works." if not problems else f"{problems} problem(s): mend them, then run pathology doctor again.")
+    print(
+        "All that scoring needs works."
+        if not problems
+        else f"{problems} problem(s): mend them, then run pathology doctor again."
+    )
     return 1 if problems else 0
 
 
@@ -83,7 +88,9 @@ def _devices() -> str:
     torch = import_module("torch")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{cores} processor cores ({torch.backends.cpu.get_cpu_capability()}), " + (", ".join(gpus) if gpus else "no CUDA device")
+    return f"{cores} processor cores ({torch.backends.cpu.get_cpu_capability()}), " + (
+        ", ".join(gpus) if gpus else "no CUDA device"
+    )
 
 
 def _models() -> str:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
 __all__ = ["run"]
 
 
-def run(slide: Path, model: str, out: Path, *, class_name: str | None, width: int, mpp: float | None, engine: str, device: str | None) -> None:
+def run(
+    slide: Path,
+    model: str,
+    out: Path,
+    *,
+    class_name: str | None,
+    width: int,
+    mpp: float | None,
+    engine: str,
+    device: str | None,
+) -> None:
     """Score the slide in a scratch folder and draw its heatmap."""
     from pathology.bundle.catalogue import load_bundle
-    from pathology.cli.score import BarProgress, LineProgress
+    from pathology.cli.display import shown_progress
     from pathology.errors import OutputError, SlideError, UsageError
     from pathology.outputs.slide_folder import redraw_overlay
     from pathology.scoring.batch import score
@@ -24,12 +32,13 @@ def run(slide: Path, model: str, out: Path, *, class_name: str | None, width: in
         raise OutputError("this folder does not exist", where=out.absolute().parent, remedy="Make it first")
     bundle = load_bundle(model)
     if class_name is not None and class_name not in bundle.card.classes:
-        raise UsageError(f"there is no class {class_name!r}", remedy=f"The model's classes are: {', '.join(bundle.card.classes)}")
-    terminal = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="pathology-") as scratch, BarProgress(terminal) if terminal.is_terminal else LineProgress() as display:
+        raise UsageError(
+            f"there is no class {class_name!r}", remedy=f"The model's classes are: {', '.join(bundle.card.classes)}"
+        )
+    with tempfile.TemporaryDirectory(prefix="pathology-") as scratch, shown_progress() as display:
         batch = score([slide], model, scratch, mpp=mpp, engine=engine, device=device, progress=display)
         result = batch.slides[0]
         if result.status == "failed":
             raise SlideError(result.error, where=slide)
-        redraw_overlay(batch.out / "slides" / result.slide_id, out, bundle=bundle, class_name=class_name, longest=width)
+        redraw_overlay(batch.out / "slides" / result.slide_id, out, bundle.card, only=class_name, longest=width)
     print(f"{out}: {result.prediction} leads; {result.patches} patches scored. Research use only.")

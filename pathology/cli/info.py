@@ -17,7 +17,9 @@ def run(slide: Path, *, mpp: float | None, as_json: bool) -> None:
     with open_slide(slide) as reader:
         try:
             scale = resolve_mpp(reader, option=mpp, manifest=None)
-            scale_text = f"{scale.mpp:.4g} µm per pixel (from: {scale.source})" + (f"; {scale.warning}" if scale.warning else "")
+            scale_text = f"{scale.mpp:.4g} µm per pixel (from: {scale.source})" + (
+                f"; {scale.warning}" if scale.warning else ""
+            )
             value: float | None = scale.mpp
         except SlideError as error:
             scale_text, value = error.what + (f". {error.remedy}" if error.remedy else ""), None
@@ -32,7 +34,12 @@ def run(slide: Path, *, mpp: float | None, as_json: bool) -> None:
                 "fingerprint": reader.fingerprint,
                 "icc_profile": reader.icc_profile is not None,
                 "levels": [
-                    {"width": level.width, "height": level.height, "downsample": level.downsample, "tile_size": list(level.tile_size)}
+                    {
+                        "width": level.width,
+                        "height": level.height,
+                        "downsample": level.downsample,
+                        "tile_size": list(level.tile_size),
+                    }
                     for level in reader.levels
                 ],
                 "properties": dict(reader.properties),
@@ -41,7 +48,10 @@ def run(slide: Path, *, mpp: float | None, as_json: bool) -> None:
             return
         width, height = reader.dimensions
         print(f"{slide.name}")
-        print(f"  size       {width:,} x {height:,} pixels" + (f", {width * value / 1000:.2f} x {height * value / 1000:.2f} mm" if value else ""))
+        print(
+            f"  size       {width:,} x {height:,} pixels"
+            + (f", {width * value / 1000:.2f} x {height * value / 1000:.2f} mm" if value else "")
+        )
         print(f"  scale      {scale_text}")
         print(f"  objective  {f'{reader.objective_power:g}x' if reader.objective_power else 'not stated'}")
         print(f"  format     {reader.vendor or 'unknown'}, read by {reader.backend}")

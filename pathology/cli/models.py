@@ -22,7 +22,12 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
     bundles = list_bundles()
     if as_json:
         rows = [
-            {"name": b.name, "directory": str(b.directory), "title": b.card.title if b.card else None, "error": str(b.error) if b.error else None}
+            {
+                "name": b.name,
+                "directory": str(b.directory),
+                "title": b.card.title if b.card else None,
+                "error": str(b.error) if b.error else None,
+            }
             for b in bundles
         ]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -35,14 +40,15 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
             continue
         card = bundle.card
         hidden = f" (hidden by {bundle.hidden_by})" if bundle.hidden_by else ""
-        print(f"{card.name} {card.version}: {card.title} [{card.architecture}, {card.patch} px at {card.mpp:g} µm/px]{hidden}")
+        network = f"{card.architecture}, {card.patch} px at {card.mpp:g} µm/px"
+        print(f"{card.name} {card.version}: {card.title} [{network}]{hidden}")
 
 
 @app.command("show")
 def show_command(name: Name) -> None:
     """Print a bundle's card as Markdown."""
-    from pathology.bundle.catalogue import load_bundle
     from pathology.bundle.card_page import card_markdown
+    from pathology.bundle.catalogue import load_bundle
 
     print(card_markdown(load_bundle(name).card))
 

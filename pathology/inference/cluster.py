@@ -97,11 +97,15 @@ def _running(scheduler: str) -> Iterator[Workers]:
     try:
         client = Client(scheduler, timeout="30s", set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        raise UsageError("no Dask scheduler answers", where=scheduler, remedy="Start one with: dask scheduler") from error
+        raise UsageError(
+            "no Dask scheduler answers", where=scheduler, remedy="Start one with: dask scheduler"
+        ) from error
     with client:
         threads = client.nthreads()
         if not threads:
-            raise UsageError("the Dask scheduler has no workers", where=scheduler, remedy="Start some with: dask worker ADDRESS")
+            raise UsageError(
+                "the Dask scheduler has no workers", where=scheduler, remedy="Start some with: dask worker ADDRESS"
+            )
         yield Workers(client, sum(threads.values()), client.dashboard_link or None)
 
 
@@ -113,7 +117,9 @@ def _local(workers: int) -> Iterator[Workers]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     with (
         tempfile.TemporaryDirectory(prefix="pathology-") as scratch,
-        LocalCluster(n_workers=0, host="127.0.0.1", scheduler_port=0, dashboard_address=None, processes=False, silence_logs=50) as cluster,
+        LocalCluster(
+            n_workers=0, host="127.0.0.1", scheduler_port=0, dashboard_address=None, processes=True, silence_logs=50
+        ) as cluster,
         Client(cluster, set_as_default=False) as client,
         contextlib.ExitStack() as stack,
     ):
@@ -130,7 +136,9 @@ def _local(workers: int) -> Iterator[Workers]:
         try:
             client.wait_for_workers(workers, timeout=120)
         except TimeoutError as error:
-            raise PathologyError("the worker processes did not start within two minutes", remedy="Run: pathology doctor") from error
+            raise PathologyError(
+                "the worker processes did not start within two minutes", remedy="Run: pathology doctor"
+            ) from error
         try:
             yield Workers(client, workers * _TASKS_AT_ONCE, None)
         finally:

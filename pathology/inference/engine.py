@@ -69,7 +69,9 @@ class Engine(ABC):
         """
         expected = (self.patch, self.patch, 3)
         if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != expected:
-            raise UsageError(f"patches: expected (B, {self.patch}, {self.patch}, 3) uint8, got {patches.shape} {patches.dtype}")
+            raise UsageError(
+                f"patches: expected (B, {self.patch}, {self.patch}, 3) uint8, got {patches.shape} {patches.dtype}"
+            )
         result = np.empty((len(patches), self.classes), np.float32)
         for start in range(0, len(patches), self.batch_size):
             part = patches[start : start + self.batch_size]
@@ -85,5 +87,6 @@ class Engine(ABC):
     def _predict_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify exactly ``batch_size`` patches."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free the device's memory.  Closing twice is allowed."""

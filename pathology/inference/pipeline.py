@@ -35,7 +35,14 @@ class BlockPrediction:
 
 
 def predict_blocks(
-    predict: Predict, classes: int, batch_size: int, blocks: BlockReader, plan: TilePlan, ks: Sequence[int], *, readers: int = 2
+    predict: Predict,
+    classes: int,
+    batch_size: int,
+    blocks: BlockReader,
+    plan: TilePlan,
+    ks: Sequence[int],
+    *,
+    readers: int = 2,
 ) -> Iterator[BlockPrediction]:
     """Predict blocks in order, yielding each as soon as its last patch is done.
 

@@ -92,7 +92,10 @@ class TorchEngine(Engine):
         self.classes = len(card.classes)
         self._device = chosen
         model = PatchClassifier(
-            bundle.network(), card.normalisation.mean, card.normalisation.std, float(card.calibration.get("temperature", 1.0))
+            bundle.network(),
+            card.normalisation.mean,
+            card.normalisation.std,
+            float(card.calibration.get("temperature", 1.0)),
         )
         self._model = model.eval().to(chosen, memory_format=torch.channels_last)
 
@@ -105,4 +108,6 @@ class TorchEngine(Engine):
 
     def close(self) -> None:
         """Free the network."""
-        self._model = self._model.to("meta") if self._device.type == "cuda" else self._model
+        self.__dict__.pop("_model", None)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -9,58 +9,27 @@ import platform
 import shutil
 import sys
 import time
-import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.errors import OutputError, UsageError
 from pathology.findings.slide_result import SlideResult
+from pathology.inference.progress import Progress, SilentProgress
 from pathology.outputs.atomic import write_text
-from pathology.scoring.jobs import ChunkDone, Failure, Prepared, SlideJob, source_signature
+from pathology.scoring.jobs import SlideJob, source_signature
 from pathology.scoring.selection import SlideEntry, select_slides
 from pathology.settings import ScoreSettings
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
-
     from pathology.bundle.catalogue import Bundle
+    from pathology.inference.schedule import Failure
 
-__all__ = ["BatchResult", "Progress", "score"]
-
-
-class Progress(Protocol):
-    """Told how a batch advances.  Every method is called from the thread that called :func:`score`, except
-    :meth:`advanced`, which may come from another.
-    """
-
-    def began(self, slides: int, unchanged: int) -> None:
-        """``slides`` are to be scored; ``unchanged`` were finished before."""
-
-    def workers(self, count: int, dashboard: str | None) -> None:
-        """``count`` workers are ready; ``dashboard`` is the address of Dask's, if any."""
-
-    def prepared(self, slide_id: str, patches: int) -> None:
-        """A slide has ``patches`` still to be predicted."""
-
-    def advanced(self, slide_id: str, patches: int) -> None:
-        """So many more patches of a slide are done."""
-
-    def finished(self, result: SlideResult) -> None:
-        """A slide is scored or has failed."""
-
-
-class _Silent:
-    def began(self, slides: int, unchanged: int) -> None: ...
-    def workers(self, count: int, dashboard: str | None) -> None: ...
-    def prepared(self, slide_id: str, patches: int) -> None: ...
-    def advanced(self, slide_id: str, patches: int) -> None: ...
-    def finished(self, result: SlideResult) -> None: ...
+__all__ = ["BatchResult", "score"]
 
 
 @dataclass(frozen=True)
@@ -151,7 +120,7 @@ def score(
         If ``out`` cannot be written.
     """
     settings = settings or ScoreSettings()
-    progress = progress or _Silent()
+    progress = progress or SilentProgress()
     if mpp is not None and not mpp > 0:
         raise UsageError(f"mpp is {mpp}; it must be above 0 micrometres per pixel")
     if workers is not None and workers < 1:
@@ -178,7 +147,7 @@ def score(
             def settled(result: SlideResult) -> None:
                 results[result.slide_id] = result
                 _write_tables(out, [results[name] for name in order if name in results], bundle)
-                progress.finished(result)
+                progress.finished(result.slide_id, _outcome(result), failed=result.status == "failed")
 
             decoded = _run(todo, settled, progress, workers=workers, scheduler=scheduler, device=device)
             _write_run(out, {**record, "state": "finished", "ended": _now(), "slides": _slides_record(results, order)})
@@ -208,7 +177,9 @@ def _results_folder(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OutputError("another run is writing these results", where=out, remedy="Wait for it, or choose another --out") from error
+            raise OutputError(
+                "another run is writing these results", where=out, remedy="Wait for it, or choose another --out"
+            ) from error
         except OSError:
             pass  # a file system without locks: two runs would only do the same work twice
         yield
@@ -216,7 +187,13 @@ def _results_folder(out: Path) -> Iterator[None]:
 
 
 def _job(
-    entry: SlideEntry, bundle: Bundle, out: Path, settings: ScoreSettings, mpp: float | None, engine: str, device: str | None
+    entry: SlideEntry,
+    bundle: Bundle,
+    out: Path,
+    settings: ScoreSettings,
+    mpp: float | None,
+    engine: str,
+    device: str | None,
 ) -> SlideJob:
     return SlideJob(
         slide_id=entry.slide_id,
@@ -270,12 +247,9 @@ def _failed(job: SlideJob, failure: Failure) -> SlideResult:
         settings=job.settings.model_dump(mode="json"),
         extra={"signature": signature},
     )
-    job.out.mkdir(parents=True, exist_ok=True)
-    if failure.detail:
-        write_text(job.out / "traceback.txt", failure.detail)
     from pathology.outputs.slide_folder import write_failure
 
-    write_failure(job.out, result)
+    write_failure(job.out, result, load_bundle(job.bundle).card, traceback=failure.detail)
     return result
 
 
@@ -286,16 +260,31 @@ def _write_tables(out: Path, results: list[SlideResult], bundle: Bundle) -> None
 
 
 def _write_index(out: Path, results: list[SlideResult], bundle: Bundle) -> None:
-    from pathology.outputs.report import write_batch_report
+    from datetime import UTC, datetime
 
-    write_batch_report(out, results, bundle.card)
+    from pathology.outputs.index import IndexEntry, write_batch_report
+
+    entries = []
+    for result in results:
+        small = out / "slides" / result.slide_id / "preview.jpg"
+        shown = small.read_bytes() if result.status == "scored" and small.exists() else None
+        entries.append(IndexEntry(result, result.slide_id, shown))
+    write_batch_report(out / "index.html", entries, bundle.card, made=datetime.now(UTC))
 
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _run_record(bundle: Bundle, settings: ScoreSettings, mpp: float | None, workers: int | None, scheduler: str | None, engine: str, device: str | None) -> dict[str, Any]:
+def _run_record(
+    bundle: Bundle,
+    settings: ScoreSettings,
+    mpp: float | None,
+    workers: int | None,
+    scheduler: str | None,
+    engine: str,
+    device: str | None,
+) -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     def installed(name: str) -> str | None:
@@ -304,13 +293,28 @@ def _run_record(bundle: Bundle, settings: ScoreSettings, mpp: float | None, work
         except PackageNotFoundError:
             return None
 
-    libraries = ("sarcoma-pathology", "torch", "torchvision", "openvino", "numpy", "zarr", "dask", "imagecodecs", "tifffile", "openslide-python")
+    libraries = (
+        "sarcoma-pathology",
+        "torch",
+        "torchvision",
+        "openvino",
+        "numpy",
+        "zarr",
+        "dask",
+        "imagecodecs",
+        "tifffile",
+        "openslide-python",
+    )
     return {
         "command": sys.argv,
         "began": _now(),
         "versions": {"python": platform.python_version(), **{name: v for name in libraries if (v := installed(name))}},
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "model": {"name": bundle.card.name, "version": bundle.card.version, "weights_sha256": bundle.card.weights_sha256},
+        "model": {
+            "name": bundle.card.name,
+            "version": bundle.card.version,
+            "weights_sha256": bundle.card.weights_sha256,
+        },
         "settings": settings.model_dump(mode="json"),
         "options": {"mpp": mpp, "workers": workers, "scheduler": scheduler, "engine": engine, "device": device},
         "research_use_only": True,
@@ -318,149 +322,38 @@ def _run_record(bundle: Bundle, settings: ScoreSettings, mpp: float | None, work
 
 
 def _slides_record(results: dict[str, SlideResult], order: list[str]) -> list[dict[str, Any]]:
-    return [results[name].model_dump(mode="json", include={"slide_id", "path", "status", "fingerprint", "key"}) for name in order]
+    return [
+        results[name].model_dump(mode="json", include={"slide_id", "path", "status", "fingerprint", "key"})
+        for name in order
+    ]
 
 
 def _write_run(out: Path, record: dict[str, Any]) -> None:
     write_text(out / "run.json", json.dumps(record, indent=1, ensure_ascii=False))
 
 
-# -- running --------------------------------------------------------------------------------------------------------
-
-_TOPIC = "pathology-progress"
-
-
-def _chunk(job: SlideJob, ks: tuple[int, ...]) -> ChunkDone | Failure:
-    """Run in a worker: score some blocks and tell the client how far it is."""
-    from distributed import get_worker
-
-    from pathology.scoring.tasks import score_chunk
-
-    worker = get_worker()
-    return score_chunk(job, ks, report=lambda patches: worker.log_event(_TOPIC, [job.slide_id, patches]))
-
-
-@dataclass
-class _Running:
-    """A slide on its way."""
-
-    job: SlideJob
-    began: float
-    chunks: int = 0
-    over: bool = False
-    futures: set[Any] = field(default_factory=set)
+def _outcome(result: SlideResult) -> str:
+    if result.status == "failed":
+        return result.error
+    call = "not sure" if result.abstained else result.prediction
+    return f"{call} ({result.patches} patches, {result.seconds or 0:.1f} s)"
 
 
 def _run(
-    jobs: list[SlideJob], settled: Callable[[SlideResult], None], progress: Progress, *, workers: int | None, scheduler: str | None, device: str | None
+    jobs: list[SlideJob],
+    settled: Callable[[SlideResult], None],
+    progress: Progress,
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    device: str | None,
 ) -> int:
+    # Imported here: an unchanged batch needs neither Dask nor torch and is answered at once.
     from pathology.inference.cluster import connect, default_workers
+    from pathology.inference.schedule import Steps, run_slides
+    from pathology.scoring.tasks import finish_slide, prepare_slide, score_chunk
 
+    steps = Steps(prepare_slide, score_chunk, finish_slide, _failed)
     with connect(workers=workers or (0 if scheduler else default_workers(device)), scheduler=scheduler) as pool:
         progress.workers(pool.slots, pool.dashboard)
-
-        def event(message: Any) -> None:  # noqa: ANN401 - Dask's event
-            slide_id, patches = message[1]
-            progress.advanced(slide_id, patches)
-
-        pool.client.subscribe_topic(_TOPIC, event)
-        batch = _Batch(pool.client, pool.slots, settled, progress)
-        batch.run(deque(jobs), at_once=pool.slots + 1)
-        # Slides that were on a worker when it died: one at a time, so that only the guilty one is blamed.
-        for suspect in batch.suspects:
-            batch.run(deque([replace(suspect, attempt=suspect.attempt + 1)]), at_once=1)
-        return batch.decoded
-
-
-class _Batch:
-    """Feeds slides to the workers, a bounded number at a time."""
-
-    def __init__(self, client: Client, slots: int, settled: Callable[[SlideResult], None], progress: Progress) -> None:
-        self._client = client
-        self._slots = slots
-        self._settled = settled
-        self._progress = progress
-        self.suspects: list[SlideJob] = []
-        self.decoded = 0
-
-    def run(self, jobs: deque[SlideJob], *, at_once: int) -> None:
-        from distributed import as_completed
-
-        from pathology.scoring.tasks import prepare_slide
-
-        total = len(jobs)
-        owners: dict[Any, _Running] = {}
-        completed = as_completed([])
-
-        def submit(slide: _Running, priority: int, step: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
-            future: Future = self._client.submit(step, slide.job, *args, pure=False, priority=priority, retries=0)
-            owners[future] = slide
-            slide.futures.add(future)
-            completed.add(future)
-
-        def begin() -> None:
-            job = jobs.popleft()
-            submit(_Running(job, time.time()), -(total - len(jobs)), prepare_slide)
-
-        while jobs and len(owners) < at_once:
-            begin()
-        for future in completed:
-            slide = owners.pop(future)
-            slide.futures.discard(future)
-            if not slide.over:
-                self._advance(slide, future, submit)
-            active = {id(s) for s in owners.values()}
-            while jobs and len(active) < at_once:
-                begin()
-                active = {id(s) for s in owners.values()}
-
-    def _advance(self, slide: _Running, future: Future, submit: Callable[..., None]) -> None:
-        from distributed.scheduler import KilledWorker
-
-        from pathology.scoring.tasks import finish_slide
-
-        try:
-            outcome = future.result()
-        except KilledWorker:
-            self._end(slide)
-            if slide.job.attempt == 1:
-                self.suspects.append(slide.job)
-            else:
-                reason = "the worker process that read this slide died twice (a damaged file, or not enough memory)"
-                self._settled(_failed(slide.job, Failure(reason)))
-            return
-        except Exception as error:  # the scheduler itself failed for this task; the batch goes on
-            outcome = Failure(f"unexpected error: {type(error).__name__}: {error}", traceback.format_exc())
-        match outcome:
-            case Failure():
-                self._end(slide)
-                self._settled(_failed(slide.job, outcome))
-            case Prepared(blocks=blocks):
-                self._progress.prepared(slide.job.slide_id, outcome.patches)
-                parts = _parts(blocks, self._slots)
-                slide.chunks = len(parts)
-                for part in parts:
-                    submit(slide, 0, _chunk, part)
-                if not parts:
-                    submit(slide, 1, finish_slide, time.time() - slide.began)
-            case ChunkDone():
-                slide.chunks -= 1
-                self.decoded += outcome.decoded_tiles
-                if slide.chunks == 0:
-                    submit(slide, 1, finish_slide, time.time() - slide.began)
-            case SlideResult():
-                slide.over = True
-                self._settled(outcome)
-
-    def _end(self, slide: _Running) -> None:
-        slide.over = True
-        for other in slide.futures:
-            other.cancel()
-
-
-def _parts(blocks: tuple[int, ...], slots: int) -> list[tuple[int, ...]]:
-    """Cut blocks into runs of neighbours, a few for every worker slot, none longer than 64."""
-    if not blocks:
-        return []
-    size = max(1, min(64, -(-len(blocks) // (slots * 2))))
-    return [blocks[start : start + size] for start in range(0, len(blocks), size)]
+        return run_slides(jobs, steps, pool, settled, progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pathology.settings import ScoreSettings
 
-__all__ = ["ChunkDone", "Failure", "Prepared", "SlideJob", "source_signature"]
+__all__ = ["SlideJob", "source_signature"]
 
 RESULT_SCHEMA = 1
 """Part of the resume key: raised when results of older versions must be made again."""
@@ -70,36 +70,6 @@ class SlideJob:
             "mpp": [self.option_mpp, self.manifest_mpp],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A slide whose tissue was found and whose patches were chosen."""
-
-    blocks: tuple[int, ...]
-    """Places (in the plan) of the blocks still to be predicted."""
-    patches: int
-    """Patches in those blocks."""
-    total_patches: int
-    """Patches of the whole slide."""
-
-
-@dataclass(frozen=True)
-class ChunkDone:
-    """Some blocks of a slide, predicted and on disk."""
-
-    patches: int
-    decoded_tiles: int
-    """Stored tiles decoded; one decoded twice counts twice."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a slide could not be scored."""
-
-    reason: str
-    detail: str = ""
-    """A traceback, for errors nobody foresaw."""
 
 
 def source_signature(path: Path) -> list[list[str | int]]:

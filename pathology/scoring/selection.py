@@ -134,8 +134,7 @@ def read_manifest(path: Path) -> list[SlideEntry]:
                     where=path,
                     remedy=f"Rename a column{' (' + similar[0] + '?)' if similar else ''} to 'path'",
                 )
-            for row in rows:
-                entries.append(_entry(row, path, rows.line_num))
+            entries.extend(_entry(row, path, rows.line_num) for row in rows)
     except UnicodeDecodeError as error:
         raise InputTableError("the manifest is not UTF-8 text", where=path, remedy="Save it as CSV UTF-8") from error
     except csv.Error as error:
@@ -158,8 +157,12 @@ def _entry(row: dict[str, str | None], manifest: Path, line: int) -> SlideEntry:
         except ValueError:
             mpp = float("nan")
         if not mpp > 0:
-            raise InputTableError(f"column 'mpp' holds {text!r}", where=where, remedy="Give micrometres per pixel, such as 0.25") from None
+            raise InputTableError(
+                f"column 'mpp' holds {text!r}", where=where, remedy="Give micrometres per pixel, such as 0.25"
+            ) from None
     identity = (row.get("slide_id") or "").strip()
     if identity and identity != _folder_name(identity):
-        raise InputTableError(f"slide_id {identity!r} cannot name a folder", where=where, remedy="Leave out / \\ : * ? \" < > |")
+        raise InputTableError(
+            f"slide_id {identity!r} cannot name a folder", where=where, remedy='Leave out / \\ : * ? " < > |'
+        )
     return SlideEntry(identity, slide, (row.get("patient_id") or "").strip() or None, mpp)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from pathology.errors import NoTissueError, OutputError, PathologyError
-from pathology.scoring.jobs import ChunkDone, Failure, Prepared, SlideJob, source_signature
+from pathology.inference.schedule import ChunkDone, Failure, Prepared
+from pathology.scoring.jobs import SlideJob, source_signature
 from pathology.settings import GridSettings
 from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.plan import TilePlan, plan_tiles
@@ -115,9 +116,11 @@ def load(job: SlideJob) -> Bundle:
 @_guarded
 def prepare_slide(job: SlideJob) -> Prepared:
     """Open the slide, find its tissue, choose its patches; or take up what an earlier run left."""
+    from pathology.outputs.slide_folder import OVERVIEW_LONGEST_SIDE
     from pathology.slide.open import open_slide
     from pathology.slide.scale import resolve_mpp
-    from pathology.slide.tissue import find_tissue, thumbnail
+    from pathology.slide.thumbnail import thumbnail
+    from pathology.slide.tissue import find_tissue
 
     started = time.time()
     job.work.mkdir(parents=True, exist_ok=True)
@@ -131,8 +134,15 @@ def prepare_slide(job: SlideJob) -> Prepared:
             shutil.rmtree(job.work)
             job.work.mkdir()
             scale = resolve_mpp(reader, option=job.option_mpp, manifest=job.manifest_mpp)
-            overview = thumbnail(reader, scale.mpp, job.settings.tissue.mpp)
-            mask = find_tissue(overview, job.settings.tissue.mpp, job.settings.tissue).mask
+            tissue = find_tissue(
+                thumbnail(reader, scale.mpp, job.settings.tissue.mpp).pixels,
+                job.settings.tissue.mpp,
+                job.settings.tissue,
+            )
+            mask = tissue.mask
+            # The picture everything is drawn on: a small slide deserves a finer one than the mask's.
+            shrink = max(1.0, max(reader.dimensions) / OVERVIEW_LONGEST_SIDE)
+            overview = thumbnail(reader, scale.mpp, scale.mpp * shrink).pixels
             grid = Grid(grid_settings(job, card), reader.dimensions, scale.mpp)
             plan = plan_tiles(grid, TissueShare(mask, reader.dimensions))
             np.savez(
@@ -142,7 +152,7 @@ def prepare_slide(job: SlideJob) -> Prepared:
                 positions=plan.positions,
                 blocks=plan.blocks,
                 offsets=plan.offsets,
-                thumbnail=overview,
+                overview=overview,
                 mask=mask,
             )
             about = {
@@ -154,7 +164,9 @@ def prepare_slide(job: SlideJob) -> Prepared:
                 "mpp": scale.mpp,
                 "mpp_source": scale.source,
                 "warnings": [scale.warning] if scale.warning else [],
-                "tissue_mm2": float(mask.mean() * reader.dimensions[0] * reader.dimensions[1] * (scale.mpp / 1000) ** 2),
+                "tissue_mm2": float(
+                    mask.mean() * reader.dimensions[0] * reader.dimensions[1] * (scale.mpp / 1000) ** 2
+                ),
                 "grid": grid.settings.model_dump(mode="json"),
                 "seconds": 0.0,
             }
@@ -167,7 +179,7 @@ def prepare_slide(job: SlideJob) -> Prepared:
     _write_about(job, about)
     todo = [k for k in range(len(plan.blocks)) if not _block_file(job, k).exists()]
     sizes = np.diff(plan.offsets)
-    return Prepared(tuple(todo), int(sizes[todo].sum()), len(plan))
+    return Prepared(tuple(todo), int(sizes[todo].sum()))
 
 
 def _read_about(job: SlideJob) -> dict[str, Any]:
@@ -202,7 +214,7 @@ def _block_file(job: SlideJob, k: int) -> Path:
 
 
 @_guarded
-def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None] | None = None) -> ChunkDone:
+def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None]) -> ChunkDone:
     """Predict some blocks; each is on disk as soon as it is done.
 
     Parameters
@@ -232,8 +244,7 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
         for block in predict_blocks(predict, engine.classes, engine.batch_size, blocks, plan, ks):
             _save_block(job, block.k, block.probabilities, reader.unreadable_tiles, engine.description)
             done += len(block.probabilities)
-            if report is not None:
-                report(len(block.probabilities))
+            report(len(block.probabilities))
         counts = reader.tile_counts
     return ChunkDone(done, counts.decoded)
 
@@ -273,7 +284,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     about = _read_about(job)
     with np.load(job.work / _PLAN, allow_pickle=False) as saved:
         plan = _plan_from(saved, about)
-        overview, mask = saved["thumbnail"], saved["mask"]
+        overview, mask = saved["overview"], saved["mask"]
     parts, unreadable, engines = [], set(), set()
     for k in range(len(plan.blocks)):
         with np.load(_block_file(job, k), allow_pickle=False) as block:
@@ -283,12 +294,12 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     probabilities = np.concatenate(parts)
     result = write_slide_folder(
         job.out,
-        bundle=load(job),
+        card=load(job).card,
         plan=plan,
         probabilities=probabilities,
         overview=overview,
         mask=mask,
-        identity={
+        about={
             "slide_id": job.slide_id,
             "patient_id": job.patient_id,
             "path": str(job.path),

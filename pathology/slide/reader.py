@@ -209,7 +209,9 @@ class SlideReader(ABC):
     def read_region(self, level: int, x: int, y: int, w: int, h: int) -> Region:
         """Read like :meth:`read`, but return unreadable tiles as white with their rectangles instead of raising."""
         if not 0 <= level < len(self.levels):
-            raise UsageError(f"level {level} does not exist; the slide has levels 0 to {len(self.levels) - 1}", where=self.path)
+            raise UsageError(
+                f"level {level} does not exist; the slide has levels 0 to {len(self.levels) - 1}", where=self.path
+            )
         if w <= 0 or h <= 0:
             raise UsageError(f"a region of {w} x {h} pixels has no area", where=self.path)
         return self._read(level, x, y, w, h)

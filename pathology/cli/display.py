@@ -1,0 +1,132 @@
+"""How a long command shows that it advances: bars on a terminal, lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["BarProgress", "LineProgress", "shown_progress"]
+
+
+def shown_progress() -> BarProgress | LineProgress:
+    """Return bars if standard error is a terminal, else lines."""
+    terminal = Console(stderr=True)
+    return BarProgress(terminal) if terminal.is_terminal else LineProgress()
+
+
+class BarProgress:
+    """Two bars: the batch, and the slides on their way."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=None),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=False,
+        )
+        self._batch: TaskID | None = None
+        self._slides: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> BarProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def began(self, slides: int, unchanged: int) -> None:
+        """Show the batch's bar."""
+        if unchanged:
+            self._bars.console.print(f"{unchanged} slides were finished before and have not changed.")
+        if slides:
+            self._batch = self._bars.add_task("all slides", total=slides, unit="slides")
+
+    def workers(self, count: int, dashboard: str | None) -> None:
+        """Say where the dashboard is."""
+        del count
+        if dashboard:
+            self._bars.console.print(f"Dask dashboard: {dashboard}")
+
+    def prepared(self, slide_id: str, patches: int) -> None:
+        """Show the slide's bar."""
+        with self._lock:
+            self._slides[slide_id] = self._bars.add_task(_short(slide_id), total=patches, unit="patches")
+
+    def advanced(self, slide_id: str, patches: int) -> None:
+        """Move the slide's bar."""
+        with self._lock:
+            if slide_id in self._slides:
+                self._bars.advance(self._slides[slide_id], patches)
+
+    def finished(self, slide_id: str, outcome: str, *, failed: bool) -> None:
+        """Take the slide's bar away and move the batch's."""
+        with self._lock:
+            if (bar := self._slides.pop(slide_id, None)) is not None:
+                self._bars.remove_task(bar)
+            if failed:
+                self._bars.console.print(
+                    f"failed: {slide_id}: {outcome}", style="yellow", markup=False, highlight=False
+                )
+            if self._batch is not None:
+                self._bars.advance(self._batch)
+
+
+class LineProgress:
+    """One plain line a slide, for logs."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._done = 0
+
+    def __enter__(self) -> LineProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def began(self, slides: int, unchanged: int) -> None:
+        """Say what is to do."""
+        self._total = slides
+        if slides:
+            self._say(f"{slides} slides to score, {unchanged} finished before.")
+
+    def workers(self, count: int, dashboard: str | None) -> None:
+        """Say where the dashboard is."""
+        del count
+        if dashboard:
+            self._say(f"Dask dashboard: {dashboard}")
+
+    def prepared(self, slide_id: str, patches: int) -> None:
+        """Nothing: a line when the slide is done is enough for a log."""
+
+    def advanced(self, slide_id: str, patches: int) -> None:
+        """Nothing, likewise."""
+
+    def finished(self, slide_id: str, outcome: str, *, failed: bool) -> None:
+        """One line for the slide."""
+        self._done += 1
+        self._say(f"[{self._done}/{self._total}] {slide_id}: {'failed: ' if failed else ''}{outcome}")
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _short(name: str, width: int = 32) -> str:
+    return name if len(name) <= width else name[: width - 1] + "…"

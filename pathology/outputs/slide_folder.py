@@ -1,0 +1,242 @@
+"""One slide's results folder: ``predictions.zarr``, pictures, report, and ``slide.json`` last.
+
+====================  =========================================================================================
+``predictions.zarr``  ``coords (N, 2)`` int32 level-0 corners, ``probabilities (N, C)`` float32 (NaN where a patch
+                      could not be read), ``tissue (N,)`` float32, ``tissue_mask (rows, columns)`` bool over the
+                      whole slide; attributes: classes, patch extent and stride in level-0 pixels, grid, slide
+``overlay.png``       the slide under its heatmap, with legend and scale bar
+``overview.jpg``      the slide as it is
+``preview.jpg``       a small overlay, for tables of slides
+``report.html``       everything about the slide on one page
+``slide.json``        the record; written last, so a folder that has it is whole
+====================  =========================================================================================
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from PIL import Image
+
+from pathology.errors import StoreError
+from pathology.findings.aggregate import aggregate
+from pathology.findings.slide_result import ClassFinding, SlideResult
+from pathology.outputs.atomic import output_error, write_bytes, write_text
+from pathology.outputs.heatmap import Heatmap, build_heatmap
+from pathology.outputs.index import preview
+from pathology.outputs.overlay import LONGEST_SIDE, write_overlay
+from pathology.outputs.palette import class_colours
+from pathology.outputs.picture import SlidePicture, jpeg
+from pathology.outputs.report import report_pictures, write_slide_report
+
+if TYPE_CHECKING:
+    from pathology.bundle.card import Card
+    from pathology.tiling.plan import TilePlan
+
+__all__ = ["OVERVIEW_LONGEST_SIDE", "read_heatmap", "redraw_overlay", "write_failure", "write_slide_folder"]
+
+OVERVIEW_LONGEST_SIDE = LONGEST_SIDE
+"""Longer side of the picture of the slide that everything is drawn on, in pixels."""
+
+PREDICTIONS = "predictions.zarr"
+
+
+def write_slide_folder(
+    folder: Path,
+    *,
+    card: Card,
+    plan: TilePlan,
+    probabilities: NDArray[np.float32],
+    overview: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    about: dict[str, Any],
+) -> SlideResult:
+    """Aggregate a classifier's predictions and write everything about the slide.
+
+    Parameters
+    ----------
+    folder
+        The slide's folder; made if it is missing, older results in it are replaced.
+    card
+        The model.
+    plan, probabilities
+        The patches and their ``(N, C)`` float32 class probabilities; rows of NaN could not be read.
+    overview
+        ``(H, W, 3)`` uint8 picture of the whole slide.
+    mask
+        ``(rows, columns)`` bool tissue mask over the whole slide.
+    about
+        Further fields of :class:`SlideResult`: identity, scale, reader, timing.
+
+    Returns
+    -------
+    SlideResult
+        As written to ``slide.json``.
+
+    Raises
+    ------
+    NoTissueError
+        If no patch has probabilities.
+    OutputError
+        If the folder cannot be written.
+    """
+    found = aggregate(probabilities, plan.tissue, plan.grid.settings)
+    colours = class_colours(card)
+    rule = card.abstention
+    leading = float(found.probabilities[found.leading])
+    undecided = rule is not None and rule.min_probability is not None and leading < rule.min_probability
+    result = SlideResult(
+        status="scored",
+        prediction=card.classes[found.leading],
+        classes=tuple(
+            ClassFinding(name=name, colour=colour, probability=float(p), share=float(s), area_mm2=float(a))
+            for name, colour, p, s, a in zip(
+                card.classes, colours, found.probabilities, found.shares, found.areas_mm2, strict=True
+            )
+        ),
+        abstained=undecided,
+        abstained_because=(
+            f"the leading class has probability {leading:.2f}, below the model's limit of {rule.min_probability:.2f}"
+            if undecided and rule is not None
+            else ""
+        ),
+        patches=found.scored,
+        masked_patches=found.masked,
+        **about,
+    )
+    grid = plan.grid
+    heatmap = build_heatmap(
+        plan.coords,
+        probabilities,
+        plan.tissue,
+        classes=card.classes,
+        extent=grid.patch_extent,
+        stride=grid.settings.stride * grid.scale,
+    )
+    picture = SlidePicture(overview, (grid.dimensions[0] / overview.shape[1], grid.dimensions[1] / overview.shape[0]))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "slide.json").unlink(missing_ok=True)  # until everything is new, the folder is not whole
+    (folder / "traceback.txt").unlink(missing_ok=True)
+    _write_predictions(folder / PREDICTIONS, card, plan, probabilities, mask, result)
+    write_bytes(folder / "overview.jpg", jpeg(overview, quality=90))
+    write_overlay(folder / "overlay.png", result, card, picture, heatmap, mask)
+    pictures = report_pictures(result, card, picture, heatmap, mask)
+    write_bytes(folder / "preview.jpg", preview(pictures.painted))
+    write_slide_report(folder / "report.html", result, card, pictures, made=datetime.now(UTC))
+    write_text(folder / "slide.json", result.model_dump_json(indent=1))
+    return result
+
+
+def write_failure(folder: Path, result: SlideResult, card: Card, *, traceback: str = "") -> None:
+    """Write the folder of a slide that could not be scored: its report, the traceback if any, and the record."""
+    if traceback:
+        write_text(folder / "traceback.txt", traceback)
+    write_slide_report(folder / "report.html", result, card, made=datetime.now(UTC))
+    write_text(folder / "slide.json", result.model_dump_json(indent=1))
+
+
+def read_heatmap(folder: Path) -> tuple[Heatmap, NDArray[np.bool_]]:
+    """Return the heatmap and the tissue mask of a scored slide.
+
+    Raises
+    ------
+    StoreError
+        If the folder holds no predictions.
+    """
+    try:
+        group = zarr.open_group(folder / PREDICTIONS, mode="r")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
+        raise StoreError("there are no predictions here", where=folder, remedy="Score the slide first") from error
+
+    def array(name: str) -> NDArray[Any]:
+        return np.asarray(group[name][...])  # type: ignore[index]
+
+    attributes: dict[str, Any] = dict(group.attrs)
+    heatmap = build_heatmap(
+        array("coords"),
+        array("probabilities"),
+        array("tissue"),
+        classes=attributes["classes"],
+        extent=attributes["patch_extent"],
+        stride=attributes["stride"],
+    )
+    return heatmap, array("tissue_mask")
+
+
+def redraw_overlay(
+    folder: Path, path: Path, card: Card, *, only: str | None = None, longest: int = LONGEST_SIDE
+) -> None:
+    """Draw a scored slide's overlay again, of one class or at another size.
+
+    Parameters
+    ----------
+    folder
+        The slide's results folder.
+    path
+        The PNG to write.
+    card
+        The model it was scored with.
+    only
+        A class to show alone; ``None``: the leading class.
+    longest
+        Longer side of the slide in the picture, in pixels; at most that of the stored overview.
+
+    Raises
+    ------
+    StoreError
+        If the folder holds no predictions.
+    OutputError
+        If the picture cannot be written.
+    """
+    result = SlideResult.model_validate_json((folder / "slide.json").read_text(encoding="utf-8"))
+    heatmap, mask = read_heatmap(folder)
+    pixels = np.asarray(Image.open(folder / "overview.jpg"))
+    assert result.width is not None
+    assert result.height is not None
+    picture = SlidePicture(pixels, (result.width / pixels.shape[1], result.height / pixels.shape[0]))
+    write_overlay(path, result, card, picture, heatmap, mask, only=only, longest=longest)
+
+
+def _write_predictions(
+    path: Path,
+    card: Card,
+    plan: TilePlan,
+    probabilities: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    result: SlideResult,
+) -> None:
+    aside = path.with_name(f"{path.name}.partial")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        group = zarr.open_group(aside, mode="w", zarr_format=3)
+        arrays = {"coords": plan.coords, "probabilities": probabilities, "tissue": plan.tissue, "tissue_mask": mask}
+        for name, values in arrays.items():
+            # Some 8 MB a chunk: one file for most slides, and no chunk too large to read at once.
+            rows = max(1, min(len(values), 2**23 // max(1, values[:1].nbytes)))
+            chunks = (rows, *(max(1, n) for n in values.shape[1:]))
+            group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks)[...] = values
+        group.attrs.update(
+            {
+                "classes": list(card.classes),
+                "model": result.model,
+                "model_sha256": result.model_sha256,
+                "slide_id": result.slide_id,
+                "fingerprint": result.fingerprint,
+                "dimensions": list(plan.grid.dimensions),
+                "mpp": plan.grid.slide_mpp,
+                "patch_extent": plan.grid.patch_extent,
+                "stride": plan.grid.settings.stride * plan.grid.scale,
+                "grid": plan.grid.settings.model_dump(mode="json"),
+                "research_use_only": True,
+            }
+        )
+        shutil.rmtree(path, ignore_errors=True)
+        aside.replace(path)
+    except OSError as error:
+        raise output_error(error, path) from error
