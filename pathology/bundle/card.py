@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from pathology.errors import BundleError
+from pathology.errors import BundleError, OutputError
 from pathology.settings import Settings
 
-__all__ = ["Abstention", "Card", "Figure", "Normalisation", "TrainingData", "read_card"]
+__all__ = ["Abstention", "Card", "Figure", "Normalisation", "TrainingData", "read_card", "write_card"]
 
 CARD_NAME = "card.yaml"
 WEIGHTS_NAME = "weights.safetensors"
@@ -182,3 +182,22 @@ def read_card(path: Path) -> Card:
             where=path,
             remedy="Correct the card; docs/bundles.md describes every field",
         ) from error
+
+
+def write_card(card: Card, path: Path) -> None:
+    """Write a card as YAML in the order of the schema, empty fields left out; whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    content = card.model_dump(mode="json", exclude_defaults=True)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"the card cannot be written ({error.strerror or error})", where=path) from error
