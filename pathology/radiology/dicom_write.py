@@ -35,6 +35,11 @@ _CLASSES = {
     "MR": UID("1.2.840.10008.5.1.4.1.1.4"),
     "PT": UID("1.2.840.10008.5.1.4.1.1.128"),
 }
+_IMAGE_TYPES = {
+    "CT": ["DERIVED", "SECONDARY", "AXIAL"],
+    "MR": ["DERIVED", "SECONDARY", "OTHER"],
+    "PT": ["DERIVED", "PRIMARY"],  # the standard has no other second value for PET
+}
 _RTSTRUCT = UID("1.2.840.10008.5.1.4.1.1.481.3")
 
 
@@ -59,6 +64,8 @@ def _new_file(
     dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = dataset.InstanceCreationTime = now.strftime("%H%M%S")
     dataset.Manufacturer = dataset.ManufacturerModelName = "sarcoma-pathology"
     dataset.SeriesNumber = "1"
+    dataset.Laterality = ""
+    dataset.PositionReferenceIndicator = ""
     return dataset
 
 
@@ -114,10 +121,9 @@ def write_series(volume: Volume, folder: Path, *, pseudonym: str, description: s
         dataset = _new_file(_CLASSES[volume.modality], volume.modality, pseudonym, study, series, frame)
         dataset.SeriesDescription = (description or volume.name)[:64]
         dataset.InstanceNumber = index + 1
-        dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"] if volume.modality == "CT" else ["DERIVED", "SECONDARY"]
+        dataset.ImageType = _IMAGE_TYPES[volume.modality]
         dataset.AcquisitionDate, dataset.AcquisitionTime = dataset.StudyDate, dataset.StudyTime
         dataset.AcquisitionNumber = 1
-        dataset.PositionReferenceIndicator = ""
         dataset.PatientPosition = "HFS"
         position = geometry.to_patient(np.asarray([[0, 0, index]]))[0]
         dataset.ImagePositionPatient = [f"{v:.6g}" if abs(v) >= 1e-6 else "0" for v in position]
@@ -156,7 +162,11 @@ def _describe_pet(dataset: Dataset, count: int, index: int) -> None:
     dataset.SUVType = "BW"
     dataset.SeriesType = ["WHOLE BODY", "IMAGE"]
     dataset.CorrectedImage = ["ATTN", "DECY"]
-    dataset.DecayCorrection = "START"
+    # SUV holds the correction already: nothing is left to apply.
+    dataset.DecayCorrection, dataset.DecayFactor = "START", "1"
+    del dataset.PatientPosition  # replaced by the two code sequences
+    dataset.PatientOrientationCodeSequence = DicomSequence([])
+    dataset.PatientGantryRelationshipCodeSequence = DicomSequence([])
     dataset.CollimatorType = ""
     dataset.NumberOfSlices, dataset.ImageIndex = count, index + 1
     dataset.FrameReferenceTime, dataset.ActualFrameDuration = "0", "1"

@@ -1,0 +1,64 @@
+"""Radiology networks by name.  Apart from the pathology registry: inputs are volumes or slices, not RGB patches."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+__all__ = ["build_radiology_network", "radiology_architectures"]
+
+_CLASSIFIERS = "pathology.networks.torchvision_classifiers"
+# Names, not functions, so that asking what there is does not import torch.
+_BUILDERS: Final[dict[str, tuple[str, str]]] = {
+    "alexnet": (_CLASSIFIERS, "alexnet"),
+    "attention-unet": ("pathology.networks.unet", "attention_unet"),
+    "densenet161": (_CLASSIFIERS, "densenet161"),
+    "resnet18": (_CLASSIFIERS, "resnet18"),
+    "resnet34": (_CLASSIFIERS, "resnet34"),
+    "resnet50": (_CLASSIFIERS, "resnet50"),
+    "two-stream-petct": ("pathology.networks.petct", "two_stream_petct"),
+    "unet": ("pathology.networks.unet", "unet"),
+    "vgg19": (_CLASSIFIERS, "vgg19"),
+}
+
+
+def radiology_architectures() -> tuple[str, ...]:
+    """Return the names :func:`build_radiology_network` knows, in alphabetical order."""
+    return tuple(sorted(_BUILDERS))
+
+
+def build_radiology_network(architecture: str, classes: int, **options: Any) -> nn.Module:
+    """Build a network with random weights.
+
+    Parameters
+    ----------
+    architecture
+        One of :func:`radiology_architectures`.
+    classes
+        Number of outputs.
+    options
+        Keyword arguments of that architecture, documented on its builder.
+
+    Raises
+    ------
+    LookupError
+        If no architecture has this name.
+    TypeError
+        If the architecture has no such option.
+    ValueError
+        If ``classes`` is below 1.
+    """
+    if classes < 1:
+        raise ValueError(f"classes: expected at least 1, got {classes}")
+    try:
+        module, function = _BUILDERS[architecture]
+    except KeyError:
+        known = ", ".join(radiology_architectures())
+        raise LookupError(f"no radiology network is called {architecture!r}; there are {known}") from None
+    build = cast("Callable[..., nn.Module]", getattr(import_module(module), function))
+    return build(classes, **options)
