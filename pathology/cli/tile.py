@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast, get_args
 
 __all__ = ["run"]
 
@@ -27,23 +28,26 @@ def run(
     from pathology.errors import UsageError
     from pathology.scoring.stores import tile
     from pathology.settings import GridSettings
+    from pathology.tiling.store import StoreMode
 
-    if pixels not in ("reference", "decoded"):
-        raise UsageError(f"--pixels {pixels!r} does not exist", remedy="Choose reference or decoded")
+    modes = get_args(StoreMode)
+    if pixels not in modes:
+        raise UsageError(f"--pixels {pixels!r} does not exist", remedy=f"Choose one of: {', '.join(modes)}")
     try:
         settings = GridSettings(patch=patch, mpp=target_mpp, stride=stride or patch, min_tissue=min_tissue)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"--{str(first['loc'][0]) if first['loc'] else 'stride'}: {first['msg']}") from error
     with shown_progress() as display:
-        tiled = tile(slides, out, settings, mode=pixels, mpp=mpp, workers=workers, progress=display)
+        tiled, decoded = tile(
+            slides, out, settings, mode=cast(StoreMode, pixels), mpp=mpp, workers=workers, progress=display
+        )
     failed = [result for result in tiled if result.error]
     for result in tiled:
         if result.error:
             print(f"failed: {result.slide_id}: {result.error}")
         else:
-            counted = f" ({result.decoded_tiles} stored tiles decoded)" if verbose else ""
-            print(
-                f"{result.store}: {result.patches} patches{' (finished before)' if result.unchanged else ''}{counted}"
-            )
+            print(f"{result.store}: {result.patches} patches{' (finished before)' if result.unchanged else ''}")
+    if verbose:
+        print(f"Stored tiles decoded for patches: {decoded}.")
     return 1 if failed else 0

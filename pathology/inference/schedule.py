@@ -136,7 +136,7 @@ class _Slide(Generic[J]):
     number: int
     chunks: int = 0
     over: bool = False
-    futures: set[Future] = field(default_factory=set)
+    futures: set[Future[Any]] = field(default_factory=set)
 
 
 class _Batch(Generic[J, T]):
@@ -148,7 +148,7 @@ class _Batch(Generic[J, T]):
         self._steps = steps
         self._settled = settled
         self._progress = progress
-        self._owners: dict[Future, _Slide[J]] = {}
+        self._owners: dict[Future[Any], _Slide[J]] = {}
         self._completed = as_completed([], loop=self._client.loop)
         self.suspects: list[J] = []
         self.decoded = 0
@@ -185,7 +185,7 @@ class _Batch(Generic[J, T]):
         slide.futures.add(future)
         self._completed.add(future)
 
-    def _advance(self, slide: _Slide[J], future: Future) -> None:
+    def _advance(self, slide: _Slide[J], future: Future[Any]) -> None:
         try:
             outcome = future.result()
         except KilledWorker:

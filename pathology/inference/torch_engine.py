@@ -97,7 +97,7 @@ class TorchEngine(Engine):
             card.normalisation.std,
             float(card.calibration.get("temperature", 1.0)),
         )
-        self._model = model.eval().to(chosen, memory_format=torch.channels_last)
+        self._model = model.eval().to(chosen).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _predict_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -67,7 +67,7 @@ class BatchResult:
 
 def score(
     slides: str | PathLike[str] | Iterable[str | PathLike[str]],
-    model: str | PathLike[str],
+    model: str | Path,
     out: str | PathLike[str],
     *,
     settings: ScoreSettings | None = None,

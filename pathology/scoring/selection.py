@@ -6,7 +6,7 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -78,7 +78,7 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
 
 
 def _with_ids(entries: list[SlideEntry]) -> tuple[SlideEntry, ...]:
-    namings = (
+    namings: tuple[Callable[[Path], str], ...] = (
         lambda p: p.name if p.is_dir() else p.stem,
         lambda p: f"{p.parent.name}-{p.stem}",
         lambda p: f"{p.parent.name}-{p.name}",

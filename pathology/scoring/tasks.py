@@ -12,16 +12,15 @@ import json
 import shutil
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from pathology.errors import NoTissueError, OutputError, PathologyError
-from pathology.inference.schedule import ChunkDone, Failure, Prepared
+from pathology.errors import NoTissueError, OutputError
+from pathology.inference.schedule import ChunkDone, Prepared
+from pathology.scoring.guard import guarded
 from pathology.scoring.jobs import SlideJob, source_signature
 from pathology.settings import GridSettings
 from pathology.tiling.grid import Grid, TissueShare
@@ -53,30 +52,6 @@ def grid_settings(job: SlideJob, card: Card) -> GridSettings:
         min_tissue=job.settings.min_tissue,
         block=job.settings.block,
     )
-
-
-def _guarded(step: Callable[Concatenate[SlideJob, P], R]) -> Callable[Concatenate[SlideJob, P], R | Failure]:
-    @wraps(step)
-    def run(job: SlideJob, *args: P.args, **kwargs: P.kwargs) -> R | Failure:
-        try:
-            return step(job, *args, **kwargs)
-        except PathologyError as error:
-            return Failure(_reason(job, error))
-        except MemoryError:
-            return Failure("not enough memory; use fewer workers, or a smaller --block")
-        except OSError as error:
-            return Failure(f"{error.strerror or error} ({error.filename or job.path})", traceback.format_exc())
-        except Exception as error:  # what nobody foresaw must not stop the batch; the traceback is kept
-            return Failure(f"unexpected error: {type(error).__name__}: {error}", traceback.format_exc())
-
-    return run
-
-
-def _reason(job: SlideJob, error: PathologyError) -> str:
-    # The row already names the slide; repeating its path only hides the reason.
-    if error.where is not None and Path(error.where) == job.path:
-        return type(error)(error.what, remedy=error.remedy).args[0]
-    return str(error)
 
 
 # -- what a worker process keeps ------------------------------------------------------------------------------
@@ -113,7 +88,7 @@ def load(job: SlideJob) -> Bundle:
 # -- step 1 ------------------------------------------------------------------------------------------------------
 
 
-@_guarded
+@guarded
 def prepare_slide(job: SlideJob) -> Prepared:
     """Open the slide, find its tissue, choose its patches; or take up what an earlier run left."""
     from pathology.outputs.slide_folder import OVERVIEW_LONGEST_SIDE
@@ -213,7 +188,7 @@ def _block_file(job: SlideJob, k: int) -> Path:
 # -- step 2 ------------------------------------------------------------------------------------------------------
 
 
-@_guarded
+@guarded
 def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None]) -> ChunkDone:
     """Predict some blocks; each is on disk as soon as it is done.
 
@@ -268,7 +243,7 @@ def _save_block(
 # -- step 3 ------------------------------------------------------------------------------------------------------
 
 
-@_guarded
+@guarded
 def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     """Aggregate the blocks, write the slide's results and remove what was unfinished.
 
@@ -285,7 +260,9 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     with np.load(job.work / _PLAN, allow_pickle=False) as saved:
         plan = _plan_from(saved, about)
         overview, mask = saved["overview"], saved["mask"]
-    parts, unreadable, engines = [], set(), set()
+    parts: list[NDArray[np.float32]] = []
+    unreadable: set[tuple[int, ...]] = set()
+    engines: set[str] = set()
     for k in range(len(plan.blocks)):
         with np.load(_block_file(job, k), allow_pickle=False) as block:
             parts.append(block["probabilities"])

@@ -185,7 +185,8 @@ class TissueShare:
         left, top = corners[:, 0] * per_x, corners[:, 1] * per_y
         right, bottom = (corners[:, 0] + extent) * per_x, (corners[:, 1] + extent) * per_y
         area = self._at(right, bottom) - self._at(left, bottom) - self._at(right, top) + self._at(left, top)
-        return np.clip(area / (extent * per_x * extent * per_y), 0, 1).astype(np.float32)
+        share: NDArray[np.float32] = np.clip(area / (extent * per_x * extent * per_y), 0, 1).astype(np.float32)
+        return share
 
     def _at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         x = np.clip(x, 0, self._mask_shape[1])

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pathology.slide.reader import Rect, Region, SlideReader
 
@@ -88,22 +88,25 @@ def read_scaled(reader: SlideReader, scaling: Scaling, target: Rect) -> Region:
     """
     rest = scaling.rest
     if rest == 1.0:
-        reduced = reader.read_reduced(scaling.level, scaling.reduction, target.x, target.y, target.width, target.height)
-        return reduced
+        return reader.read_reduced(scaling.level, scaling.reduction, target.x, target.y, target.width, target.height)
     # Target pixel t, centre t + 0.5, samples reduced position (t + 0.5) * rest - 0.5.
     left = math.floor(target.x * rest) - _MARGIN
     top = math.floor(target.y * rest) - _MARGIN
     right = math.ceil((target.x + target.width) * rest) + _MARGIN
     bottom = math.ceil((target.y + target.height) * rest) + _MARGIN
     reduced = reader.read_reduced(scaling.level, scaling.reduction, left, top, right - left, bottom - top)
-    pixels = reduced.pixels
+    pixels: Any = reduced.pixels
     if rest > 1.0:
         pixels = cv2.GaussianBlur(pixels, (0, 0), (rest - 1) / 2, borderType=cv2.BORDER_REPLICATE)
     shift_x = (target.x + 0.5) * rest - 0.5 - left
     shift_y = (target.y + 0.5) * rest - 0.5 - top
     matrix = np.array([[rest, 0, shift_x], [0, rest, shift_y]], np.float64)
-    scaled: NDArray[np.uint8] = cv2.warpAffine(
-        pixels, matrix, (target.width, target.height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    scaled: Any = cv2.warpAffine(
+        pixels,
+        matrix,
+        (target.width, target.height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
     )
     return Region(scaled, tuple(_to_target(bad, rest, shift_x, shift_y, target) for bad in reduced.unreadable))
 

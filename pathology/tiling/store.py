@@ -5,10 +5,11 @@ Layout of ``<name>.zarr`` (a zarr v3 group):
 ====================  ==========================  ===========================================================
 ``coords``            ``(N, 2)`` int32            level-0 ``(x, y)`` of the patches' top left corners
 ``tissue``            ``(N,)`` float32            tissue share of each patch
-``readable``          ``(N,)`` bool               false where a stored tile under the patch is damaged
-``slots``             ``(N,)`` int64              where the patch's pixels lie along ``pixels``' first axis
+``slots``             ``(N,)`` int64              place of the patch along the first axis of ``pixels``
+``positions``         ``(N,)`` int32              place of the patch among its block's positions, row-major
 ``blocks``            ``(K,)`` int32              grid blocks that hold patches
 ``offsets``           ``(K + 1,)`` int64          block ``k`` holds patches ``offsets[k]`` to ``offsets[k + 1]``
+``damaged``           ``(K * S,)`` bool           by slot: a stored tile under the patch cannot be decoded
 ``pixels``            ``(K * S, P, P, 3)`` uint8  only in mode ``decoded``; one shard of ``S`` slots a block
 ====================  ==========================  ===========================================================
 
@@ -29,7 +30,7 @@ from zarr.codecs import BloscCodec
 
 from pathology.errors import OutputError, StoreError
 from pathology.settings import GridSettings
-from pathology.tiling.blocks import BlockReader
+from pathology.tiling.blocks import BlockPatches, BlockReader
 from pathology.tiling.grid import Grid
 from pathology.tiling.plan import TilePlan
 
@@ -86,15 +87,26 @@ class PatchStore:
         try:
             group = zarr.open_group(path, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
-            raise StoreError("there is no patch store here", where=path, remedy="Make one with: pathology tile SLIDE") from error
+            raise StoreError(
+                "there is no patch store here", where=path, remedy="Make one with: pathology tile SLIDE"
+            ) from error
         if group.attrs.get("format") != FORMAT:
-            raise StoreError(f"the store has format {group.attrs.get('format')!r}; this version reads {FORMAT}", where=path)
+            raise StoreError(
+                f"the store has format {group.attrs.get('format')!r}; this version reads {FORMAT}", where=path
+            )
         if not group.attrs.get("complete", False):
-            raise StoreError("the store is not finished", where=path, remedy="Run the same pathology tile command again; it resumes")
+            raise StoreError(
+                "the store is not finished", where=path, remedy="Run the same pathology tile command again; it resumes"
+            )
         store = cls(group, path)
         if store.mode == "reference":
             store._reader = store._open_slide(Path(slide) if slide is not None else Path(str(group.attrs["slide"])))
         return store
+
+    @classmethod
+    def resume(cls, path: Path) -> Self:
+        """Open a store that is being written, for writing."""
+        return cls(zarr.open_group(path, mode="r+"), path)
 
     def _open_slide(self, slide: Path) -> SlideReader:
         from pathology.slide.open import open_slide
@@ -103,12 +115,16 @@ class PatchStore:
         if reader.fingerprint != self.fingerprint:
             reader.close()
             raise StoreError(
-                f"the slide at {slide} is not the one this store was made from", where=self.path, remedy="Make the store again"
+                f"the slide at {slide} is not the one this store was made from",
+                where=self.path,
+                remedy="Make the store again",
             )
         return reader
 
     @classmethod
-    def create(cls, path: Path, plan: TilePlan, mode: StoreMode, *, slide: Path, fingerprint: str, description: dict[str, Any]) -> Self:
+    def create(
+        cls, path: Path, plan: TilePlan, mode: StoreMode, *, slide: Path, fingerprint: str, description: dict[str, Any]
+    ) -> Self:
         """Begin a store, or go on with one that an interrupted run left for the same slide and settings.
 
         Parameters
@@ -148,28 +164,40 @@ class PatchStore:
                 same = all(group.attrs.get(key) == value for key, value in attributes.items())
                 if not same:
                     raise StoreError(
-                        "another store is here (other slide, grid or mode)", where=path, remedy="Choose another --out or delete it"
+                        "another store is here (other slide, grid or mode)",
+                        where=path,
+                        remedy="Choose another --out or delete it",
                     )
                 if "coords" in group and "offsets" in group:
                     return cls(group, path)
             path.parent.mkdir(parents=True, exist_ok=True)
             group = zarr.open_group(path, mode="w", zarr_format=3)
+            slots_per_block = plan.grid.patches_per_block**2
             slots = np.concatenate(
-                [k * plan.grid.patches_per_block**2 + np.arange(plan.offsets[k + 1] - plan.offsets[k]) for k in range(len(plan.blocks))]
+                [
+                    k * plan.grid.patches_per_block**2 + np.arange(plan.offsets[k + 1] - plan.offsets[k])
+                    for k in range(len(plan.blocks))
+                ]
                 or [np.empty(0, np.int64)]
             )
             for name, values in (
                 ("coords", plan.coords),
                 ("tissue", plan.tissue),
-                ("readable", np.ones(len(plan), np.bool_)),
                 ("slots", slots.astype(np.int64)),
                 ("positions", plan.positions),
                 ("blocks", plan.blocks),
             ):
                 _write(group, name, values)
             if mode == "decoded":
+                # One chunk a block, so that each has one writer; chunks without damage are never written.
+                group.create_array(
+                    "damaged",
+                    shape=(len(plan.blocks) * slots_per_block,),
+                    chunks=(slots_per_block,),
+                    dtype="bool",
+                    fill_value=False,
+                )
                 patch = plan.grid.settings.patch
-                slots_per_block = plan.grid.patches_per_block**2
                 group.create_array(
                     "pixels",
                     shape=(len(plan.blocks) * slots_per_block, patch, patch, 3),
@@ -205,9 +233,9 @@ class PatchStore:
     @property
     def grid(self) -> Grid:
         """The grid the patches lie on."""
-        a = self._group.attrs
-        width, height = a["dimensions"]  # type: ignore[misc]
-        return Grid(GridSettings.model_validate(a["grid"]), (width, height), float(a["slide_mpp"]))  # type: ignore[arg-type]
+        a = self.attributes
+        width, height = a["dimensions"]
+        return Grid(GridSettings.model_validate(a["grid"]), (width, height), a["slide_mpp"])
 
     @property
     def coords(self) -> NDArray[np.int32]:
@@ -221,8 +249,14 @@ class PatchStore:
 
     @property
     def readable(self) -> NDArray[np.bool_]:
-        """``(N,)`` false where a stored tile under the patch could not be decoded."""
-        return self._array("readable")
+        """``(N,)`` false where a stored tile under the patch could not be decoded.
+
+        A ``reference`` store holds no pixels and so has read none: all true.
+        """
+        if "damaged" not in self._group:
+            return np.ones(len(self), np.bool_)
+        damaged: NDArray[np.bool_] = self._array("damaged")[self._array("slots")]
+        return ~damaged
 
     @property
     def plan(self) -> TilePlan:
@@ -248,7 +282,8 @@ class PatchStore:
     def _pixels(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
         if self.mode == "decoded":
             slots = self._array("slots")[indices]
-            return np.asarray(self._group["pixels"].oindex[slots])  # type: ignore[union-attr]
+            pixels: NDArray[np.uint8] = np.asarray(self._group["pixels"].oindex[slots])  # type: ignore[union-attr]
+            return pixels
         plan = self.plan
         patch = plan.grid.settings.patch
         result = np.empty((len(indices), patch, patch, 3), np.uint8)
@@ -262,18 +297,21 @@ class PatchStore:
 
     def to_dask(self) -> dask.array.Array:
         """Return all patches as a lazy ``(N, P, P, 3)`` uint8 array, one chunk a block."""
-        import dask
         import dask.array as da
+        from dask.delayed import delayed
 
         plan = self.plan
         patch = plan.grid.settings.patch
         parts = [
             da.from_delayed(
-                dask.delayed(self.__getitem__)(plan.of_block(k)), (int(plan.offsets[k + 1] - plan.offsets[k]), patch, patch, 3), np.uint8
+                delayed(self.__getitem__)(plan.of_block(k)),
+                (int(plan.offsets[k + 1] - plan.offsets[k]), patch, patch, 3),
+                np.uint8,
             )
             for k in range(len(plan.blocks))
         ]
-        return da.concatenate(parts) if parts else da.zeros((0, patch, patch, 3), dtype=np.uint8)
+        lazy: dask.array.Array = da.concatenate(parts) if parts else da.zeros((0, patch, patch, 3), dtype=np.uint8)
+        return lazy
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -281,34 +319,38 @@ class PatchStore:
         """Whether the pixels of the ``k``-th block are stored."""
         return (self.path / "pixels" / "c" / str(k) / "0" / "0" / "0").exists()
 
-    def write_block(self, k: int, pixels: NDArray[np.uint8]) -> None:
+    def write_block(self, k: int, patches: BlockPatches) -> None:
         """Store the pixels of the ``k``-th block as one shard.
 
         Parameters
         ----------
         k
             Place among the blocks that hold patches.
-        pixels
-            ``(n, P, P, 3)`` uint8, all patches of the block.
+        patches
+            All patches of the block.
+
+        Raises
+        ------
+        OutputError
+            If the shard cannot be written.
         """
         slots = int(self._group.attrs["slots_per_block"])  # type: ignore[arg-type]
-        shard = np.full((slots, *pixels.shape[1:]), 255, np.uint8)
-        shard[: len(pixels)] = pixels
-        # One assignment over exactly one shard is one write, which zarr's local store makes aside and renames.
-        self._group["pixels"][k * slots : (k + 1) * slots] = shard  # type: ignore[index]
+        place = slice(k * slots, (k + 1) * slots)
+        shard = np.full((slots, *patches.pixels.shape[1:]), 255, np.uint8)
+        shard[: len(patches.pixels)] = patches.pixels
+        try:
+            if not patches.readable.all():
+                damaged = np.zeros(slots, np.bool_)
+                damaged[: len(patches.readable)] = ~patches.readable
+                self._group["damaged"][place] = damaged  # type: ignore[index]
+            # One assignment over exactly one shard is one write, which zarr's local store makes aside and renames.
+            self._group["pixels"][place] = shard  # type: ignore[index]
+        except OSError as error:
+            raise OutputError(f"a block cannot be written ({error.strerror or error})", where=self.path) from error
 
-    def finish(self, readable: NDArray[np.bool_], tiles: dict[str, int]) -> None:
-        """Mark the store complete.
-
-        Parameters
-        ----------
-        readable
-            ``(N,)`` bool.
-        tiles
-            Counts of stored tiles decoded, reused and unreadable.
-        """
-        self._group["readable"][:] = readable  # type: ignore[index]
-        self._group.attrs.update({"complete": True, "tiles": tiles})
+    def finish(self) -> None:
+        """Mark the store complete."""
+        self._group.attrs["complete"] = True
 
     def close(self) -> None:
         """Close the slide behind a ``reference`` store."""
@@ -323,5 +365,7 @@ class PatchStore:
 
 
 def _write(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
-    array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=tuple(max(1, n) for n in values.shape))
+    array = group.create_array(
+        name, shape=values.shape, dtype=values.dtype, chunks=tuple(max(1, n) for n in values.shape)
+    )
     array[...] = values
