@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,7 +184,7 @@ def _inside(unit: NDArray[np.float64], centre: NDArray[np.float64], power: float
 
 def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
     """Return the centre of a unit ball of the given norm that holds the most points."""
-    tree = cKDTree(unit)
+    tree: Any = cKDTree(unit)
     side = 0.5
     slant = math.sqrt(2) if power == 2 else 1.0
     # A cell's column and row in one whole number, which sorts faster than pairs; all are positive.
@@ -200,7 +200,8 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
     # A good lower bound discards most of the slide at once, so the fullest surroundings are searched first, by
     # steps to the best of nine neighbouring positions, each round half as long as the last.
     starts = (cells[np.argsort(-upper, kind="stable")[:24]] + 0.5) * side
-    best, winner = 0, starts[0]
+    best = 0
+    winner: NDArray[np.float64] = starts[0]
     neighbours = np.stack(np.meshgrid((0, -1, 1), (0, -1, 1)), axis=-1).reshape(-1, 2)
     for step in 0.5 ** np.arange(2, 9):
         positions = starts[:, None] + neighbours * step

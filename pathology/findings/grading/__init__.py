@@ -1,0 +1,1 @@
+"""Grades and stages from confirmed inputs, by published tables; one system a file."""
