@@ -17,14 +17,19 @@ __all__ = [
     "TileDecodeError",
     "decode_jpeg",
     "decode_jpeg2000",
+    "decode_jpegls",
     "decode_png",
+    "decode_rle",
     "decode_webp",
+    "jpeg_states_colour",
     "over_white",
     "premultiplied_over_white",
     "ycbcr_to_rgb",
 ]
 
 _JPEG_END: Final = b"\xff\xd9"
+_JPEG_HEADERS_END: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xDA, 0xD9})
+"""Second bytes of the markers before which JFIF and Adobe markers stand: frame headers, scan, end."""
 _JPEG_END_WITHIN: Final = 64
 """The end marker must be among this many last bytes.  Writers pad tiles to even lengths or to small blocks."""
 
@@ -66,6 +71,25 @@ def decode_jpeg(data: bytes, *, tables: bytes | None = None, transformed: bool |
     return pixels
 
 
+def jpeg_states_colour(data: bytes) -> bool:
+    """Whether a JPEG picture says itself, by a JFIF or an Adobe marker, if its colours were transformed.
+
+    Parameters
+    ----------
+    data
+        The beginning of the picture, at least up to its frame header.
+    """
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] not in _JPEG_HEADERS_END:
+        content = data[position + 4 : position + 9]
+        if (data[position + 1] == 0xE0 and content == b"JFIF\0") or (
+            data[position + 1] == 0xEE and content == b"Adobe"
+        ):
+            return True
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
+
+
 def decode_jpeg2000(data: bytes, *, transformed: bool = False) -> NDArray[np.uint8]:
     """Decode one JPEG 2000 picture (JP2 file or bare codestream) with OpenJPEG.
 
@@ -99,6 +123,30 @@ def decode_png(data: bytes) -> NDArray[np.uint8]:
     """
     pixels: NDArray[np.uint8] = imagecodecs.png_decode(data)
     return over_white(pixels) if pixels.shape[2] == 4 else pixels
+
+
+def decode_jpegls(data: bytes) -> NDArray[np.uint8]:
+    """Decode one JPEG-LS picture.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(h, w, 3)`` uint8 RGB.
+    """
+    pixels: NDArray[np.uint8] = imagecodecs.jpegls_decode(data)
+    return pixels
+
+
+def decode_rle(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """Decode one DICOM RLE frame of three 8-bit segments (PS3.5 annex G).
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(height, width, 3)`` uint8, in the frame's own colour space.
+    """
+    planes: NDArray[np.uint8] = np.frombuffer(imagecodecs.dicomrle_decode(data, "u1"), np.uint8)
+    return np.ascontiguousarray(planes.reshape(3, height, width).transpose(1, 2, 0))
 
 
 def decode_webp(data: bytes) -> NDArray[np.uint8]:

@@ -10,7 +10,10 @@ from typing import Final
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-__all__ = ["Instance", "first_of_each_series", "is_dicom", "read_instance", "series_of"]
+# What others wrote is read as it is; pydicom's warnings about overlong values help nobody who scores slides.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+__all__ = ["Instance", "first_of_each_series", "is_dicom", "read_instance"]
 
 _PREAMBLE: Final = 128
 _WANTED: Final = [
@@ -37,12 +40,15 @@ class Instance:
         ImageType, upper case; the third value tells VOLUME, LABEL, OVERVIEW and THUMBNAIL apart.
     width
         TotalPixelMatrixColumns, in pixels; 0 where unknown.
+    readable
+        Whether the header could be read.
     """
 
     path: Path
     series: str
     image_type: tuple[str, ...]
     width: int
+    readable: bool = True
 
     @property
     def is_volume(self) -> bool:
@@ -62,7 +68,7 @@ def read_instance(path: Path) -> Instance:
         kinds = tuple(str(value).upper() for value in data.get("ImageType", ()))
         return Instance(path, str(data.SeriesInstanceUID), kinds, int(data.get("TotalPixelMatrixColumns", 0) or 0))
     except (InvalidDicomError, OSError, AttributeError, EOFError, KeyError, TypeError, ValueError):
-        return Instance(path, str(path), (), 0)
+        return Instance(path, str(path), (), 0, readable=False)
 
 
 def first_of_each_series(paths: Iterable[Path]) -> set[Path]:
@@ -77,22 +83,3 @@ def first_of_each_series(paths: Iterable[Path]) -> set[Path]:
         if current is None or (instance.is_volume, instance.width) > (current.is_volume, current.width):
             best[instance.series] = instance
     return {instance.path for instance in best.values()}
-
-
-def series_of(path: Path) -> list[Path]:
-    """Return the files beside ``path``, and ``path`` itself, that belong to its series, by name."""
-    own = read_instance(path)
-    beside = [
-        file for file in path.parent.iterdir() if file.is_file() and not file.name.startswith(".") and file != path
-    ]
-    members = [path]
-    for file in beside:
-        try:
-            with file.open("rb") as opened:
-                if not is_dicom(opened.read(_PREAMBLE + 4)):
-                    continue
-        except OSError:
-            continue
-        if read_instance(file).series == own.series:
-            members.append(file)
-    return sorted(members)

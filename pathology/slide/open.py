@@ -167,7 +167,8 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     Parameters
     ----------
     paths
-        Files and folders.  A file named here is always listed, whatever it is.
+        Files and folders.  A file named here is always listed, whatever it is; of several files of one DICOM series
+        only one.
 
     Returns
     -------
@@ -194,7 +195,9 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
             raise SlideNotFoundError(
                 "there is no such file or folder", where=path, remedy="Check the name and the folder"
             )
-    return list(found)
+    instances = [path for path in found if path.is_file() and _may_be_dicom(path)]
+    doubles = set(instances) - first_of_each_series(instances)
+    return [path for path in found if path not in doubles]
 
 
 def _in_folder(folder: Path) -> list[Path]:

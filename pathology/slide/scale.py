@@ -89,6 +89,14 @@ def resolve_mpp(reader: SlideReader, *, option: float | None = None, manifest: f
             warning = f"{name} gives {value:g} µm per pixel, the file {stated:.3g}; {name} was used"
         return Scale(value, source, warning)
     if stated is not None:
+        if COARSEST_MPP < stated <= 5 * COARSEST_MPP:
+            raise ImplausibleScaleError(
+                f"the finest picture in the file has {stated:.3g} µm per pixel, at which no cell can be seen",
+                where=reader.path,
+                remedy="The finer levels of this slide seem to be missing, or the file is wrong: then "
+                + _REMEDY[0].lower()
+                + _REMEDY[1:],
+            )
         if not FINEST_MPP <= stated <= COARSEST_MPP:
             raise ImplausibleScaleError(
                 f"the file states {stated:.3g} µm per pixel, which no slide scanner produces ({FINEST_MPP:g} to "
@@ -104,7 +112,8 @@ def resolve_mpp(reader: SlideReader, *, option: float | None = None, manifest: f
             return Scale(
                 estimate,
                 "objective power",
-                f"the file does not state its scale; {estimate:g} µm per pixel is estimated from a {power:g}x objective",
+                f"the file does not state its scale; {estimate:g} µm per pixel is an estimate from the {power:g}x "
+                "objective",
             )
     raise MissingScaleError("the file does not say how large a pixel is", where=reader.path, remedy=_REMEDY)
 

@@ -217,7 +217,10 @@ class TiledReader(SlideReader):
         if length == 0:
             return b""
         file = stored.file if stored.file_of_tile is None else int(stored.file_of_tile[index])
-        return os.pread(self._descriptors[file], length, int(stored.offsets[index]))
+        data = os.pread(self._descriptors[file], length, int(stored.offsets[index]))
+        if len(data) != length:
+            raise TileDecodeError("the file has become shorter")
+        return data
 
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
         stored = self._stored[level]
@@ -317,10 +320,7 @@ class TiledReader(SlideReader):
     def _load(self, level: int, stored: StoredLevel, index: int) -> NDArray[np.uint8] | None:
         """Fetch and decode one tile; ``None`` where that cannot be done."""
         try:
-            data = self._fetch(stored, index)
-            if len(data) != int(stored.lengths[index]):
-                raise TileDecodeError("the file has become shorter")
-            tile = self._decode(level, index, data)
+            tile = self._decode(level, index, self._fetch(stored, index))
         except MemoryError:
             raise
         except Exception:  # each codec and file system has errors of its own; the tile is lost
