@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 _JPEG_END: Final = b"\xff\xd9"
-_JPEG_HEADERS_END: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xDA, 0xD9})
-"""Second bytes of the markers before which JFIF and Adobe markers stand: frame headers, scan, end."""
+_JPEG_HEADERS_END: Final = (0xDA, 0xD9)
+"""Second bytes of the markers before which JFIF and Adobe markers stand: start of scan, end of picture."""
 _JPEG_END_WITHIN: Final = 64
 """The end marker must be among this many last bytes.  Writers pad tiles to even lengths or to small blocks."""
 
@@ -77,7 +77,7 @@ def jpeg_states_colour(data: bytes) -> bool:
     Parameters
     ----------
     data
-        The beginning of the picture, at least up to its frame header.
+        The beginning of the picture, at least up to its first scan.
     """
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] not in _JPEG_HEADERS_END:
