@@ -35,8 +35,8 @@ def tumour_phantom(
 ) -> tuple[Volume, Mask]:
     """Make a limb-like volume with a tumour of random place and shape.
 
-    A bright ellipse (muscle, value 400) on a dark ground (air, 0) holds an ellipsoid (tumour) that is ``contrast``
-    brighter; Gaussian noise lies over all.  MR values do not go below 0.
+    A bright ellipse (muscle) on a dark ground (air) holds an ellipsoid (tumour) that is ``contrast`` brighter; Gaussian
+    noise lies over all.  Muscle and air are 50 and -1000 HU in CT, 400 and 0 elsewhere; MR values do not go below 0.
 
     Returns
     -------
@@ -51,7 +51,8 @@ def tumour_phantom(
     radii = extent * random.uniform(0.12, 0.2, 3)
     centre = middle + extent * random.uniform(-0.12, 0.12, 3)
     tumour = ellipsoid(geometry, _three(centre), _three(radii))
-    values = 400.0 * limb.array + contrast * tumour.array + random.normal(0, noise, geometry.shape)
+    air, muscle = (-1000.0, 50.0) if modality == "CT" else (0.0, 400.0)
+    values = np.where(limb.array, muscle, air) + contrast * tumour.array + random.normal(0, noise, geometry.shape)
     if modality == "MR":
         values = np.maximum(values, 0)
     return Volume(values.astype(np.float32), geometry, modality, "HU" if modality == "CT" else "", "phantom"), tumour

@@ -102,6 +102,7 @@ def resample(
     *,
     interpolation: Literal["linear", "bspline", "nearest"] = "linear",
     outside: float | None = None,
+    smooth: bool = True,
 ) -> Volume:
     """Resample a volume onto a grid.
 
@@ -119,9 +120,11 @@ def resample(
         ``bspline`` is of third order and may overshoot.
     outside
         Value where the volume has none; ``None`` takes the volume's minimum (air).
+    smooth
+        Whether to smooth before a coarser grid is taken.
     """
     image = _to_image(volume.array, volume.geometry)
-    if interpolation != "nearest":
+    if smooth and interpolation != "nearest":
         # The extent of a wanted voxel along each axis of the given volume.
         wanted = np.abs(volume.geometry.axes.T @ onto.axes) @ np.asarray(onto.spacing)
         ratio = wanted / np.asarray(volume.geometry.spacing)
@@ -152,9 +155,10 @@ def resample_mask(mask: Mask, onto: Geometry) -> Mask:
     """Resample a mask onto a grid: linear interpolation of the share covered, cut at one half.
 
     This keeps the volume better than nearest neighbour when spacings differ (the rule of the Image Biomarker
-    Standardisation Initiative, section on mask interpolation).
+    Standardisation Initiative, section on mask interpolation).  Nothing is smoothed: that would shrink small and
+    pointed structures.
     """
-    share = resample(Volume(mask.array.astype(np.float32), mask.geometry), onto, outside=0.0)
+    share = resample(Volume(mask.array.astype(np.float32), mask.geometry), onto, outside=0.0, smooth=False)
     return Mask(share.array >= 0.5, onto, mask.name)
 
 
