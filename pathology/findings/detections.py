@@ -1,0 +1,216 @@
+"""Boxes on a slide: joined across overlapping windows, and compared with a reference.
+
+A detector looks at windows that overlap, so one mitosis may be found two or four times.  :func:`suppress` keeps
+the surest of each group of boxes that mean the same, whatever window or block they came from and in whatever order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from pathology.errors import UsageError
+
+__all__ = ["Detections", "Matches", "box_iou", "match_by_distance", "match_by_iou", "suppress"]
+
+MATCH_DISTANCE_UM = 7.5
+"""Largest distance of centres, in µm, at which a detection is the mitosis: the convention of the MIDOG challenges
+(Aubreville et al. 2023, Med Image Anal 84:102699)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Boxes with their scores.
+
+    Attributes
+    ----------
+    boxes
+        ``(N, 4)`` float32 ``(left, top, right, bottom)`` in level-0 pixels.
+    scores
+        ``(N,)`` float32 confidences, 0 to 1.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4 or self.scores.shape != (len(self.boxes),):
+            raise UsageError(
+                f"detections: expected (N, 4) boxes and (N,) scores, got {self.boxes.shape}, {self.scores.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """``(N, 2)`` centres ``(x, y)`` in level-0 pixels."""
+        corners = self.boxes.astype(np.float64)
+        result: NDArray[np.float64] = (corners[:, :2] + corners[:, 2:]) / 2
+        return result
+
+    def take(self, which: NDArray[np.intp] | NDArray[np.bool_]) -> Detections:
+        """Return the chosen detections."""
+        return Detections(self.boxes[which], self.scores[which])
+
+    def at_least(self, score: float) -> Detections:
+        """Return the detections with at least this score."""
+        return self.take(self.scores >= score)
+
+    @classmethod
+    def none(cls) -> Detections:
+        """Return an empty set."""
+        return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32))
+
+    @classmethod
+    def join(cls, parts: list[Detections]) -> Detections:
+        """Put sets one after the other."""
+        if not parts:
+            return cls.none()
+        return cls(np.concatenate([p.boxes for p in parts]), np.concatenate([p.scores for p in parts]))
+
+
+def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the intersection over union of every box of one set with every box of another.
+
+    Parameters
+    ----------
+    first, second
+        ``(N, 4)`` and ``(M, 4)`` as ``(left, top, right, bottom)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(N, M)``; 0 where both areas are 0.
+    """
+    a, b = np.asarray(first, np.float64)[:, None], np.asarray(second, np.float64)[None]
+    overlap = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
+    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - overlap
+    result: NDArray[np.float64] = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return result
+
+
+def suppress(detections: Detections, *, iou: float = 0.4, distance: float = 0.0) -> Detections:
+    """Keep the surest of boxes that overlap (greedy non-maximum suppression).
+
+    Parameters
+    ----------
+    detections
+        From any number of windows, in any order.
+    iou
+        A box that overlaps a surer one by more than this is dropped.
+    distance
+        In level-0 pixels: a box whose centre lies within this distance of a surer one's is dropped too.  At the
+        edge of a window a box is cut, and overlaps its whole twin from the neighbouring window too little.
+
+    Returns
+    -------
+    Detections
+        By falling score; ties by position, so that the order of the windows changes nothing.
+    """
+    if not len(detections):
+        return detections
+    centres = detections.centres
+    order = np.lexsort((centres[:, 0], centres[:, 1], -detections.scores))
+    boxes, centres = detections.boxes[order].astype(np.float64), centres[order]
+    # Boxes that overlap have centres no further apart than the mean of their sizes.
+    reach = max(float((boxes[:, 2:] - boxes[:, :2]).max(initial=0)), distance)
+    tree = cKDTree(centres)
+    dropped = np.zeros(len(order), bool)
+    for index in range(len(order)):
+        if dropped[index]:
+            continue
+        near = np.array(tree.query_ball_point(centres[index], reach, p=np.inf), np.intp)
+        near = near[(near > index) & ~dropped[near]]
+        if not len(near):
+            continue
+        same = box_iou(boxes[index : index + 1], boxes[near])[0] > iou
+        if distance > 0:
+            same |= np.hypot(*(centres[near] - centres[index]).T) <= distance
+        dropped[near[same]] = True
+    return detections.take(order[~dropped])
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Which detection is which reference object, one to one.
+
+    Attributes
+    ----------
+    reference_of
+        ``(N,)`` for each detection the index of its reference object, -1 for a false positive.
+    found
+        ``(M,)`` for each reference object whether it was found.
+    """
+
+    reference_of: NDArray[np.intp]
+    found: NDArray[np.bool_]
+
+    @property
+    def true_positives(self) -> int:
+        """Reference objects found."""
+        return int(self.found.sum())
+
+    @property
+    def false_positives(self) -> int:
+        """Detections that are none."""
+        return int((self.reference_of < 0).sum())
+
+    @property
+    def false_negatives(self) -> int:
+        """Reference objects missed."""
+        return int((~self.found).sum())
+
+
+def _match(scores: NDArray[np.floating], closeness: NDArray[np.float64], least: float) -> Matches:
+    """Give each detection, the surest first, the closest reference object still free."""
+    count, references = closeness.shape
+    reference_of = np.full(count, -1, np.intp)
+    found = np.zeros(references, bool)
+    if references:
+        for index in np.argsort(-np.asarray(scores), kind="stable"):
+            free = np.where(found, -np.inf, closeness[index])
+            best = int(free.argmax())
+            if free[best] >= least:
+                reference_of[index], found[best] = best, True
+    return Matches(reference_of, found)
+
+
+def match_by_distance(detections: Detections, reference: NDArray[np.floating], distance: float) -> Matches:
+    """Match detections with reference points one to one by the distance of centres.
+
+    Parameters
+    ----------
+    detections
+        Of one slide or image.
+    reference
+        ``(M, 2)`` centres ``(x, y)`` in the same pixels.
+    distance
+        Largest distance in those pixels; ``7.5 / mpp`` for the MIDOG convention.
+
+    Returns
+    -------
+    Matches
+        Each detection, the surest first, takes the nearest object that is still free.
+    """
+    away = detections.centres[:, None] - np.asarray(reference, np.float64).reshape(-1, 2)[None]
+    return _match(detections.scores, -np.hypot(away[..., 0], away[..., 1]), -distance)
+
+
+def match_by_iou(detections: Detections, reference: NDArray[np.floating], iou: float = 0.5) -> Matches:
+    """Match detections with reference boxes one to one by intersection over union.
+
+    Parameters
+    ----------
+    detections
+        Of one slide or image.
+    reference
+        ``(M, 4)`` boxes ``(left, top, right, bottom)``.
+    iou
+        Smallest overlap.
+    """
+    boxes = np.asarray(reference, np.float64).reshape(-1, 4)
+    return _match(detections.scores, box_iou(detections.boxes, boxes), iou)
