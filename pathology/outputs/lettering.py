@@ -43,9 +43,10 @@ def drawable(text: str, *, bold: bool = False) -> str:
             joined = True
             continue
         category = unicodedata.category(character)
-        # Variation selectors, skin tones and marks belong to the sign before them.
-        modifier = category in ("Cf", "Mn", "Me") or 0x1F3FB <= ord(character) <= 0x1F3FF
-        if ord(character) in characters and category != "Cf":
+        selector = 0xFE00 <= ord(character) <= 0xFE0F  # asks for a sign as text or as a colour picture
+        # Marks and skin tones belong to the sign before them.
+        modifier = selector or category in ("Cf", "Mn", "Me") or 0x1F3FB <= ord(character) <= 0x1F3FF
+        if ord(character) in characters and category != "Cf" and not selector:
             result.append(character)
         elif not modifier and not (joined and result[-1:] == [MISSING]):
             result.append(MISSING)
@@ -103,7 +104,9 @@ class Lettering:
         return result
 
     def _fitting(self, word: str, width: float) -> int:
+        """Return how many letters of a word go on a line: up to a hyphen, dot or such, unless that wastes half."""
         count = len(word)
         while count > 1 and self.width(word[:count]) > width:
             count -= 1
-        return count
+        after_mark = max((place + 1 for place in range(count) if word[place] in "-_.,/"), default=0)
+        return after_mark if after_mark > count // 2 else count

@@ -24,14 +24,14 @@ from pathology.outputs.heatmap import Heatmap
 from pathology.outputs.lettering import Lettering
 from pathology.outputs.palette import class_colours, colour_map, hex_to_rgb
 from pathology.outputs.picture import SlidePicture
-from pathology.outputs.wording import RESEARCH_USE_ONLY, area, length, percent, round_length, scale
+from pathology.outputs.wording import RESEARCH_USE_ONLY, area, extent, length, percent, round_length, scale
 
 __all__ = ["LONGEST_SIDE", "ScaleBar", "compose_overlay", "leading_opacity", "paint", "scale_bar", "write_overlay"]
 
 LONGEST_SIDE = 1600
 """Default longer side of the slide on an overlay, in pixels: fills a screen, prints A4 at 150 dots per inch."""
 
-OPACITY = (0.15, 0.60)
+OPACITY = (0.15, 0.55)
 """Opacity of the leading class's colour at the lowest probability a leading class can have (1 / number of
 classes) and at 1.  The upper end leaves nuclei and fibres visible through the colour, the lower end can still be
 told from tissue that was not scored."""
@@ -39,11 +39,12 @@ told from tissue that was not scored."""
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 """Weights of red, green and blue in lightness (ITU-R BT.709)."""
 
-CLASS_MAP_OPACITY = 0.60
+CLASS_MAP_OPACITY = 0.55
 """Opacity of a single class's map: the same everywhere, because there the colour itself says the probability."""
 
-COLOUR_MAP = "cividis"
-"""Map for one class's probability: uniform, and seen alike by colour-blind and other eyes."""
+COLOUR_MAP = "viridis"
+"""Map for one class's probability: uniform, safe for colour blindness, and nowhere grey like the tissue under it
+(as cividis is in its middle)."""
 
 INK, GREY, RULE, WARNING = "#1b1b1b", "#5a5a5a", "#c9c9c9", "#9a1b1b"
 
@@ -174,8 +175,8 @@ def _tissue_at(
 ) -> NDArray[np.bool_]:
     """Return ``(len(y), len(x))`` bool: the mask, bilinearly interpolated at level-0 points, at least one half."""
     sides = []
-    for positions, extent, count in ((y, dimensions[1], tissue.shape[0]), (x, dimensions[0], tissue.shape[1])):
-        place = np.clip(positions * count / extent - 0.5, 0, count - 1)
+    for positions, side, count in ((y, dimensions[1], tissue.shape[0]), (x, dimensions[0], tissue.shape[1])):
+        place = np.clip(positions * count / side - 0.5, 0, count - 1)
         first = np.minimum(place.astype(np.intp), max(0, count - 2))
         sides.append((first, np.minimum(first + 1, count - 1), (place - first).astype(np.float32)))
     (top, bottom, down), (left, right, across) = sides
@@ -281,7 +282,7 @@ class _Sheet:
         self.body = Lettering(round(22 * unit))
         self.small = Lettering(round(19 * unit))
         self.gap = round(24 * unit)
-        self.panel = round(500 * unit)
+        self.panel = round(580 * unit)
         self.draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
 
     def drawn(self) -> NDArray[np.uint8]:
@@ -337,7 +338,7 @@ class _Sheet:
         y += self.gap // 2
         facts = (
             f"Model: {card.name} {card.version}",
-            f"Slide: {scale(result.mpp)}, {self._slide_size()}",
+            f"Slide: {self._slide_size()}{scale(result.mpp)}",
             f"Patches: {result.patches:,} of {card.patch} px at {scale(card.mpp)}",
         )
         for fact in facts:
@@ -346,10 +347,9 @@ class _Sheet:
 
     def _slide_size(self) -> str:
         result = self.result
-        pixels = f"{result.width:,} × {result.height:,} px"
         if result.mpp is None or result.width is None or result.height is None:
-            return pixels
-        return f"{pixels} ({result.width * result.mpp / 1000:.1f} × {result.height * result.mpp / 1000:.1f} mm)"
+            return ""
+        return extent(result.width, result.height, result.mpp) + " at "
 
     def _legend(self, x: int, y: int, width: int) -> int:
         self.draw.line((x, y, x + width, y), fill=RULE)

@@ -59,6 +59,7 @@ def _environment() -> Environment:
     script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     environment.globals |= {
+        "extent": wording.extent,
         "research_use_only": wording.RESEARCH_USE_ONLY,
         "not_known": wording.NOT_KNOWN,
         "version": __version__,

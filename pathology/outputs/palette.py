@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pathology.bundle.card import Card
 from pathology.errors import UsageError
 
-__all__ = ["CLASS_COLOURS", "NOT_CLASSIFIED", "class_colours", "colour_map", "hex_to_rgb"]
+__all__ = ["CLASS_COLOURS", "class_colours", "colour_map", "hex_to_rgb"]
 
 CLASS_COLOURS = (
     # Okabe and Ito, "Color Universal Design" (2008), without black, which reads as a fold or as pigment; reddish
@@ -24,21 +24,19 @@ CLASS_COLOURS = (
     "#f0e442",  # yellow
     "#cc79a7",  # reddish purple
     # Further ones: each is the colour furthest (CIEDE2000, the least over normal, protanope and deuteranope
-    # vision as simulated by Machado et al. 2009) from all before it and from white, black and eosin pink.
+    # vision as simulated by Machado et al. 2009) from all before it and from white, black and mid-grey, among
+    # those with a chroma above 35, because overlays show tissue in grey under the colour.
     "#772200",  # brown
-    "#112299",  # navy
-    "#eeccaa",  # sand
-    "#446644",  # dark green
-    "#664455",  # aubergine
-    "#ddddff",  # lavender
+    "#112277",  # navy
+    "#00ddaa",  # turquoise
+    "#883355",  # plum
+    "#0000dd",  # ultramarine
+    "#cc0044",  # crimson
     "#3388ff",  # azure
-    "#667777",  # slate
-    "#4400ee",  # ultramarine
+    "#22eeff",  # cyan
+    "#aa3388",  # magenta
 )
 """Standard colours in the order of a card's classes."""
-
-NOT_CLASSIFIED = "#8a8a8a"
-"""Neutral grey for what belongs to no class."""
 
 
 def hex_to_rgb(colour: str) -> tuple[int, int, int]:

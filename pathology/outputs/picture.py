@@ -84,13 +84,6 @@ class SlidePicture:
         size = picture_size(dimensions, longest)
         return self if size[0] > self.size[0] and min(self.scale) > 1 else self.resized(size)
 
-    def within(self, longest: int) -> SlidePicture:
-        """Return the picture with no side above ``longest`` pixels; a smaller one as it is."""
-        factor = longest / max(self.size)
-        if factor >= 1:
-            return self
-        return self.resized((max(1, round(self.size[0] * factor)), max(1, round(self.size[1] * factor))))
-
 
 def jpeg(pixels: NDArray[np.uint8], quality: int = 88) -> bytes:
     """Return ``(H, W, 3)`` uint8 RGB as a JPEG file with full colour resolution, so that map edges stay sharp."""

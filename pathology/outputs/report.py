@@ -184,6 +184,8 @@ def _settings(
             kind = None if field is None else field.annotation
             yield from _settings(value, kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None, label)
             continue
-        meaning = "" if field is None or field.description is None else field.description
-        first = re.split(r"(?<=\.)\s", " ".join(meaning.split()), maxsplit=1)[0]
-        yield label, "none" if value is None else _said(value), first.replace("``", "").rstrip(".;")
+        meaning = "" if field is None or field.description is None else " ".join(field.description.split())
+        # Documentation is written for Sphinx: first sentence, without its marks.
+        first = re.split(r"(?<=\.)\s", meaning, maxsplit=1)[0].rstrip(".")
+        first = re.sub(r":\w+:`([^`]+)`|``", r"\1", first)
+        yield label, "none" if value is None else _said(value), first

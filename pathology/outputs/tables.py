@@ -206,6 +206,9 @@ def _read_csv(path: Path) -> pa.Table:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, strict=True))
     names = [_original(name) for name in rows[0]] if rows else []
+    short = next((number for number, row in enumerate(rows, 1) if len(row) != len(names)), None)
+    if short is not None:
+        raise ValueError(f"row {short} has {len(rows[short - 1])} cells instead of {len(names)}")
     kinds = [
         _FIXED.get(name) or (pa.float64() if name.startswith(tuple(_PER_CLASS)) else pa.string()) for name in names
     ]

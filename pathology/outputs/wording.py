@@ -11,6 +11,7 @@ __all__ = [
     "RESEARCH_USE_ONLY",
     "area",
     "duration",
+    "extent",
     "length",
     "one_line",
     "percent",
@@ -49,7 +50,9 @@ def area(mm2: float | None) -> str:
     """Return an area with its unit; three significant figures below 10 mm²."""
     if mm2 is None or math.isnan(mm2):
         return NOT_KNOWN
-    if 0 < mm2 < 0.01:
+    if mm2 == 0:
+        return "0 mm²"
+    if mm2 < 0.01:
         return "< 0.01 mm²"
     return f"{mm2:.2f} mm²" if mm2 < 10 else f"{mm2:.1f} mm²" if mm2 < 100 else f"{mm2:,.0f} mm²"
 
@@ -58,6 +61,8 @@ def duration(seconds: float | None) -> str:
     """Return a time span in the units people say it in."""
     if seconds is None or math.isnan(seconds):
         return NOT_KNOWN
+    if 0 < seconds < 0.05:
+        return "< 0.1 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -89,6 +94,22 @@ def round_length(longest: float) -> float:
         for step in (1, 2, 5)
         if step * candidate <= longest * (1 + 1e-12)
     )
+
+
+def extent(width: int, height: int, mpp: float) -> str:
+    """Return the physical size of a slide, in mm to one decimal or, below 1 mm, in whole µm.
+
+    Parameters
+    ----------
+    width, height
+        In pixels.
+    mpp
+        Micrometres per pixel.
+    """
+    across, down = width * mpp, height * mpp
+    if max(across, down) < 1000:
+        return f"{across:.0f} × {down:.0f} µm"
+    return f"{across / 1000:.1f} × {down / 1000:.1f} mm"
 
 
 def length(micrometres: float) -> str:
