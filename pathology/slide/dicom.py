@@ -278,6 +278,8 @@ def _walk(descriptor: int, first: int, count: int, path: Path) -> tuple[NDArray[
     if len(starts) > count:
         # Frames in several fragments: a frame begins where a picture does.
         starts = [s for s in starts if os.pread(descriptor, 12, s + 8).startswith(_FRAME_STARTS)]
+        if len(starts) != count:
+            raise UnsupportedSlideError("the DICOM file does not say where its frames begin", where=path)
     if len(starts) != count:
         raise CorruptSlideError(
             f"the file is cut off: {count} frames are announced, {len(starts)} are there",
