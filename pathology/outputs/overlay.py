@@ -24,7 +24,7 @@ from pathology.outputs.heatmap import Heatmap
 from pathology.outputs.lettering import Lettering
 from pathology.outputs.palette import class_colours, colour_map, hex_to_rgb
 from pathology.outputs.picture import SlidePicture
-from pathology.outputs.wording import RESEARCH_USE_ONLY, area, extent, length, percent, round_length, scale
+from pathology.outputs.wording import RESEARCH_USE_ONLY, area, extent, length, percent, round_length, scale, sentence
 
 __all__ = ["LONGEST_SIDE", "ScaleBar", "compose_overlay", "leading_opacity", "paint", "scale_bar", "write_overlay"]
 
@@ -109,7 +109,6 @@ def paint(
     *,
     colours: tuple[str, ...],
     only: str | None = None,
-    colours_of_one: str = COLOUR_MAP,
 ) -> NDArray[np.uint8]:
     """Lay a heatmap on a picture of its slide.
 
@@ -130,8 +129,6 @@ def paint(
         ``#rrggbb`` per class of the heatmap, for the leading-class map.
     only
         A class to show alone; ``None`` shows the leading class.
-    colours_of_one
-        Colour map for one class.
 
     Returns
     -------
@@ -141,7 +138,7 @@ def paint(
     Raises
     ------
     UsageError
-        If the class or colour map does not exist, or the number of colours is not that of the classes.
+        If there is no such class, or the number of colours is not that of the classes.
     """
     if len(colours) != len(heatmap.classes):
         raise UsageError(f"colours: expected {len(heatmap.classes)}, one per class, got {len(colours)}")
@@ -152,7 +149,7 @@ def paint(
         cell_opacity = leading_opacity(heatmap.confidence(), len(heatmap.classes))
     else:
         values = heatmap.probability(only)
-        cell_colour = colour_map(colours_of_one, values).astype(np.float32)
+        cell_colour = colour_map(COLOUR_MAP, values).astype(np.float32)
         cell_opacity = np.where(np.isnan(values), 0, CLASS_MAP_OPACITY).astype(np.float32)
     if not heatmap.known().any():
         return picture.pixels.copy()
@@ -332,7 +329,7 @@ class _Sheet:
         y = self._text(self.title, result.slide_id, x, y, width, lines=3) + self.gap // 3
         if result.abstained:
             y = self._text(self.strong, "No prediction: the model abstained", x, y, width, WARNING)
-            y = self._text(self.small, result.abstained_because, x, y, width, GREY, lines=3)
+            y = self._text(self.small, sentence(result.abstained_because), x, y, width, GREY, lines=3)
         elif result.prediction is not None:
             y = self._text(self.strong, f"Prediction: {result.prediction}", x, y, width, lines=3)
         y += self.gap // 2

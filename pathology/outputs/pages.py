@@ -55,6 +55,7 @@ def _environment() -> Environment:
         "duration": wording.duration,
         "percent": wording.percent,
         "scale": wording.scale,
+        "sentence": wording.sentence,
     }
     script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

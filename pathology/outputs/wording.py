@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "percent",
     "round_length",
     "scale",
+    "sentence",
     "valid_text",
 ]
 
@@ -115,6 +117,13 @@ def extent(width: int, height: int, mpp: float) -> str:
 def length(micrometres: float) -> str:
     """Return a length in µm, or in mm from 1 mm."""
     return f"{micrometres / 1000:g} mm" if micrometres >= 1000 else f"{micrometres:g} µm"
+
+
+def sentence(text: str) -> str:
+    """Return a reason or warning as a sentence: a capital first, unless it begins with a file's name, and a stop."""
+    if re.match(r"[a-z]+[ ,]", text):
+        text = text[0].upper() + text[1:]
+    return text if not text or text[-1] in ".!?…" else f"{text}."
 
 
 def valid_text(text: str) -> str:

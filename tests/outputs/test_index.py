@@ -63,7 +63,7 @@ def test_counts_and_rows(make, card, entries):
         "non-tumour: 0",
         "The file is empty.",
         "No scale.",
-        "No prediction 0.4 < 0.5",
+        "No prediction 0.4 < 0.5.",
         "1 warning",
         "Research use only",
         "Three cases only.",

@@ -66,6 +66,21 @@ def test_round_length(longest, length):
     assert wording.round_length(longest) == pytest.approx(length)
 
 
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("the file is empty", "The file is empty."),
+        ("The file is empty.", "The file is empty."),
+        ("slide.svs: the file is empty", "slide.svs: the file is empty."),
+        ("slides/a.svs is empty", "slides/a.svs is empty."),
+        ("µm are missing!", "µm are missing!"),
+        ("", ""),
+    ],
+)
+def test_reasons_become_sentences(reason, shown):
+    assert wording.sentence(reason) == shown
+
+
 def test_text_of_foreign_encodings_can_be_written():
     assert wording.valid_text("a\udcffb\n😀") == "a\\udcffb\n😀"
     assert wording.one_line("a\r\nb\u2028c") == "a  b c"
