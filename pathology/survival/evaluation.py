@@ -482,7 +482,7 @@ def _concordance(outcome: Outcome, risk: Floats, weight: Floats) -> tuple[float,
 def _reciprocal(remaining: StepFunction, at: Floats, train: Outcome) -> Floats:
     chance = remaining(at)
     beyond = (at > train.time.max()) if at.size else np.zeros(0, dtype=bool)
-    if np.any(chance <= 0) or np.any(beyond & (remaining.values[-1] > 0)):
+    if np.any(chance <= 0) or np.any(beyond & (remaining.heights[-1] > 0)):
         raise UsageError(
             f"an event at {at.max():g} lies beyond the follow-up of the training patients ({train.time.max():g})",
             remedy="Give a tau or times within the training follow-up",

@@ -36,20 +36,20 @@ class StepFunction:
     ----------
     times
         Where it steps, ascending, shape (K,).
-    values
+    heights
         Value from that time on, shape (K,).
     start
         Value before the first step.
     """
 
     times: Floats
-    values: Floats
+    heights: Floats
     start: float
 
     def __call__(self, at: npt.ArrayLike) -> Floats:
         """Return the values at ``at``; after the last step the last value holds."""
         index = np.searchsorted(self.times, np.asarray(at, dtype=float), side="right")
-        return np.asarray(np.concatenate([[self.start], self.values])[index], dtype=float)
+        return np.asarray(np.concatenate([[self.start], self.heights])[index], dtype=float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def nelson_aalen(outcome: Outcome) -> StepFunction:
     """Estimate the cumulative hazard (Nelson 1972, Aalen 1978), ties as one group."""
     times, events, _, at_risk = _table(outcome)
     hazard: Floats = np.asarray(events / at_risk, dtype=np.float64)
-    return StepFunction(times, np.cumsum(hazard), 0.0)
+    return StepFunction(times, hazard.cumsum(), 0.0)
 
 
 def censoring_distribution(outcome: Outcome) -> StepFunction:
@@ -126,8 +126,8 @@ def censoring_distribution(outcome: Outcome) -> StepFunction:
     times, events, censored, at_risk = _table(outcome)
     with np.errstate(divide="ignore", invalid="ignore"):
         left = at_risk - events
-        factor = np.where(left > 0, 1 - censored / np.maximum(left, 1), 1.0)
-    return StepFunction(times, np.cumprod(factor), 1.0)
+        factor: Floats = np.where(left > 0, 1 - censored / np.maximum(left, 1), 1.0)
+    return StepFunction(times, factor.cumprod(), 1.0)
 
 
 def breslow(outcome: Outcome, log_risk: npt.ArrayLike) -> StepFunction:

@@ -1,0 +1,265 @@
+"""From a table's columns to a matrix of covariates: every number learnt from the training patients only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field, model_validator
+from sklearn.impute import KNNImputer
+
+from pathology.errors import InputTableError, UsageError
+from pathology.settings import Settings
+from pathology.survival.outcome import Outcome
+
+__all__ = ["CovariateSettings", "Preparation", "read_outcome_columns"]
+
+Floats = npt.NDArray[np.float64]
+RARE = "(rare)"
+"""Level under which rare levels are put together."""
+
+
+class CovariateSettings(Settings):
+    """Which columns are used and how they become numbers."""
+
+    numeric: tuple[str, ...] = ()
+    """Columns of numbers; each is centred and divided by its standard deviation."""
+    categorical: tuple[str, ...] = ()
+    """Columns of names; each level but the commonest becomes one 0/1 covariate."""
+    imputation: Literal["median", "knn"] = "median"
+    """What fills a gap: the training median (the commonest level), or the mean of the nearest training patients.
+    ``knn`` has to keep the prepared training rows within the model; ``median`` keeps two numbers a column."""
+    neighbours: Annotated[int, Field(ge=1)] = 5
+    """Patients averaged by ``knn``."""
+    min_patients: Annotated[int, Field(ge=1)] = 8
+    """Levels with fewer training patients are put together; a handful of patients carries no estimate."""
+
+    @model_validator(mode="after")
+    def _named_once(self) -> CovariateSettings:
+        names = (*self.numeric, *self.categorical)
+        if not names:
+            raise ValueError("name at least one covariate")
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is named twice")
+        return self
+
+
+class Preparation:
+    """Coding, imputation and scaling, fitted on training patients and then fixed.
+
+    Parameters
+    ----------
+    settings
+        Which columns and how.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Covariates in the order of the matrix, such as ``age`` and ``site=uterus``.
+    """
+
+    def __init__(self, settings: CovariateSettings) -> None:
+        self.settings = settings
+        self.names: tuple[str, ...] = ()
+        self.levels: dict[str, tuple[str, ...]] = {}
+        self.reference: dict[str, str] = {}
+        self._centre: Floats = np.zeros(0)
+        self._scale: Floats = np.ones(0)
+        self._fill: Floats = np.zeros(0)
+        self._neighbours: Floats | None = None
+        self._imputer: KNNImputer | None = None
+
+    def fit(self, table: pd.DataFrame) -> Preparation:
+        """Learn levels, means, deviations and fillings from training patients.
+
+        Parameters
+        ----------
+        table
+            One row a patient, with the named columns.
+
+        Returns
+        -------
+        Preparation
+            Itself.
+
+        Raises
+        ------
+        InputTableError
+            A column is missing, a number is no number, or a column says nothing (empty, or one value only).
+        """
+        names: list[str] = []
+        for column in self.settings.numeric:
+            values = _numbers(table, column)
+            known = values[np.isfinite(values)]
+            if known.size == 0 or np.ptp(known) == 0:
+                lack = "no values" if known.size == 0 else "one value only"
+                raise InputTableError(
+                    f"column '{column}' has {lack} in the training patients",
+                    remedy="Leave the column out",
+                )
+            names.append(column)
+        for column in self.settings.categorical:
+            texts = _texts(table, column)
+            counts = pd.Series([t for t in texts if t is not None]).value_counts()
+            ordered = sorted(counts.index, key=lambda level: (-counts[level], level))
+            kept = [level for level in ordered if counts[level] >= self.settings.min_patients]
+            rare = [level for level in ordered if counts[level] < self.settings.min_patients]
+            if sum(counts[level] for level in rare) >= self.settings.min_patients and kept:
+                kept.append(RARE)
+            if len(kept) < 2:
+                raise InputTableError(
+                    f"column '{column}' has no two levels of {self.settings.min_patients} training patients",
+                    remedy="Leave the column out or join its levels",
+                )
+            self.reference[column] = kept[0]
+            self.levels[column] = tuple(kept[1:])
+            names += [f"{column}={level}" for level in kept[1:]]
+        self.names = tuple(names)
+        coded = self._code(table)
+        numeric = len(self.settings.numeric)
+        self._centre, self._scale = np.zeros(len(names)), np.ones(len(names))
+        self._centre[:numeric] = np.nanmean(coded[:, :numeric], axis=0) if numeric else 0.0
+        self._scale[:numeric] = np.nanstd(coded[:, :numeric], axis=0) if numeric else 1.0
+        scaled = (coded - self._centre) / self._scale
+        self._fill = np.nanmedian(scaled, axis=0)
+        # A level's median is 0 unless most have it, so a gap becomes the reference level.
+        self._fill[numeric:] = np.round(self._fill[numeric:])
+        if self.settings.imputation == "knn":
+            self._remember(scaled)
+        return self
+
+    def transform(self, table: pd.DataFrame) -> Floats:
+        """Return the covariates of any patients, by what was learnt from the training patients.
+
+        Parameters
+        ----------
+        table
+            One row a patient, with the named columns.
+
+        Returns
+        -------
+        ndarray, shape (N, P)
+            Without gaps; column order as in ``names``.
+
+        Raises
+        ------
+        UsageError
+            Called before :meth:`fit`.
+        InputTableError
+            A column is missing or a number is no number.
+        """
+        if not self.names:
+            raise UsageError("the preparation has not been fitted")
+        scaled = (self._code(table) - self._centre) / self._scale
+        if self._imputer is not None:
+            return np.asarray(self._imputer.transform(scaled), dtype=float)
+        return np.where(np.isnan(scaled), self._fill, scaled)
+
+    def scale_of(self, name: str) -> float:
+        """Return by how many units of the original column a step of 1 of this covariate differs."""
+        return float(self._scale[self.names.index(name)])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
+        """Return what was learnt, as JSON-able values and arrays."""
+        arrays = {"centre": self._centre, "scale": self._scale, "fill": self._fill}
+        if self._neighbours is not None:
+            arrays["neighbours"] = self._neighbours
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "names": list(self.names),
+            "levels": {c: list(v) for c, v in self.levels.items()},
+            "reference": self.reference,
+        }, arrays
+
+    @classmethod
+    def from_state(cls, values: dict[str, Any], arrays: dict[str, Floats]) -> Preparation:
+        """Rebuild a fitted preparation from :meth:`state`."""
+        self = cls(CovariateSettings(**values["settings"]))
+        self.names = tuple(values["names"])
+        self.levels = {c: tuple(v) for c, v in values["levels"].items()}
+        self.reference = dict(values["reference"])
+        self._centre, self._scale, self._fill = (
+            np.asarray(arrays[k], dtype=float) for k in ("centre", "scale", "fill")
+        )
+        if "neighbours" in arrays:
+            self._remember(np.asarray(arrays["neighbours"], dtype=float))
+        return self
+
+    def _remember(self, scaled: Floats) -> None:
+        self._neighbours = scaled
+        self._imputer = KNNImputer(n_neighbors=self.settings.neighbours, keep_empty_features=True).fit(scaled)
+
+    def _code(self, table: pd.DataFrame) -> Floats:
+        columns = [_numbers(table, column) for column in self.settings.numeric]
+        for column in self.settings.categorical:
+            texts = _texts(table, column)
+            known = {self.reference[column], *self.levels[column]}
+            missing = np.array([t is None for t in texts])
+            for level in self.levels[column]:
+                # A level never seen in training counts as rare; without a rare level it counts as the reference.
+                match = [t == level or (level == RARE and t is not None and t not in known) for t in texts]
+                columns.append(np.where(missing, np.nan, np.asarray(match, dtype=float)))
+        return np.stack(columns, axis=1)
+
+
+def read_outcome_columns(table: pd.DataFrame, time: str, event: str) -> tuple[Outcome, npt.NDArray[np.int64]]:
+    """Read follow-up from a table and say which rows have it.
+
+    Parameters
+    ----------
+    table
+        One row a patient.
+    time, event
+        Names of the columns.
+
+    Returns
+    -------
+    tuple
+        Follow-up of the M patients who have both, and their row numbers, shape (M,).
+
+    Raises
+    ------
+    InputTableError
+        A column is missing, a time is no number or negative, an event is neither 0 nor 1, or no row has both; the
+        message names the first row.
+    """
+    t, e = _numbers(table, time), _numbers(table, event)
+    rows = np.flatnonzero(np.isfinite(t) & np.isfinite(e))
+    if rows.size == 0:
+        raise InputTableError(f"no row has both '{time}' and '{event}'")
+    for i in rows:
+        if t[i] < 0:
+            raise InputTableError(f"row {i + 2}: '{time}' is {t[i]:g}", remedy="Times must not be negative")
+        if e[i] not in (0, 1):
+            raise InputTableError(f"row {i + 2}: '{event}' is {e[i]:g}", remedy="Write 1 for seen, 0 for not seen")
+    return Outcome(t[rows], e[rows].astype(bool)), rows
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series[Any]:
+    if name not in table.columns:
+        raise InputTableError(
+            f"there is no column '{name}'", remedy=f"The columns are {', '.join(map(str, table.columns))}"
+        )
+    return table[name]
+
+
+def _numbers(table: pd.DataFrame, name: str) -> Floats:
+    column = _column(table, name)
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    for i, (value, raw) in enumerate(zip(values, column, strict=True)):
+        if np.isnan(value) and not pd.isna(raw) and str(raw).strip():
+            # Row 1 of the file is its header.
+            raise InputTableError(
+                f"row {i + 2}: '{name}' is '{raw}', expected a number", remedy="Mend the cell or empty it"
+            )
+        if np.isinf(value):
+            raise InputTableError(f"row {i + 2}: '{name}' is infinite", remedy="Mend the cell or empty it")
+    return values
+
+
+def _texts(table: pd.DataFrame, name: str) -> Sequence[str | None]:
+    return [None if pd.isna(v) or not str(v).strip() else str(v).strip() for v in _column(table, name)]

@@ -1,0 +1,400 @@
+"""Nested cross-validation of survival models: inner folds choose, outer folds measure, patients are bootstrapped.
+
+Everything that learns from data (coding, imputation, scaling, cut-offs, penalties, epochs) is fitted on the training
+side of its own fold.  Measurements pair patients within one outer fold only, because risks of differently trained
+models share no scale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field
+
+from pathology.errors import UsageError
+from pathology.settings import Settings
+from pathology.survival.covariates import CovariateSettings, Preparation
+from pathology.survival.evaluation import TIED_RISK, calibration_slope, harrell_c, observed_to_expected
+from pathology.survival.groups import RiskGroups
+from pathology.survival.model import SurvivalModel, model_kinds
+from pathology.survival.nonparametric import censoring_distribution, kaplan_meier
+from pathology.survival.outcome import Outcome, outcome_strata
+from pathology.training.splits import Fold, audit_leakage, nested_folds
+from pathology.training.statistics import Interval
+
+__all__ = [
+    "Candidate",
+    "CrossValidation",
+    "CrossValidationSettings",
+    "ModelScore",
+    "OuterPrediction",
+    "cross_validate",
+    "score_predictions",
+]
+
+Floats = npt.NDArray[np.float64]
+
+
+class Candidate(Settings):
+    """One model with one set of settings."""
+
+    kind: str
+    """One of :func:`pathology.survival.model.model_kinds`."""
+    settings: dict[str, object] = {}
+    """Values of its settings; the rest have their defaults."""
+
+    def make(self) -> SurvivalModel:
+        """Return it unfitted."""
+        kinds = model_kinds()
+        if self.kind not in kinds:
+            raise UsageError(f"there is no survival model '{self.kind}'", remedy=f"Choose one of {', '.join(kinds)}")
+        return kinds[self.kind](kinds[self.kind].settings_type(**self.settings))
+
+
+class CrossValidationSettings(Settings):
+    """How patients are divided and figures bootstrapped."""
+
+    outer: Annotated[int, Field(ge=2)] = 5
+    """Folds that measure."""
+    inner: Annotated[int, Field(ge=2)] = 3
+    """Folds that choose between candidates; unused for a model with one candidate."""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """Repeats of the outer division."""
+    groups: Annotated[int, Field(ge=2)] = 3
+    """Risk groups, cut on the training side of each outer fold."""
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    """Of the bootstrap by patient."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Confidence level."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class OuterPrediction:
+    """What a model said about the patients of one outer fold.
+
+    Parameters
+    ----------
+    fold
+        The outer fold.
+    risk
+        Shape (M,), M test patients in the order of ``fold.test``.
+    survival
+        Shape (M, T).
+    groups
+        Risk group of each test patient, by cut-offs of the training side.
+    chosen
+        The candidate that the inner folds chose.
+    """
+
+    fold: Fold
+    risk: Floats
+    survival: Floats
+    groups: tuple[str, ...]
+    chosen: Candidate
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """Out-of-fold predictions of several models on the same folds.
+
+    Parameters
+    ----------
+    outcome
+        Follow-up of all N patients.
+    times
+        T times at which survival was predicted.
+    predictions
+        By model name, one entry an outer fold.
+    settings
+        How it was done.
+    """
+
+    outcome: Outcome
+    times: Floats
+    predictions: Mapping[str, tuple[OuterPrediction, ...]]
+    settings: CrossValidationSettings
+
+
+class ModelScore(Settings):
+    """Figures of one model over all outer folds, each with an interval from a bootstrap by patient."""
+
+    model: str
+    patients: int
+    events: int
+    harrell: Interval
+    uno: Interval
+    """Up to the last of the times."""
+    auc: dict[str, Interval]
+    """Cumulative/dynamic area under the ROC curve by time."""
+    integrated_brier: Interval
+    """Mean Brier score between the first and the last time."""
+    reference_brier: float
+    """The same of a model that gives everybody the training patients' Kaplan-Meier curve: what must be beaten."""
+    calibration_slope: dict[str, float]
+    """By time; 1 is right, below 1 too extreme."""
+    observed_to_expected: dict[str, float]
+    """By time; 1 is right, above 1 too few events predicted."""
+    by_fold: tuple[float, ...]
+    """Harrell's index of each outer fold."""
+    chosen: tuple[str, ...]
+    """Settings chosen in each outer fold, in words."""
+
+
+def cross_validate(
+    table: pd.DataFrame,
+    outcome: Outcome,
+    covariates: CovariateSettings,
+    models: Mapping[str, Sequence[Candidate]],
+    times: npt.ArrayLike,
+    settings: CrossValidationSettings | None = None,
+    *,
+    patients: Sequence[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CrossValidation:
+    """Predict every patient by models that have not seen him.
+
+    Parameters
+    ----------
+    table
+        One row a patient.
+    outcome
+        Follow-up, in the order of the table.
+    covariates
+        Which columns and how.
+    models
+        Candidates by the name under which they are reported.
+    times
+        Times at which survival is predicted, ascending, in the unit of the outcome.
+    settings
+        Folds and seed.
+    patients
+        Patient of each row; rows of one patient stay together.  Default: every row is a patient.
+    progress
+        Called with a line of text after each model and fold.
+
+    Raises
+    ------
+    UsageError
+        Lengths differ, a model has no candidate, or one cannot be fitted.
+    """
+    how = settings or CrossValidationSettings()
+    at = np.atleast_1d(np.asarray(times, dtype=float))
+    if len(table) != len(outcome):
+        raise UsageError(f"the table has {len(table)} rows for {len(outcome)} outcomes")
+    empty = [name for name, candidates in models.items() if not candidates]
+    if empty or not models:
+        raise UsageError(f"no candidates for {', '.join(empty) or 'any model'}")
+    frame = table.reset_index(drop=True)
+    owners = [str(i) for i in range(len(frame))] if patients is None else [str(p) for p in patients]
+    strata = outcome_strata(outcome)
+    # A patient has one follow-up, so rows of a patient share a stratum or are kept together all the same.
+    nested = nested_folds(owners, strata, outer=how.outer, inner=how.inner, repeats=how.repeats, seed=how.seed)
+    predictions: dict[str, list[OuterPrediction]] = {name: [] for name in models}
+    for number, fold in enumerate(nested):
+        audit_leakage({"train": fold.outer.train, "test": fold.outer.test}, patients=owners)
+        for inner in fold.inner:
+            audit_leakage({"train": inner.train, "tune": inner.test, "test": fold.outer.test}, patients=owners)
+        x_train, x_test = _prepare(frame, covariates, fold.outer)
+        y_train = outcome.take(fold.outer.train)
+        inner_data = [
+            (*_prepare(frame, covariates, f), outcome.take(f.train), outcome.take(f.test)) for f in fold.inner
+        ]
+        for name, candidates in models.items():
+            seed = _seed(how.seed, name, number)
+            best = candidates[0]
+            if len(candidates) > 1:
+                best = max(candidates, key=lambda c, s=seed: _inner_score(c, inner_data, s))  # type: ignore[misc]
+            model = best.make().fit(x_train, y_train, seed=seed)
+            groups = RiskGroups.cut(model.predict_risk(x_train), how.groups)
+            risk = model.predict_risk(x_test)
+            survival = model.predict_survival(x_test, at)
+            predictions[name].append(OuterPrediction(fold.outer, risk, survival, tuple(groups.assign(risk)), best))
+            if progress is not None:
+                c = harrell_c(outcome.take(fold.outer.test), risk)
+                progress(f"{name}: fold {number + 1} of {len(nested)}, C {c:.3f}")
+    return CrossValidation(outcome, at, {k: tuple(v) for k, v in predictions.items()}, how)
+
+
+def score_predictions(result: CrossValidation, name: str) -> ModelScore:
+    """Measure one model's out-of-fold predictions.
+
+    Pairs are formed within an outer fold and summed over folds; repeats are averaged.  The interval resamples
+    patients with the predictions fixed: it covers the choice of patients measured, not that of patients trained on.
+
+    Parameters
+    ----------
+    result
+        Out-of-fold predictions.
+    name
+        Model.
+
+    Raises
+    ------
+    UsageError
+        No such model, or an event beyond the follow-up of its training patients.
+    """
+    if name not in result.predictions:
+        raise UsageError(f"there is no model '{name}'", remedy=f"There are {', '.join(result.predictions)}")
+    outcome, at = result.outcome, result.times
+    folds = result.predictions[name]
+    n = len(outcome)
+    repeats = sorted({p.fold.repeat for p in folds})
+    draws = _draws(n, result.settings.resamples, result.settings.seed)
+
+    harrell, uno, areas, brier, reference = [], [], [], [], []
+    for repeat in repeats:
+        pairs = {key: _Pairs(n) for key in ("harrell", "uno", *(f"{t:g}" for t in at))}
+        score, floor = np.zeros((n, len(at))), np.zeros((n, len(at)))
+        for p in (p for p in folds if p.fold.repeat == repeat):
+            train, test = outcome.take(p.fold.train), outcome.take(p.fold.test)
+            remaining = censoring_distribution(train)
+            pairs["harrell"].add(p.fold.test, *_concordant(test, p.risk, np.ones(len(test))))
+            early = test.event & (test.time < at[-1])
+            weight = np.where(early, _inverse(remaining(test.time)), 0.0)
+            pairs["uno"].add(p.fold.test, *_concordant(test, p.risk, weight**2))
+            for i, t in enumerate(at):
+                pairs[f"{t:g}"].add(
+                    p.fold.test, *_dynamic(test, 1 - p.survival[:, i], _inverse(remaining(test.time)), t)
+                )
+            score[p.fold.test] = _brier_parts(test, p.survival, at, remaining(test.time), remaining(at))
+            flat = np.broadcast_to(kaplan_meier(train).at(at), p.survival.shape)
+            floor[p.fold.test] = _brier_parts(test, flat, at, remaining(test.time), remaining(at))
+        harrell.append(pairs["harrell"])
+        uno.append(pairs["uno"])
+        areas.append({f"{t:g}": pairs[f"{t:g}"] for t in at})
+        brier.append(_integrate(score, at))
+        reference.append(_integrate(floor, at))
+
+    def interval(value: float, samples: Floats, count: int) -> Interval:
+        kept = samples[np.isfinite(samples)]
+        tail = (1 - result.settings.level) / 2
+        defined = len(kept) > len(samples) / 2 and np.isfinite(value)
+        low, high = np.quantile(kept, [tail, 1 - tail]) if defined else (np.nan, np.nan)
+        return Interval(
+            value=value,
+            low=float(low),
+            high=float(high),
+            level=result.settings.level,
+            n=count,
+            method=f"percentile bootstrap by patient ({len(kept)} of {len(samples)} resamples), predictions fixed",
+        )
+
+    def paired(each: Sequence[_Pairs]) -> Interval:
+        whole = np.ones((1, n))
+        value = float(np.mean([p.ratio(whole)[0] for p in each]))
+        return interval(value, np.mean([p.ratio(draws) for p in each], axis=0), n)
+
+    mean_brier = np.mean(brier, axis=0)
+    by_fold = [harrell_c(outcome.take(p.fold.test), p.risk) for p in folds]
+    pooled = {p: np.concatenate([f.survival for f in folds if f.fold.repeat == p]) for p in repeats}
+    rows = {p: np.concatenate([f.fold.test for f in folds if f.fold.repeat == p]) for p in repeats}
+
+    def pooled_figure(figure: Callable[[Outcome, Floats, float], float], i: int, t: float) -> float:
+        return float(np.mean([figure(outcome.take(rows[r]), pooled[r][:, i], t) for r in repeats]))
+
+    return ModelScore(
+        model=name,
+        patients=n,
+        events=outcome.events,
+        harrell=paired(harrell),
+        uno=paired(uno),
+        auc={f"{t:g}": paired([a[f"{t:g}"] for a in areas]) for t in at},
+        integrated_brier=interval(float(mean_brier.mean()), draws @ mean_brier / n, n),
+        reference_brier=float(np.mean(reference)),
+        calibration_slope={f"{t:g}": pooled_figure(calibration_slope, i, float(t)) for i, t in enumerate(at)},
+        observed_to_expected={f"{t:g}": pooled_figure(observed_to_expected, i, float(t)) for i, t in enumerate(at)},
+        by_fold=tuple(by_fold),
+        chosen=tuple(_in_words(p.chosen) for p in folds),
+    )
+
+
+class _Pairs:
+    """Won and comparable pairs of patients, as matrices, so that a bootstrap is a product with counts."""
+
+    def __init__(self, n: int) -> None:
+        self.won = np.zeros((n, n))
+        self.comparable = np.zeros((n, n))
+
+    def add(self, rows: npt.NDArray[np.int64], won: Floats, comparable: Floats) -> None:
+        place = np.ix_(rows, rows)
+        self.won[place] += won
+        self.comparable[place] += comparable
+
+    def ratio(self, counts: Floats) -> Floats:
+        """Return the index for each row of counts (how often each patient was drawn)."""
+        won = np.einsum("bi,bi->b", counts @ self.won, counts)
+        comparable = np.einsum("bi,bi->b", counts @ self.comparable, counts)
+        return np.where(comparable > 0, won / np.where(comparable > 0, comparable, 1), np.nan)
+
+
+def _won(risk: Floats) -> Floats:
+    difference = risk[:, None] - risk[None, :]
+    return np.where(np.abs(difference) <= TIED_RISK, 0.5, (difference > 0).astype(float))
+
+
+def _concordant(test: Outcome, risk: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    time = test.time[:, None]
+    later = (test.time[None, :] > time) | ((test.time[None, :] == time) & ~test.event[None, :])
+    comparable = (weight * test.event)[:, None] * later
+    return comparable * _won(risk), comparable
+
+
+def _dynamic(test: Outcome, risk: Floats, weight: Floats, t: float) -> tuple[Floats, Floats]:
+    case, control = test.event & (test.time <= t), test.time > t
+    comparable = np.where(case, weight, 0.0)[:, None] * control[None, :]
+    return comparable * _won(risk), comparable
+
+
+def _brier_parts(test: Outcome, survival: Floats, at: Floats, at_own: Floats, at_times: Floats) -> Floats:
+    case = (test.time[:, None] <= at) & test.event[:, None]
+    control = test.time[:, None] > at
+    return np.asarray(
+        survival**2 * case * _inverse(at_own)[:, None] + (1 - survival) ** 2 * control * _inverse(at_times)
+    )
+
+
+def _integrate(score: Floats, at: Floats) -> Floats:
+    if len(at) == 1:
+        return np.asarray(score[:, 0])
+    return np.asarray(np.trapezoid(score, at, axis=1) / (at[-1] - at[0]), dtype=float)
+
+
+def _inverse(chance: Floats) -> Floats:
+    return np.where(chance > 0, 1 / np.where(chance > 0, chance, 1.0), 0.0)
+
+
+def _draws(n: int, resamples: int, seed: int) -> Floats:
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
+
+
+def _prepare(table: pd.DataFrame, covariates: CovariateSettings, fold: Fold) -> tuple[Floats, Floats]:
+    train = table.iloc[fold.train]
+    preparation = Preparation(covariates).fit(train)
+    return preparation.transform(train), preparation.transform(table.iloc[fold.test])
+
+
+def _inner_score(candidate: Candidate, folds: Sequence[tuple[Floats, Floats, Outcome, Outcome]], seed: int) -> float:
+    scores = []
+    for x_train, x_tune, y_train, y_tune in folds:
+        try:
+            model = candidate.make().fit(x_train, y_train, seed=seed)
+        except UsageError:
+            # A candidate that cannot be estimated on a part of the training patients is not chosen.
+            return float("-inf")
+        scores.append(harrell_c(y_tune, model.predict_risk(x_tune)))
+    return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("-inf")
+
+
+def _in_words(candidate: Candidate) -> str:
+    return ", ".join(f"{k} {v}" for k, v in candidate.settings.items()) or "defaults"
+
+
+def _seed(seed: int, name: str, fold: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}:{fold}".encode()).digest()[:4], "big")
