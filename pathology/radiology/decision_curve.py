@@ -1,0 +1,89 @@
+"""Decision curves for a yes-or-no outcome (Vickers and Elkin 2006, doi 10.1177/0272989X06295361)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import UsageError
+from pathology.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["BinaryDecisionCurve", "decision_curve", "draw_decision_curves"]
+
+
+class BinaryDecisionCurve(Settings):
+    """Net benefit over thresholds."""
+
+    patients: int
+    thresholds: tuple[float, ...]
+    """Probability from which on somebody would act, 0 to 1."""
+    model: tuple[float, ...]
+    """Acting on the model."""
+    treat_all: tuple[float, ...]
+    """Acting on everybody; acting on nobody has net benefit 0."""
+
+
+def decision_curve(
+    labels: NDArray[np.integer], probabilities: NDArray[np.floating], thresholds: Sequence[float] | None = None
+) -> BinaryDecisionCurve:
+    """Return the net benefit ``TP/n - FP/n x q/(1-q)`` of acting where the probability is at least q.
+
+    Parameters
+    ----------
+    labels
+        0 or 1, length N.
+    probabilities
+        Calibrated probabilities of class 1, shape (N,).
+    thresholds
+        Between 0 and 1, both excluded; 0.01 to 0.99 by default.
+
+    Raises
+    ------
+    UsageError
+        Lengths differ, or values outside their range.
+    """
+    truth, p = np.asarray(labels), np.asarray(probabilities, float)
+    q = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, float)
+    if truth.shape != p.shape or truth.ndim != 1 or not np.isin(truth, (0, 1)).all():
+        raise UsageError(f"labels have shape {truth.shape} for probabilities of shape {p.shape}, expected 0 and 1")
+    if p.size and (p.min() < 0 or p.max() > 1):
+        raise UsageError("a decision curve needs probabilities between 0 and 1, not scores", remedy="Calibrate first")
+    if q.min() <= 0 or q.max() >= 1:
+        raise UsageError("thresholds must lie between 0 and 1, both excluded")
+    n = len(truth)
+    model = [float(((p >= v) & (truth == 1)).sum() / n - ((p >= v) & (truth == 0)).sum() / n * v / (1 - v)) for v in q]
+    share = float(truth.mean())
+    return BinaryDecisionCurve(
+        patients=n,
+        thresholds=tuple(float(v) for v in q),
+        model=tuple(model),
+        treat_all=tuple(float(share - (1 - share) * v / (1 - v)) for v in q),
+    )
+
+
+def draw_decision_curves(curves: dict[str, BinaryDecisionCurve], *, title: str = "") -> Figure:
+    """Draw the curves of several models of the same patients, with acting on everybody and on nobody."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    first = next(iter(curves.values()))
+    for name, curve in curves.items():
+        axes.plot(curve.thresholds, curve.model, linewidth=1.8, label=name)
+    axes.plot(first.thresholds, first.treat_all, color="0.45", linewidth=1, linestyle="--", label="everybody")
+    axes.axhline(0, color="black", linewidth=1, label="nobody")
+    highest = max(max(c.model) for c in curves.values())
+    axes.set_ylim(-0.05, max(highest, first.treat_all[0]) * 1.15 + 0.01)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("Threshold probability")
+    axes.set_ylabel(f"Net benefit (n = {first.patients})")
+    axes.legend(frameon=False, fontsize=9)
+    if title:
+        axes.set_title(title, fontsize=12)
+    return figure
