@@ -38,7 +38,13 @@ class TileDecodeError(Exception):
     """Compressed bytes that are no complete tile.  Never leaves the package: readers count and mask the tile."""
 
 
-def decode_jpeg(data: bytes, *, tables: bytes | None = None, transformed: bool | None = None) -> NDArray[np.uint8]:
+def decode_jpeg(
+    data: bytes,
+    *,
+    tables: bytes | None = None,
+    transformed: bool | None = None,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
     """Decode one JPEG picture with libjpeg-turbo.
 
     The decoder's defaults (accurate integer DCT, smooth chroma upsampling) are those OpenSlide and libtiff use, so
@@ -53,6 +59,8 @@ def decode_jpeg(data: bytes, *, tables: bytes | None = None, transformed: bool |
     transformed
         Whether the samples are YCbCr (True) or RGB (False), where the container says so; ``None`` leaves it to
         the markers in the picture.
+    out
+        Contiguous memory for the result, used if it has the picture's size.
 
     Returns
     -------
@@ -67,7 +75,15 @@ def decode_jpeg(data: bytes, *, tables: bytes | None = None, transformed: bool |
     if data.find(_JPEG_END, max(0, len(data) - _JPEG_END_WITHIN)) < 0:
         raise TileDecodeError("the JPEG picture is cut off")
     space = None if transformed is None else "YCBCR" if transformed else "RGB"
-    pixels: NDArray[np.uint8] = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace="RGB")
+    pixels: NDArray[np.uint8]
+    if out is not None:
+        try:
+            pixels = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace="RGB", out=out)
+        except ValueError:  # the picture has another size
+            pass
+        else:
+            return pixels
+    pixels = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace="RGB")
     return pixels
 
 

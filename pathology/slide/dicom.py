@@ -39,7 +39,7 @@ from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TiledReader
 
 __all__ = ["DicomReader"]
 
-Decoder = Callable[[bytes], NDArray[np.uint8]]
+Decoder = Callable[[bytes, NDArray[np.uint8] | None], NDArray[np.uint8]]
 
 _JPEG: Final = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
 _JPEG_2000: Final = {uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K}
@@ -133,9 +133,9 @@ class DicomReader(TiledReader):
         data = super()._fetch(stored, index)
         return data if stored.codec.startswith("none") else _joined(data)
 
-    def _decode(self, level: int, index: int, data: bytes) -> NDArray[np.uint8]:
+    def _decode(self, level: int, index: int, data: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         del index
-        return self._decoders[level](data)
+        return self._decoders[level](data, out)
 
 
 def _levels_of_series(path: Path) -> list[Instance]:
@@ -400,26 +400,31 @@ def _decoder(part: _Part) -> Decoder:
     if syntax in _JPEG:
         # Headers err: writers that wrap RGB tiles announce YBR_FULL and the reverse.  The markers in the picture, where
         # it has them, were written by whoever encoded it.
-        return partial(decode_jpeg, transformed=None if jpeg_states_colour(part.head) else transformed)
+        stated = jpeg_states_colour(part.head)
+        return lambda data, out: decode_jpeg(data, transformed=None if stated else transformed, out=out)
     if syntax in _JPEG_2000:
-        return partial(decode_jpeg2000, transformed=transformed)
+        return lambda data, _: decode_jpeg2000(data, transformed=transformed)
     if syntax in _NATIVE and photometric in ("RGB", "YBR_FULL"):
         apart = bool(header.get("PlanarConfiguration", 0))
         return partial(_native, width=width, height=height, apart=apart, transformed=transformed)
     if syntax == uid.RLELossless and photometric in ("RGB", "YBR_FULL"):
         return partial(_rle, width=width, height=height, transformed=transformed)
     if syntax in _JPEG_LS and not transformed:
-        return decode_jpegls
+        return lambda data, _: decode_jpegls(data)
     raise UnsupportedSlideError(f"DICOM transfer syntax {syntax.name} with {photometric} is not read", where=part.path)
 
 
-def _native(data: bytes, *, width: int, height: int, apart: bool, transformed: bool) -> NDArray[np.uint8]:
+def _native(
+    data: bytes, _out: NDArray[np.uint8] | None, *, width: int, height: int, apart: bool, transformed: bool
+) -> NDArray[np.uint8]:
     flat = np.frombuffer(data, np.uint8)
     pixels = flat.reshape(3, height, width).transpose(1, 2, 0) if apart else flat.reshape(height, width, 3)
-    return ycbcr_to_rgb(pixels) if transformed else pixels.copy()
+    return ycbcr_to_rgb(pixels) if transformed else pixels
 
 
-def _rle(data: bytes, *, width: int, height: int, transformed: bool) -> NDArray[np.uint8]:
+def _rle(
+    data: bytes, _out: NDArray[np.uint8] | None, *, width: int, height: int, transformed: bool
+) -> NDArray[np.uint8]:
     pixels = decode_rle(data, width, height)
     return ycbcr_to_rgb(pixels) if transformed else pixels
 

@@ -94,9 +94,9 @@ class ImageReader(TiledReader):
         stored = StoredLevel(level, np.zeros(1, np.int64), np.array([size], np.int64), kind)
         super().__init__(path, [path], [stored], threads=threads, cache_bytes=max(cache_bytes, width * height * 3))
 
-    def _decode(self, level: int, index: int, data: bytes) -> NDArray[np.uint8]:
+    def _decode(self, level: int, index: int, data: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         del level, index
-        return decode_jpeg(data) if self._jpeg else decode_png(data)
+        return decode_jpeg(data, out=out) if self._jpeg else decode_png(data)
 
 
 def _require_end(path: Path, size: int, mark: bytes) -> None:

@@ -32,7 +32,7 @@ __all__ = ["TiffReader"]
 # still configure this logger.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-Decoder = Callable[[bytes, int], NDArray[np.uint8]]
+Decoder = Callable[[bytes, int, NDArray[np.uint8] | None], NDArray[np.uint8]]
 
 _PHOTOMETRIC_RGB: Final = 2
 _PHOTOMETRIC_YCBCR: Final = 6
@@ -149,8 +149,8 @@ class TiffReader(TiledReader):
         self.properties = MappingProxyType({"compression": stored[0].codec})
         super().__init__(path, [path], stored, threads=threads, cache_bytes=cache_bytes)
 
-    def _decode(self, level: int, index: int, data: bytes) -> NDArray[np.uint8]:
-        return self._decoders[level](data, index)
+    def _decode(self, level: int, index: int, data: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        return self._decoders[level](data, index, out)
 
 
 def _unreadable(path: Path, error: Exception) -> SlideError:
@@ -306,28 +306,24 @@ def _codec_name(compression: int, predictor: int, path: Path) -> str:
 
 def _decoder(page: tifffile.TiffPage, tile: tuple[int, int], samples: int) -> Decoder:
     compression = int(page.compression)
-    decode: Callable[[bytes], NDArray[np.uint8]]
     if compression == _JPEG:
         # The directory says whether colours were transformed: Aperio's RGB tiles carry no marker, and libtiff and
         # OpenSlide follow the directory too.  But Bio-Formats writes whole JFIF pictures, which are YCbCr by
         # definition, into pages it declares RGB.
-        transformed = page.photometric == _PHOTOMETRIC_YCBCR or bool(page.is_jfif)
-        decode = partial(decode_jpeg, tables=page.jpegtables, transformed=transformed)
-    elif compression in _JPEG_2000:
-        decode = partial(decode_jpeg2000, transformed=compression == _APERIO_YCBCR)
-    elif compression in _WEBP:
-        decode = decode_webp
+        tables, transformed = page.jpegtables, page.photometric == _PHOTOMETRIC_YCBCR or bool(page.is_jfif)
+        return lambda data, _, out: decode_jpeg(data, tables=tables, transformed=transformed, out=out)
+    if compression in _JPEG_2000:
+        return lambda data, _, __: decode_jpeg2000(data, transformed=compression == _APERIO_YCBCR)
+    if compression in _WEBP:
+        return lambda data, _, __: decode_webp(data)
+    if compression == _NONE:
+        unpack = partial(_uncompressed, width=tile[0], samples=samples)
     else:
-        blend = None
-        if samples == 4:
-            blend = premultiplied_over_white if page.extrasamples[0] == 1 else over_white
-        unpack = (
-            partial(_uncompressed, width=tile[0], samples=samples)
-            if compression == _NONE
-            else partial(_lossless, page.decode)
-        )
-        return partial(_blended, unpack=unpack, blend=blend)
-    return lambda data, _index: decode(data)
+        unpack = partial(_lossless, page.decode)
+    if samples == 4:
+        blend = premultiplied_over_white if page.extrasamples[0] == 1 else over_white
+        return lambda data, index, _: blend(unpack(data, index))
+    return lambda data, index, _: unpack(data, index)
 
 
 def _uncompressed(data: bytes, _index: int, *, width: int, samples: int) -> NDArray[np.uint8]:
@@ -338,16 +334,6 @@ def _lossless(unpack: Callable[..., Any], data: bytes, index: int) -> NDArray[np
     pixels, _, _ = unpack(data, index)
     tile: NDArray[np.uint8] = pixels[0]
     return tile
-
-
-def _blended(
-    data: bytes, index: int, *, unpack: Decoder, blend: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None
-) -> NDArray[np.uint8]:
-    tile = unpack(data, index)
-    if blend is not None:
-        return blend(tile)
-    # A tile handed out must be the caller's own to write to; a view of the file's bytes is not.
-    return tile if tile.flags.owndata and tile.flags.writeable else tile.copy()
 
 
 def _divided_strips(

@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,8 @@ DEFAULT_CACHE_BYTES: Final = 64 * 2**20
 """Decoded tiles a reader keeps, in bytes.  64 MiB are 340 tiles of 256 x 256: two tile rows of a read 40,000 pixels
 wide, and the borders of any block of up to 16,384 pixels with its neighbours."""
 
+_HOT_BYTES: Final = 2**20
+"""Tiles above this size do not stay in a processor's own cache anyway."""
 _HASH_WHOLE_BELOW: Final = 32 * 2**20
 """A level with fewer compressed bytes than this goes into the fingerprint whole."""
 _HASH_SAMPLED_TILES: Final = 64
@@ -92,8 +95,9 @@ class TiledReader(SlideReader):
     threads
         Threads that decode the tiles of one read; 1 decodes in the calling thread.
     cache_bytes
-        Decoded tiles kept for neighbouring reads, in bytes; 0 keeps none.  A read of exactly one whole tile is
-        neither slowed nor helped by the cache: it keeps nothing, since such reads do not overlap.
+        Decoded tiles kept for neighbouring reads, in bytes; 0 keeps none.  Only tiles that a read covers in part are
+        kept, since the neighbour wants the rest: a read of whole tiles leaves no trace, and a large one drives out
+        nothing but its border.
 
     Raises
     ------
@@ -122,6 +126,7 @@ class TiledReader(SlideReader):
         self._decoded = 0
         self._reused = 0
         self._unreadable: set[tuple[int, int, int]] = set()
+        self._scratch = threading.local()
         self._active = 0
         self._closed = False
         self._threads = threads
@@ -132,16 +137,16 @@ class TiledReader(SlideReader):
                 # O_CLOEXEC is Python's default; the position is never used.
                 self._descriptors.append(os.open(file, os.O_RDONLY))
             self._check_extent(files)
-            self.fingerprint = self._fingerprint()
         except BaseException:
             self._close_descriptors()
             raise
 
     @abstractmethod
-    def _decode(self, level: int, index: int, data: bytes) -> NDArray[np.uint8]:
+    def _decode(self, level: int, index: int, data: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Decode one tile to ``(h, w, 3)`` uint8 RGB, at least as large as the part of it inside the level.
 
-        Any exception means that the tile is unreadable.
+        ``out`` is memory of the tile's size that may be used for the result.  Any exception means that the tile is
+        unreadable.
         """
 
     @property
@@ -277,7 +282,7 @@ class TiledReader(SlideReader):
             return None
         with self._lock:
             self._decoded += 1
-        return tile
+        return tile if tile.flags.owndata and tile.flags.writeable else tile.copy()
 
     def _paste(
         self, level: int, stored: StoredLevel, tiles: Iterable[tuple[int, int]], canvas: NDArray[np.uint8], window: Rect
@@ -287,6 +292,7 @@ class TiledReader(SlideReader):
         decoded = reused = 0
         unreadable: list[Rect] = []
         lost: list[tuple[int, int, int]] = []
+        scratch = self._thread_scratch(tile_width, tile_height)
         for column, row in tiles:
             index = row * stored.columns + column
             tile_left, tile_top = column * tile_width, row * tile_height
@@ -302,14 +308,15 @@ class TiledReader(SlideReader):
                 if not stored.lengths[index]:
                     place[:] = BACKGROUND
                     continue
-                tile = self._load(level, stored, index)
+                tile = self._load(level, stored, index, scratch)
                 if tile is None:
                     place[:] = BACKGROUND
                     unreadable.append(Rect(left - window.x, top - window.y, right - left, bottom - top))
                     lost.append((level, column, row))
                     continue
                 decoded += 1
-                self._cache.put((level, index), tile)
+                if place.shape[0] < tile_height or place.shape[1] < tile_width:
+                    self._cache.put((level, index), tile.copy() if tile is scratch else tile)
             place[:] = tile[top - tile_top : bottom - tile_top, left - tile_left : right - tile_left]
         with self._lock:
             self._decoded += decoded
@@ -317,10 +324,25 @@ class TiledReader(SlideReader):
             self._unreadable.update(lost)
         return unreadable
 
-    def _load(self, level: int, stored: StoredLevel, index: int) -> NDArray[np.uint8] | None:
+    def _thread_scratch(self, width: int, height: int) -> NDArray[np.uint8] | None:
+        """Return memory of one tile's size that belongs to this thread, or ``None`` where tiles are large.
+
+        Decoding into memory that is still in the processor's cache and copying from there takes a fifth less time
+        than decoding straight into cold memory.
+        """
+        if width * height * 3 > _HOT_BYTES:
+            return None
+        memory: NDArray[np.uint8] | None = getattr(self._scratch, "memory", None)
+        if memory is None or memory.shape != (height, width, 3):
+            memory = self._scratch.memory = np.empty((height, width, 3), np.uint8)
+        return memory
+
+    def _load(
+        self, level: int, stored: StoredLevel, index: int, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8] | None:
         """Fetch and decode one tile; ``None`` where that cannot be done."""
         try:
-            tile = self._decode(level, index, self._fetch(stored, index))
+            tile = self._decode(level, index, self._fetch(stored, index), out)
         except MemoryError:
             raise
         except Exception:  # each codec and file system has errors of its own; the tile is lost
@@ -351,22 +373,27 @@ class TiledReader(SlideReader):
                 remedy="Copy the slide again from its source",
             )
 
-    def _fingerprint(self) -> str:
-        """Hash what the pixels are made from: the index, the tables and the tiles' bytes.
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]  # computed when first asked for, then a plain attribute
+        """Hash of what the pixels are made from: the index, the tables and the tiles' bytes.
 
-        Small levels are hashed whole, large ones by evenly spread tiles, so that opening a slide of many gigabytes
-        does not read it.  A change of any tile shows in its length for every compressed format, and in the coarser
-        levels, which are small.
+        Small levels are hashed whole, large ones by evenly spread tiles, so that asking does not read many gigabytes.
+        A change of any tile shows in its length for every compressed format, and in the coarser levels, which are
+        small.
         """
         digest = hashlib.sha256()
-        for stored in self._stored:
-            level = stored.level
-            digest.update(f"{level.width} {level.height} {level.tile_size} {stored.codec}".encode())
-            digest.update(stored.tables)
-            digest.update(np.ascontiguousarray(stored.lengths, "<i8").tobytes())
-            present = np.flatnonzero(stored.lengths)
-            if int(stored.lengths.sum()) > _HASH_WHOLE_BELOW:
-                present = present[np.linspace(0, len(present) - 1, _HASH_SAMPLED_TILES).astype(np.int64)]
-            for index in present:
-                digest.update(self._fetch(stored, int(index)))
+        self._enter()
+        try:
+            for stored in self._stored:
+                level = stored.level
+                digest.update(f"{level.width} {level.height} {level.tile_size} {stored.codec}".encode())
+                digest.update(stored.tables)
+                digest.update(np.ascontiguousarray(stored.lengths, "<i8").tobytes())
+                present = np.flatnonzero(stored.lengths)
+                if int(stored.lengths.sum()) > _HASH_WHOLE_BELOW:
+                    present = present[np.linspace(0, len(present) - 1, _HASH_SAMPLED_TILES).astype(np.int64)]
+                for index in present:
+                    digest.update(self._fetch(stored, int(index)))
+        finally:
+            self._leave()
         return digest.hexdigest()
