@@ -216,7 +216,7 @@ def write_state_dict(state: Mapping[str, Tensor], path: Path, *, half: bool = Tr
         If it cannot be written, or if a weight is too large for fp16.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     stored: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -232,7 +232,8 @@ def write_state_dict(state: Mapping[str, Tensor], path: Path, *, half: bool = Tr
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, partial, metadata={"format": "pt"})
+        # Through memory, because the library's own writer leaves a file that only its owner may read.
+        partial.write_bytes(save(stored, metadata={"format": "pt"}))
         partial.replace(path)
     except OSError as error:
         raise OutputError(f"the weights cannot be written ({error.strerror or error})", where=path) from error
