@@ -63,12 +63,12 @@ def obtain() -> Path:
             return given
     if is_the_slide(SLIDE) or fetch(SLIDE):
         return SLIDE
-    from pathology.testing.synthetic_slides import write_aperio_svs
+    from pathology.testing.synthetic_slides import write_svs
+    from pathology.testing.synthetic_tissue import TissuePicture
 
     generated = ROOT / "slides" / "generated.svs"
     print("No real slide can be had (no network?): scoring a GENERATED slide. Its result means nothing.")
-    write_aperio_svs(generated, size=(3072, 2560))
-    return generated
+    return write_svs(generated, TissuePicture(3072, 2560))
 
 
 if __name__ == "__main__":

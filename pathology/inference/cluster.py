@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import dask
@@ -118,7 +119,7 @@ def _local(workers: int) -> Iterator[Workers]:
     with (
         tempfile.TemporaryDirectory(prefix="pathology-") as scratch,
         LocalCluster(
-            n_workers=0, host="127.0.0.1", scheduler_port=0, dashboard_address=None, processes=True, silence_logs=50
+            n_workers=0, host="127.0.0.1", scheduler_port=0, dashboard_address="127.0.0.1:0", processes=True, silence_logs=50
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
         contextlib.ExitStack() as stack,
@@ -140,10 +141,14 @@ def _local(workers: int) -> Iterator[Workers]:
                 "the worker processes did not start within two minutes", remedy="Run: pathology doctor"
             ) from error
         try:
-            yield Workers(client, workers * _TASKS_AT_ONCE, None)
+            yield Workers(client, workers * _TASKS_AT_ONCE, _dashboard(cluster))
         finally:
             with contextlib.suppress(Exception):  # they are ended below in any case
                 client.retire_workers(close_workers=True)
+
+
+def _dashboard(cluster: LocalCluster) -> str | None:
+    return str(cluster.dashboard_link) if find_spec("bokeh") else None
 
 
 def _worker_command(address: str, number: int, scratch: str) -> list[str]:

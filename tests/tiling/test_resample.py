@@ -60,7 +60,7 @@ def test_any_scale_is_near_an_independent_resampling(scale):
     size = int(400 / scale)
     reader = ArrayReader(source)
     got = read_scaled(reader, choose_scaling(reader, scale), Rect(0, 0, size, size)).pixels.astype(float)
-    extent = int(round(size * scale))
+    extent = round(size * scale)
     expected = resize(source[:extent, :extent].astype(float), (size, size), order=1, anti_aliasing=scale > 1)
     inner = slice(8, -8)
     assert np.abs(got - expected)[inner, inner].mean() < 2.5

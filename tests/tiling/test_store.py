@@ -82,9 +82,7 @@ def test_one_shard_a_block_and_resuming_knows_them(tmp_path, slide):
     store = create(tmp_path / "s.zarr", reader, plan)
     fill(store, reader, plan, ks=[0, 2])
     again = create(tmp_path / "s.zarr", reader, plan)
-    assert [again.has_block(k) for k in range(len(plan.blocks))] == [
-        k in (0, 2) for k in range(len(plan.blocks))
-    ]
+    assert [again.has_block(k) for k in range(len(plan.blocks))] == [k in (0, 2) for k in range(len(plan.blocks))]
     shards = list((tmp_path / "s.zarr" / "pixels" / "c").rglob("*"))
     assert sum(f.is_file() for f in shards) == 2
 
