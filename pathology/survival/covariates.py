@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -34,7 +35,7 @@ class CovariateSettings(Settings):
     ``knn`` has to keep the prepared training rows within the model; ``median`` keeps two numbers a column."""
     neighbours: Annotated[int, Field(ge=1)] = 5
     """Patients averaged by ``knn``."""
-    min_patients: Annotated[int, Field(ge=1)] = 8
+    min_patients: Annotated[int, Field(ge=1)] = 5
     """Levels with fewer training patients are put together; a handful of patients carries no estimate."""
 
     @model_validator(mode="after")
@@ -60,6 +61,10 @@ class Preparation:
     ----------
     names : tuple of str
         Covariates in the order of the matrix, such as ``age`` and ``site=uterus``.
+    levels, reference : dict
+        Of each categorical column: levels with a covariate of their own, and the commonest, which has none.
+    dropped : dict
+        Columns that say nothing in the training patients, and why.
     """
 
     def __init__(self, settings: CovariateSettings) -> None:
@@ -67,6 +72,8 @@ class Preparation:
         self.names: tuple[str, ...] = ()
         self.levels: dict[str, tuple[str, ...]] = {}
         self.reference: dict[str, str] = {}
+        self.dropped: dict[str, str] = {}
+        self._numeric: list[str] = []
         self._centre: Floats = np.zeros(0)
         self._scale: Floats = np.ones(0)
         self._fill: Floats = np.zeros(0)
@@ -89,38 +96,38 @@ class Preparation:
         Raises
         ------
         InputTableError
-            A column is missing, a number is no number, or a column says nothing (empty, or one value only).
+            A column is missing, a number is no number, or no column says anything.
         """
         names: list[str] = []
+        self.dropped, self.levels, self.reference = {}, {}, {}
+        self._numeric = []
         for column in self.settings.numeric:
             values = _numbers(table, column)
             known = values[np.isfinite(values)]
             if known.size == 0 or np.ptp(known) == 0:
-                lack = "no values" if known.size == 0 else "one value only"
-                raise InputTableError(
-                    f"column '{column}' has {lack} in the training patients",
-                    remedy="Leave the column out",
-                )
+                self.dropped[column] = "no values" if known.size == 0 else "one value only"
+                continue
+            self._numeric.append(column)
             names.append(column)
         for column in self.settings.categorical:
-            texts = _texts(table, column)
-            counts = pd.Series([t for t in texts if t is not None]).value_counts()
-            ordered = sorted(counts.index, key=lambda level: (-counts[level], level))
+            counts = Counter(t for t in _texts(table, column) if t is not None)
+            ordered = sorted(counts, key=lambda level, c=counts: (-c[level], level))  # type: ignore[misc]
             kept = [level for level in ordered if counts[level] >= self.settings.min_patients]
             rare = [level for level in ordered if counts[level] < self.settings.min_patients]
             if sum(counts[level] for level in rare) >= self.settings.min_patients and kept:
                 kept.append(RARE)
             if len(kept) < 2:
-                raise InputTableError(
-                    f"column '{column}' has no two levels of {self.settings.min_patients} training patients",
-                    remedy="Leave the column out or join its levels",
-                )
+                self.dropped[column] = f"no two levels of {self.settings.min_patients} patients"
+                continue
             self.reference[column] = kept[0]
             self.levels[column] = tuple(kept[1:])
             names += [f"{column}={level}" for level in kept[1:]]
+        if not names:
+            said = "; ".join(f"'{c}': {why}" for c, why in self.dropped.items())
+            raise InputTableError(f"no covariate says anything in the training patients ({said})")
         self.names = tuple(names)
         coded = self._code(table)
-        numeric = len(self.settings.numeric)
+        numeric = len(self._numeric)
         self._centre, self._scale = np.zeros(len(names)), np.ones(len(names))
         self._centre[:numeric] = np.nanmean(coded[:, :numeric], axis=0) if numeric else 0.0
         self._scale[:numeric] = np.nanstd(coded[:, :numeric], axis=0) if numeric else 1.0
@@ -173,6 +180,8 @@ class Preparation:
             "names": list(self.names),
             "levels": {c: list(v) for c, v in self.levels.items()},
             "reference": self.reference,
+            "numeric": self._numeric,
+            "dropped": self.dropped,
         }, arrays
 
     @classmethod
@@ -181,7 +190,8 @@ class Preparation:
         self = cls(CovariateSettings(**values["settings"]))
         self.names = tuple(values["names"])
         self.levels = {c: tuple(v) for c, v in values["levels"].items()}
-        self.reference = dict(values["reference"])
+        self.reference, self.dropped = dict(values["reference"]), dict(values["dropped"])
+        self._numeric = list(values["numeric"])
         self._centre, self._scale, self._fill = (
             np.asarray(arrays[k], dtype=float) for k in ("centre", "scale", "fill")
         )
@@ -194,8 +204,8 @@ class Preparation:
         self._imputer = KNNImputer(n_neighbors=self.settings.neighbours, keep_empty_features=True).fit(scaled)
 
     def _code(self, table: pd.DataFrame) -> Floats:
-        columns = [_numbers(table, column) for column in self.settings.numeric]
-        for column in self.settings.categorical:
+        columns = [_numbers(table, column) for column in self._numeric]
+        for column in self.levels:
             texts = _texts(table, column)
             known = {self.reference[column], *self.levels[column]}
             missing = np.array([t is None for t in texts])

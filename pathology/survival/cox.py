@@ -221,7 +221,7 @@ def hazard_ratios(
     rows = []
     for i, name in enumerate(fitted.preparation.names):
         column, _, category = name.partition("=")
-        numeric = name in fitted.preparation.settings.numeric
+        numeric = not category
         factor = steps.get(name, 1.0) / fitted.preparation.scale_of(name) if numeric else 1.0
         beta, sd = model.coefficients[i] * factor, error[i] * factor
         rows.append(

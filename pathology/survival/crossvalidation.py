@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ class Candidate(Settings):
 
     kind: str
     """One of :func:`pathology.survival.model.model_kinds`."""
-    settings: dict[str, object] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     """Values of its settings; the rest have their defaults."""
 
     def make(self) -> SurvivalModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -94,9 +95,9 @@ def register(model: type[SurvivalModel]) -> type[SurvivalModel]:
 def model_kinds() -> dict[str, type[SurvivalModel]]:
     """Return every model by its kind."""
     # The classes register themselves when their modules are imported.
-    from pathology.survival import bhambhvani, cox, neural, red_snn  # noqa: F401
-
-    return dict(_KINDS)
+    for module in ("bhambhvani", "cox", "neural", "red_snn"):
+        import_module(f"pathology.survival.{module}")
+    return dict(sorted(_KINDS.items()))
 
 
 def make_model(kind: str, **settings: Any) -> SurvivalModel:

@@ -290,6 +290,8 @@ class DeepSurv(_NetworkModel):
 
 class _DiscreteModel(_NetworkModel):
     settings: DiscreteSettings
+    grid: TimeGrid
+    _start: Floats | None = None
 
     @abstractmethod
     def _loss(self, logits: Tensor, interval: Tensor, event: Tensor) -> Tensor: ...
@@ -297,8 +299,21 @@ class _DiscreteModel(_NetworkModel):
     @abstractmethod
     def _survival_at_edges(self, logits: Floats) -> Floats: ...
 
+    @abstractmethod
+    def _logits_of(self, survival_at_edges: Floats) -> Floats:
+        """Scores at which the network says the same survival, shape (K + 1,), of everybody; shape (K,)."""
+
     def _build(self) -> nn.Module:
-        return multilayer_perceptron(self._inputs, len(self.grid.edges) - 1, self.settings)
+        network = multilayer_perceptron(self._inputs, len(self.grid.edges) - 1, self.settings)
+        if self._start is not None:
+            # Training starts from the Kaplan-Meier curve: with few patients, early stopping would otherwise leave
+            # the average survival far from the truth.
+            end = network[-1]
+            assert isinstance(end, nn.Linear)
+            with torch.no_grad():
+                end.bias.copy_(torch.from_numpy(self._start))
+                end.weight.mul_(0.1)
+        return network
 
     def fit(self, x: Floats, outcome: Outcome, *, seed: int = 0) -> _DiscreteModel:
         """Cut time and train; see :meth:`SurvivalModel.fit`."""
@@ -306,6 +321,8 @@ class _DiscreteModel(_NetworkModel):
             raise UsageError(f"time cannot be cut into intervals by {outcome.events} events")
         self._inputs = x.shape[1]
         self.grid = TimeGrid.fit(outcome, self.settings.intervals)
+        at_edges = np.clip(kaplan_meier(outcome).at(self.grid.edges), 0.01, 1.0)
+        self._start = self._logits_of(at_edges)
         interval = self.grid.interval(outcome)
         kept = np.flatnonzero(interval >= 0)
         data = torch.from_numpy(x[kept].astype(np.float32))
@@ -346,6 +363,10 @@ class DiscreteHazard(_DiscreteModel):
     def _loss(self, logits: Tensor, interval: Tensor, event: Tensor) -> Tensor:
         return logistic_hazard_loss(logits, interval, event)
 
+    def _logits_of(self, survival_at_edges: Floats) -> Floats:
+        hazard = np.clip(1 - survival_at_edges[1:] / survival_at_edges[:-1], 1e-3, 1 - 1e-3)
+        return np.asarray(np.log(hazard / (1 - hazard)))
+
     def _survival_at_edges(self, logits: Floats) -> Floats:
         passed = np.cumprod(1 / (1 + np.exp(np.clip(logits, -60, 60))), axis=1)
         return np.concatenate([np.ones((len(logits), 1)), passed], axis=1)
@@ -361,6 +382,11 @@ class DeepHit(_DiscreteModel):
 
     def _loss(self, logits: Tensor, interval: Tensor, event: Tensor) -> Tensor:
         return deephit_loss(logits, interval, event, alpha=self.settings.alpha, sigma=self.settings.sigma)
+
+    def _logits_of(self, survival_at_edges: Floats) -> Floats:
+        mass = np.clip(-np.diff(survival_at_edges), 1e-3, None)
+        # The class "later than all" has score 0.
+        return np.asarray(np.log(mass / survival_at_edges[-1]))
 
     def _survival_at_edges(self, logits: Floats) -> Floats:
         padded = np.concatenate([logits, np.zeros((len(logits), 1))], axis=1)
