@@ -6,6 +6,7 @@ state and may be called from any number of threads.
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import cv2
@@ -24,9 +25,15 @@ __all__ = [
     "jpeg_states_colour",
     "over_white",
     "premultiplied_over_white",
+    "reduce_jpeg2000",
+    "reduced_codestream",
     "ycbcr_to_rgb",
 ]
 
+_J2K_UNSUITED: Final = frozenset({0x53, 0x5D, 0x5E, 0x5F, 0x60})
+"""Second bytes of markers with rules of their own for single components or packets: COC, QCC, RGN, POC, PPM."""
+_J2K_TILE_LENGTHS: Final = 0x55
+"""Second byte of TLM, an index of tile parts that may be left out."""
 _JPEG_END: Final = b"\xff\xd9"
 _JPEG_HEADERS_END: Final = (0xDA, 0xD9)
 """Second bytes of the markers before which JFIF and Adobe markers stand: start of scan, end of picture."""
@@ -230,6 +237,98 @@ def premultiplied_over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     colour = pixels[:, :, :3].astype(np.uint16) + (255 - pixels[:, :, 3:].astype(np.uint16))
     return np.asarray(np.minimum(colour, 255), np.uint8)
+
+
+def reduce_jpeg2000(data: bytes, reduction: int, *, transformed: bool = False) -> NDArray[np.uint8] | None:
+    """Decode a JPEG 2000 picture at the lower resolution it holds.
+
+    Parameters
+    ----------
+    data, transformed
+        As for :func:`decode_jpeg2000`.
+    reduction
+        Pixels per pixel of the result along each axis.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        ``(ceil(h / reduction), ceil(w / reduction), 3)`` uint8 RGB, exactly what OpenJPEG decodes at that resolution;
+        ``None`` where the picture does not hold it in a form that can be taken out.
+    """
+    smaller = reduced_codestream(data, reduction)
+    return None if smaller is None else decode_jpeg2000(smaller, transformed=transformed)
+
+
+def reduced_codestream(data: bytes, reduction: int) -> bytes | None:
+    """Rewrite a JPEG 2000 codestream's headers so that it decodes to its picture at a lower resolution.
+
+    A codestream holds the picture's wavelet decomposition, coarse to fine.  Declaring fewer decomposition levels and a
+    smaller picture turns the beginning of the same data into a complete codestream of the lower resolution; decoders
+    leave the rest alone.  (ISO/IEC 15444-1, annex A for the markers, E.1 for the quantisation of subbands.)
+
+    Parameters
+    ----------
+    data
+        A JP2 file or bare codestream.
+    reduction
+        Pixels per pixel of the lower resolution along each axis, a power of two.
+
+    Returns
+    -------
+    bytes or None
+        A bare codestream; ``None`` where the data are not ordered by resolution, not divided into enough levels, or
+        use parts of the standard that refer to single components or packets.
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    levels = reduction.bit_length() - 1
+    if start < 0 or reduction != 1 << levels:
+        return None
+    head = bytearray(b"\xff\x4f")
+    position = start + 2
+    while data[position : position + 2] != b"\xff\x90":
+        marker = data[position + 1]
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        segment = bytearray(data[position : position + 2 + length])
+        position += 2 + length
+        if len(segment) < 2 + length or data[position - 2 - length] != 0xFF or marker in _J2K_UNSUITED:
+            return None
+        if marker == 0x51 and not _shrink_size(segment, reduction):
+            return None
+        if marker == 0x52 and not _drop_levels(segment, levels):
+            return None
+        if marker == 0x5C and segment[4] & 31 != 1:
+            # One entry for each subband, coarse to fine, of 1 byte (reversible) or 2; derived ones (1) need no change.
+            entry = 1 if segment[4] & 31 == 0 else 2
+            del segment[len(segment) - 3 * levels * entry :]
+        segment[2:4] = (len(segment) - 2).to_bytes(2, "big")
+        if marker != _J2K_TILE_LENGTHS:
+            head += segment
+    return bytes(head) + data[position:]
+
+
+def _shrink_size(siz: bytearray, reduction: int) -> bool:
+    """Divide picture and tile size in a SIZ segment; false where its grid has an offset or tiles do not divide."""
+    width, height, x, y, tile_width, tile_height, tile_x, tile_y = struct.unpack(">8I", siz[6:38])
+    if x or y or tile_x or tile_y:
+        return False
+    if (tile_width < width and tile_width % reduction) or (tile_height < height and tile_height % reduction):
+        return False
+    smaller = [-(-side // reduction) for side in (width, height)]
+    tiles = [-(-side // reduction) for side in (tile_width, tile_height)]
+    siz[6:38] = struct.pack(">8I", *smaller, 0, 0, *tiles, 0, 0)
+    return True
+
+
+def _drop_levels(cod: bytearray, levels: int) -> bool:
+    """Lower the number of decompositions in a COD segment; false where the order of the data does not allow it."""
+    progression, layers, decompositions = cod[5], int.from_bytes(cod[6:8], "big"), cod[9]
+    by_resolution = progression in (1, 2) or (progression == 0 and layers == 1)
+    if not by_resolution or decompositions < levels:
+        return False
+    cod[9] = decompositions - levels
+    if cod[4] & 1:
+        del cod[len(cod) - levels :]  # precinct sizes, one for each resolution
+    return True
 
 
 def _components_subsampled(data: bytes) -> bool:

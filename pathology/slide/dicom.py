@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,15 +31,14 @@ from pathology.slide.codecs import (
     decode_jpegls,
     decode_rle,
     jpeg_states_colour,
+    reduce_jpeg2000,
     ycbcr_to_rgb,
 )
 from pathology.slide.dicom_series import Instance, is_dicom, read_instance
 from pathology.slide.reader import Level
-from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TiledReader
+from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader
 
 __all__ = ["DicomReader"]
-
-Decoder = Callable[[bytes, NDArray[np.uint8] | None], NDArray[np.uint8]]
 
 _JPEG: Final = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
 _JPEG_2000: Final = {uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K}
@@ -113,12 +112,10 @@ class DicomReader(TiledReader):
             by_size.setdefault(part.size, []).append(part)
         files: list[Path] = []
         stored: list[StoredLevel] = []
-        self._decoders: list[Decoder] = []
         for _, members in sorted(by_size.items(), reverse=True):
             level_parts = _one_picture(members)
             stored.append(_level(level_parts, finest.size, len(files)))
             files += [part.path for part in level_parts]
-            self._decoders.append(_decoder(level_parts[0]))
         header = finest.header
         optics = _first(header.get("OpticalPathSequence"))
         self.mpp = _mpp(header)
@@ -132,10 +129,6 @@ class DicomReader(TiledReader):
     def _fetch(self, stored: StoredLevel, index: int) -> bytes:
         data = super()._fetch(stored, index)
         return data if stored.codec.startswith("none") else _joined(data)
-
-    def _decode(self, level: int, index: int, data: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        del index
-        return self._decoders[level](data, out)
 
 
 def _levels_of_series(path: Path) -> list[Instance]:
@@ -339,6 +332,7 @@ def _level(parts: Sequence[_Part], finest: tuple[int, int], first_file: int) -> 
         np.where(present, offsets[frames], 0),
         np.where(present, lengths[frames], 0),
         f"{name}, {photometric}",
+        _decoder(parts[0]),
         file_of_tile=np.where(present, owners[frames], first_file) if len(parts) > 1 else None,
         file=first_file,
     )
@@ -389,7 +383,7 @@ def _stated_places(part: _Part) -> Iterable[tuple[int, int, float]]:
         )
 
 
-def _decoder(part: _Part) -> Decoder:
+def _decoder(part: _Part) -> TileDecoder:
     header = part.header
     syntax = header.file_meta.TransferSyntaxUID
     photometric = str(header.PhotometricInterpretation)
@@ -401,30 +395,31 @@ def _decoder(part: _Part) -> Decoder:
         # Headers err: writers that wrap RGB tiles announce YBR_FULL and the reverse.  The markers in the picture, where
         # it has them, were written by whoever encoded it.
         stated = jpeg_states_colour(part.head)
-        return lambda data, out: decode_jpeg(data, transformed=None if stated else transformed, out=out)
+        return TileDecoder(lambda data, _, out: decode_jpeg(data, transformed=None if stated else transformed, out=out))
     if syntax in _JPEG_2000:
-        return lambda data, _: decode_jpeg2000(data, transformed=transformed)
+        return TileDecoder(
+            lambda data, *_: decode_jpeg2000(data, transformed=transformed),
+            partial(reduce_jpeg2000, transformed=transformed),
+        )
     if syntax in _NATIVE and photometric in ("RGB", "YBR_FULL"):
         apart = bool(header.get("PlanarConfiguration", 0))
-        return partial(_native, width=width, height=height, apart=apart, transformed=transformed)
+        return TileDecoder(
+            lambda data, *_: _native(data, width=width, height=height, apart=apart, transformed=transformed)
+        )
     if syntax == uid.RLELossless and photometric in ("RGB", "YBR_FULL"):
-        return partial(_rle, width=width, height=height, transformed=transformed)
+        return TileDecoder(lambda data, *_: _rle(data, width=width, height=height, transformed=transformed))
     if syntax in _JPEG_LS and not transformed:
-        return lambda data, _: decode_jpegls(data)
+        return TileDecoder(lambda data, *_: decode_jpegls(data))
     raise UnsupportedSlideError(f"DICOM transfer syntax {syntax.name} with {photometric} is not read", where=part.path)
 
 
-def _native(
-    data: bytes, _out: NDArray[np.uint8] | None, *, width: int, height: int, apart: bool, transformed: bool
-) -> NDArray[np.uint8]:
+def _native(data: bytes, *, width: int, height: int, apart: bool, transformed: bool) -> NDArray[np.uint8]:
     flat = np.frombuffer(data, np.uint8)
     pixels = flat.reshape(3, height, width).transpose(1, 2, 0) if apart else flat.reshape(height, width, 3)
     return ycbcr_to_rgb(pixels) if transformed else pixels
 
 
-def _rle(
-    data: bytes, _out: NDArray[np.uint8] | None, *, width: int, height: int, transformed: bool
-) -> NDArray[np.uint8]:
+def _rle(data: bytes, *, width: int, height: int, transformed: bool) -> NDArray[np.uint8]:
     pixels = decode_rle(data, width, height)
     return ycbcr_to_rgb(pixels) if transformed else pixels
 

@@ -7,13 +7,12 @@ from types import MappingProxyType
 from typing import ClassVar, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pathology.errors import CorruptSlideError, NotBrightfieldError, UnsupportedSlideError
 from pathology.slide.codecs import decode_jpeg, decode_png
 from pathology.slide.reader import Level
-from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TiledReader
+from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader
 
 __all__ = ["ImageReader"]
 
@@ -85,18 +84,16 @@ class ImageReader(TiledReader):
             )
         size = path.stat().st_size
         _require_end(path, size, b"\xff\xd9" if kind == "JPEG" else b"IEND")
-        self._jpeg = kind == "JPEG"
+        decode = decode_jpeg if kind == "JPEG" else decode_png
         self.mpp = _scale(dpi)
         self.objective_power = None
         self.vendor = kind.lower()
         self.properties = MappingProxyType({"compression": kind})
         level = Level(width, height, 1.0, (width, height))
-        stored = StoredLevel(level, np.zeros(1, np.int64), np.array([size], np.int64), kind)
+        stored = StoredLevel(
+            level, np.zeros(1, np.int64), np.array([size], np.int64), kind, TileDecoder(lambda data, *_: decode(data))
+        )
         super().__init__(path, [path], [stored], threads=threads, cache_bytes=max(cache_bytes, width * height * 3))
-
-    def _decode(self, level: int, index: int, data: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        del level, index
-        return decode_jpeg(data, out=out) if self._jpeg else decode_png(data)
 
 
 def _require_end(path: Path, size: int, mark: bytes) -> None:

@@ -22,17 +22,22 @@ import tifffile
 from numpy.typing import NDArray
 
 from pathology.errors import CorruptSlideError, NotBrightfieldError, SlideError, UnsupportedSlideError
-from pathology.slide.codecs import decode_jpeg, decode_jpeg2000, decode_webp, over_white, premultiplied_over_white
+from pathology.slide.codecs import (
+    decode_jpeg,
+    decode_jpeg2000,
+    decode_webp,
+    over_white,
+    premultiplied_over_white,
+    reduce_jpeg2000,
+)
 from pathology.slide.reader import Level
-from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TiledReader
+from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader
 
 __all__ = ["TiffReader"]
 
 # tifffile logs every oddity it gets over.  What matters to a user is raised; an application that wants the rest can
 # still configure this logger.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
-
-Decoder = Callable[[bytes, int, NDArray[np.uint8] | None], NDArray[np.uint8]]
 
 _PHOTOMETRIC_RGB: Final = 2
 _PHOTOMETRIC_YCBCR: Final = 6
@@ -128,12 +133,7 @@ class TiffReader(TiledReader):
         try:
             with tifffile.TiffFile(path) as tif:
                 pyramid = _find_pyramid(tif, path)
-                stored: list[StoredLevel] = []
-                self._decoders: list[Decoder] = []
-                for page in pyramid.pages:
-                    level, decoder = _index(page, pyramid.pages[0], path)
-                    stored.append(level)
-                    self._decoders.append(decoder)
+                stored = [_index(page, pyramid.pages[0], path) for page in pyramid.pages]
                 profile = pyramid.pages[0].tags.get("InterColorProfile")
         except (SlideError, MemoryError):
             raise
@@ -148,9 +148,6 @@ class TiffReader(TiledReader):
         self.icc_profile = bytes(profile.value) if profile is not None else None
         self.properties = MappingProxyType({"compression": stored[0].codec})
         super().__init__(path, [path], stored, threads=threads, cache_bytes=cache_bytes)
-
-    def _decode(self, level: int, index: int, data: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        return self._decoders[level](data, index, out)
 
 
 def _unreadable(path: Path, error: Exception) -> SlideError:
@@ -232,7 +229,7 @@ def _same_pyramid(candidates: list[tifffile.TiffPage]) -> list[tifffile.TiffPage
     return pages
 
 
-def _index(page: tifffile.TiffPage, first: tifffile.TiffPage, path: Path) -> tuple[StoredLevel, Decoder]:
+def _index(page: tifffile.TiffPage, first: tifffile.TiffPage, path: Path) -> StoredLevel:
     """Read one page's table of tiles and choose its decoder."""
     _require_brightfield(page, path)
     width, height, samples = int(page.imagewidth), int(page.imagelength), int(page.samplesperpixel)
@@ -256,15 +253,15 @@ def _index(page: tifffile.TiffPage, first: tifffile.TiffPage, path: Path) -> tup
         )
     downsample = (first.imagewidth / width + first.imagelength / height) / 2
     tables = page.jpegtables if page.compression == _JPEG else None
-    stored = StoredLevel(
+    return StoredLevel(
         Level(width, height, downsample, tile),
         offsets[:expected],
         # Some writers leave a tile out by pointing to offset 0.
         np.where(offsets[:expected] > 0, lengths[:expected], 0),
         f"{codec}, {'YCbCr' if page.photometric == _PHOTOMETRIC_YCBCR else 'RGB'}",
+        _decoder(page, tile, samples),
         tables or b"",
     )
-    return stored, _decoder(page, tile, samples)
 
 
 def _require_brightfield(page: tifffile.TiffPage, path: Path) -> None:
@@ -304,26 +301,29 @@ def _codec_name(compression: int, predictor: int, path: Path) -> str:
     return name
 
 
-def _decoder(page: tifffile.TiffPage, tile: tuple[int, int], samples: int) -> Decoder:
+def _decoder(page: tifffile.TiffPage, tile: tuple[int, int], samples: int) -> TileDecoder:
     compression = int(page.compression)
     if compression == _JPEG:
         # The directory says whether colours were transformed: Aperio's RGB tiles carry no marker, and libtiff and
         # OpenSlide follow the directory too.  But Bio-Formats writes whole JFIF pictures, which are YCbCr by
         # definition, into pages it declares RGB.
         tables, transformed = page.jpegtables, page.photometric == _PHOTOMETRIC_YCBCR or bool(page.is_jfif)
-        return lambda data, _, out: decode_jpeg(data, tables=tables, transformed=transformed, out=out)
+        return TileDecoder(lambda data, _, out: decode_jpeg(data, tables=tables, transformed=transformed, out=out))
     if compression in _JPEG_2000:
-        return lambda data, _, __: decode_jpeg2000(data, transformed=compression == _APERIO_YCBCR)
+        ycbcr = compression == _APERIO_YCBCR
+        return TileDecoder(
+            lambda data, *_: decode_jpeg2000(data, transformed=ycbcr), partial(reduce_jpeg2000, transformed=ycbcr)
+        )
     if compression in _WEBP:
-        return lambda data, _, __: decode_webp(data)
+        return TileDecoder(lambda data, *_: decode_webp(data))
     if compression == _NONE:
         unpack = partial(_uncompressed, width=tile[0], samples=samples)
     else:
         unpack = partial(_lossless, page.decode)
     if samples == 4:
         blend = premultiplied_over_white if page.extrasamples[0] == 1 else over_white
-        return lambda data, index, _: blend(unpack(data, index))
-    return lambda data, index, _: unpack(data, index)
+        return TileDecoder(lambda data, index, _: blend(unpack(data, index)))
+    return TileDecoder(lambda data, index, _: unpack(data, index))
 
 
 def _uncompressed(data: bytes, _index: int, *, width: int, samples: int) -> NDArray[np.uint8]:
