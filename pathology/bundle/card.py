@@ -15,10 +15,22 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pathology.errors import BundleError, OutputError
 from pathology.settings import Settings
 
-__all__ = ["Abstention", "Card", "Figure", "Normalisation", "TrainingData", "read_card", "write_card"]
+__all__ = [
+    "Abstention",
+    "Card",
+    "Figure",
+    "Normalisation",
+    "TrainingData",
+    "read_card",
+    "read_card_fields",
+    "validate_card",
+    "write_card",
+]
 
 CARD_NAME = "card.yaml"
 WEIGHTS_NAME = "weights.safetensors"
+
+_CORRECT = "Correct the card; docs/bundles.md describes every field"
 
 
 class Normalisation(Settings):
@@ -85,7 +97,7 @@ class Abstention(Settings):
     """How thresholds were found, and on which data."""
     min_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     """Slide-level probability of the leading class below which the slide is left undecided."""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     """Further fitted parameters, by the method's own names."""
 
 
@@ -104,7 +116,7 @@ class Card(Settings):
     """What the network gives for a patch."""
     architecture: str
     """Name in the network registry, such as ``densenet121``."""
-    architecture_options: dict[str, Any] = {}
+    architecture_options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the network beside the number of classes."""
     parameters: Annotated[int, Field(gt=0)]
     """Number of learnable parameters; checked against the network built."""
@@ -132,7 +144,7 @@ class Card(Settings):
     """How training and evaluation data were kept apart."""
     figures: Annotated[tuple[Figure, ...], Field(min_length=1)]
     """Measured figures, the baseline's beside the model's."""
-    calibration: dict[str, Any] = {}
+    calibration: dict[str, Any] = Field(default_factory=dict)
     """Fitted calibration parameters (``temperature``), empty if none."""
     abstention: Abstention | None = None
     """When to decline; ``None``: the model always answers."""
@@ -164,23 +176,56 @@ def read_card(path: Path) -> Card:
     BundleError
         If the file is missing, is no YAML, or a field is missing or wrong; the message names the field.
     """
+    return validate_card(read_card_fields(path), path)
+
+
+def read_card_fields(path: Path) -> dict[str, Any]:
+    """Read a card's YAML without validating its fields.
+
+    Raises
+    ------
+    BundleError
+        If the file is missing or is no YAML mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(
-            "the bundle has no card.yaml", where=path.parent, remedy="Copy the bundle again, whole"
+            f"the bundle has no {path.name}", where=path.parent, remedy="Copy the bundle again, whole"
         ) from None
+    except OSError as error:
+        raise BundleError(f"the card cannot be read ({error.strerror or error})", where=path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BundleError(f"the card is not valid YAML ({str(error).splitlines()[0]})", where=path) from error
+    if not isinstance(content, dict):
+        raise BundleError("the card is empty or no list of fields", where=path, remedy=_CORRECT)
+    return content
+
+
+def validate_card(fields: dict[str, Any], where: Path) -> Card:
+    """Check fields against the schema.
+
+    Parameters
+    ----------
+    fields
+        By the names of :class:`Card`.
+    where
+        The file, for the error message.
+
+    Raises
+    ------
+    BundleError
+        If a field is missing, superfluous or wrong; the message names the first.
+    """
     try:
-        return Card.model_validate(content)
+        return Card.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "card"
         raise BundleError(
             f"{field}: {first['msg']}" + (f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""),
-            where=path,
-            remedy="Correct the card; docs/bundles.md describes every field",
+            where=where,
+            remedy=_CORRECT,
         ) from error
 
 

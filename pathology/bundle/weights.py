@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,6 +20,7 @@ __all__ = [
     "file_sha256",
     "load_weights",
     "read_state_dict",
+    "read_tensors",
     "refuse_unsafe",
     "weights_path",
     "write_state_dict",
@@ -125,13 +125,13 @@ def check_weights(path: Path, sha256: str) -> None:
         )
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file into memory, half precision widened to fp32.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file into memory as it is stored.
 
     Returns
     -------
     dict of str to torch.Tensor
-        By the names in the file, on the CPU.  Integers stay integers.
+        By the names in the file, on the CPU.
 
     Raises
     ------
@@ -141,19 +141,25 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         If the file is no safetensors file or is damaged.
     """
     refuse_unsafe(path)
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        state = load_file(path)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
         raise BundleError(
             f"the weights are damaged or no safetensors file ({error})", where=path, remedy="Copy the file again"
         ) from error
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file like :func:`read_tensors`, half precision widened to fp32; integers stay integers."""
+    import torch
+
+    half = (torch.float16, torch.bfloat16)
     return {
-        name: tensor.to(torch.float32) if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-        for name, tensor in state.items()
+        name: tensor.to(torch.float32) if tensor.dtype in half else tensor
+        for name, tensor in read_tensors(path).items()
     }
 
 

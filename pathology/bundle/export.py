@@ -1,0 +1,315 @@
+"""Bundles on the move: out to a zip, in from a zip, a folder or somebody else's weights."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+from pathology.bundle.card import (
+    CARD_NAME,
+    WEIGHTS_NAME,
+    read_card,
+    read_card_fields,
+    validate_card,
+    write_card,
+)
+from pathology.bundle.card_page import card_markdown
+from pathology.bundle.catalogue import Bundle, build_card_network, load_bundle, user_folder, verify_bundle
+from pathology.bundle.weights import (
+    check_weights,
+    file_sha256,
+    load_weights,
+    read_tensors,
+    refuse_unsafe,
+    write_state_dict,
+)
+from pathology.errors import BundleError, OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["export_bundle", "import_bundle", "map_names"]
+
+PAGE_NAME: Final = "README.md"
+EVALUATION_NAME: Final = "evaluation.json"
+"""Predictions behind the card's figures, where a bundle has them."""
+
+_FILES: Final = (CARD_NAME, WEIGHTS_NAME, EVALUATION_NAME, PAGE_NAME)
+_CARD_LIMIT: Final = 16 << 20
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+
+# The DenseNet weights that torchvision first published write `denselayer1.norm.1.weight` for
+# `denselayer1.norm1.weight`.
+_FIRST_DENSENET: Final = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
+
+
+def export_bundle(model: str | Path, destination: Path) -> Path:
+    """Write a bundle as one zip file: card, weights, evaluation where there is one, and the card as a page.
+
+    The same bundle gives the same bytes each time.
+
+    Parameters
+    ----------
+    model
+        As for :func:`pathology.bundle.catalogue.load_bundle`; the bundle is checked first.
+    destination
+        The zip file, or a folder in which ``<name>-<version>.zip`` is made.
+
+    Returns
+    -------
+    Path
+        The zip file.
+
+    Raises
+    ------
+    BundleError
+        If there is no such bundle or it is broken.
+    OutputError
+        If the file cannot be written.
+    """
+    bundle = load_bundle(model)
+    card = bundle.card
+    target = destination / f"{card.name}-{card.version}.zip" if destination.is_dir() else destination
+    partial = target.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(partial, "w") as archive:
+            for name in (CARD_NAME, WEIGHTS_NAME, EVALUATION_NAME):
+                path = bundle.directory / name
+                if path.is_file():
+                    with archive.open(_entry(f"{card.name}/{name}"), "w") as file, path.open("rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+            archive.writestr(_entry(f"{card.name}/{PAGE_NAME}"), card_markdown(card))
+        partial.replace(target)
+    except OSError as error:
+        raise OutputError(f"the bundle cannot be written ({error.strerror or error})", where=target) from error
+    finally:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+    return target
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    # A fixed date, so that the same bundle is the same file; stored, because weights do not compress.
+    entry = zipfile.ZipInfo(name, date_time=_EPOCH)
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+def import_bundle(
+    source: Path,
+    *,
+    folder: Path | None = None,
+    card: Path | None = None,
+    names: Mapping[str, str | None] | None = None,
+    replace: bool = False,
+) -> Bundle:
+    """Put a bundle into a folder of the search path, checked from card to output before anything is in place.
+
+    Parameters
+    ----------
+    source
+        A zip file of :func:`export_bundle`; a bundle's folder; or a ``.safetensors`` file with the state dict of a
+        network this package has, as torchvision or timm name its parts.
+    folder
+        Where to put it; ``None``: the user's folder (:func:`pathology.bundle.catalogue.user_folder`).
+    card
+        For a ``.safetensors`` file only, its card.  ``weights_sha256`` and ``parameters`` may be left out and are
+        filled in; ``weights_sha256``, where given, must be that of ``source``.
+    names
+        For a ``.safetensors`` file only, how its names become the network's; see :func:`map_names`.
+    replace
+        Replace a bundle of the same name.
+
+    Raises
+    ------
+    UnsafeWeightsError
+        If ``source`` is a pickle, a checkpoint or a TorchScript program.
+    BundleError
+        If the source is no bundle, the card is not valid, the weights do not fit, a bundle of the name is there, or
+        any other check of :func:`pathology.bundle.catalogue.verify_bundle` fails.
+    OutputError
+        If the folder cannot be written.
+    """
+    refuse_unsafe(source)
+    if not source.exists():
+        raise BundleError("there is no such file or folder", where=source)
+    if (card is not None or names is not None) and source.suffix.lower() != ".safetensors":
+        raise BundleError("a card and a mapping of names are given for .safetensors files only", where=source)
+    with _staging(folder or user_folder()) as staging:
+        if source.is_dir():
+            staged = _stage_folder(source, staging)
+        elif source.suffix.lower() == ".safetensors":
+            staged = _stage_weights(source, card, names or {}, staging)
+        else:
+            staged = _stage_zip(source, staging)
+        for check in verify_bundle(staged):
+            if check.error is not None:
+                raise type(check.error)(
+                    f"{check.error.what}; nothing was imported", where=source, remedy=check.error.remedy
+                )
+        target = staging.parent / staged.name
+        if target.exists():
+            if not replace:
+                raise BundleError(
+                    f"a model called {staged.name!r} is already there",
+                    where=target,
+                    remedy="Remove it, replace it on purpose (replace), or give this one another name",
+                )
+            target.rename(staging / "replaced")
+        try:
+            staged.rename(target)
+        except OSError:
+            if (staging / "replaced").exists():
+                (staging / "replaced").rename(target)
+            raise
+    return load_bundle(target)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside the bundles, gone afterwards, from which a checked bundle is moved into place."""
+    staging = folder / f".{secrets.token_hex(8)}.partial"
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"the bundle cannot be written ({error.strerror or error})", where=folder) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _stage_folder(source: Path, staging: Path) -> Path:
+    staged = staging / read_card(source / CARD_NAME).name
+    staged.mkdir()
+    for name in _FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, staged / name)
+        elif name == WEIGHTS_NAME:
+            load_bundle(source)  # Says what is wrong: no weights, or weights of an unsafe kind.
+    return staged
+
+
+def _stage_zip(source: Path, staging: Path) -> Path:
+    if not zipfile.is_zipfile(source):
+        raise BundleError(
+            "this is neither a bundle's zip file or folder nor a .safetensors file",
+            where=source,
+            remedy="Give a zip made by pathology models export, or safetensors weights with a card",
+        )
+    try:
+        return _unpack(source, staging)
+    except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: the archive is encrypted.
+        raise BundleError(f"the zip file is damaged ({error})", where=source, remedy="Copy it again") from error
+
+
+def _unpack(source: Path, staging: Path) -> Path:
+    with zipfile.ZipFile(source) as archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        cards = [entry for entry in entries if PurePosixPath(entry.filename).name == CARD_NAME]
+        if len(cards) != 1 or cards[0].file_size > _CARD_LIMIT:
+            raise BundleError(f"the zip file does not hold exactly one {CARD_NAME}", where=source)
+        root = PurePosixPath(cards[0].filename).parent
+        unpacked = staging / "unpacked"
+        unpacked.mkdir()
+        for entry in entries:
+            path = PurePosixPath(entry.filename)
+            # Only the files of a bundle, from one folder, under names of our own: no entry can choose its place.
+            if path.parent == root and path.name in _FILES:
+                with archive.open(entry) as packed, (unpacked / path.name).open("wb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
+            elif path.parent == root:
+                refuse_unsafe(Path(path.name))
+    staged = staging / read_card(unpacked / CARD_NAME).name
+    return unpacked.rename(staged)
+
+
+def _stage_weights(source: Path, card: Path | None, names: Mapping[str, str | None], staging: Path) -> Path:
+    if card is None:
+        raise BundleError(
+            "weights alone are no model",
+            where=source,
+            remedy="Write a card (docs/bundles.md) and give it with the weights",
+        )
+    import torch
+
+    fields = read_card_fields(card)
+    if "weights_sha256" in fields:
+        check_weights(source, str(fields["weights_sha256"]))
+    draft = validate_card({"parameters": 1, **fields, "weights_sha256": file_sha256(source)}, card)
+    with torch.device("meta"):
+        network = build_card_network(draft, where=card)
+    stored = map_names(read_tensors(source), names, where=source)
+    for name, buffer in network.state_dict().items():
+        # A counter that evaluation never reads; published weights often lack it.
+        if name.endswith(".num_batches_tracked") and name not in stored:
+            stored[name] = torch.zeros(buffer.shape, dtype=torch.int64)
+    load_weights(network, stored, where=source)
+    staged = staging / draft.name
+    sha256 = write_state_dict(stored, staged / WEIGHTS_NAME, half=False)
+    fields["weights_sha256"] = sha256
+    fields.setdefault("parameters", sum(p.numel() for p in network.parameters() if p.requires_grad))
+    write_card(validate_card(fields, card), staged / CARD_NAME)
+    return staged
+
+
+def map_names(
+    state: Mapping[str, Tensor], names: Mapping[str, str | None], *, where: Path | None = None
+) -> dict[str, Tensor]:
+    """Rename the tensors of a state dict.
+
+    The names of the first published torchvision DenseNets (``norm.1`` for ``norm1``) are understood without being
+    told.
+
+    Parameters
+    ----------
+    state
+        Tensors by their old names.
+    names
+        Old to new.  A key is a whole name, or a beginning that ends in a dot (``model.`` to ``""`` takes away a
+        prefix); the longest that fits wins.  ``None`` leaves the tensor out.
+    where
+        The file, for the error message.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        The same tensors by their new names.
+
+    Raises
+    ------
+    BundleError
+        If a key fits no name, or two tensors get one name.
+    """
+    result: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for old, tensor in state.items():
+        fitting = [key for key in names if old == key or (key.endswith(".") and old.startswith(key))]
+        new: str | None = old
+        if fitting:
+            key = max(fitting, key=len)
+            used.add(key)
+            value = names[key]
+            new = None if value is None else value + old.removeprefix(key)
+        if new is None:
+            continue
+        new = _FIRST_DENSENET.sub(r"\1\2.", new)
+        if new in result:
+            raise BundleError(f"two tensors would be called {new}", where=where, remedy="Correct the mapping of names")
+        result[new] = tensor
+    for key in names:
+        if key not in used:
+            raise BundleError(
+                f"the mapping of names has {key!r}, which fits no tensor",
+                where=where,
+                remedy="Correct the mapping; a beginning of a name ends in a dot",
+            )
+    return result
