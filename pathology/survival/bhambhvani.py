@@ -282,16 +282,22 @@ class _Data:
 def _step(
     network: BhambhvaniNetwork, optimiser: torch.optim.Optimizer, data: _Data, rows: Tensor, epoch: int, l1: float
 ) -> Tensor:
-    """Take one step of 10 x MSE(months) + BCE / 10 + L1 and return the training probabilities before it."""
+    """Take one step and return the training probabilities before it."""
     probability: Tensor
     probability, months = network(data.x[rows], epoch)
+    optimiser.zero_grad()
+    loss = _objective(probability, months, data, rows) + l1 * network.l1()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return probability.detach()
+
+
+def _objective(probability: Tensor, months: Tensor, data: _Data, rows: Tensor) -> Tensor:
+    """Return 10 x MSE(months) + BCE / 10, each patient with its weight, weights of mean 1."""
     weight = data.weight[rows] / data.weight[rows].mean()
     squared = (weight * (months - data.months[rows]) ** 2).mean()
     cross = functional.binary_cross_entropy(probability, data.survived[rows], weight=weight)
-    optimiser.zero_grad()
-    (10 * squared + cross / 10 + l1 * network.l1()).backward()
-    optimiser.step()
-    return probability.detach()
+    return 10 * squared + cross / 10
 
 
 def _leaky_run(data: _Data, train: Tensor, test: Tensor, settings: BhambhvaniSettings) -> tuple[float, float]:

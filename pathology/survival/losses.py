@@ -23,7 +23,7 @@ Tensor = torch.Tensor
 
 
 def cox_loss(log_hazard: Tensor, time: Tensor, event: Tensor, *, ties: Literal["efron", "breslow"] = "efron") -> Tensor:
-    """Return the negative log partial likelihood (Cox 1975) as a mean over events, by torchsurv.
+    """Return the negative log partial likelihood (Cox 1975), by torchsurv.
 
     Parameters
     ----------
@@ -37,18 +37,21 @@ def cox_loss(log_hazard: Tensor, time: Tensor, event: Tensor, *, ties: Literal["
     Returns
     -------
     Tensor
-        Scalar; 0 with gradient where the batch has no event.
+        Scalar, the mean over distinct event times (over events, where none share a time); 0 with gradient where
+        there is no event.
     """
     if not bool(event.any()):
         return (log_hazard * 0).sum()
     # The likelihood does not change when all log hazards are shifted; the shift keeps exp() finite.
     shifted = log_hazard - log_hazard.detach().max()
+    # Only the order of times matters.  Ranks put a patient censored at the time of an event behind it, so that he
+    # counts as still at risk; torchsurv 0.2.0 leaves that to the sort where no two events share a time.
+    _, rank = torch.unique(time, return_inverse=True)
+    order = (2 * rank + (~event.bool()).to(rank.dtype)).to(shifted.dtype)
     with warnings.catch_warnings():
         # torchsurv says at every call that it found ties; they are what the method is for.
         warnings.filterwarnings("ignore", message="Ties in `time` detected", category=UserWarning)
-        loss: Tensor = neg_partial_log_likelihood(
-            shifted, event.bool(), time.to(shifted.dtype), ties_method=ties, reduction="mean"
-        )
+        loss: Tensor = neg_partial_log_likelihood(shifted, event.bool(), order, ties_method=ties, reduction="mean")
     return loss
 
 
