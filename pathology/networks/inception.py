@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
 from torchvision.models import Inception3
 
 __all__ = ["inception_v3"]
@@ -27,11 +26,4 @@ def inception_v3(classes: int, *, aux_logits: bool = True, dropout: float = 0.5)
         ``(B, 3, H, W)`` float to ``(B, C)`` logits in evaluation mode.  Made for 299 px; ``H`` and ``W`` >= 75.
         Names in the state dict are torchvision's.
     """
-    network = Inception3(num_classes=classes, aux_logits=aux_logits, init_weights=False, dropout=dropout)
-    # torchvision's own initialisation, drawn here because its constructor does it only with a warning or slowly:
-    # a normal distribution of standard deviation 0.1, or the layer's `stddev`, cut at -2 and 2.
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            deviation = float(getattr(layer, "stddev", 0.1))
-            nn.init.trunc_normal_(layer.weight, mean=0.0, std=deviation, a=-2.0, b=2.0)
-    return network
+    return Inception3(num_classes=classes, aux_logits=aux_logits, init_weights=True, dropout=dropout)
