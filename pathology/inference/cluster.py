@@ -119,7 +119,12 @@ def _local(workers: int) -> Iterator[Workers]:
     with (
         tempfile.TemporaryDirectory(prefix="pathology-") as scratch,
         LocalCluster(
-            n_workers=0, host="127.0.0.1", scheduler_port=0, dashboard_address="127.0.0.1:0", processes=True, silence_logs=50
+            n_workers=0,
+            host="127.0.0.1",
+            scheduler_port=0,
+            dashboard_address="127.0.0.1:0",
+            processes=True,
+            silence_logs=50,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
         contextlib.ExitStack() as stack,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import UsageError
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Precision"]
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 class Engine(ABC):
@@ -30,6 +32,8 @@ class Engine(ABC):
         ``fp32``, ``bf16``, ``fp16`` or ``int8``.
     batch_size : int
         Patches computed at once.
+    appetite : int
+        Patches to hand over at once so that the device is never idle; a multiple of ``batch_size``.
     patch : int
         Side of a patch in pixels.
     classes : int
@@ -39,8 +43,9 @@ class Engine(ABC):
     name: ClassVar[str]
 
     device: str
-    precision: str
+    precision: Precision
     batch_size: int
+    appetite: int
     patch: int
     classes: int
 
@@ -72,20 +77,17 @@ class Engine(ABC):
             raise UsageError(
                 f"patches: expected (B, {self.patch}, {self.patch}, 3) uint8, got {patches.shape} {patches.dtype}"
             )
-        result = np.empty((len(patches), self.classes), np.float32)
-        for start in range(0, len(patches), self.batch_size):
-            part = patches[start : start + self.batch_size]
-            if len(part) < self.batch_size:
-                padded = np.zeros((self.batch_size, *expected), np.uint8)
-                padded[: len(part)] = part
-                result[start : start + len(part)] = self._predict_batch(padded)[: len(part)]
-            else:
-                result[start : start + len(part)] = self._predict_batch(part)
-        return result
+        count = len(patches)
+        if not count:
+            return np.empty((0, self.classes), np.float32)
+        missing = -count % self.batch_size
+        if missing:
+            patches = np.concatenate([patches, np.zeros((missing, *expected), np.uint8)])
+        return self._predict(patches)[:count]
 
     @abstractmethod
-    def _predict_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Classify exactly ``batch_size`` patches."""
+    def _predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classify patches whose number is a multiple of ``batch_size``, above 0."""
 
     @abstractmethod
     def close(self) -> None:

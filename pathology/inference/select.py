@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import platform
+import time
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pathology.errors import UsageError
 
@@ -10,10 +19,59 @@ if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
     from pathology.inference.engine import Engine
 
-__all__ = ["ENGINES", "make_engine"]
+__all__ = ["ENGINES", "choose_engine", "make_engine"]
 
-ENGINES = ("auto", "torch")
+ENGINES = ("auto", "torch", "openvino")
 """What ``--engine`` takes."""
+
+
+def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str = "fast", seconds: float = 1.0) -> str:
+    """Try the engines that run here and return the fastest one's name.
+
+    On a CUDA device it is torch, untried.  On a processor each engine predicts the same patches for a while; the
+    outcome is kept in the cache folder, for this model, machine and these versions.
+
+    Parameters
+    ----------
+    bundle
+        The model.
+    device, precision
+        As for :func:`make_engine`.
+    seconds
+        How long each is tried, at least one round.
+    """
+    import torch
+
+    if (device or "cuda").startswith("cuda") and torch.cuda.is_available():
+        return "torch"
+    if find_spec("openvino") is None:
+        return "torch"
+    from pathology.inference.openvino_engine import cache_folder
+
+    machine = (platform.node(), platform.machine(), os.cpu_count(), version("torch"), version("openvino"))
+    key = hashlib.sha256(repr((bundle.card.weights_sha256, precision, machine)).encode()).hexdigest()[:32]
+    known = cache_folder() / "engines" / key
+    with contextlib.suppress(OSError):
+        if (kept := known.read_text(encoding="utf-8")) in ENGINES:
+            return kept
+    rates = {kind: _rate(bundle, kind, device, precision, seconds) for kind in ("torch", "openvino")}
+    fastest = max(rates, key=lambda kind: rates[kind])
+    with contextlib.suppress(OSError):  # without a cache folder it is tried again next time
+        known.parent.mkdir(parents=True, exist_ok=True)
+        known.write_text(fastest, encoding="utf-8")
+    return fastest
+
+
+def _rate(bundle: Bundle, kind: str, device: str | None, precision: str, seconds: float) -> float:
+    engine = make_engine(bundle, kind=kind, device=device, precision=precision)
+    patches = np.full((engine.appetite, engine.patch, engine.patch, 3), 200, np.uint8)
+    engine.predict(patches)  # the first round allocates
+    began, rounds = time.perf_counter(), 0
+    while not rounds or time.perf_counter() - began < seconds:
+        engine.predict(patches)
+        rounds += 1
+    engine.close()
+    return rounds * len(patches) / (time.perf_counter() - began)
 
 
 def make_engine(bundle: Bundle, *, kind: str = "auto", device: str | None = None, precision: str = "fast") -> Engine:
@@ -28,16 +86,46 @@ def make_engine(bundle: Bundle, *, kind: str = "auto", device: str | None = None
     device
         ``cpu``, ``cuda``, ``cuda:N``; ``None``: the best there is.
     precision
-        ``exact``: fp32 throughout; ``fast``: lower precision where the engine has it.
+        ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, with near ties computed again in fp32.
 
     Raises
     ------
     UsageError
         If the engine is not known or its device is not there.
+    MissingDependencyError
+        If the engine is not installed.
     """
     if kind not in ENGINES:
         raise UsageError(f"engine {kind!r} does not exist", remedy=f"Choose one of: {', '.join(ENGINES)}")
-    del precision  # the torch engine computes in fp32 either way
-    from pathology.inference.torch_engine import TorchEngine
+    if precision not in ("fast", "exact"):
+        raise UsageError(f"precision {precision!r} does not exist", remedy="Choose fast or exact")
+    if kind == "auto":
+        kind = choose_engine(bundle, device=device, precision=precision)
+    if kind == "openvino":
+        if device not in (None, "cpu"):
+            raise UsageError(f"the OpenVINO engine runs on the processor, not on {device}", remedy="Use --engine torch")
+        return _openvino(bundle, precision)
+    return _torch(bundle, device, precision)
 
-    return TorchEngine(bundle, device=device)
+
+def _torch(bundle: Bundle, device: str | None, precision: str) -> Engine:
+    import torch
+
+    from pathology.inference.near_ties import NearTies
+    from pathology.inference.torch_engine import TorchEngine, has_bf16
+
+    exact = TorchEngine(bundle, device=device)
+    cuda = exact.device.startswith("cuda")
+    if precision == "exact" or not (torch.cuda.is_bf16_supported() if cuda else has_bf16()):
+        return exact
+    return NearTies(TorchEngine(bundle, device=device, precision="fp16" if cuda else "bf16"), exact)
+
+
+def _openvino(bundle: Bundle, precision: str) -> Engine:
+    from pathology.inference.near_ties import NearTies
+    from pathology.inference.openvino_engine import OpenVINOEngine, computes_bf16
+
+    exact = OpenVINOEngine(bundle)
+    if precision == "exact" or not computes_bf16():
+        return exact
+    return NearTies(OpenVINOEngine(bundle, precision="bf16"), exact)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,7 @@ def score(
         decoded = 0
         if todo:
             record = _run_record(bundle, settings, mpp, workers, scheduler, engine, device)
+            record["engine_used"] = _earlier_engine(out, bundle, engine)
             _write_run(out, {**record, "state": "running"})
 
             def settled(result: SlideResult) -> None:
@@ -149,8 +150,22 @@ def score(
                 _write_tables(out, [results[name] for name in order if name in results], bundle)
                 progress.finished(result.slide_id, _outcome(result), failed=result.status == "failed")
 
-            decoded = _run(todo, settled, progress, workers=workers, scheduler=scheduler, device=device)
-            _write_run(out, {**record, "state": "finished", "ended": _now(), "slides": _slides_record(results, order)})
+            def chosen(name: str) -> None:
+                record["engine_used"] = name
+                _write_run(out, {**record, "state": "running"})
+
+            decoded, used = _run(
+                todo,
+                settled,
+                progress,
+                workers=workers,
+                scheduler=scheduler,
+                device=device,
+                engine_used=record["engine_used"],
+                chosen=chosen,
+            )
+            record |= {"state": "finished", "ended": _now(), "engine_used": used}
+            _write_run(out, {**record, "slides": _slides_record(results, order)})
         if todo or not (out / "index.html").exists():
             _write_index(out, [results[name] for name in order], bundle)
             _write_tables(out, [results[name] for name in order], bundle)
@@ -272,6 +287,16 @@ def _write_index(out: Path, results: list[SlideResult], bundle: Bundle) -> None:
     write_batch_report(out / "index.html", entries, bundle.card, made=datetime.now(UTC))
 
 
+def _earlier_engine(out: Path, bundle: Bundle, engine: str) -> str:
+    """Return the engine that an earlier run chose, so that one folder holds the results of one engine."""
+    try:
+        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        same = run["model"]["weights_sha256"] == bundle.card.weights_sha256 and run["options"]["engine"] == engine
+        return str(run["engine_used"]) if same else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
@@ -347,13 +372,21 @@ def _run(
     workers: int | None,
     scheduler: str | None,
     device: str | None,
-) -> int:
+    engine_used: str,
+    chosen: Callable[[str], None],
+) -> tuple[int, str]:
     # Imported here: an unchanged batch needs neither Dask nor torch and is answered at once.
     from pathology.inference.cluster import connect, default_workers
     from pathology.inference.schedule import Steps, run_slides
-    from pathology.scoring.tasks import finish_slide, prepare_slide, score_chunk
+    from pathology.scoring.tasks import engine_for, finish_slide, prepare_slide, score_chunk
 
     steps = Steps(prepare_slide, score_chunk, finish_slide, _failed)
     with connect(workers=workers or (0 if scheduler else default_workers(device)), scheduler=scheduler) as pool:
         progress.workers(pool.slots, pool.dashboard)
-        return run_slides(jobs, steps, pool, settled, progress)
+        if jobs[0].engine != "auto":
+            engine_used = jobs[0].engine
+        elif not engine_used:
+            engine_used = str(pool.client.submit(engine_for, jobs[0], pure=False).result())
+            chosen(engine_used)
+        jobs = [replace(job, engine_used=engine_used) for job in jobs]
+        return run_slides(jobs, steps, pool, settled, progress), engine_used

@@ -33,6 +33,8 @@ class SlideJob:
         Scoring settings.
     engine, device
         Requested engine and device.
+    engine_used
+        The engine that was chosen where ``engine`` is ``auto``.
     out
         The slide's results folder.
     attempt
@@ -51,6 +53,7 @@ class SlideJob:
     engine: str
     device: str | None
     out: Path
+    engine_used: str = ""
     attempt: int = 1
 
     @property

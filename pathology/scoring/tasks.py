@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathology.findings.slide_result import SlideResult
     from pathology.inference.engine import Engine
 
-__all__ = ["finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
+__all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,10 +67,11 @@ class _Loaded:
     def engine(self, job: SlideJob) -> tuple[Engine, threading.Lock]:
         from pathology.inference.select import make_engine
 
-        wanted = (job.weights_sha256, str(job.bundle), job.engine, str(job.device), job.settings.precision)
+        kind = job.engine_used or job.engine
+        wanted = (job.weights_sha256, str(job.bundle), kind, str(job.device), job.settings.precision)
         with self._lock:
             if wanted not in self._engines:
-                engine = make_engine(load(job), kind=job.engine, device=job.device, precision=job.settings.precision)
+                engine = make_engine(load(job), kind=kind, device=job.device, precision=job.settings.precision)
                 self._engines[wanted] = engine, threading.Lock()
             return self._engines[wanted]
 
@@ -83,6 +84,13 @@ def load(job: SlideJob) -> Bundle:
     from pathology.bundle.catalogue import load_bundle
 
     return load_bundle(job.bundle)
+
+
+def engine_for(job: SlideJob) -> str:
+    """Return the name of the engine that suits a job's model on this worker."""
+    from pathology.inference.select import choose_engine
+
+    return choose_engine(load(job), device=job.device, precision=job.settings.precision)
 
 
 # -- step 1 ------------------------------------------------------------------------------------------------------
@@ -216,7 +224,7 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
     done = 0
     with open_slide(job.path) as reader:
         blocks = BlockReader(reader, plan.grid)
-        for block in predict_blocks(predict, engine.classes, engine.batch_size, blocks, plan, ks):
+        for block in predict_blocks(predict, engine.classes, engine.appetite, blocks, plan, ks):
             _save_block(job, block.k, block.probabilities, reader.unreadable_tiles, engine.description)
             done += len(block.probabilities)
             report(len(block.probabilities))

@@ -1,0 +1,192 @@
+"""The OpenVINO engine: the fastest way through a network on a processor.
+
+A model is converted once and kept, by the hash of its weights, in the user's cache folder; a worker then needs
+no torch.  Every stream computes a request with one thread, so results do not depend on the number of cores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import MissingDependencyError, OutputError, UsageError
+from pathology.inference.engine import Engine, Precision
+
+if TYPE_CHECKING:
+    from pathology.bundle.catalogue import Bundle
+
+__all__ = ["OpenVINOEngine", "cache_folder", "computes_bf16", "converted_model"]
+
+_BATCH = 4
+"""Patches a request.  Measured: larger batches leave the processor's caches and gain nothing."""
+
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+
+
+def _openvino() -> Any:  # noqa: ANN401 - the module
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the OpenVINO engine is not installed",
+            remedy="Install it with: pip install 'sarcoma-pathology[openvino]', or use --engine torch",
+        ) from error
+    return openvino
+
+
+def computes_bf16() -> bool:
+    """Whether the processor computes in bf16 itself."""
+    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def cache_folder() -> Path:
+    """Return the folder for converted models: ``PATHOLOGY_CACHE``, or the platform's place for caches."""
+    if given := os.environ.get("PATHOLOGY_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "sarcoma-pathology"
+
+
+def converted_model(bundle: Bundle) -> Path:
+    """Return the model as OpenVINO's ``.xml`` (with a ``.bin`` beside it), converting it the first time.
+
+    Its input is ``(B, P, P, 3)`` uint8 and its output ``(B, C)`` probabilities: normalisation, temperature and
+    softmax are inside.
+
+    Raises
+    ------
+    MissingDependencyError
+        If OpenVINO is not installed.
+    OutputError
+        If the cache folder cannot be written.
+    """
+    openvino = _openvino()
+    card = bundle.card
+    parts = {
+        "format": 1,
+        "weights": card.weights_sha256,
+        "network": [card.architecture, card.architecture_options, len(card.classes)],
+        "input": [card.patch, card.normalisation.model_dump(mode="json"), card.calibration.get("temperature", 1.0)],
+        "openvino": openvino.__version__,
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache_folder() / "openvino" / f"{card.name}-{key}"
+    model = folder / "model.xml"
+    if not model.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                aside = Path(scratch) / "model"
+                aside.mkdir()
+                _convert(bundle, aside / "model.xml", openvino)
+                # Another process may have been faster; its result is the same.
+                try:
+                    aside.replace(folder)
+                except OSError:
+                    if not model.exists():
+                        shutil.rmtree(folder, ignore_errors=True)
+                        aside.replace(folder)
+        except OSError as error:
+            raise OutputError(
+                f"the converted model cannot be kept ({error.strerror})",
+                where=folder.parent,
+                remedy="Set PATHOLOGY_CACHE to a folder you may write to",
+            ) from error
+    return model
+
+
+def _convert(bundle: Bundle, path: Path, openvino: Any) -> None:  # noqa: ANN401 - the module
+    import torch
+
+    from pathology.inference.torch_engine import patch_classifier
+
+    example = torch.zeros((_BATCH, bundle.card.patch, bundle.card.patch, 3), dtype=torch.uint8)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, about its own internals
+        program = torch.export.export(patch_classifier(bundle).eval(), (example,))
+        model = openvino.convert_model(program)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+class OpenVINOEngine(Engine):
+    """Runs a bundle with OpenVINO on the processor.
+
+    Parameters
+    ----------
+    bundle
+        The model.
+    precision
+        ``fp32`` or ``bf16``.
+    threads
+        Cores to use; ``None``: ``OMP_NUM_THREADS`` if it is set, else all.
+
+    Raises
+    ------
+    MissingDependencyError
+        If OpenVINO is not installed.
+    UsageError
+        If the processor cannot compute in that precision.
+    """
+
+    name = "openvino"
+
+    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", threads: int | None = None) -> None:
+        openvino = _openvino()
+        if precision not in _HINTS:
+            raise UsageError(f"precision {precision!r}: OpenVINO computes in {', '.join(_HINTS)} here")
+        core = openvino.Core()
+        if precision == "bf16" and not computes_bf16():
+            raise UsageError("this processor has no bf16 arithmetic", remedy="Use --precision exact")
+        streams = threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+        model = core.read_model(converted_model(bundle))
+        model.reshape([_BATCH, bundle.card.patch, bundle.card.patch, 3])
+        self._compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                "NUM_STREAMS": streams,
+                "INFERENCE_NUM_THREADS": streams,
+                "ENABLE_CPU_PINNING": False,  # several workers on one machine would be pinned to the same cores
+            },
+        )
+        self._queue = openvino.AsyncInferQueue(self._compiled, streams + 1)
+        self._queue.set_callback(_keep)
+        self.device = "cpu"
+        self.precision = precision
+        self.batch_size = _BATCH
+        self.appetite = _BATCH * streams * 4
+        self.patch = bundle.card.patch
+        self.classes = len(bundle.card.classes)
+
+    def _predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        result = np.empty((len(patches), self.classes), np.float32)
+        for start in range(0, len(patches), _BATCH):
+            place = slice(start, start + _BATCH)
+            self._queue.start_async({0: np.ascontiguousarray(patches[place])}, result[place])
+        self._queue.wait_all()
+        return result
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self.__dict__.pop("_queue", None)
+        self.__dict__.pop("_compiled", None)
+
+
+def _keep(request: Any, place: NDArray[np.float32]) -> None:  # noqa: ANN401 - OpenVINO's request
+    place[:] = request.get_output_tensor(0).data
