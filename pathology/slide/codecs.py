@@ -7,6 +7,7 @@ state and may be called from any number of threads.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Final
 
 import cv2
@@ -32,6 +33,17 @@ __all__ = [
 
 _J2K_UNSUITED: Final = frozenset({0x53, 0x5D, 0x5E, 0x5F, 0x60})
 """Second bytes of markers with rules of their own for single components or packets: COC, QCC, RGN, POC, PPM."""
+_SYNTHESIS_9_7: Final = (
+    -0.091271763114,
+    -0.057543526228,
+    0.591271763114,
+    1.115087052457,
+    0.591271763114,
+    -0.057543526228,
+    -0.091271763114,
+)
+_SYNTHESIS_5_3: Final = (0.5, 1.0, 0.5)
+"""Low-pass synthesis filters of JPEG 2000's irreversible and reversible wavelet (ISO/IEC 15444-1, annex F)."""
 _J2K_TILE_LENGTHS: Final = 0x55
 """Second byte of TLM, an index of tile parts that may be left out."""
 _JPEG_END: Final = b"\xff\xd9"
@@ -240,7 +252,12 @@ def premultiplied_over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def reduce_jpeg2000(data: bytes, reduction: int, *, transformed: bool = False) -> NDArray[np.uint8] | None:
-    """Decode a JPEG 2000 picture at the lower resolution it holds.
+    """Decode a JPEG 2000 picture at a lower resolution that it holds, and bring it close to the full picture's means.
+
+    A stored lower resolution is no mean: its samples lie on every second pixel, not between two, and its filter is
+    sharper.  A filter of a few taps turns it into what the means would be if the finer wavelet bands were empty.  For
+    reductions of 4 and more the resolution above is decoded and halved by means, since the bands that matter most are
+    the next finer ones.
 
     Parameters
     ----------
@@ -252,11 +269,59 @@ def reduce_jpeg2000(data: bytes, reduction: int, *, transformed: bool = False) -
     Returns
     -------
     numpy.ndarray or None
-        ``(ceil(h / reduction), ceil(w / reduction), 3)`` uint8 RGB, exactly what OpenJPEG decodes at that resolution;
-        ``None`` where the picture does not hold it in a form that can be taken out.
+        ``(ceil(h / reduction), ceil(w / reduction), 3)`` uint8 RGB; ``None`` where the picture does not hold the
+        resolution in a form that can be taken out.
     """
-    smaller = reduced_codestream(data, reduction)
-    return None if smaller is None else decode_jpeg2000(smaller, transformed=transformed)
+    if reduction < 2 or reduction & (reduction - 1):
+        return None
+    decoded = max(2, reduction // 2)
+    smaller = reduced_codestream(data, decoded)
+    if smaller is None:
+        return None
+    pixels = decode_jpeg2000(smaller, transformed=transformed)
+    reversible = smaller[smaller.index(b"\xff\x52") + 13] == 1
+    taps = _mean_filter(_SYNTHESIS_5_3 if reversible else _SYNTHESIS_9_7, decoded)
+    # The standard mirrors the picture at its border, without repeating the outermost sample.
+    means = cv2.sepFilter2D(pixels, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101)
+    if reduction > decoded:
+        height, width = pixels.shape[:2]
+        if height % 2 or width % 2:
+            return None
+        means = cv2.resize(means, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return np.asarray(means, np.uint8)
+
+
+@lru_cache(maxsize=32)
+def _mean_filter(synthesis: tuple[float, ...], reduction: int) -> NDArray[np.float64]:
+    """Taps that turn wavelet low-pass samples into means of the picture synthesised from them alone.
+
+    Parameters
+    ----------
+    synthesis
+        Low-pass synthesis filter, odd and symmetric, of sum 2.
+    reduction
+        Pixels per sample, a power of two.
+
+    Returns
+    -------
+    numpy.ndarray
+        An odd number of taps, the middle one for the sample itself, of sum 1, for use as a correlation.
+    """
+    response, centre = np.ones(1), 0
+    for _ in range(reduction.bit_length() - 1):
+        spread = np.zeros(2 * len(response) - 1)
+        spread[::2] = response
+        response = np.convolve(spread, synthesis)
+        centre = 2 * centre + len(synthesis) // 2
+    reach = -(-len(response) // reduction)
+    padded = np.pad(response, 2 * reduction * reach)
+    origin = centre + 2 * reduction * reach
+    # A mean's weight for the sample k places on is the mean response to that sample over the mean's pixels.
+    taps = np.array(
+        [padded[origin - reduction * k : origin - reduction * k + reduction].mean() for k in range(-reach, reach + 1)]
+    )
+    used = max(abs(int(k) - reach) for k in np.flatnonzero(np.abs(taps) > 1e-9))
+    return taps[reach - used : reach + used + 1]
 
 
 def reduced_codestream(data: bytes, reduction: int) -> bytes | None:

@@ -275,12 +275,12 @@ class TiledReader(SlideReader):
         """Read a region shrunk by a whole number, tile by tile.
 
         Each tile is decoded and shrunk while it is in the processor's cache.  The result is the exact mean, as in
-        :meth:`pathology.slide.reader.SlideReader.read_reduced`, except for JPEG 2000 with a power of two: then the
-        stored lower resolution is decoded, which costs a fraction and differs from the mean by 4 levels on average
-        over tissue (its wavelet keeps edges sharper than a mean does).
+        :meth:`pathology.slide.reader.SlideReader.read_reduced`, except for JPEG 2000 with a power of two: then a stored
+        lower resolution is decoded, which costs half at 2 and 4 and a quarter at 8, and differs from the mean by up to
+        5 levels (of 255) on average over tissue at 2, and by up to 3 at 4 and 8.
 
-        Scaled JPEG decoding is not used: libjpeg-turbo's inverse transform is so small a part of decoding that halving
-        it saves less than a tenth, and differs by up to 40 levels at edges.
+        JPEG's scaled decoding is not used: most of the time goes into entropy decoding, which it cannot skip, so it
+        saves little and differs by up to 40 levels at edges.
         """
         valid = 0 <= level < len(self._stored) and reduction > 1 and w > 0 and h > 0
         view = _view(level, self._stored[level], reduction) if valid else None

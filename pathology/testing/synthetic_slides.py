@@ -271,8 +271,6 @@ def _write_level(
 
     tags: list[tuple[int, int, int, object, bool]] = []
     if jpeg:
-        if compression in _SUBSAMPLING:
-            tags.append((530, 3, 2, _SUBSAMPLING[compression], True))
         if shared_tables:
             probe = np.zeros((16, 16, 3), np.uint8)
             tables, _ = _split_jpeg(encode_tile(probe, compression, quality))
@@ -286,6 +284,7 @@ def _write_level(
         rowsperstrip=None if tiled else tile[1],
         compression=code,
         compressionargs={"outcolorspace": "RGB"} if compression == "jpeg-rgb" else None,
+        subsampling=_SUBSAMPLING.get(compression),
         predictor=2 if predictor else None,
         description=description,
         metadata=None,

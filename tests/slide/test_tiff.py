@@ -1,6 +1,7 @@
 """The TIFF backend: every compression, tiled and in strips, against OpenSlide and against what was written."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import openslide
@@ -34,7 +35,7 @@ def through_openslide(path):
 
 
 class TiffSuite(SlideReaderSuite):
-    options: dict = {}
+    options: ClassVar[dict] = {}
 
     @classmethod
     def open(cls, path):
@@ -95,7 +96,7 @@ class TestEveryKind(TiffSuite):
 
 
 class TestThreadsAndNoCache(TiffSuite):
-    options = {"threads": 3, "cache_bytes": 0}
+    options: ClassVar[dict] = {"threads": 3, "cache_bytes": 0}
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -150,15 +151,16 @@ class TestRealFormats(TiffSuite):
         got = reader.read(0, 0, 0, *reader.dimensions).astype(int)
         if slide.name.startswith("CMU"):
             wanted = through_openslide(cmu_slide)[0].astype(int)
-            assert np.abs(got - wanted).mean() < 4
+            assert np.abs(got.mean((0, 1)) - wanted.mean((0, 1))).max() < 2
+            assert np.abs(got - wanted).mean() < 6
         else:
             sibling = slide.with_name("xyc-LZW.ome.tiff")
             with TiffReader(sibling) as other:
-                assert np.abs(got - other.read(0, 0, 0, *other.dimensions)).mean() < 12
+                assert np.abs(got - other.read(0, 0, 0, *other.dimensions)).mean() < 14
 
 
 @pytest.fixture(
-    scope="module", params=OPENSLIDE_EXACT + ("svs-jpeg", "svs-jpeg-rgb", "svs-jpeg2000", "svs-jpeg2000-ycbcr")
+    scope="module", params=(*OPENSLIDE_EXACT, "svs-jpeg", "svs-jpeg-rgb", "svs-jpeg2000", "svs-jpeg2000-ycbcr")
 )
 def beside_openslide(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("beside")
@@ -346,34 +348,34 @@ def test_leaves_other_vendors_and_planes_to_openslide(tmp_path):
 @given(share=st.floats(0.0, 0.999))
 def test_a_cut_file_is_refused_at_once(cut_source, share):
     """Wherever it is cut: never a slide that turns out white later."""
-    folder, content = cut_source
-    path = folder / "cut.svs"
+    path = cut_source.with_name("cut.svs")
+    content = cut_source.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     try:
-        with TiffReader(path) as reader:
-            # Only the label and macro, which come last, may be missing.
-            assert reader.read(0, 0, 0, *reader.dimensions).shape[2] == 3
-    except (CorruptSlideError, UnsupportedSlideError) as error:
-        assert len(str(error)) > 20
-    else:
-        assert share > 0.8
+        reader = TiffReader(path)
+    except (CorruptSlideError, UnsupportedSlideError):
+        return
+    with reader:
+        # What is missing can only be coarser levels or the label and macro, which come last.
+        whole = reader.read(0, 0, 0, *reader.dimensions)
+    with TiffReader(cut_source) as intact:
+        np.testing.assert_array_equal(whole, intact.read(0, 0, 0, *intact.dimensions))
 
 
 @pytest.fixture(scope="module")
 def cut_source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cut")
-    return folder, write_svs(folder / "a.svs", PICTURE, tile=128, factors=FACTORS).read_bytes()
+    return write_svs(tmp_path_factory.mktemp("cut") / "a.svs", PICTURE, tile=128, factors=FACTORS)
 
 
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_damage_never_escapes_as_a_foreign_error(cut_source, data):
     """Random bytes overwritten anywhere: the slide opens with its damage masked, or is refused in our own words."""
-    folder, content = cut_source
+    content = cut_source.read_bytes()
     damaged = bytearray(content)
     for _ in range(data.draw(st.integers(1, 30))):
         damaged[data.draw(st.integers(8, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path = folder / "damaged.svs"
+    path = cut_source.with_name("damaged.svs")
     path.write_bytes(damaged)
     try:
         with TiffReader(path) as reader:
