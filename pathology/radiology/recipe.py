@@ -1,0 +1,187 @@
+"""What every radiology system can do: be measured, be trained, be applied.
+
+A recipe holds all choices of a system (sequences, preparation, network, training).  Modules of
+:mod:`pathology.systems` hold one each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pathology.bundle.card import Figure
+from pathology.errors import BundleError
+from pathology.radiology.bundle import CardText, RadiologyCard, read_radiology_card
+from pathology.radiology.cohort import Case, Cohort
+from pathology.settings import Settings
+from pathology.training.statistics import Interval
+
+__all__ = ["NOT_MEASURED", "Progress", "Recipe", "as_figure", "predict_case", "recipe_of"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, steps done and steps in all."""
+
+NOT_MEASURED = Figure(
+    metric="not measured",
+    value=None,
+    interval=None,
+    method="none",
+    n=0,
+    unit="patients",
+    data="none",
+    note="The model was trained without an evaluation: nothing is known of its performance.",
+)
+"""Stands on the card of a model that was trained without being evaluated."""
+
+
+class Recipe(Settings, ABC):
+    """A published system's way from a cohort to a model.
+
+    Subclasses are frozen settings; :attr:`kind` names them on cards.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def evaluate(
+        self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
+    ) -> tuple[Figure, ...]:
+        """Measure by cross-validation by patient.
+
+        Parameters
+        ----------
+        cohort
+            Patients with images, masks and labels.
+        folds
+            Number of folds.
+        seed
+            Of folds and training.
+        device
+            ``cpu`` or ``cuda``.
+        progress
+            Told how far it is.
+
+        Returns
+        -------
+        tuple of Figure
+            Each with n, interval and data.
+        """
+
+    @abstractmethod
+    def train(
+        self,
+        cohort: Cohort,
+        folder: Path,
+        text: CardText,
+        *,
+        system: str,
+        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        constructed: bool = False,
+        seed: int = 0,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> RadiologyCard:
+        """Train on the whole cohort and write a bundle.
+
+        Parameters
+        ----------
+        cohort
+            As in :meth:`evaluate`.
+        folder
+            Bundle to write.
+        text
+            What only the person who trains can say.
+        system
+            Name of the published system.
+        figures
+            What :meth:`evaluate` measured.
+        constructed
+            Whether the data were constructed.
+        seed, device, progress
+            As in :meth:`evaluate`.
+        """
+
+    @abstractmethod
+    def predict(
+        self, folder: Path, card: RadiologyCard, case: Case, out: Path, *, device: str = "cpu"
+    ) -> dict[str, Any]:
+        """Apply a trained bundle to one patient.
+
+        Parameters
+        ----------
+        folder, card
+            The bundle.
+        case
+            The patient's images (and masks, where the system needs one).
+        out
+            Folder for pictures and masks; made if missing.
+        device
+            ``cpu`` or ``cuda``.
+
+        Returns
+        -------
+        dict
+            JSON-able results: probabilities, volumes, files written.
+        """
+
+
+def recipe_of(card: RadiologyCard) -> Recipe:
+    """Return the recipe a bundle was made with.
+
+    Raises
+    ------
+    BundleError
+        If this version has no such recipe, or it does not take the card's settings.
+    """
+    kinds = _kinds()
+    if card.recipe not in kinds:
+        raise BundleError(f"there is no recipe '{card.recipe}'", remedy="Use the version that made the bundle")
+    try:
+        return kinds[card.recipe].model_validate(card.recipe_settings)
+    except ValueError as error:
+        raise BundleError(f"the recipe's settings do not fit this version: {error}") from error
+
+
+def _kinds() -> Mapping[str, type[Recipe]]:
+    from pathology.radiology.adversarial import AdversarialRecipe
+    from pathology.radiology.habitat import HabitatRecipe
+    from pathology.radiology.image_recipe import ImageRecipe
+    from pathology.radiology.segmentation import SegmentationRecipe
+    from pathology.radiology.signature_recipe import SignatureRecipe
+    from pathology.radiology.survival_recipe import SurvivalRecipe
+
+    kinds: tuple[type[Recipe], ...] = (
+        AdversarialRecipe,
+        HabitatRecipe,
+        ImageRecipe,
+        SegmentationRecipe,
+        SignatureRecipe,
+        SurvivalRecipe,
+    )
+    return {k.kind: k for k in kinds}
+
+
+def predict_case(folder: Path, case: Case, out: Path, *, device: str = "cpu") -> dict[str, Any]:
+    """Apply the bundle in a folder to one patient; see :meth:`Recipe.predict`."""
+    card = read_radiology_card(folder)
+    found = recipe_of(card).predict(folder, card, case, out, device=device)
+    described = {"patient_id": case.patient_id, "model": f"{card.name} {card.version}", "system": card.system}
+    return described | found | {"intended_use": card.intended_use}
+
+
+def as_figure(metric: str, interval: Interval, *, unit: str, data: str, note: str = "") -> Figure:
+    """Put an interval on a card; an interval that could not be made leaves the figure without a value."""
+    known = interval.low == interval.low and interval.high == interval.high
+    return Figure(
+        metric=metric,
+        value=interval.value if known else None,
+        interval=(interval.low, interval.high) if known else None,
+        level=interval.level,
+        method=interval.method,
+        n=interval.n,
+        unit=unit,
+        data=data,
+        note=note if known else (note or "too few units for an interval"),
+    )
