@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -63,7 +64,10 @@ def default_workers(device: str | None) -> int:
     One a GPU; without a GPU one that uses every core, since a network's layers parallelise well and each process
     holds a copy of the model.
     """
-    if device in (None, "cuda"):
+    # Asking torch costs seconds; where there is no driver there is nothing to ask.
+    if device in (None, "cuda") and any(
+        Path(driver).exists() for driver in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+    ):
         import torch
 
         if torch.cuda.is_available():
