@@ -88,7 +88,8 @@ class OuterPrediction:
     survival
         Shape (M, T).
     groups
-        Risk group of each test patient, by cut-offs of the training side.
+        Risk group of each test patient, by cut-offs of the training side; ``undivided`` where the model gives its
+        training patients too few different risks.
     chosen
         The candidate that the inner folds chose.
     """
@@ -212,10 +213,10 @@ def cross_validate(
             if len(candidates) > 1:
                 best = max(candidates, key=lambda c, s=seed: _inner_score(c, inner_data, s))  # type: ignore[misc]
             model = best.make().fit(x_train, y_train, seed=seed)
-            groups = RiskGroups.cut(model.predict_risk(x_train), how.groups)
             risk = model.predict_risk(x_test)
+            groups = _groups(model.predict_risk(x_train), risk, how.groups)
             survival = model.predict_survival(x_test, at)
-            predictions[name].append(OuterPrediction(fold.outer, risk, survival, tuple(groups.assign(risk)), best))
+            predictions[name].append(OuterPrediction(fold.outer, risk, survival, groups, best))
             if progress is not None:
                 c = harrell_c(outcome.take(fold.outer.test), risk)
                 progress(f"{name}: fold {number + 1} of {len(nested)}, C {c:.3f}")
@@ -390,6 +391,14 @@ def _inner_score(candidate: Candidate, folds: Sequence[tuple[Floats, Floats, Out
             return float("-inf")
         scores.append(harrell_c(y_tune, model.predict_risk(x_tune)))
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("-inf")
+
+
+def _groups(train: Floats, test: Floats, groups: int) -> tuple[str, ...]:
+    try:
+        return tuple(RiskGroups.cut(train, groups).assign(test))
+    except UsageError:
+        # A model that tells nobody apart (a penalty that removes every covariate) is measured as such.
+        return ("undivided",) * len(test)
 
 
 def _in_words(candidate: Candidate) -> str:

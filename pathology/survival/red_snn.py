@@ -40,6 +40,7 @@ __all__ = ["RedSnn", "RedSnnSettings", "RedSnnUnit", "window_targets"]
 Floats = npt.NDArray[np.float64]
 Tensor = torch.Tensor
 DAYS_PER_MONTH = 365.25 / 12
+_STARTS = 5
 
 
 class RedSnnSettings(NetworkSettings):
@@ -233,8 +234,14 @@ class RedSnn(SurvivalModel):
         def build() -> nn.Module:
             return RedSnnUnit(x.shape[1], windows, self.settings)
 
-        unit = train_network(build, loss, outcome, self.settings, seed=seed)
-        assert isinstance(unit, RedSnnUnit)
+        unit = build()
+        for start in range(_STARTS):
+            trained = train_network(build, loss, outcome, self.settings, seed=seed + 7919 * start)
+            assert isinstance(trained, RedSnnUnit)
+            unit = trained
+            # Rectified layers this narrow can die, and then everybody gets one answer: another start mends it.
+            if np.ptp(_severity(unit, x)) > 1e-6:
+                break
         return unit
 
     def _fitted(self) -> RedSnnUnit:
