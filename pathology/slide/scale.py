@@ -119,7 +119,10 @@ def resolve_mpp(reader: SlideReader, *, option: float | None = None, manifest: f
 
 
 def _likely_mistake(stated: float) -> str:
-    """Name the slip of units that would explain an impossible value."""
+    """Name the slip that would explain an impossible value."""
+    dots = 25_400 / stated
+    if 30 < dots < 1300 and abs(dots - round(dots)) < 0.01:
+        return f"; it is a screen's or printer's resolution ({dots:.0f} dots per inch)"
     for factor, slip in (
         (100, "pixels per metre seem to have been written where pixels per cm belong"),
         (1000, "the value may be in mm where µm belong"),
@@ -127,6 +130,4 @@ def _likely_mistake(stated: float) -> str:
     ):
         if 0.1 <= stated * factor <= 2:
             return f"; if {stated * factor:.3g} is meant, {slip}"
-    if 25_400 / stated < 1000:
-        return f"; it is a printing resolution ({25_400 / stated:.0f} dots per inch)"
     return ""

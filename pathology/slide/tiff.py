@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -179,12 +180,28 @@ def _find_pyramid(tif: tifffile.TiffFile, path: Path) -> _Pyramid:
         root = _ome_root(str(first.description))
         if root is not None:
             return _ome_pyramid(tif, root, path)
+    _require_last_directory(tif, path)
     candidates = [first, *_subdirectories(first), *(_page(tif, i) for i in range(1, len(tif.pages)))]
     pages = _same_pyramid(candidates)
     if tif.is_svs:
         stated = _aperio_properties(str(first.description))
         return _Pyramid(pages, "aperio", _number(stated.get("MPP")), _number(stated.get("AppMag")))
     return _Pyramid(pages, "akoya" if tif.is_qpi else "generic-tiff", _resolution_mpp(first), None)
+
+
+def _require_last_directory(tif: tifffile.TiffFile, path: Path) -> None:
+    """Refuse a file whose last readable directory points to another one: tifffile logs that and goes on."""
+    layout, last, file = tif.tiff, _page(tif, len(tif.pages) - 1), tif.filehandle
+    file.seek(last.offset)
+    (entries,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+    file.seek(last.offset + layout.tagnosize + entries * layout.tagsize)
+    following = file.read(layout.offsetsize)
+    if len(following) < layout.offsetsize or struct.unpack(layout.offsetformat, following)[0] >= file.size:
+        raise CorruptSlideError(
+            "the file is cut off: not all of its pictures are there",
+            where=path,
+            remedy="Copy the slide again from its source",
+        )
 
 
 def _page(tif: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
