@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from pathology.errors import UsageError
 
-__all__ = ["Engine", "Precision"]
+__all__ = ["ENGINES", "Engine", "Precision"]
+
+ENGINES = ("auto", "torch", "openvino")
+"""Names under which engines are asked for; ``auto`` tries which is fastest."""
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 

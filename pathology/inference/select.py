@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathology.errors import UsageError
+from pathology.inference.engine import ENGINES
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
     from pathology.inference.engine import Engine
 
-__all__ = ["ENGINES", "choose_engine", "make_engine"]
-
-ENGINES = ("auto", "torch", "openvino")
-"""What ``--engine`` takes."""
+__all__ = ["choose_engine", "make_engine"]
 
 
 def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str = "fast", seconds: float = 1.0) -> str:
@@ -82,7 +80,7 @@ def make_engine(bundle: Bundle, *, kind: str = "auto", device: str | None = None
     bundle
         The model.
     kind
-        One of :data:`ENGINES`.
+        One of :data:`pathology.inference.engine.ENGINES`.
     device
         ``cpu``, ``cuda``, ``cuda:N``; ``None``: the best there is.
     precision

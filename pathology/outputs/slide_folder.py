@@ -27,9 +27,12 @@ from PIL import Image
 from pathology.errors import StoreError
 from pathology.findings.aggregate import aggregate
 from pathology.findings.slide_result import ClassFinding, SlideResult
+from pathology.outputs.annotations import class_features, tissue_features
 from pathology.outputs.atomic import output_error, write_bytes, write_text
+from pathology.outputs.geojson import write_geojson
 from pathology.outputs.heatmap import Heatmap, build_heatmap
 from pathology.outputs.index import preview
+from pathology.outputs.ome_zarr import write_ome_zarr
 from pathology.outputs.overlay import LONGEST_SIDE, write_overlay
 from pathology.outputs.palette import class_colours
 from pathology.outputs.picture import SlidePicture, jpeg
@@ -39,12 +42,25 @@ if TYPE_CHECKING:
     from pathology.bundle.card import Card
     from pathology.tiling.plan import TilePlan
 
-__all__ = ["OVERVIEW_LONGEST_SIDE", "read_heatmap", "redraw_overlay", "write_failure", "write_slide_folder"]
+__all__ = [
+    "ANNOTATIONS",
+    "CARD",
+    "HEATMAP",
+    "OVERVIEW_LONGEST_SIDE",
+    "read_heatmap",
+    "redraw_overlay",
+    "write_failure",
+    "write_slide_folder",
+]
 
 OVERVIEW_LONGEST_SIDE = LONGEST_SIDE
 """Longer side of the picture of the slide that everything is drawn on, in pixels."""
 
 PREDICTIONS = "predictions.zarr"
+HEATMAP = "heatmap.ome.zarr"
+ANNOTATIONS = "annotations.geojson"
+CARD = "card.json"
+"""Names in the slide's folder."""
 
 
 def write_slide_folder(
@@ -124,6 +140,13 @@ def write_slide_folder(
     (folder / "slide.json").unlink(missing_ok=True)  # until everything is new, the folder is not whole
     (folder / "traceback.txt").unlink(missing_ok=True)
     _write_predictions(folder / PREDICTIONS, card, plan, probabilities, mask, result)
+    if all(heatmap.shape):
+        write_ome_zarr(
+            folder / HEATMAP, heatmap, mpp=grid.slide_mpp, name=f"{result.slide_id}: {card.name}", colours=colours
+        )
+    features = (*class_features(result, heatmap), *tissue_features(mask, grid.dimensions, grid.slide_mpp))
+    write_geojson(folder / ANNOTATIONS, features)
+    write_text(folder / CARD, card.model_dump_json(indent=1))
     write_bytes(folder / "overview.jpg", jpeg(overview, quality=90))
     write_overlay(folder / "overlay.png", result, card, picture, heatmap, mask)
     pictures = report_pictures(result, card, picture, heatmap, mask)
@@ -137,6 +160,7 @@ def write_failure(folder: Path, result: SlideResult, card: Card, *, traceback: s
     """Write the folder of a slide that could not be scored: its report, the traceback if any, and the record."""
     if traceback:
         write_text(folder / "traceback.txt", traceback)
+    write_text(folder / CARD, card.model_dump_json(indent=1))
     write_slide_report(folder / "report.html", result, card, made=datetime.now(UTC))
     write_text(folder / "slide.json", result.model_dump_json(indent=1))
 
@@ -196,7 +220,8 @@ def redraw_overlay(
     """
     result = SlideResult.model_validate_json((folder / "slide.json").read_text(encoding="utf-8"))
     heatmap, mask = read_heatmap(folder)
-    pixels = np.asarray(Image.open(folder / "overview.jpg"))
+    with Image.open(folder / "overview.jpg") as image:
+        pixels = np.asarray(image)
     assert result.width is not None
     assert result.height is not None
     picture = SlidePicture(pixels, (result.width / pixels.shape[1], result.height / pixels.shape[0]))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pathology.bundle.catalogue import load_bundle
 from pathology.errors import OutputError, UsageError
 from pathology.findings.slide_result import SlideResult
+from pathology.inference.engine import ENGINES
 from pathology.inference.progress import Progress, SilentProgress
 from pathology.outputs.atomic import write_text
 from pathology.scoring.jobs import SlideJob, source_signature
@@ -125,6 +126,8 @@ def score(
         raise UsageError(f"mpp is {mpp}; it must be above 0 micrometres per pixel")
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; it must be at least 1")
+    if engine not in ENGINES:
+        raise UsageError(f"engine {engine!r} does not exist", remedy=f"Choose one of: {', '.join(ENGINES)}")
     bundle = load_bundle(model)
     entries = select_slides([slides] if isinstance(slides, str | PathLike) else slides)
     out = Path(out).absolute()
