@@ -12,7 +12,6 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Final
@@ -25,18 +24,11 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from pathology.errors import CorruptSlideError, NotBrightfieldError, SlideError, UnsupportedSlideError
-from pathology.slide.codecs import (
-    decode_jpeg,
-    decode_jpeg2000,
-    decode_jpegls,
-    decode_rle,
-    jpeg_states_colour,
-    reduce_jpeg2000,
-    ycbcr_to_rgb,
-)
+from pathology.slide.codecs import decode_rle, jpeg_states_colour, ycbcr_to_rgb
 from pathology.slide.dicom_series import Instance, is_dicom, read_instance
 from pathology.slide.reader import Level
-from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader
+from pathology.slide.tile_encoding import TileEncoding
+from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, picture_decoder
 
 __all__ = ["DicomReader"]
 
@@ -126,8 +118,7 @@ class DicomReader(TiledReader):
         self.properties = MappingProxyType({"compression": stored[0].codec})
         super().__init__(path, files, stored, threads=threads, cache_bytes=cache_bytes)
 
-    def _fetch(self, stored: StoredLevel, index: int) -> bytes:
-        data = super()._fetch(stored, index)
+    def _bare(self, stored: StoredLevel, data: bytes) -> bytes:
         return data if stored.codec.startswith("none") else _joined(data)
 
 
@@ -327,14 +318,16 @@ def _level(parts: Sequence[_Part], finest: tuple[int, int], first_file: int) -> 
     present = frames >= 0
     photometric = str(header.PhotometricInterpretation)
     name = "none" if header.file_meta.TransferSyntaxUID in _NATIVE else header.file_meta.TransferSyntaxUID.name
+    encoding = _encoding(parts[0])
     return StoredLevel(
         Level(width, height, (finest[0] / width + finest[1] / height) / 2, tile),
         np.where(present, offsets[frames], 0),
         np.where(present, lengths[frames], 0),
         f"{name}, {photometric}",
-        _decoder(parts[0]),
+        _decoder(parts[0]) if encoding is None else picture_decoder(encoding),
         file_of_tile=np.where(present, owners[frames], first_file) if len(parts) > 1 else None,
         file=first_file,
+        encoding=encoding,
     )
 
 
@@ -383,24 +376,33 @@ def _stated_places(part: _Part) -> Iterable[tuple[int, int, float]]:
         )
 
 
+def _transformed(part: _Part) -> bool:
+    """Whether the header announces YCbCr samples that are the reader's to convert."""
+    photometric = str(part.header.PhotometricInterpretation)
+    if photometric not in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"):
+        raise UnsupportedSlideError(f"DICOM colour model {photometric} is not read", where=part.path)
+    return photometric in ("YBR_FULL", "YBR_FULL_422")
+
+
+def _encoding(part: _Part) -> TileEncoding | None:
+    """Return how the frames are compressed, if each is a picture of its own."""
+    syntax = part.header.file_meta.TransferSyntaxUID
+    transformed = _transformed(part)
+    if syntax in _JPEG:
+        # Headers err: writers that wrap RGB tiles announce YBR_FULL and the reverse.  The markers in the picture, where
+        # it has them, were written by whoever encoded it.
+        return TileEncoding("jpeg", transformed=None if jpeg_states_colour(part.head) else transformed)
+    if syntax in _JPEG_2000:
+        return TileEncoding("jpeg2000", transformed=transformed)
+    return TileEncoding("jpeg-ls") if syntax in _JPEG_LS and not transformed else None
+
+
 def _decoder(part: _Part) -> TileDecoder:
     header = part.header
     syntax = header.file_meta.TransferSyntaxUID
     photometric = str(header.PhotometricInterpretation)
-    transformed = photometric in ("YBR_FULL", "YBR_FULL_422")
+    transformed = _transformed(part)
     width, height = int(header.Columns), int(header.Rows)
-    if photometric not in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"):
-        raise UnsupportedSlideError(f"DICOM colour model {photometric} is not read", where=part.path)
-    if syntax in _JPEG:
-        # Headers err: writers that wrap RGB tiles announce YBR_FULL and the reverse.  The markers in the picture, where
-        # it has them, were written by whoever encoded it.
-        stated = jpeg_states_colour(part.head)
-        return TileDecoder(lambda data, _, out: decode_jpeg(data, transformed=None if stated else transformed, out=out))
-    if syntax in _JPEG_2000:
-        return TileDecoder(
-            lambda data, *_: decode_jpeg2000(data, transformed=transformed),
-            partial(reduce_jpeg2000, transformed=transformed),
-        )
     if syntax in _NATIVE and photometric in ("RGB", "YBR_FULL"):
         apart = bool(header.get("PlanarConfiguration", 0))
         return TileDecoder(
@@ -408,8 +410,6 @@ def _decoder(part: _Part) -> TileDecoder:
         )
     if syntax == uid.RLELossless and photometric in ("RGB", "YBR_FULL"):
         return TileDecoder(lambda data, *_: _rle(data, width=width, height=height, transformed=transformed))
-    if syntax in _JPEG_LS and not transformed:
-        return TileDecoder(lambda data, *_: decode_jpegls(data))
     raise UnsupportedSlideError(f"DICOM transfer syntax {syntax.name} with {photometric} is not read", where=part.path)
 
 

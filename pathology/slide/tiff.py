@@ -23,16 +23,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from pathology.errors import CorruptSlideError, NotBrightfieldError, SlideError, UnsupportedSlideError
-from pathology.slide.codecs import (
-    decode_jpeg,
-    decode_jpeg2000,
-    decode_webp,
-    over_white,
-    premultiplied_over_white,
-    reduce_jpeg2000,
-)
+from pathology.slide.codecs import over_white, premultiplied_over_white
 from pathology.slide.reader import Level
-from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader
+from pathology.slide.tile_encoding import TileEncoding
+from pathology.slide.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, picture_decoder
 
 __all__ = ["TiffReader"]
 
@@ -269,15 +263,16 @@ def _index(page: tifffile.TiffPage, first: tifffile.TiffPage, path: Path) -> Sto
             remedy="Copy the slide again from its source",
         )
     downsample = (first.imagewidth / width + first.imagelength / height) / 2
-    tables = page.jpegtables if page.compression == _JPEG else None
+    encoding = _encoding(page)
     return StoredLevel(
         Level(width, height, downsample, tile),
         offsets[:expected],
         # Some writers leave a tile out by pointing to offset 0.
         np.where(offsets[:expected] > 0, lengths[:expected], 0),
         f"{codec}, {'YCbCr' if page.photometric == _PHOTOMETRIC_YCBCR else 'RGB'}",
-        _decoder(page, tile, samples),
-        tables or b"",
+        _decoder(page, tile, samples) if encoding is None else picture_decoder(encoding),
+        encoding.tables if encoding is not None else b"",
+        encoding=encoding,
     )
 
 
@@ -318,22 +313,22 @@ def _codec_name(compression: int, predictor: int, path: Path) -> str:
     return name
 
 
-def _decoder(page: tifffile.TiffPage, tile: tuple[int, int], samples: int) -> TileDecoder:
+def _encoding(page: tifffile.TiffPage) -> TileEncoding | None:
+    """Return how a page's tiles are compressed, if each is a picture of its own."""
     compression = int(page.compression)
     if compression == _JPEG:
         # The directory says whether colours were transformed: Aperio's RGB tiles carry no marker, and libtiff and
         # OpenSlide follow the directory too.  But Bio-Formats writes whole JFIF pictures, which are YCbCr by
         # definition, into pages it declares RGB.
-        tables, transformed = page.jpegtables, page.photometric == _PHOTOMETRIC_YCBCR or bool(page.is_jfif)
-        return TileDecoder(lambda data, _, out: decode_jpeg(data, tables=tables, transformed=transformed, out=out))
+        transformed = page.photometric == _PHOTOMETRIC_YCBCR or bool(page.is_jfif)
+        return TileEncoding("jpeg", transformed=transformed, tables=page.jpegtables or b"")
     if compression in _JPEG_2000:
-        ycbcr = compression == _APERIO_YCBCR
-        return TileDecoder(
-            lambda data, *_: decode_jpeg2000(data, transformed=ycbcr), partial(reduce_jpeg2000, transformed=ycbcr)
-        )
-    if compression in _WEBP:
-        return TileDecoder(lambda data, *_: decode_webp(data))
-    if compression == _NONE:
+        return TileEncoding("jpeg2000", transformed=compression == _APERIO_YCBCR)
+    return TileEncoding("webp") if compression in _WEBP else None
+
+
+def _decoder(page: tifffile.TiffPage, tile: tuple[int, int], samples: int) -> TileDecoder:
+    if page.compression == _NONE:
         unpack = partial(_uncompressed, width=tile[0], samples=samples)
     else:
         unpack = partial(_lossless, page.decode)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import CorruptSlideError, UsageError
-from pathology.slide.codecs import TileDecodeError
+from pathology.slide.codecs import TileDecodeError, reduce_jpeg2000
 from pathology.slide.reader import BACKGROUND, Level, Rect, Region, SlideReader, TileCounts
 from pathology.slide.tile_cache import TileCache
+from pathology.slide.tile_encoding import TileEncoding
 
-__all__ = ["DEFAULT_CACHE_BYTES", "StoredLevel", "TileDecoder", "TiledReader"]
+__all__ = ["DEFAULT_CACHE_BYTES", "StoredLevel", "TileDecoder", "TiledReader", "picture_decoder"]
 
 DEFAULT_CACHE_BYTES: Final = 64 * 2**20
 """Decoded tiles a reader keeps, in bytes.  64 MiB are 340 tiles of 256 x 256: two tile rows of a read 40,000 pixels
@@ -35,6 +36,10 @@ wide, and the borders of any block of up to 16,384 pixels with its neighbours.""
 
 _HOT_BYTES: Final = 2**20
 """Tiles above this size do not stay in a processor's own cache anyway."""
+_GAP: Final = 4096
+"""Tiles this many bytes apart are read at once: reading on is cheaper than asking again."""
+_RUN_BYTES: Final = 8 * 2**20
+"""Most bytes read at once."""
 _HASH_WHOLE_BELOW: Final = 32 * 2**20
 """A level with fewer compressed bytes than this goes into the fingerprint whole."""
 _HASH_SAMPLED_TILES: Final = 64
@@ -60,6 +65,14 @@ class TileDecoder:
     reduce: Callable[[bytes, int], NDArray[np.uint8] | None] | None = None
 
 
+def picture_decoder(encoding: TileEncoding) -> TileDecoder:
+    """Return the decoder of tiles that are pictures of their own."""
+    reduce = None
+    if encoding.compression == "jpeg2000":
+        reduce = partial(reduce_jpeg2000, transformed=bool(encoding.transformed))
+    return TileDecoder(lambda data, _, out: encoding.decode(data, out), reduce)
+
+
 @dataclass(frozen=True)
 class StoredLevel:
     """One level as it lies in a file.
@@ -82,6 +95,8 @@ class StoredLevel:
         tiles are in ``file``.
     file
         Index into the reader's files.
+    encoding
+        How the tiles are compressed, where they can be decoded without the file they come from.
     """
 
     level: Level
@@ -92,6 +107,7 @@ class StoredLevel:
     tables: bytes = b""
     file_of_tile: NDArray[np.int64] | None = None
     file: int = 0
+    encoding: TileEncoding | None = None
     columns: int = field(init=False)
     rows: int = field(init=False)
 
@@ -226,6 +242,43 @@ class TiledReader(SlideReader):
         finally:
             self._leave()
 
+    def tile_encoding(self, level: int) -> TileEncoding | None:
+        """Return how a level's tiles are compressed, or ``None`` where they mean nothing outside their file."""
+        return self._stored[level].encoding
+
+    def stored_tiles(self, level: int, indices: NDArray[np.integer]) -> list[bytes | None]:
+        """Return the compressed bytes of several stored tiles, reading neighbours in the file at once.
+
+        Parameters
+        ----------
+        level
+            Index into :attr:`levels`.
+        indices
+            ``(n,)`` places in the level's grid of tiles, row by row.
+
+        Returns
+        -------
+        list of bytes or None
+            In the order asked for; empty where the scanner left a tile out, ``None`` where the file cannot be read.
+        """
+        stored = self._stored[level]
+        starts, lengths = stored.offsets[indices].tolist(), stored.lengths[indices].tolist()
+        found: list[bytes | None] = [b""] * len(indices)
+        self._enter()
+        try:
+            for file, run in _runs(stored, indices, starts, lengths):
+                begin, end = starts[run[0]], starts[run[-1]] + lengths[run[-1]]
+                try:
+                    data = os.pread(self._descriptors[file], end - begin, begin)
+                except OSError:
+                    data = b""
+                for place in run:
+                    tile = data[starts[place] - begin : starts[place] - begin + lengths[place]]
+                    found[place] = self._bare(stored, tile) if len(tile) == lengths[place] else None
+        finally:
+            self._leave()
+        return found
+
     def close(self) -> None:
         """Close the files, once reads under way in other threads have ended.  Closing twice is allowed."""
         with self._lock:
@@ -266,6 +319,11 @@ class TiledReader(SlideReader):
         data = os.pread(self._descriptors[file], length, int(stored.offsets[index]))
         if len(data) != length:
             raise TileDecodeError("the file has become shorter")
+        return self._bare(stored, data)
+
+    def _bare(self, stored: StoredLevel, data: bytes) -> bytes:
+        """Take a tile out of what its container wraps it in."""
+        del stored
         return data
 
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
@@ -456,6 +514,26 @@ class TiledReader(SlideReader):
         finally:
             self._leave()
         return digest.hexdigest()
+
+
+def _runs(
+    stored: StoredLevel, indices: NDArray[np.integer], starts: list[int], lengths: list[int]
+) -> Iterator[tuple[int, list[int]]]:
+    """Group places among ``indices`` into runs of tiles that lie next to each other in one file."""
+    one = stored.file_of_tile is None
+    owners = [stored.file] * len(indices) if one else np.asarray(stored.file_of_tile)[indices].tolist()
+    run: list[int] = []
+    for place in sorted((p for p, length in enumerate(lengths) if length), key=lambda p: (owners[p], starts[p])):
+        if run:
+            last = run[-1]
+            gap = starts[place] - starts[last] - lengths[last]
+            size = starts[place] + lengths[place] - starts[run[0]]
+            if owners[place] != owners[last] or not 0 <= gap <= _GAP or size > _RUN_BYTES:
+                yield owners[last], run
+                run = []
+        run.append(place)
+    if run:
+        yield owners[run[-1]], run
 
 
 def _covers(tile: NDArray[np.uint8], width: int, height: int) -> bool:
