@@ -244,9 +244,9 @@ def transfer(
     while epochs < how.epochs and since < how.patience:
         epochs += 1
         trained.train()
-        for batch in rows[torch.randperm(len(rows), generator=generator)].split(how.batch):  # type: ignore[no-untyped-call]
+        for batch in rows[torch.randperm(len(rows), generator=generator)].split(how.batch):
             optimiser.zero_grad()
-            functional.mse_loss(trained(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
+            functional.mse_loss(trained(x[batch]), y[batch]).backward()
             optimiser.step()
             with torch.no_grad():
                 norm = trained.dense1.weight.norm(dim=1, keepdim=True)

@@ -287,7 +287,7 @@ def _step(
     probability, months = network(data.x[rows], epoch)
     optimiser.zero_grad()
     loss = _objective(probability, months, data, rows) + l1 * network.l1()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimiser.step()
     return probability.detach()
 

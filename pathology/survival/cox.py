@@ -84,7 +84,7 @@ class CoxModel(SurvivalModel):
         self.coefficients: Floats = np.zeros(0)
         self.covariance: Floats = np.zeros((0, 0))
         self.log_likelihood = float("nan")
-        self._centre: Floats = np.zeros(0)
+        self.centre: Floats = np.zeros(0)
         self._baseline = StepFunction(np.zeros(0), np.zeros(0), 0.0)
 
     def fit(self, x: Floats, outcome: Outcome, *, seed: int = 0) -> CoxModel:
@@ -110,14 +110,14 @@ class CoxModel(SurvivalModel):
                 ) from error
         self.coefficients = fitter.params_.to_numpy(dtype=float)
         self.covariance = fitter.variance_matrix_.to_numpy(dtype=float)
-        self._centre = x.mean(axis=0)
+        self.centre = x.mean(axis=0)
         self.log_likelihood = partial_log_likelihood(outcome, x @ self.coefficients)
-        self._baseline = breslow(outcome, (x - self._centre) @ self.coefficients)
+        self._baseline = breslow(outcome, (x - self.centre) @ self.coefficients)
         return self
 
     def predict_risk(self, x: Floats) -> Floats:
         """Return the log hazard ratio against the mean training patient, shape (N,)."""
-        return np.asarray((x - self._centre) @ self.coefficients, dtype=float)
+        return np.asarray((x - self.centre) @ self.coefficients, dtype=float)
 
     def predict_survival(self, x: Floats, times: npt.ArrayLike) -> Floats:
         """Return survival probabilities, shape (N, T); see :meth:`SurvivalModel.predict_survival`."""
@@ -129,7 +129,7 @@ class CoxModel(SurvivalModel):
         return {"log_likelihood": self.log_likelihood}, {
             "coefficients": self.coefficients,
             "covariance": self.covariance,
-            "centre": self._centre,
+            "centre": self.centre,
             "baseline_times": self._baseline.times,
             "baseline_hazard": self._baseline.heights,
         }
@@ -138,7 +138,7 @@ class CoxModel(SurvivalModel):
         """Take back what :meth:`state` returned."""
         self.log_likelihood = float(values["log_likelihood"])
         self.coefficients, self.covariance = arrays["coefficients"], arrays["covariance"]
-        self._centre = arrays["centre"]
+        self.centre = arrays["centre"]
         self._baseline = StepFunction(arrays["baseline_times"], arrays["baseline_hazard"], 0.0)
 
 

@@ -181,7 +181,7 @@ def train_network(
             network.train()
             for value in losses(network, rows):
                 optimiser.zero_grad()
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()
                 optimiser.step()
             if held_out is None:
                 continue

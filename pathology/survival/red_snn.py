@@ -231,10 +231,10 @@ class RedSnn(SurvivalModel):
             for i, output in enumerate(network.outputs(data[rows])):
                 yield cosine_distance_loss(output, wanted[rows, i], known[rows, i])
 
-        def build() -> nn.Module:
+        def build() -> RedSnnUnit:
             return RedSnnUnit(x.shape[1], windows, self.settings)
 
-        unit = build()
+        unit: RedSnnUnit | None = None
         for start in range(_STARTS):
             trained = train_network(build, loss, outcome, self.settings, seed=seed + 7919 * start)
             assert isinstance(trained, RedSnnUnit)
@@ -242,6 +242,7 @@ class RedSnn(SurvivalModel):
             # Rectified layers this narrow can die, and then everybody gets one answer: another start mends it.
             if np.ptp(_severity(unit, x)) > 1e-6:
                 break
+        assert unit is not None
         return unit
 
     def _fitted(self) -> RedSnnUnit:

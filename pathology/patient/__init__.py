@@ -1,0 +1,1 @@
+"""One patient: slides, imaging studies, the clinical row, and what was found in each."""

@@ -1,0 +1,99 @@
+"""Pages of patient records, whole in themselves: they load nothing and run nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+from pathology import __version__
+from pathology.outputs import wording
+from pathology.outputs.pages import relative_link
+from pathology.patient.clinical import FIELDS
+from pathology.patient.record import BuildReport, PatientRecord
+from pathology.patient.words import PlainText
+
+__all__ = ["index_page", "patient_page", "words_page", "write_folder"]
+
+_MEANING = {f.name: f"{f.meaning}{', ' + f.unit if f.unit else ''}" for f in FIELDS}
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        # The look of the slide reports is shared.
+        loader=ChoiceLoader([PackageLoader("pathology.patient"), PackageLoader("pathology.outputs")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "halves": lambda items: [items[: (len(items) + 1) // 2], items[(len(items) + 1) // 2 :]],
+        "link": lambda folder: relative_link("patients", folder, "patient.html"),
+        "sentence": wording.sentence,
+    }
+    environment.globals |= {"research_use_only": wording.RESEARCH_USE_ONLY, "version": __version__}
+    return environment
+
+
+def patient_page(record: PatientRecord) -> str:
+    """Return the page of one patient, for professionals."""
+    clinical = [
+        (name, f"{value:g}" if isinstance(value, float) else value, _MEANING.get(name, ""))
+        for name, value in record.clinical.items()
+    ]
+    return _render("patient.html", record=record, clinical=clinical)
+
+
+def words_page(plain: PlainText) -> str:
+    """Return the page in plain words; it holds no id."""
+    return _render("words.html", plain=plain)
+
+
+def index_page(records: Sequence[PatientRecord], report: BuildReport) -> str:
+    """Return the list of all patients and of what did not match."""
+    problems = [
+        (what, ids)
+        for what, ids in (
+            ("slides without a patient", report.slides_without_patient),
+            ("patients in slides only", report.only_in_slides),
+            ("patients in imaging only", report.only_in_imaging),
+            ("patients in the clinical table only", report.only_in_clinical),
+            ("ids that look alike and were not joined", report.lookalikes),
+            ("columns outside the vocabulary", report.columns_outside_vocabulary),
+            ("columns dropped because ids are hashed", report.dropped_for_hashing),
+            ("odd entries in the clinical table", report.warnings),
+        )
+        if ids
+    ]
+    return _render("index.html", records=records, report=report, problems=problems)
+
+
+def write_folder(out: Path, records: Sequence[PatientRecord], report: BuildReport, words: Sequence[PlainText]) -> None:
+    """Write ``index.html``, ``build.json`` and, for each patient, ``record.json`` and two pages.
+
+    Parameters
+    ----------
+    out
+        Results folder, which is made.
+    records, words
+        Patients and their plain words, in one order.
+    report
+        How the joining went.
+    """
+    for record, plain in zip(records, words, strict=True):
+        folder = out / "patients" / record.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "record.json").write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / "patient.html").write_text(patient_page(record), encoding="utf-8")
+        (folder / "words.html").write_text(words_page(plain), encoding="utf-8")
+    (out / "build.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (out / "index.html").write_text(index_page(records, report), encoding="utf-8")
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(**values)

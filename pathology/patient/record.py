@@ -1,0 +1,428 @@
+"""One record a patient: slides, imaging, clinic and predictions joined on one id, and what did not join."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, ValidationError
+
+from pathology.errors import InputTableError, UsageError
+from pathology.findings.slide_result import SlideResult
+from pathology.patient.clinical import CLINICAL_VOCABULARY, ClinicalTable
+from pathology.patient.identity import Pseudonyms
+from pathology.settings import Settings
+
+__all__ = [
+    "BuildReport",
+    "ImagingStudy",
+    "PatientRecord",
+    "SlideSummary",
+    "SurvivalPrediction",
+    "build_records",
+    "patient_table",
+    "read_radiology_results",
+    "read_record",
+    "read_slide_results",
+]
+
+Value = str | float
+RECORD_VERSION = 1
+
+
+class SlideSummary(Settings):
+    """What was found in one slide."""
+
+    slide_id: str
+    status: str
+    """``scored`` or ``failed``."""
+    model: str = ""
+    prediction: str | None = None
+    probabilities: dict[str, float] = Field(default_factory=dict)
+    abstained: bool = False
+    abstained_because: str = ""
+    tissue_mm2: float | None = None
+    findings: dict[str, float] = Field(default_factory=dict)
+    """Further numbers by name, such as ``mitoses_per_mm2``."""
+    error: str = ""
+
+
+class ImagingStudy(Settings):
+    """What was found in one imaging study."""
+
+    study: str
+    """Name of the study or, without one, its place in the table."""
+    modality: str = ""
+    findings: dict[str, float] = Field(default_factory=dict)
+
+
+class SurvivalPrediction(Settings):
+    """What a survival model says of a patient."""
+
+    model: str
+    """Name of the model's folder."""
+    kind: str
+    outcome: str
+    """What is predicted, such as ``os``."""
+    covariates: tuple[str, ...]
+    """On what it ran."""
+    imputed: tuple[str, ...] = ()
+    """Covariates that were unknown of this patient and filled by the model."""
+    risk: float
+    group: str
+    survival: dict[str, float]
+    """Probability of being without the event by time, such as ``{"3 years": 0.71}``."""
+    trained_on: str
+    """Patients and events."""
+
+
+class PatientRecord(Settings):
+    """Everything known of one patient."""
+
+    version: int = RECORD_VERSION
+    vocabulary: str = CLINICAL_VOCABULARY
+    patient_id: str
+    hashed: bool = False
+    """Whether ``patient_id`` and ``slide_id`` are pseudonyms."""
+    clinical: dict[str, Value] = Field(default_factory=dict)
+    """Known values only."""
+    slides: tuple[SlideSummary, ...] = ()
+    imaging: tuple[ImagingStudy, ...] = ()
+    survival: tuple[SurvivalPrediction, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is missing or odd, in words."""
+
+    @property
+    def folder(self) -> str:
+        """Name of the patient's folder: the id where that is a harmless file name, else a form of it that is."""
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}", self.patient_id):
+            return self.patient_id
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", self.patient_id).strip("-")[:40]
+        # The digest tells apart ids whose plain forms agree.
+        return f"{plain or 'patient'}-{hashlib.sha256(self.patient_id.encode()).hexdigest()[:8]}"
+
+
+class BuildReport(Settings):
+    """How the joining went."""
+
+    patients: Annotated[int, Field(ge=0)]
+    with_slides: int
+    with_imaging: int
+    with_clinical: int
+    complete: int
+    """Patients with all the sources that were given."""
+    slides_without_patient: tuple[str, ...] = ()
+    """Slides (ids, or pseudonyms) whose row names no patient."""
+    only_in_slides: tuple[str, ...] = ()
+    only_in_imaging: tuple[str, ...] = ()
+    only_in_clinical: tuple[str, ...] = ()
+    lookalikes: tuple[str, ...] = ()
+    """Ids of different sources that differ only in case, spaces or punctuation, and were therefore not joined."""
+    columns_outside_vocabulary: tuple[str, ...] = ()
+    columns_renamed: dict[str, str] = Field(default_factory=dict)
+    dropped_for_hashing: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def read_slide_results(folder: Path) -> list[tuple[str | None, SlideSummary]]:
+    """Read the results folder of ``pathology score``.
+
+    Parameters
+    ----------
+    folder
+        With ``results.csv``; ``slides/<id>/slide.json`` adds findings where it is there.
+
+    Returns
+    -------
+    list of tuple
+        Patient id (None where the row names none) and summary, in the order of the table.
+
+    Raises
+    ------
+    InputTableError
+        No table, a column is missing, or a record is damaged.
+    """
+    table = _results(folder, ("slide_id", "status"))
+    result: list[tuple[str | None, SlideSummary]] = []
+    for row in table.to_dict("records"):
+        slide_id = str(row["slide_id"])
+        record = folder / "slides" / slide_id / "slide.json"
+        extra: dict[str, float] = {}
+        model = str(row.get("model", "") or "")
+        if record.is_file():
+            try:
+                found = SlideResult.model_validate_json(record.read_text(encoding="utf-8"))
+            except (ValidationError, UnicodeDecodeError) as error:
+                raise InputTableError(
+                    "the slide's record is damaged", where=record, remedy="Score the slide again"
+                ) from error
+            extra, model = _numbers_within(found.extra), found.model
+        probabilities = {str(k).removeprefix("p_"): _number(v) for k, v in row.items() if str(k).startswith("p_")}
+        patient = str(row.get("patient_id", "") or "").strip()
+        result.append(
+            (
+                patient or None,
+                SlideSummary(
+                    slide_id=slide_id,
+                    status=str(row["status"]),
+                    model=model,
+                    prediction=str(row.get("prediction", "") or "") or None,
+                    probabilities={k: v for k, v in probabilities.items() if v is not None},
+                    abstained=str(row.get("abstained", "")).lower() in ("true", "1"),
+                    abstained_because=str(row.get("abstained_because", "") or ""),
+                    tissue_mm2=_number(row.get("tissue_mm2")),
+                    findings=extra,
+                    error=str(row.get("error", "") or ""),
+                ),
+            )
+        )
+    return result
+
+
+def read_radiology_results(folder: Path) -> list[tuple[str | None, ImagingStudy]]:
+    """Read the results folder of the radiology module: ``results.csv`` with ``patient_id`` and columns of numbers.
+
+    Columns ``study`` (or ``study_id``) and ``modality`` are taken as names; other text is left out.
+
+    Raises
+    ------
+    InputTableError
+        No table or no column ``patient_id``.
+    """
+    table = _results(folder, ("patient_id",))
+    result: list[tuple[str | None, ImagingStudy]] = []
+    for i, row in enumerate(table.to_dict("records")):
+        names = ("patient_id", "study", "study_id", "modality")
+        findings = {str(k): _number(v) for k, v in row.items() if k not in names}
+        patient = str(row["patient_id"]).strip()
+        study = str(row.get("study") or row.get("study_id") or f"study {i + 1}")
+        result.append(
+            (
+                patient or None,
+                ImagingStudy(
+                    study=study,
+                    modality=str(row.get("modality", "") or ""),
+                    findings={k: v for k, v in findings.items() if v is not None},
+                ),
+            )
+        )
+    return result
+
+
+def build_records(
+    *,
+    slides: Sequence[tuple[str | None, SlideSummary]] | None = None,
+    imaging: Sequence[tuple[str | None, ImagingStudy]] | None = None,
+    clinical: ClinicalTable | None = None,
+    pseudonyms: Pseudonyms | None = None,
+) -> tuple[list[PatientRecord], BuildReport]:
+    """Join the sources on the patient id.
+
+    Ids join when they are equal, letter by letter; ids that merely look alike are reported, never joined, because
+    a wrong join puts one patient's tumour into another's record.
+
+    Parameters
+    ----------
+    slides, imaging, clinical
+        What there is; at least one.
+    pseudonyms
+        Replaces ids, and drops dates, texts outside the vocabulary, and names of studies.
+
+    Returns
+    -------
+    tuple
+        Records in the order of the ids, and a report.
+
+    Raises
+    ------
+    UsageError
+        No source at all.
+    """
+    if slides is None and imaging is None and clinical is None:
+        raise UsageError("there is nothing to build a record from", remedy="Give slides, radiology or a clinical table")
+    of_slides = _by_patient(slides or [])
+    of_imaging = _by_patient(imaging or [])
+    rows = {} if clinical is None else {str(k): v for k, v in clinical.rows.to_dict("index").items()}
+    ids = sorted({*of_slides, *of_imaging, *rows})
+    sources = [
+        (name, set(found))
+        for name, found, given in (
+            ("slides", of_slides, slides is not None),
+            ("imaging", of_imaging, imaging is not None),
+            ("clinical", rows, clinical is not None),
+        )
+        if given
+    ]
+    outside = () if clinical is None else clinical.outside
+    dropped = _dropped(clinical) if pseudonyms is not None and clinical is not None else ()
+
+    def shown(identifier: str) -> str:
+        return identifier if pseudonyms is None else pseudonyms.of(identifier)
+
+    records = []
+    for patient in ids:
+        known = {str(k): _value(v) for k, v in rows.get(patient, {}).items() if k not in dropped}
+        notes = [f"no {name} of this patient" for name, found in sources if patient not in found]
+        own_slides = of_slides.get(patient, [])
+        failed = sum(s.status != "scored" for s in own_slides)
+        if failed:
+            notes.append(f"{failed} of {len(own_slides)} slides could not be scored")
+        if pseudonyms is not None:
+            own_slides = [
+                s.model_copy(update={"slide_id": pseudonyms.of(s.slide_id), "error": "failed" if s.error else ""})
+                for s in own_slides
+            ]
+        studies = of_imaging.get(patient, [])
+        if pseudonyms is not None:
+            studies = [s.model_copy(update={"study": f"study {i + 1}"}) for i, s in enumerate(studies)]
+        records.append(
+            PatientRecord(
+                patient_id=shown(patient),
+                hashed=pseudonyms is not None,
+                clinical={k: v for k, v in known.items() if v is not None},
+                slides=tuple(own_slides),
+                imaging=tuple(studies),
+                notes=tuple(notes),
+            )
+        )
+    records.sort(key=lambda r: r.patient_id)
+
+    def only(name: str) -> tuple[str, ...]:
+        own = dict(sources).get(name, set())
+        others = set().union(*(found for n, found in sources if n != name)) if len(sources) > 1 else own
+        return tuple(shown(p) for p in sorted(own - others))
+
+    report = BuildReport(
+        patients=len(records),
+        with_slides=len(of_slides),
+        with_imaging=len(of_imaging),
+        with_clinical=len(rows),
+        complete=sum(all(p in found for _, found in sources) for p in ids),
+        slides_without_patient=tuple(shown(s.slide_id) for p, s in slides or [] if p is None),
+        only_in_slides=only("slides"),
+        only_in_imaging=only("imaging"),
+        only_in_clinical=only("clinical"),
+        lookalikes=_lookalikes(ids, shown),
+        columns_outside_vocabulary=outside,
+        columns_renamed={} if clinical is None else dict(clinical.renamed),
+        dropped_for_hashing=tuple(dropped),
+        # Warnings name rows, not patients.
+        warnings=() if clinical is None else clinical.warnings,
+    )
+    return records, report
+
+
+def patient_table(records: Sequence[PatientRecord]) -> pd.DataFrame:
+    """Return one row a patient for statistics, with prefixed columns.
+
+    ``clinical.*`` as they are; ``slides.scored`` and, over scored slides, ``slide.p_<class>`` (mean probability),
+    ``slide.tissue_mm2`` (sum) and ``slide.<finding>`` (mean); ``imaging.studies`` and ``imaging.<finding>`` (mean).
+    An abstaining slide counts in its probabilities: leaving it out would keep the easy slides only.
+
+    Parameters
+    ----------
+    records
+        Patients.
+    """
+    rows = []
+    for record in records:
+        row: dict[str, Any] = {"patient_id": record.patient_id}
+        row |= {f"clinical.{k}": v for k, v in record.clinical.items()}
+        scored = [s for s in record.slides if s.status == "scored"]
+        row["slides.total"], row["slides.scored"] = len(record.slides), len(scored)
+        row |= _means("slide.p_", [s.probabilities for s in scored])
+        row |= _means("slide.", [s.findings for s in scored])
+        areas = [s.tissue_mm2 for s in scored if s.tissue_mm2 is not None]
+        if areas:
+            row["slide.tissue_mm2"] = float(sum(areas))
+        row["imaging.studies"] = len(record.imaging)
+        row |= _means("imaging.", [s.findings for s in record.imaging])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _means(prefix: str, each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = sorted({name for d in each for name in d})
+    return {prefix + n: float(np.mean([d[n] for d in each if n in d])) for n in names}
+
+
+def _by_patient(pairs: Sequence[tuple[str | None, Any]]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for patient, thing in pairs:
+        if patient is not None:
+            found.setdefault(patient, []).append(thing)
+    return found
+
+
+def _lookalikes(ids: Sequence[str], shown: Callable[[str], str]) -> tuple[str, ...]:
+    by_plain: dict[str, list[str]] = {}
+    for patient in ids:
+        by_plain.setdefault(re.sub(r"[^a-z0-9]+", "", patient.lower()), []).append(patient)
+    return tuple(" / ".join(shown(p) for p in group) for group in by_plain.values() if len(group) > 1)
+
+
+def _dropped(clinical: ClinicalTable) -> tuple[str, ...]:
+    dates = [c for c in clinical.rows.columns if str(c).endswith("_date")]
+    texts = [c for c in clinical.outside if not pd.api.types.is_numeric_dtype(clinical.rows[c])]
+    return tuple(sorted(map(str, (*dates, *texts))))
+
+
+def _value(value: object) -> Value | None:
+    if value is None or value != value:
+        return None
+    return float(value) if isinstance(value, (int, float, np.number)) else str(value)
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(str(value))
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _numbers_within(extra: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Numbers of nested findings, under dotted names; a flag counts as 0 or 1."""
+    found: dict[str, float] = {}
+    for key, value in extra.items():
+        if isinstance(value, Mapping):
+            found |= _numbers_within(value, f"{prefix}{key}.")
+        elif isinstance(value, (bool, int, float)) and np.isfinite(value):
+            found[f"{prefix}{key}"] = float(value)
+    return found
+
+
+def _results(folder: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+    path = folder if folder.suffix == ".csv" else folder / "results.csv"
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise InputTableError(
+            f"there is no readable results table ({str(error).splitlines()[0]})",
+            where=path,
+            remedy="Give a results folder",
+        ) from error
+    missing = [c for c in needed if c not in table.columns]
+    if missing:
+        raise InputTableError(f"there is no column {', '.join(missing)}", where=path)
+    return table
+
+
+def read_record(path: Path) -> PatientRecord:
+    """Read a ``record.json``.
+
+    Raises
+    ------
+    InputTableError
+        The file is missing or damaged.
+    """
+    try:
+        return PatientRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputTableError("there is no readable patient record", where=path) from error

@@ -1,0 +1,235 @@
+"""Plain words for the patient, from templates: every number is a fact of the record and says where it stands.
+
+Nothing here advises on treatment, and nothing is said that the record does not hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pydantic import Field
+
+from pathology.patient.readability import Readability, readability
+from pathology.patient.record import PatientRecord
+from pathology.settings import Settings
+
+__all__ = ["Fact", "PlainText", "Sentence", "numbers_in", "plain_text", "untraced_numbers"]
+
+
+class Fact(Settings):
+    """One value of the record that the text uses."""
+
+    number: int
+    """Place in the list of sources, from 1."""
+    path: str
+    """Where it stands in the record, such as ``clinical.size_cm``."""
+    value: str
+    """As written in the text."""
+
+
+class Sentence(Settings):
+    """A sentence and the facts it rests on."""
+
+    text: str
+    facts: tuple[int, ...] = ()
+
+
+class PlainText(Settings):
+    """A page of plain words."""
+
+    sections: dict[str, tuple[Sentence, ...]]
+    """Sentences by heading."""
+    facts: tuple[Fact, ...]
+    readability: Readability
+    source: str = "templates"
+    """``templates``, or the model whose wording was taken."""
+    notes: tuple[str, ...] = Field(default=())
+    """Why another wording was not taken."""
+
+    def text(self) -> str:
+        """Return headings and sentences, a paragraph a section."""
+        return "\n".join(f"{heading}\n{' '.join(s.text for s in body)}" for heading, body in self.sections.items())
+
+
+# What a tumour is, in a dozen words, for the names of the vocabulary that the shipped models use.
+_EXPLAINED = {
+    "LMS": ("leiomyosarcoma", "a cancer that starts in smooth muscle, the muscle that works on its own"),
+    "DDLPS": ("dedifferentiated liposarcoma", "a cancer that starts in fat and has come to look less like fat"),
+    "MFS": ("myxofibrosarcoma", "a cancer of the tissue that holds the body together, with a jelly-like part"),
+    "SS": ("synovial sarcoma", "a cancer that often grows near joints"),
+    "UPS": ("undifferentiated pleomorphic sarcoma", "a cancer whose cells no longer look like any one normal tissue"),
+    "ERMS": ("embryonal rhabdomyosarcoma", "a cancer whose cells look like young muscle cells"),
+    "ARMS": ("alveolar rhabdomyosarcoma", "a cancer whose cells look like young muscle cells and grow in small nests"),
+    "MPNST": ("malignant peripheral nerve sheath tumour", "a cancer that starts in the cover of a nerve"),
+}
+_GROUPS = {"low": "lower", "medium": "middle", "high": "higher"}
+
+
+class _Notes:
+    def __init__(self) -> None:
+        self.facts: list[Fact] = []
+
+    def of(self, path: str, value: str) -> int:
+        self.facts.append(Fact(number=len(self.facts) + 1, path=path, value=value))
+        return len(self.facts)
+
+
+def plain_text(record: PatientRecord) -> PlainText:
+    """Write the page of one patient.
+
+    Parameters
+    ----------
+    record
+        The patient.
+
+    Returns
+    -------
+    PlainText
+        With every number listed as a fact.
+    """
+    notes = _Notes()
+    sections: dict[str, tuple[Sentence, ...]] = {
+        "About this page": (
+            Sentence(text="This page puts into plain words what is stored about you in a research record."),
+            Sentence(text="Parts of it were found by computer programs, and they can be wrong."),
+            Sentence(text="It is for research only."),
+            Sentence(text="It gives no advice on treatment."),
+            Sentence(text="Please talk about it with your doctors, who know far more about you."),
+        )
+    }
+    for heading, sentences in (
+        ("What your records say", _clinic(record, notes)),
+        ("Your tissue under the microscope", _tissue(record, notes)),
+        ("Your scans", _scans(record, notes)),
+        ("What groups of people can tell", _outlook(record, notes)),
+    ):
+        if sentences:
+            sections[heading] = tuple(sentences)
+    body = "\n".join(f"{h}\n{' '.join(s.text for s in b)}" for h, b in sections.items())
+    return PlainText(sections=sections, facts=tuple(notes.facts), readability=readability(body))
+
+
+def numbers_in(text: str) -> set[str]:
+    """Return the numbers of a text in one spelling: digits without grouping or trailing zeros, words as digits."""
+    found = set()
+    for token in re.findall(r"\d+(?:[.,]\d+)*", text):
+        plain = (
+            token.replace(",", "") if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", token) else token.replace(",", ".")
+        )
+        found.add(f"{float(plain):g}" if plain.count(".") <= 1 else plain)
+    for word in re.findall(r"[a-z]+", text.lower()):
+        if word in _NUMBER_WORDS:
+            found.add(str(_NUMBER_WORDS[word]))
+    return found
+
+
+def untraced_numbers(text: str, facts: Iterable[Fact]) -> set[str]:
+    """Return the numbers of a text that no fact holds."""
+    return numbers_in(text) - {n for fact in facts for n in numbers_in(fact.value)}
+
+
+# "One" is left out: it is far more often a pronoun than a number.
+_NUMBER_WORDS = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18,
+    "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
+    "ninety": 90, "hundred": 100, "thousand": 1000, "half": 0.5, "third": 3, "quarter": 4, "dozen": 12, "twice": 2,
+}  # fmt: skip
+
+
+def _clinic(record: PatientRecord, notes: _Notes) -> list[Sentence]:
+    known = record.clinical
+    out = []
+    code = str(known.get("histotype", ""))
+    if "histology" in known:
+        fact = notes.of("clinical.histology", str(known["histology"]))
+        out.append(Sentence(text=f"The diagnosis in your record is: {known['histology']}.", facts=(fact,)))
+        if code in _EXPLAINED:
+            out.append(Sentence(text=f"That is {_EXPLAINED[code][1]}.", facts=(notes.of("clinical.histotype", code),)))
+    if "age_years" in known:
+        value = f"{known['age_years']:.0f}"
+        fact = notes.of("clinical.age_years", value)
+        out.append(Sentence(text=f"You were {value} years old when it was found.", facts=(fact,)))
+    if "site" in known:
+        fact = notes.of("clinical.site", str(known["site"]))
+        out.append(Sentence(text=f"The place is noted as: {known['site']}.", facts=(fact,)))
+    if "size_cm" in known:
+        value = f"{known['size_cm']:g}"
+        fact = notes.of("clinical.size_cm", value)
+        out.append(Sentence(text=f"The tumour was {value} cm across at its widest.", facts=(fact,)))
+    if "grade" in known:
+        fact = notes.of("clinical.grade", str(known["grade"]))
+        out.append(
+            Sentence(
+                text=f"Its grade is {known['grade']}. The grade says how fast the cells seem to grow.", facts=(fact,)
+            )
+        )
+    return out
+
+
+def _tissue(record: PatientRecord, notes: _Notes) -> list[Sentence]:
+    scored = [(i, s) for i, s in enumerate(record.slides) if s.status == "scored"]
+    if not scored:
+        return []
+    count = notes.of("slides (scored)", str(len(scored)))
+    noun = "slide" if len(scored) == 1 else "slides"
+    out = [Sentence(text=f"A computer program looked at {len(scored)} {noun} of your tissue.", facts=(count,))]
+    for i, slide in scored:
+        if slide.abstained:
+            out.append(Sentence(text="On a slide the program was not sure enough, so it gave no answer."))
+            continue
+        if slide.prediction is None:
+            continue
+        name = _EXPLAINED.get(slide.prediction, (slide.prediction, ""))[0]
+        facts = [notes.of(f"slides[{i}].prediction", slide.prediction)]
+        score = ""
+        if slide.prediction in slide.probabilities:
+            value = f"{100 * slide.probabilities[slide.prediction]:.0f}"
+            facts.append(notes.of(f"slides[{i}].probabilities.{slide.prediction} (of 100)", f"{value} of 100"))
+            score = f" Its score for this was {value} out of 100."
+        out.append(Sentence(text=f"It found that the tissue looks most like {name}.{score}", facts=tuple(facts)))
+    out.append(Sentence(text="A program's answer is no diagnosis. Only your doctors make that."))
+    return out
+
+
+def _scans(record: PatientRecord, notes: _Notes) -> list[Sentence]:
+    if not record.imaging:
+        return []
+    n = len(record.imaging)
+    fact = notes.of("imaging", str(n))
+    noun = "scan was" if n == 1 else "scans were"
+    return [
+        Sentence(text=f"{n} {noun} measured by a computer program.", facts=(fact,)),
+        Sentence(text="The results are numbers for research, such as how even the tumour looks."),
+    ]
+
+
+def _outlook(record: PatientRecord, notes: _Notes) -> list[Sentence]:
+    out: list[Sentence] = []
+    for i, prediction in enumerate(record.survival):
+        if prediction.outcome != "os":
+            continue
+        group = notes.of(f"survival[{i}].group", prediction.group)
+        word = _GROUPS.get(prediction.group, prediction.group)
+        out.append(
+            Sentence(
+                text=f"A program that learnt from other people's records puts you into its {word} risk group.",
+                facts=(group,),
+            )
+        )
+        for time, probability in prediction.survival.items():
+            value = f"{100 * probability:.0f}"
+            fact = notes.of(f"survival[{i}].survival.{time} (of 100)", f"{value} of 100, {time}")
+            out.append(
+                Sentence(
+                    text=f"Of 100 people with records like yours, about {value} were alive after {time}.", facts=(fact,)
+                )
+            )
+        out.append(Sentence(text="This says what happened in a group. Nobody can tell what will happen to you."))
+    return out
+
+
+def as_sentences(text: str) -> Sequence[str]:
+    """Split a text into sentences at full stops, question and exclamation marks."""
+    return [s.strip() for s in re.split(r"(?<=[.!?])\s+", text.strip()) if s.strip()]
