@@ -402,6 +402,6 @@ def _components_subsampled(data: bytes) -> bool:
     if start < 0:
         return False
     siz = start + 4
-    count = int.from_bytes(data[siz + 34 : siz + 36], "big")
-    steps = {data[siz + 36 + 3 * i + 1 : siz + 36 + 3 * i + 3] for i in range(count)}
+    count = int.from_bytes(data[siz + 36 : siz + 38], "big")
+    steps = {data[siz + 38 + 3 * i + 1 : siz + 38 + 3 * i + 3] for i in range(count)}
     return len(steps) > 1
