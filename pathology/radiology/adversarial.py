@@ -186,12 +186,12 @@ def fit_acgan(
             source, label = discriminator(made.detach())
             loss = loss + source_loss(source, torch.zeros_like(source)) + class_loss(label, truth)
             of_discriminator.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             of_discriminator.step()
             source, label = discriminator(made)
             loss = source_loss(source, torch.ones_like(source)) + class_loss(label, truth)
             of_generator.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             of_generator.step()
             if progress is not None:
                 progress(step + 1, settings.steps)

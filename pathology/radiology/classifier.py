@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from pathology.bundle.card import Figure
@@ -19,8 +20,9 @@ from pathology.radiology.fit import OptimiserSettings, fit, seeded
 from pathology.radiology.recipe import Progress, as_figure
 from pathology.radiology.transfer import start_from
 from pathology.settings import Settings
-from pathology.training.metrics import area_under_roc, classification_report, score_by_patient
+from pathology.training.metrics import area_under_roc, score_by_patient
 from pathology.training.splits import audit_leakage, grouped_k_fold
+from pathology.training.statistics import bootstrap, wilson
 
 __all__ = [
     "ClassifierSettings",
@@ -226,13 +228,24 @@ def patient_figures(
     names, means = score_by_patient(scores, images.patients)
     label = dict(zip(images.patients, images.labels.tolist(), strict=True))
     truth = np.asarray([label[n] for n in names], np.int64)
-    report = classification_report(truth, means, list(classes), patients=names, seed=seed)
-    counts = ", ".join(f"{n} {report.support[n]}" for n in classes)
+    called = means.argmax(axis=1)
+    counts = ", ".join(f"{n} {int((truth == c).sum())}" for c, n in enumerate(classes))
     note = f"mean probability of each patient's images; {counts}"
-    area = area_under_roc(truth, means[:, 1]) if len(classes) == 2 else report.macro_auc
-    area_name = "area under the ROC curve" if len(classes) == 2 else "mean area under the ROC curve"
+
+    def balanced(rows: NDArray[np.int64]) -> float:
+        right = called[rows] == truth[rows]
+        return float(np.mean([right[truth[rows] == c].mean() for c in np.unique(truth[rows])]))
+
+    def mean_area(rows: NDArray[np.int64]) -> float:
+        present = [c for c in range(len(classes)) if 0 < (truth[rows] == c).sum() < len(rows)]
+        return float(np.mean([roc_auc_score(truth[rows] == c, means[rows, c]) for c in present]))
+
+    if len(classes) == 2:
+        area_name, area = "area under the ROC curve", area_under_roc(truth, means[:, 1])
+    else:
+        area_name, area = "mean area under the ROC curve", bootstrap(mean_area, names, strata=truth, seed=seed)
     return (
         as_figure(area_name, area, unit="patients", data=data, note=note),
-        as_figure("balanced accuracy", report.balanced_accuracy, unit="patients", data=data, note=note),
-        as_figure("accuracy", report.accuracy, unit="patients", data=data, note=note),
+        as_figure("balanced accuracy", bootstrap(balanced, names, seed=seed), unit="patients", data=data, note=note),
+        as_figure("accuracy", wilson(int((called == truth).sum()), len(truth)), unit="patients", data=data, note=note),
     )

@@ -88,7 +88,7 @@ def fit(
                 outputs = network(inputs)
             value = loss(outputs.float(), targets)
             optimiser.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             optimiser.step()
             if schedule is not None:
                 schedule.step()

@@ -1,0 +1,53 @@
+"""B12. Hypoxic habitats from multiparametric MRI, pixel by pixel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathology.systems.system import PublishedFigure, System
+
+if TYPE_CHECKING:
+    from pathology.radiology.cohort import Cohort
+    from pathology.radiology.recipe import Recipe
+
+__all__ = ["SYSTEM", "constructed", "recipe"]
+
+SYSTEM = System(
+    id="jardim-perassi-2021",
+    code="B12",
+    title="ResNet-18 hypoxia maps",
+    reference="Jardim-Perassi et al. 2021, Theranostics 11:5313",
+    task="Probability of hypoxia in every pixel; hypoxic fraction of the tumour",
+    network="ResNet-18 on patches",
+    parameters=11_177_538,
+    status="works",
+    data="patient-derived rhabdomyosarcoma xenografts and a syngeneic model; MRI with registered histology",
+    published=(
+        PublishedFigure(
+            metric="correlation with histology",
+            value="not found in what could be read",
+            cohort="mice",
+            source="abstract",
+        ),
+    ),
+    notes=(
+        "Patch size, sequences and training are ours.",
+        "Histology must come registered with the MRI, as a mask; no public pairs are at hand: shown on phantoms whose "
+        "hypoxic fraction is known.",
+    ),
+)
+
+
+def recipe() -> Recipe:
+    """Return the recipe; sequences ``T2``, ``DCE`` and ``ADC``, the truth in the mask ``hypoxia``."""
+    from pathology.radiology.habitat import HabitatRecipe
+
+    return HabitatRecipe()
+
+
+def constructed(folder: Path, *, patients: int = 10, seed: int = 0) -> Cohort:
+    """Make tumours with a known hypoxic part."""
+    from pathology.radiology.constructed import hypoxia_cohort
+
+    return hypoxia_cohort(folder, patients=patients, seed=seed)

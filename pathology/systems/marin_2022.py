@@ -1,0 +1,63 @@
+"""B8. Tumour outlines on CT learnt from several readers as a confidence map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathology.systems.system import PublishedFigure, System
+
+if TYPE_CHECKING:
+    from pathology.radiology.cohort import Cohort
+    from pathology.radiology.recipe import Recipe
+
+__all__ = ["SYSTEM", "constructed", "recipe"]
+
+SYSTEM = System(
+    id="marin-2022",
+    code="B8",
+    title="2.5D U-Net of confidence maps on CT",
+    reference="Marin et al. 2022, arXiv 2110.04721",
+    task="Outline the gross tumour volume with a confidence in every voxel",
+    network="2.5D U-Net with attention gates",
+    parameters=494_261,
+    status="works",
+    data="68 patients with soft tissue or bone sarcoma, CT, four readers, three trials each",
+    published=(
+        PublishedFigure(metric="continuous Dice", value="87 %", cohort="68 patients", source="abstract"),
+        PublishedFigure(metric="Hausdorff distance", value="14 mm", cohort="68 patients", source="review"),
+    ),
+    notes=(
+        'The exact form of the published "self-taught attention" is not public: attention gates of Oktay et al. 2018 '
+        "stand for it.  Widths, depth and training are ours.",
+        "Confidence is the share of contours that include a voxel.  With one contour a patient the target is that "
+        "contour and the method an ordinary segmentation.",
+        "The review credits these authors with another paper too (reference 93, Guo 2019, head and neck).",
+        "Public patients at hand have one contour each and images cropped around the tumour: nothing can be said about "
+        "finding it.  Several readers are shown on constructed data.",
+    ),
+)
+
+
+def recipe(sequences: tuple[str, ...] = ("CT",)) -> Recipe:
+    """Return the recipe."""
+    from pathology.radiology.fit import OptimiserSettings
+    from pathology.radiology.segmentation import SegmentationRecipe
+
+    return SegmentationRecipe(
+        sequences=sequences,
+        shape="2.5d",
+        neighbours=1,
+        spacing_mm=(2.0, 2.0, 3.27),
+        window=(1, 96, 96),
+        architecture="attention-unet",
+        widths=(16, 32, 64, 128),
+        optimiser=OptimiserSettings(steps=1500, batch=16, learning_rate=3e-3),
+    )
+
+
+def constructed(folder: Path, *, patients: int = 12, seed: int = 0) -> Cohort:
+    """Make tumours outlined by four readers."""
+    from pathology.radiology.constructed import readers_cohort
+
+    return readers_cohort(folder, patients=patients, readers=4, seed=seed)

@@ -1,0 +1,55 @@
+"""B2. Low against high FNCLCC grade from T1FSGd and T2FS MRI, a network a sequence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pathology.systems.system import PublishedFigure, System
+
+if TYPE_CHECKING:
+    from pathology.radiology.recipe import Recipe
+
+__all__ = ["SYSTEM", "recipe"]
+
+SYSTEM = System(
+    id="navarro-2021",
+    code="B2",
+    title="DenseNet-161 grading from MRI",
+    reference="Navarro et al. 2021, Cancers 13:2866",
+    task="FNCLCC grade 1 against 2 and 3, by patient; a separate model a sequence",
+    network="DenseNet-161",
+    parameters=26_476_418,
+    status="works",
+    data="148 patients for training, 158 of another hospital for testing; T1FSGd and T2FS",
+    published=(
+        PublishedFigure(metric="AUC, T1FSGd", value="0.75", cohort="158 external patients", source="abstract"),
+        PublishedFigure(metric="AUC, T2FS", value="0.76", cohort="158 external patients", source="abstract"),
+        PublishedFigure(metric="best F1, T1FSGd", value="0.90", cohort="158 external patients", source="abstract"),
+    ),
+    notes=(
+        "An F1 of 0.90 mirrors the share of high grades; balanced accuracy is reported here too.",
+        "Intervals are not published.  Hyper-parameters beyond the network are ours.",
+        "The data at hand have plain T1, not T1FSGd or T2FS, and grades low, intermediate and high: low is set against "
+        "the rest.",
+    ),
+)
+
+
+def recipe(sequence: str = "MR_T1", start: str = "random") -> Recipe:
+    """Return the recipe for one sequence; the grade in the clinical column ``high_grade`` (0 or 1)."""
+    from pathology.radiology.classifier import ClassifierSettings
+    from pathology.radiology.fit import OptimiserSettings
+    from pathology.radiology.image_recipe import ImageRecipe
+
+    return ImageRecipe(
+        sequences=(sequence,),
+        label="high_grade",
+        classes=("0", "1"),
+        slices=8,
+        size=224,
+        classifier=ClassifierSettings(
+            architecture="densenet161",
+            start=start,
+            optimiser=OptimiserSettings(steps=300, batch=16, learning_rate=1e-4),
+        ),
+    )

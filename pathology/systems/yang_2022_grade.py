@@ -1,0 +1,48 @@
+"""B10. Grade of soft tissue sarcoma from MRI: a deep-learning radiomic nomogram."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pathology.systems.system import PublishedFigure, System
+
+if TYPE_CHECKING:
+    from pathology.radiology.recipe import Recipe
+
+__all__ = ["SYSTEM", "recipe"]
+
+SYSTEM = System(
+    id="yang-2022-grade",
+    code="B10",
+    title="Deep-learning radiomic nomogram of grade",
+    reference="Yang et al. 2022, Journal of Magnetic Resonance Imaging 28160",
+    task="High grade or not; outcome by risk group",
+    network="radiomics (and deep features), mRMR, LASSO, logistic nomogram",
+    parameters=None,
+    status="works",
+    data="known from the review only",
+    published=(PublishedFigure(metric="none", value="no figure could be read", cohort="not stated", source="review"),),
+    notes=(
+        "Built as B4 is, on grade instead of lung metastasis: the publication is known from the review only.",
+        "Shown on T1 MRI of 28 public patients: high grade against low and intermediate.",
+    ),
+)
+
+
+def recipe(sequences: tuple[str, ...] = ("MR_T1",), deep_start: str | None = None) -> Recipe:
+    """Return the recipe; the grade in the clinical column ``is_high`` (0 or 1), its only covariate the age."""
+    from pathology.radiology.deep_features import DeepFeatureSettings
+    from pathology.radiology.signature import SignatureSettings
+    from pathology.radiology.signature_recipe import SignatureRecipe
+
+    deep: tuple[DeepFeatureSettings, ...] = ()
+    if deep_start is not None:
+        deep = (DeepFeatureSettings(sequence=sequences[0], backbone="resnet34", start=deep_start),)
+    return SignatureRecipe(
+        sequences=sequences,
+        label="is_high",
+        classes=("0", "1"),
+        numeric=("age",),
+        deep=deep,
+        signature=SignatureSettings(mrmr=10, reduction="lasso", classifier="logistic"),
+    )

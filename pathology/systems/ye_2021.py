@@ -1,0 +1,61 @@
+"""B7. Surgical margins of canine soft tissue sarcoma from OCT B-scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathology.systems.system import PublishedFigure, System
+
+if TYPE_CHECKING:
+    from pathology.radiology.cohort import Cohort
+    from pathology.radiology.recipe import Recipe
+
+__all__ = ["SYSTEM", "constructed", "recipe"]
+
+SYSTEM = System(
+    id="ye-2021",
+    code="B7",
+    title="ResNet-50 on OCT of surgical margins",
+    reference="Ye et al. 2021, Veterinary and Comparative Oncology",
+    task="Tumour at the margin or not, by B-scan and by dog",
+    network="ResNet-50",
+    parameters=23_512_130,
+    status="works",
+    data="canine soft tissue sarcomas; the number of dogs is not in what could be read",
+    published=(
+        PublishedFigure(metric="accuracy", value="97.1 %", cohort="not stated", source="review"),
+        PublishedFigure(metric="sensitivity", value="94.3 %", cohort="not stated", source="review"),
+    ),
+    notes=(
+        "Folds are by dog; whether the published ones were is not known.  All hyper-parameters are ours.",
+        "No public OCT of sarcomas is at hand: shown on constructed B-scans.",
+    ),
+)
+
+
+def recipe() -> Recipe:
+    """Return the recipe; sequence ``OCT`` with a B-scan a slice, the class in the clinical column ``margin``."""
+    from pathology.radiology.classifier import ClassifierSettings
+    from pathology.radiology.fit import OptimiserSettings
+    from pathology.radiology.image_recipe import ImageRecipe
+
+    return ImageRecipe(
+        sequences=("OCT",),
+        label="margin",
+        classes=("clear", "tumour"),
+        masked=False,
+        slices=16,
+        size=224,
+        margin_mm=0.0,
+        classifier=ClassifierSettings(
+            architecture="resnet50", optimiser=OptimiserSettings(steps=400, batch=16, learning_rate=3e-4)
+        ),
+    )
+
+
+def constructed(folder: Path, *, patients: int = 16, seed: int = 0) -> Cohort:
+    """Make B-scans of fatty and of tumorous margins."""
+    from pathology.radiology.constructed import oct_cohort
+
+    return oct_cohort(folder, patients=patients, seed=seed)
