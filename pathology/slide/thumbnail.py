@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,12 @@ from scipy import sparse
 from pathology.errors import UsageError
 from pathology.slide.reader import BACKGROUND, Rect, SlideReader
 
-__all__ = ["Thumbnail", "thumbnail"]
+__all__ = ["Reduction", "Thumbnail", "thumbnail"]
 
 _CHUNK_PIXELS = 4_000_000
 """Most pixels read at once: 12 MB as RGB bytes and 48 MB as floats while they are averaged."""
+_SMALL_CHUNK_PIXELS = 400_000
+"""The same where most of the slide may be passed over: a smaller chunk is more often free of tissue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,116 @@ class Thumbnail:
     unreadable: tuple[Rect, ...] = ()
 
 
-def thumbnail(reader: SlideReader, mpp_of_level0: float, target_mpp: float) -> Thumbnail:
-    """Average a whole slide down to a scale.
+class Reduction:
+    """A whole slide averaged down to a scale, band after band.
 
     The coarsest stored level that is at least as fine as the target is read once, in bands as high as its stored
     tiles, and averaged over area (each stored pixel counts by the share of it that falls into a pixel of the
-    thumbnail).  Memory: the result, one band of rows of it as float, and some 60 MB.
+    result).
+
+    Parameters
+    ----------
+    reader
+        The slide.
+    mpp_of_level0
+        Its scale in µm/px.
+    target_mpp
+        Wanted scale in µm/px.  A slide coarser than that is not magnified.
+    within
+        ``(h, w)`` bool covering the whole slide: parts without any true pixel may be passed over and come out
+        white.  ``None`` reads everything.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(H, W)`` of the result: the slide's size over the scale ratio, rounded, at least 1 x 1.
+    mpp : float
+        Its scale in µm/px (mean of both axes).
+    level : int
+        Stored level that is read.
+    unreadable : list of Rect
+        Stored tiles that could not be decoded so far, as rectangles in level-0 pixels.
+
+    Raises
+    ------
+    UsageError
+        If a scale is not positive.
+    """
+
+    def __init__(
+        self, reader: SlideReader, mpp_of_level0: float, target_mpp: float, within: NDArray[np.bool_] | None = None
+    ) -> None:
+        if not (mpp_of_level0 > 0 and target_mpp > 0):
+            raise UsageError(f"scales must be positive; got {mpp_of_level0} and {target_mpp} µm/px", where=reader.path)
+        ratio = max(1.0, target_mpp / mpp_of_level0)
+        width, height = reader.dimensions
+        self.shape = (max(1, round(height / ratio)), max(1, round(width / ratio)))
+        self.mpp = mpp_of_level0 * math.sqrt(width * height / (self.shape[0] * self.shape[1]))
+        self.level = reader.best_level(ratio)
+        self.unreadable: list[Rect] = []
+        self._reader = reader
+        self._within = within
+
+    def bands(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield ``(h, W, 3)`` uint8 RGB from top to bottom; the heights add up to ``H``."""
+        level = self._reader.levels[self.level]
+        out_height, out_width = self.shape
+        across = _averaging(level.width, out_width)
+        down = _averaging(level.height, out_height)
+        tile_width, tile_height = level.tile_size
+        most = _CHUNK_PIXELS if self._within is None else _SMALL_CHUNK_PIXELS
+        # Bands follow stored rows of tiles, so that no tile is decoded twice; tiles as high as the slide are cut.
+        band_height = min(tile_height, max(64, _CHUNK_PIXELS // min(tile_width, level.width)))
+        chunk_width = max(tile_width, most // band_height // tile_width * tile_width)
+        carried = np.zeros((1, out_width, 3), np.float32)
+        done = 0
+        for top in range(0, level.height, band_height):
+            bottom = min(level.height, top + band_height)
+            last = out_height if bottom == level.height else math.floor(bottom * out_height / level.height)
+            rows = down[done : min(out_height, last + 1), top:bottom]
+            total = np.zeros((rows.shape[0], out_width, 3), np.float32)
+            total[:1] += carried[: rows.shape[0]]
+            for left in range(0, level.width, chunk_width):
+                right = min(level.width, left + chunk_width)
+                first = left * out_width // level.width
+                until = min(out_width, -(-right * out_width // level.width))
+                columns = across[first:until, left:right]
+                if self._passed_over(
+                    left / level.width, top / level.height, right / level.width, bottom / level.height
+                ):
+                    total[:, first:until] += BACKGROUND * np.outer(rows.sum(axis=1), columns.sum(axis=1))[..., None]
+                    continue
+                flat = self._read(left, top, right - left, bottom - top)
+                shrunk = (rows @ flat).reshape(rows.shape[0], right - left, 3)
+                for row in range(shrunk.shape[0]):
+                    total[row, first:until] += columns @ shrunk[row]
+            finished = last - done
+            yield np.clip(np.rint(total[:finished]), 0, BACKGROUND).astype(np.uint8)
+            carried = total[finished : finished + 1] if finished < total.shape[0] else np.zeros_like(carried)
+            done = last
+
+    def _passed_over(self, left: float, top: float, right: float, bottom: float) -> bool:
+        """Whether a part, in shares of the slide's sides, holds nothing that is wanted."""
+        if self._within is None:
+            return False
+        height, width = self._within.shape
+        part = self._within[
+            math.floor(top * height) : math.ceil(bottom * height), math.floor(left * width) : math.ceil(right * width)
+        ]
+        return not part.any()
+
+    def _read(self, left: int, top: int, width: int, height: int) -> NDArray[np.float32]:
+        region = self._reader.read_region(self.level, left, top, width, height)
+        level, (full_width, full_height) = self._reader.levels[self.level], self._reader.dimensions
+        for bad in region.unreadable:
+            self.unreadable.append(_scaled(bad, full_width / level.width, full_height / level.height))
+        return region.pixels.reshape(height, -1).astype(np.float32)
+
+
+def thumbnail(reader: SlideReader, mpp_of_level0: float, target_mpp: float) -> Thumbnail:
+    """Average a whole slide down to a scale.
+
+    Memory: the result and some 60 MB; see :class:`Reduction` for how it is read.
 
     Parameters
     ----------
@@ -67,49 +174,13 @@ def thumbnail(reader: SlideReader, mpp_of_level0: float, target_mpp: float) -> T
     UsageError
         If a scale is not positive.
     """
-    if not (mpp_of_level0 > 0 and target_mpp > 0):
-        raise UsageError(f"scales must be positive; got {mpp_of_level0} and {target_mpp} µm/px", where=reader.path)
-    ratio = max(1.0, target_mpp / mpp_of_level0)
-    width, height = reader.dimensions
-    out_width, out_height = max(1, round(width / ratio)), max(1, round(height / ratio))
-    index = reader.best_level(ratio)
-    level = reader.levels[index]
-    across = _averaging(level.width, out_width)
-    down = _averaging(level.height, out_height)
-    tile_width, tile_height = level.tile_size
-    # Bands follow stored rows of tiles, so that no tile is decoded twice; tiles as high as the slide are cut.
-    band_height = min(tile_height, max(64, _CHUNK_PIXELS // min(tile_width, level.width)))
-    chunk_width = max(tile_width, _CHUNK_PIXELS // band_height // tile_width * tile_width)
-
-    result = np.empty((out_height, out_width, 3), np.uint8)
-    unreadable: list[Rect] = []
-    carried = np.zeros((1, out_width, 3), np.float32)
-    done = 0
-    for top in range(0, level.height, band_height):
-        bottom = min(level.height, top + band_height)
-        last = out_height if bottom == level.height else math.floor(bottom * out_height / level.height)
-        rows = down[done : min(out_height, last + 1), top:bottom]
-        total = np.zeros((rows.shape[0], out_width, 3), np.float32)
-        total[:1] += carried[: rows.shape[0]]
-        for left in range(0, level.width, chunk_width):
-            right = min(level.width, left + chunk_width)
-            region = reader.read_region(index, left, top, right - left, bottom - top)
-            unreadable += [_at_level0(bad, width / level.width, height / level.height) for bad in region.unreadable]
-            first = left * out_width // level.width
-            until = min(out_width, -(-right * out_width // level.width))
-            flat = region.pixels.reshape(bottom - top, -1).astype(np.float32)
-            shrunk = (rows @ flat).reshape(rows.shape[0], right - left, 3)
-            columns = across[first:until, left:right]
-            for row in range(shrunk.shape[0]):
-                total[row, first:until] += columns @ shrunk[row]
-        finished = last - done
-        np.clip(np.rint(total[:finished]), 0, BACKGROUND, out=total[:finished])
-        result[done:last] = total[:finished]
-        carried = total[finished : finished + 1] if finished < total.shape[0] else np.zeros_like(carried)
-        done = last
-    return Thumbnail(
-        result, mpp_of_level0 * math.sqrt(width * height / (out_width * out_height)), index, tuple(unreadable)
-    )
+    reduction = Reduction(reader, mpp_of_level0, target_mpp)
+    pixels = np.empty((*reduction.shape, 3), np.uint8)
+    row = 0
+    for band in reduction.bands():
+        pixels[row : row + len(band)] = band
+        row += len(band)
+    return Thumbnail(pixels, reduction.mpp, reduction.level, tuple(reduction.unreadable))
 
 
 def _averaging(size: int, out: int) -> sparse.csr_array:
@@ -125,7 +196,7 @@ def _averaging(size: int, out: int) -> sparse.csr_array:
     return sparse.csr_array((weights, (rows, columns)), shape=(out, size))
 
 
-def _at_level0(bad: Rect, per_x: float, per_y: float) -> Rect:
+def _scaled(bad: Rect, per_x: float, per_y: float) -> Rect:
     x, y = math.floor(bad.x * per_x), math.floor(bad.y * per_y)
     right, bottom = math.ceil((bad.x + bad.width) * per_x), math.ceil((bad.y + bad.height) * per_y)
     return Rect(x, y, right - x, bottom - y)

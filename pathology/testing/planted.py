@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, signal
 
 __all__ = ["PlantedSlide", "average_down", "blob", "synthetic_tissue"]
 
-_HAEMATOXYLIN = np.array([0.650, 0.704, 0.286])
-_EOSIN = np.array([0.072, 0.990, 0.105])
-# Optical density vectors of haematoxylin and eosin: Ruifrok & Johnston, Anal Quant Cytol Histol 23 (2001), table 1.
+_HAEMATOXYLIN = np.array([0.5626, 0.7201, 0.4062])
+_EOSIN = np.array([0.2159, 0.8012, 0.5581])
+# Optical density vectors of haematoxylin and eosin: reference values of Macenko et al., ISBI 2009.
 
 
 def synthetic_tissue(
@@ -37,12 +37,16 @@ def synthetic_tissue(
         Amount of stain; 0.15 is pale myxoid stroma.
     """
     coarse = ndimage.gaussian_filter(rng.standard_normal(shape), 30 / mpp, mode="wrap")
-    fine = ndimage.gaussian_filter(rng.standard_normal(shape), (3 / mpp, 12 / mpp), mode="wrap")
-    eosin = np.clip(0.28 + 0.08 * coarse / coarse.std() + 0.07 * fine / fine.std(), 0.03, None)
-    # About 1,500 nuclei per mm², each 7 µm wide.
-    seeds = rng.random(shape) < 1500e-6 * mpp * mpp
-    nuclei = ndimage.gaussian_filter(seeds.astype(float), 3.0 / mpp) * (2 * np.pi * (3.0 / mpp) ** 2)
-    absorbed = eosin[..., None] * _EOSIN + np.minimum(nuclei, 1.5)[..., None] * 0.8 * _HAEMATOXYLIN
+    fine = ndimage.gaussian_filter(rng.standard_normal(shape), (0.8 / mpp, 8 / mpp), mode="wrap")
+    eosin = np.clip(0.28 + 0.04 * coarse / coarse.std() + 0.07 * fine / fine.std(), 0.03, None)
+    # About 1,500 nuclei per mm², discs 6 µm wide.
+    seeds = (rng.random(shape) < 1500e-6 * mpp * mpp).astype(float)
+    reach = int(np.ceil(3 / mpp)) + 1
+    away = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])
+    disc = np.clip(3 / mpp - away + 0.5, 0, 1)
+    disc *= np.pi * (3 / mpp) ** 2 / disc.sum()
+    nuclei = signal.fftconvolve(seeds, disc, mode="same")
+    absorbed = eosin[..., None] * _EOSIN + np.clip(nuclei, 0, 1.5)[..., None] * 0.8 * _HAEMATOXYLIN
     return np.asarray(10 ** (-density * absorbed))
 
 
@@ -111,15 +115,7 @@ class PlantedSlide:
 
         The amount of ink varies by a quarter along and across the stroke, as it does with felt tips.
         """
-        height, width = self.shape
-        line = np.ones(self.shape, bool)
-        steps = np.concatenate(
-            [np.linspace(a, b, 2 + int(np.hypot(*(b - a)) * 1000 / self.mpp)) for a, b in itertools.pairwise(points)]
-        )
-        pixels = np.floor(steps * 1000 / self.mpp).astype(int)
-        inside = (pixels >= 0).all(axis=1) & (pixels < (width, height)).all(axis=1)
-        line[pixels[inside, 1], pixels[inside, 0]] = False
-        away = ndimage.distance_transform_edt(line)
+        away = self._distance(points)
         uneven = ndimage.gaussian_filter(self.rng.standard_normal(self.shape), 120 / self.mpp, mode="wrap")
         uneven /= uneven.std()
         radius = width_mm * 500 / self.mpp + 0.6 * uneven
@@ -154,6 +150,58 @@ class PlantedSlide:
             tint = np.array([1, 1, 1 - 0.3 * self.rng.random()])
             spot = np.clip(radius - np.hypot(away_y, away_x) + 0.5, 0, 1)[..., None]
             self.transmittance[y - 12 : y + 13, x - 12 : x + 13] *= 1 - spot * (1 - 0.3 * tint)
+
+    def fold(self, points: NDArray[np.float64], width_mm: float) -> None:
+        """Fold tissue over along a line through ``points`` ``(N, 2)`` in mm: there the light passes it twice.
+
+        The second layer is the tissue 0.2 mm aside.
+        """
+        near = self._distance(points) <= width_mm * 500 / self.mpp
+        where = near & self.truth["tissue"]
+        glass = np.median(self.transmittance[~self.truth["tissue"]], axis=0)
+        aside = np.roll(
+            np.where(self.truth["tissue"][..., None], self.transmittance / glass, 1), round(200 / self.mpp), axis=1
+        )
+        self.transmittance[where] *= aside[where]
+        self._mark("fold", where)
+
+    def bubble(self, centre: tuple[float, float], radius_mm: float, rim_um: float, loss: float) -> None:
+        """Trap an air bubble: a dark neutral rim around a slightly brighter inside; centre in mm ``(x, y)``."""
+        y, x = np.meshgrid(*(np.arange(n) * self.mpp / 1000 for n in self.shape), indexing="ij")
+        away = np.hypot(x - centre[0], y - centre[1])
+        rim = np.exp(-(((away - radius_mm) * 1000 / (rim_um / 2)) ** 2))
+        self.transmittance *= (1 - loss * rim + 0.02 * (away < radius_mm))[..., None]
+        self._mark("bubble", away <= radius_mm + rim_um / 2000)
+
+    def dirt(self, centre: tuple[float, float], radius_mm: float) -> None:
+        """Drop a ragged black blot; centre in mm ``(x, y)``."""
+        y, x = np.meshgrid(*(np.arange(n) * self.mpp / 1000 for n in self.shape), indexing="ij")
+        angle = np.arctan2(y - centre[1], x - centre[0])
+        phases = self.rng.uniform(0, 2 * np.pi, 4)
+        ragged = radius_mm * (1 + sum(0.12 * np.sin((k + 2) * angle + p) for k, p in enumerate(phases)))
+        where = np.hypot(x - centre[0], y - centre[1]) <= ragged
+        self.transmittance[where] *= np.array([0.16, 0.15, 0.15])
+        self._mark("dark", where)
+
+    def defocus(self, where: NDArray[np.bool_], sigma_um: float) -> None:
+        """Blur a region by a Gaussian."""
+        sigma = sigma_um / self.mpp
+        blurred = ndimage.gaussian_filter(self.transmittance, (sigma, sigma, 0), mode="nearest")
+        self.transmittance[where] = blurred[where]
+        self._mark("blur", where)
+
+    def _distance(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the distance of every pixel from a line through points in mm, in pixels."""
+        height, width = self.shape
+        off = np.ones(self.shape, bool)
+        steps = np.concatenate(
+            [np.linspace(a, b, 2 + int(np.hypot(*(b - a)) * 1000 / self.mpp)) for a, b in itertools.pairwise(points)]
+        )
+        pixels = np.floor(steps * 1000 / self.mpp).astype(int)
+        inside = (pixels >= 0).all(axis=1) & (pixels < (width, height)).all(axis=1)
+        off[pixels[inside, 1], pixels[inside, 0]] = False
+        away: NDArray[np.float64] = ndimage.distance_transform_edt(off)
+        return away
 
     def pixels(self, noise: float = 1.5) -> NDArray[np.uint8]:
         """Return ``(H, W, 3)`` uint8 RGB with sensor noise of that many levels."""
