@@ -215,12 +215,12 @@ class Measure:
         return bootstrap(figure, self.rows if by == "tile" else self.slides, strata=self.cases, unit=by)
 
     def tumour_auc(self, p: npt.NDArray[np.float64], case: str) -> Interval:
-        """Area under the ROC curve of 1 - p(non-tumour) for tumour of either kind, within one case, by tile."""
+        """Area under the ROC curve for tumour of either kind by falling p(non-tumour), within one case, by tile."""
         from sklearn.metrics import roc_auc_score
 
         chosen = np.flatnonzero(self.cases == case)
         truth = self.labels[chosen] != NON_TUMOUR
-        score = 1 - p[chosen, NON_TUMOUR]
+        score = -p[chosen, NON_TUMOUR]
         return bootstrap(lambda rows: float(roc_auc_score(truth[rows], score[rows])), chosen, strata=truth, unit="tile")
 
     def brier(self, p: npt.NDArray[np.float64]) -> Interval:
@@ -422,8 +422,8 @@ def run(arguments: argparse.Namespace) -> None:
     torch.backends.cudnn.allow_tf32 = False
     recipe = RECIPE
     if arguments.quick:
-        # Two steps of small patches: does everything fit together?  The result is worth nothing.
-        recipe = RECIPE.model_copy(update={"steps": 2, "batch": 4, "patch": 64, "stride": 480})
+        # Six steps of small patches: does everything fit together?  The result is worth nothing.
+        recipe = RECIPE.model_copy(update={"steps": 6, "batch": 4, "patch": 64, "stride": 480})
     arguments.work.mkdir(parents=True, exist_ok=True)
     tiles = read_osteosarcoma(arguments.data)
     print(
@@ -451,12 +451,16 @@ def run(arguments: argparse.Namespace) -> None:
     evaluation = {
         "classes": CLASSES,
         "recipe": recipe.model_dump(mode="json"),
+        "tiles": {
+            name: {"class": CLASSES[label], "case": case, "slide": slide}
+            for name, label, case, slide in zip(tiles.names, tiles.labels, tiles.patients, tiles.slides, strict=True)
+        },
         "fits": [
             {k: v for k, v in record.items() if k not in {"weights_sha256", "recipe", "data"}}
             for record in records.values()
         ],
         "colour_baseline": {
-            design: {name: np.round(p, 5).tolist() for name, p in zip(tiles.names, rows, strict=True)}
+            design: {name: p.tolist() for name, p in zip(tiles.names, rows, strict=True)}
             for design, rows in baseline.items()
         },
     }

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -52,6 +52,12 @@ class FitSettings(Settings):
     """Divides them, per channel.  ImageNet's."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """Random changes to training patches."""
+
+    @model_validator(mode="after")
+    def _rate_rises(self) -> FitSettings:
+        if self.steps * self.warm_up <= 1:
+            raise ValueError(f"warm_up: {self.warm_up:g} of {self.steps} steps is not more than one step")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +145,7 @@ def fit_network(
             logits = network(batch)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
         losses.append(loss.detach())

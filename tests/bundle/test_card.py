@@ -55,7 +55,15 @@ def test_each_wrong_field_is_named(tmp_path, fields, name, value):
 
 
 def test_a_figure_without_interval_is_refused_by_its_place(tmp_path, fields):
-    figure = {"metric": "accuracy", "value": 0.9, "interval": None, "method": "Wilson", "n": 5, "unit": "tiles", "data": "d"}
+    figure = {
+        "metric": "accuracy",
+        "value": 0.9,
+        "interval": None,
+        "method": "Wilson",
+        "n": 5,
+        "unit": "tiles",
+        "data": "d",
+    }
     path = tmp_path / "card.yaml"
     path.write_text(yaml.safe_dump({**fields, "figures": [figure]}), encoding="utf-8")
     with pytest.raises(BundleError, match=r"figures\.0.*a value and its interval come together"):

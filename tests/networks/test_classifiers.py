@@ -123,7 +123,10 @@ class TestInception:
 
 class TestRegistry:
     def test_every_name_is_known_without_importing_torch(self):
-        code = "import sys; from pathology.networks.registry import architectures; architectures(); print('torch' in sys.modules)"
+        code = (
+            "import sys; from pathology.networks.registry import architectures;"
+            "architectures(); print('torch' in sys.modules)"
+        )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "False"
         assert {"densenet121", "densenet121-foersch", "inception-v3"} <= set(architectures())
