@@ -118,8 +118,10 @@ class TorchEngine(Engine):
         self.appetite = self.batch_size * (1 if chosen.type == "cpu" else 4)
         self.patch = bundle.card.patch
         self.classes = len(bundle.card.classes)
-        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        model = patch_classifier(bundle).eval().to(chosen, kind)
+        # Mixed precision: convolutions in few bits, batch normalisation and softmax in fp32.  Casting the whole
+        # network instead was measured at 10 times the difference from fp32.
+        low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        model: nn.Module = _Mixed(patch_classifier(bundle), chosen.type, low).eval().to(chosen)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape = (self.batch_size, self.patch, self.patch, 3)
         self._run: _OnProcessor | _OnCuda
@@ -138,6 +140,22 @@ class TorchEngine(Engine):
             del self._run
             if self.device != "cpu":
                 torch.cuda.empty_cache()
+
+
+class _Mixed(nn.Module):
+    """A network under autocast; without a low precision, as it is."""
+
+    def __init__(self, network: nn.Module, device: str, low: torch.dtype | None) -> None:
+        super().__init__()
+        self.network = network
+        self._device = device
+        self._low = low
+
+    def forward(self, patches: Tensor) -> Tensor:
+        # Without its cache of cast weights autocast can be captured into a CUDA graph.
+        with torch.autocast(self._device, self._low, enabled=self._low is not None, cache_enabled=False):
+            result: Tensor = self.network(patches)
+        return result
 
 
 class _OnProcessor:

@@ -39,6 +39,11 @@ __all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "scor
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_READERS_FOR_CPU = 2
+"""Where the processor predicts, two blocks ahead are enough, and more threads would take its time."""
+_READERS_FOR_GPU = 8
+"""A GPU takes patches faster than one core decodes them; each block read ahead holds some 50 MB."""
+
 _PLAN = "plan.npz"
 _ABOUT = "about.json"
 
@@ -224,7 +229,8 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
     done = 0
     with open_slide(job.path) as reader:
         blocks = BlockReader(reader, plan.grid)
-        for block in predict_blocks(predict, engine.classes, engine.appetite, blocks, plan, ks):
+        readers = _READERS_FOR_GPU if engine.device.startswith("cuda") else _READERS_FOR_CPU
+        for block in predict_blocks(predict, engine.classes, engine.appetite, blocks, plan, ks, readers=readers):
             _save_block(job, block.k, block.probabilities, reader.unreadable_tiles, engine.description)
             done += len(block.probabilities)
             report(len(block.probabilities))

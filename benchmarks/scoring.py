@@ -1,0 +1,297 @@
+"""How fast a slide is scored: our engines beside TIAToolbox and a plain loop as WSInfer runs it.
+
+Same slide, same weights, the same patches; every case in a process of its own::
+
+    python -m benchmarks.scoring --slide SLIDE [--architecture densenet121] [--device cuda] [--json OUT.json]
+
+``bare`` predicts patches held in memory and is the ceiling of ``pipeline``, which reads them from the slide.
+``loop`` is what peers do: OpenSlide's ``read_region``, a resize, a DataLoader and a plain fp32 network.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+MPP = 1.0
+CASES = ("loop", "tiatoolbox", "torch-exact", "torch", "openvino-exact", "openvino")
+
+
+def bundle(architecture, patch, folder):
+    """The shipped, trained bundle for DenseNet121 at 224 px; else one with random weights."""
+    from pathology.bundle.catalogue import load_bundle
+
+    if architecture == "densenet121" and patch == 224:
+        return load_bundle("osteosarcoma-viability")
+    from pathology.testing.random_bundle import write_random_bundle
+
+    target = Path(folder) / f"random-{architecture.replace('_', '-')}"
+    if not target.exists():
+        write_random_bundle(target, architecture=architecture, patch=patch)
+    return load_bundle(target)
+
+
+def plan(slide, patch):
+    """All patches of the slide, tissue or not, so that every case has the same ones."""
+    from pathology.settings import GridSettings
+    from pathology.slide.open import open_slide
+    from pathology.slide.scale import resolve_mpp
+    from pathology.slide.thumbnail import thumbnail
+    from pathology.slide.tissue import find_tissue
+    from pathology.tiling.grid import Grid, TissueShare
+    from pathology.tiling.plan import plan_tiles
+
+    with open_slide(slide) as reader:
+        scale = resolve_mpp(reader).mpp
+        overview = thumbnail(reader, scale, 8.0)
+        mask = find_tissue(overview.pixels, overview.mpp).mask
+        grid = Grid(GridSettings(patch=patch, mpp=MPP, stride=patch), reader.dimensions, scale)
+        return plan_tiles(grid, TissueShare(mask, reader.dimensions))
+
+
+def usage():
+    """CPU-seconds of this process and its children, and the peak memory of the largest in MiB."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    return seconds, max(own.ru_maxrss, children.ru_maxrss) / 1024
+
+
+def result(probabilities, count, began, cpu):
+    """One case's figures."""
+    wall = time.perf_counter() - began
+    seconds, memory = usage()
+    return {
+        "patches": count,
+        "seconds": wall,
+        "patches_per_s": count / wall,
+        "cpu_seconds": seconds - cpu,
+        "peak_mib": memory,
+        "probabilities": None if probabilities is None else np.asarray(probabilities, float).round(6).tolist(),
+    }
+
+
+def engine_case(name, model, slide, arguments):
+    """Our engine: bare on patches in memory, then the pipeline from the slide."""
+    from pathology.inference.pipeline import predict_blocks
+    from pathology.inference.select import make_engine
+    from pathology.slide.open import open_slide
+    from pathology.tiling.blocks import BlockReader
+
+    kind, _, exact = name.partition("-")
+    patches = plan(slide, arguments.patch)
+    engine = make_engine(model, kind=kind, device=arguments.device, precision=exact or "fast")
+    ks = list(range(len(patches.blocks)))
+    with open_slide(slide) as reader:
+        blocks = BlockReader(reader, patches.grid)
+        held, wanted = [], max(engine.appetite * 2, 512 if arguments.device else 128)
+        for k in ks:
+            held.append(blocks.read(int(patches.blocks[k]), patches.positions[patches.of_block(k)]).pixels)
+            if sum(map(len, held)) >= wanted:
+                break
+        held = np.concatenate(held)[: wanted // engine.batch_size * engine.batch_size]
+        engine.predict(held[: engine.appetite])
+        rounds, began = 0, time.perf_counter()
+        while not rounds or time.perf_counter() - began < arguments.seconds:
+            engine.predict(held)
+            rounds += 1
+        bare = rounds * len(held) / (time.perf_counter() - began)
+        del held
+        cpu, began = usage()[0], time.perf_counter()
+        found = [
+            block.probabilities
+            for block in predict_blocks(
+                engine.predict, engine.classes, engine.appetite, blocks, patches, ks, readers=arguments.readers
+            )
+        ]
+    figures = result(np.concatenate(found), len(patches), began, cpu)
+    figures |= {"bare_patches_per_s": bare, "of_bare": figures["patches_per_s"] / bare}
+    if hasattr(engine, "rescored"):
+        figures["rescored_share"] = engine.rescored / max(1, engine.seen)
+    return figures
+
+
+def loop_case(model, slide, arguments):
+    """What peers do: OpenSlide regions, resized, through a DataLoader, into a plain fp32 network."""
+    import openslide
+    import torch
+    from PIL import Image
+
+    patches = plan(slide, arguments.patch)
+    card = model.card
+    mean = torch.tensor(card.normalisation.mean).view(3, 1, 1)
+    std = torch.tensor(card.normalisation.std).view(3, 1, 1)
+    extent = round(patches.grid.patch_extent)
+
+    class Regions(torch.utils.data.Dataset):
+        slide = None
+
+        def __len__(self):
+            return len(patches)
+
+        def __getitem__(self, i):
+            if self.slide is None:
+                self.slide = openslide.OpenSlide(str(slide))
+            x, y = map(int, patches.coords[i])
+            region = self.slide.read_region((x, y), 0, (extent, extent)).convert("RGB")
+            region = region.resize((arguments.patch, arguments.patch), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(region)).permute(2, 0, 1).float() / 255
+            return (pixels - mean) / std
+
+    device = torch.device(arguments.device or "cpu")
+    network = model.network().to(device)
+    count = len(patches)
+    began, cpu = time.perf_counter(), usage()[0]
+    found = []
+    loader = torch.utils.data.DataLoader(Regions(), batch_size=32, num_workers=arguments.loaders)
+    with torch.inference_mode():
+        for batch in loader:
+            found.append(torch.softmax(network(batch.to(device)), 1).cpu().numpy())
+            if arguments.limit and sum(map(len, found)) >= arguments.limit:
+                count = sum(map(len, found))
+                break
+    return result(np.concatenate(found), count, began, cpu)
+
+
+def tiatoolbox_case(model, slide, arguments):
+    """TIAToolbox's PatchPredictor with the same network."""
+    import torch
+    from tiatoolbox.models.engine.io_config import IOPatchPredictorConfig
+    from tiatoolbox.models.engine.patch_predictor import PatchPredictor
+    from tiatoolbox.models.models_abc import ModelABC
+
+    mean = torch.tensor(model.card.normalisation.mean)
+    std = torch.tensor(model.card.normalisation.std)
+
+    class Network(ModelABC):
+        def __init__(self):
+            super().__init__()
+            self.network = model.network()
+
+        def forward(self, images):
+            return torch.softmax(self.network(images), 1)
+
+        @staticmethod
+        def preproc(image):
+            return image
+
+        @staticmethod
+        def postproc(image):
+            return image
+
+        @staticmethod
+        def infer_batch(network, batch, *, device):
+            images = ((batch.to(device).float() / 255 - mean.to(device)) / std.to(device)).permute(0, 3, 1, 2)
+            network.eval()
+            with torch.inference_mode():
+                return network(images.contiguous()).cpu().numpy()
+
+    configuration = IOPatchPredictorConfig(
+        input_resolutions=[{"units": "mpp", "resolution": MPP}],
+        patch_input_shape=[arguments.patch, arguments.patch],
+        stride_shape=[arguments.patch, arguments.patch],
+    )
+    predictor = PatchPredictor(
+        Network(), batch_size=32, num_workers=arguments.loaders, device=arguments.device or "cpu", verbose=False
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        began, cpu = time.perf_counter(), usage()[0]
+        output = predictor.run(
+            [Path(slide)],
+            patch_mode=False,
+            ioconfig=configuration,
+            save_dir=Path(scratch) / "out",
+            output_type="zarr",
+            return_probabilities=True,
+        )
+        import zarr
+
+        store = zarr.open(str(next(iter(output.values()))), mode="r")
+        count = int(store["probabilities"].shape[0])
+    return result(None, count, began, cpu)
+
+
+def one_case(arguments):
+    """Run one case and print its figures as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = bundle(arguments.architecture, arguments.patch, folder)
+        if arguments.case == "loop":
+            figures = loop_case(model, arguments.slide, arguments)
+        elif arguments.case == "tiatoolbox":
+            figures = tiatoolbox_case(model, arguments.slide, arguments)
+        else:
+            figures = engine_case(arguments.case, model, arguments.slide, arguments)
+    print("FIGURES " + json.dumps(figures))
+
+
+def agreement(figures, reference):
+    """How far probabilities are from fp32."""
+    if figures["probabilities"] is None or reference is None:
+        return {}
+    got, expected = np.array(figures["probabilities"]), np.array(reference)
+    count = min(len(got), len(expected))
+    got, expected = got[:count], expected[:count]
+    return {
+        "n": count,
+        "mean_difference": float(np.abs(got - expected).mean()),
+        "largest_difference": float(np.abs(got - expected).max()),
+        "same_argmax": float((got.argmax(1) == expected.argmax(1)).mean()),
+        "slide_difference": float(np.abs(got.mean(0) - expected.mean(0)).max()),
+    }
+
+
+def main():
+    """Run all cases, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slide", type=Path, required=True)
+    parser.add_argument("--architecture", default="densenet121")
+    parser.add_argument("--patch", type=int, default=224)
+    parser.add_argument("--device")
+    parser.add_argument("--cases", nargs="*", default=CASES)
+    parser.add_argument("--case")
+    parser.add_argument("--readers", type=int, default=2, help="blocks read ahead")
+    parser.add_argument("--loaders", type=int, default=0, help="DataLoader processes of the peers' loops")
+    parser.add_argument("--seconds", type=float, default=5, help="how long the bare engine runs")
+    parser.add_argument("--limit", type=int, default=0, help="patches after which the peers' loop is stopped")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if arguments.case:
+        one_case(arguments)
+        return
+    rows = {}
+    for case in arguments.cases:
+        command = [sys.executable, "-m", "benchmarks.scoring", *sys.argv[1:], "--case", case]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+        line = next((text for text in done.stdout.splitlines() if text.startswith("FIGURES ")), None)
+        if line is None:
+            print(f"{case}: did not run: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+            continue
+        rows[case] = json.loads(line.removeprefix("FIGURES "))
+    reference = rows.get("torch-exact", rows.get("loop", {})).get("probabilities")
+    print(f"{'case':16}{'patches/s':>10}{'bare':>8}{'of bare':>9}{'CPU-s':>8}{'MiB':>7}  agreement with fp32")
+    for case, figures in rows.items():
+        figures["agreement"] = agreement(figures, reference)
+        near = figures["agreement"]
+        said = (
+            f"mean {near['mean_difference']:.5f}, max {near['largest_difference']:.4f}, argmax "
+            f"{near['same_argmax']:.2%}, slide {near['slide_difference']:.5f} (n={near['n']})"
+            if near
+            else ""
+        )
+        print(
+            f"{case:16}{figures['patches_per_s']:>10.1f}{figures.get('bare_patches_per_s', 0):>8.1f}"
+            f"{figures.get('of_bare', 0):>9.1%}{figures['cpu_seconds']:>8.1f}{figures['peak_mib']:>7.0f}  {said}"
+        )
+        del figures["probabilities"]
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"options": vars(arguments), "cases": rows}, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main()
