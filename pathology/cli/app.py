@@ -190,6 +190,40 @@ def heatmap_command(
     run(slide, model, out, class_name=class_name, width=width, mpp=mpp, engine=engine, device=device)
 
 
+@app.command("export")
+def export_command(
+    results: Annotated[Path, typer.Argument(help="A results folder of pathology score.", show_default=False)],
+    formats: Annotated[
+        list[str],
+        typer.Option(
+            "--format",
+            "-f",
+            help="geojson, detections, patches, ome-zarr, ome-tiff, overlay, npz. Give it several times for several.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder to write to; by default RESULTS/exports.", show_default=False)
+    ] = None,
+    slides: Annotated[
+        list[str] | None, typer.Option("--slide", help="Only this slide; may be repeated.", show_default=False)
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Draw this class alone (overlay).", show_default=False)
+    ] = None,
+    width: Annotated[int, typer.Option("--width", min=64, help="Longer side of an overlay in pixels.")] = 1600,
+    smooth: Annotated[
+        float | None, typer.Option("--smooth", help="Smooth maps with a Gaussian of this many µm.", show_default=False)
+    ] = None,
+) -> None:
+    """Write results for QuPath, napari, PACS, spreadsheets and scripts."""
+    from pathology.cli.export import run
+
+    raise typer.Exit(
+        run(results, formats, to=to, slides=slides or [], class_name=class_name, width=width, smooth=smooth)
+    )
+
+
 @app.command("doctor")
 def doctor_command() -> None:
     """Check what is installed, which devices and codecs work, and what to do about what does not."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pathology.errors import OutputError
 
-__all__ = ["output_error", "write_bytes", "write_text"]
+__all__ = ["output_error", "replacing", "write_bytes", "write_text"]
 
 _REASONS = {
     errno.ENOSPC: ("there is no space left on the disk", "Free some space and run the same command again"),
@@ -65,6 +68,36 @@ def write_bytes(path: Path, data: bytes) -> None:
     finally:
         # Also after an interrupt; once renamed there is nothing left to remove.
         if aside.parent.is_dir():
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside ``path`` to write a file or folder to; at the end it takes the place of ``path``.
+
+    For what is too large for :func:`write_bytes`, or is written by a library.  If anything goes wrong, ``path`` stays
+    as it was and nothing is left beside it.
+
+    Raises
+    ------
+    OutputError
+        If the operating system refuses.
+    """
+    aside = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        if aside.is_dir():
+            # A folder cannot be renamed over one that holds anything.
+            shutil.rmtree(path, ignore_errors=True)
+        aside.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise output_error(error, path) from error
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        elif aside.parent.is_dir():
             aside.unlink(missing_ok=True)
 
 

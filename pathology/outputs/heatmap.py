@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from pathology.errors import UsageError
 
@@ -36,6 +37,9 @@ class Heatmap:
         Side of a cell in level-0 pixels, not rounded.
     extent
         Side of a patch in level-0 pixels, not rounded.  Below ``stride`` the cells are only covered in part.
+    coverage
+        ``(rows, columns)`` float32: how many patches lie on a cell, each counted by the share of the cell that it
+        covers; 0 where nothing is known.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +47,7 @@ class Heatmap:
     origin: tuple[float, float]
     stride: float
     extent: float
+    coverage: NDArray[np.float32]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -80,6 +85,50 @@ class Heatmap:
         result = np.full(self.shape, np.nan, np.float32)
         result[known] = self.values[:, known].max(axis=0)
         return result
+
+    @property
+    def first_cell(self) -> tuple[int, int]:
+        """``(row, column)`` of cell ``(0, 0)`` among the cells counted from the slide's own corner.
+
+        Patches lie on a grid that begins at the slide's corner, so this is whole.
+        """
+        return round(self.origin[1] / self.stride), round(self.origin[0] / self.stride)
+
+    def smoothed(self, sigma: float) -> Heatmap:
+        """Return the map averaged with its surroundings, patches that overlap counting for what they add.
+
+        Every cell becomes the mean of the known cells around it, weighted with a Gaussian and with how many
+        patches lie on each (``coverage``): where patches overlap, a cell rests on more evidence than at the edge of
+        the tissue.  Nothing spreads to places that were not scored.  (A Gaussian mean of weighted samples divided by
+        that of the weights: normalised convolution, Knutsson & Westin 1993.)
+
+        Parameters
+        ----------
+        sigma
+            Standard deviation of the Gaussian in level-0 pixels, above 0.
+
+        Raises
+        ------
+        UsageError
+            If ``sigma`` is not positive.
+        """
+        if not sigma > 0:
+            raise UsageError(f"sigma must be positive, got {sigma:g} level-0 pixels")
+        known = self.known()
+        if not known.any():
+            return self
+        weights = np.where(known, self.coverage, 0).astype(np.float64)
+
+        def spread(field: NDArray[np.float64]) -> NDArray[np.float64]:
+            # Beyond the map there is nothing, not a mirror image of it.
+            return np.asarray(gaussian_filter(field, sigma / self.stride, mode="constant"))
+
+        total = spread(weights)
+        values = np.full_like(self.values, np.nan)
+        for index, probability in enumerate(self.values):
+            mean = spread(np.where(known, probability, 0) * weights)[known] / total[known]
+            values[index][known] = np.clip(mean, 0, 1)
+        return replace(self, values=values)
 
     def known(self) -> NDArray[np.bool_]:
         """Return ``(rows, columns)`` bool: where there is a prediction."""
@@ -161,7 +210,9 @@ def build_heatmap(
     names = tuple(classes)
     kept = (tissue > 0) & ~np.isnan(probabilities).any(axis=1)
     if not kept.any():
-        return Heatmap(names, np.empty((len(names), 0, 0), np.float32), (0.0, 0.0), stride, extent)
+        return Heatmap(
+            names, np.empty((len(names), 0, 0), np.float32), (0.0, 0.0), stride, extent, np.empty((0, 0), np.float32)
+        )
 
     index = np.rint(coords[kept] / stride).astype(np.int64)
     if np.abs(coords[kept] - index * stride).max() > 0.5 + 1e-6:
@@ -183,7 +234,8 @@ def build_heatmap(
     with np.errstate(invalid="ignore", divide="ignore"):
         values = np.where(sums[-1] > 1e-9, sums[:-1] / sums[-1], np.nan).astype(np.float32)
     origin = (float(first[0] * stride), float(first[1] * stride))
-    return Heatmap(names, np.clip(values, 0, 1), origin, stride, extent)
+    coverage = np.where(sums[-1] > 1e-9, sums[-1], 0).astype(np.float32)
+    return Heatmap(names, np.clip(values, 0, 1), origin, stride, extent, coverage)
 
 
 def _check(

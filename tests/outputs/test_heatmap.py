@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathology.errors import UsageError
-from pathology.outputs.heatmap import build_heatmap
+from pathology.outputs.heatmap import Heatmap, build_heatmap
 from pathology.settings import GridSettings
 from pathology.tiling.grid import Grid
 
@@ -166,3 +166,50 @@ def test_what_does_not_fit_is_refused():
         build_heatmap(coords, p, tissue, classes=["a", "b"], extent=10, stride=0)
     with pytest.raises(UsageError, match="a, b"):
         build_heatmap(coords, p, tissue, **good).probability("c")
+
+
+class TestSmoothing:
+    def heatmap(self, values, coverage=None):
+        values = np.asarray(values, np.float32)
+        coverage = np.ones(values.shape[1:], np.float32) if coverage is None else np.asarray(coverage, np.float32)
+        return Heatmap(tuple("abc"[: len(values)]), values, (0.0, 0.0), 100.0, 100.0, coverage)
+
+    def test_a_flat_map_stays_flat_up_to_its_edge(self):
+        smooth = self.heatmap(np.full((1, 9, 9), 0.3)).smoothed(250)
+        np.testing.assert_allclose(smooth.values, 0.3, atol=1e-6)
+
+    def test_unknown_cells_stay_unknown_and_lend_nothing(self):
+        values = np.full((1, 7, 7), 0.8)
+        values[0, 3, 3] = np.nan
+        smooth = self.heatmap(values).smoothed(150)
+        assert np.isnan(smooth.values[0]).sum() == 1
+        np.testing.assert_allclose(smooth.values[0][~np.isnan(values[0])], 0.8, atol=1e-6)
+
+    def test_it_is_the_gaussian_mean_weighted_with_the_coverage(self):
+        rng = np.random.default_rng(0)
+        values, coverage = rng.random((1, 11, 8)), rng.integers(1, 5, (11, 8))
+        smooth = self.heatmap(values, coverage).smoothed(130)
+        rows, columns = np.mgrid[:11, :8]
+        for row, column in ((0, 0), (5, 4), (10, 7)):
+            # scipy cuts the Gaussian off at four standard deviations, along each axis
+            near = (abs(rows - row) <= 5) & (abs(columns - column) <= 5)
+            weights = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * 1.3**2)) * coverage * near
+            assert smooth.values[0, row, column] == pytest.approx((weights * values[0]).sum() / weights.sum(), abs=1e-6)
+
+    def test_classes_still_add_up_to_one(self):
+        first = np.random.default_rng(1).random((1, 6, 6))
+        smooth = self.heatmap(np.concatenate([first, 1 - first])).smoothed(80)
+        np.testing.assert_allclose(smooth.values.sum(axis=0), 1, atol=1e-6)
+
+    def test_a_width_of_nothing_is_refused(self):
+        with pytest.raises(UsageError, match="sigma"):
+            self.heatmap(np.ones((1, 2, 2))).smoothed(0)
+
+
+def test_coverage_says_how_many_patches_lie_on_a_cell():
+    coords = np.array([(0, 0), (50, 0), (0, 50), (50, 50)], np.int32)
+    heatmap = build_heatmap(
+        coords, np.full((4, 1), 0.5, np.float32), np.ones(4, np.float32), classes=("a",), extent=100, stride=50
+    )
+    np.testing.assert_allclose(heatmap.coverage, [[1, 2, 1], [2, 4, 2], [1, 2, 1]])
+    assert heatmap.first_cell == (0, 0)

@@ -1,6 +1,7 @@
 """The heatmap lies exactly on the tissue, in the legend's colours, beside a true scale bar."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -285,7 +286,7 @@ def test_threads_draw_the_same_picture(make):
 def test_the_file_is_a_png_and_an_unwritable_place_is_an_error(make, tmp_path):
     card, result = make.card(), make.result()
     picture, heatmap = picture_of(DIMENSIONS, (1000, 800)), one_patch(0, 0, 100, (0.2, 0.3, 0.5))
-    heatmap = type(heatmap)(card.classes, heatmap.values, heatmap.origin, heatmap.stride, heatmap.extent)
+    heatmap = replace(heatmap, classes=card.classes)
     path = tmp_path / "new folder" / "overlay.png"
     write_overlay(path, result, card, picture, heatmap, EVERYWHERE)
     with Image.open(path) as image:

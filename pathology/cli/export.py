@@ -1,0 +1,48 @@
+"""``pathology export``: a batch's results in other programs' formats."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+__all__ = ["run"]
+
+
+def run(
+    results: Path,
+    formats: list[str],
+    *,
+    to: Path | None,
+    slides: list[str],
+    class_name: str | None,
+    width: int,
+    smooth: float | None,
+) -> int:
+    """Export and return the exit status: 0 all written, 1 some slides have nothing to write."""
+    from pathology.errors import OutputError, PathologyError, UsageError
+    from pathology.outputs.exports import FORMATS, ExportSettings, export_slide
+    from pathology.outputs.results_folder import open_results
+
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        listed = "; ".join(f"{name} ({kind.what})" for name, kind in FORMATS.items())
+        problem = f"there is no format {unknown[0]!r}" if unknown else "no format is given"
+        raise UsageError(problem, remedy=f"Give --format once or more: {listed}")
+    if smooth is not None and not smooth > 0:
+        raise UsageError(f"--smooth is {smooth:g}; it must be above 0 µm")
+    batch = open_results(results)
+    chosen = [batch[name] for name in slides] if slides else list(batch)
+    settings = ExportSettings(class_name=class_name, longest=width, smooth_um=smooth)
+    folder = to or results / "exports"
+    problems = 0
+    for slide in chosen:
+        for name in formats:
+            try:
+                print(export_slide(slide, name, folder, settings))
+            except OutputError:
+                raise  # the next one could not be written either
+            except PathologyError as error:
+                problems += 1
+                print(f"{slide.slide_id}: not exported as {name}: {error.what}", file=sys.stderr)
+    print("Research use only.")
+    return 1 if problems else 0

@@ -1,0 +1,205 @@
+"""What a slide's results can be written as, for other programs: one table of formats."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import zarr
+from PIL import Image
+from pydantic import Field
+
+from pathology.errors import StoreError, UsageError
+from pathology.outputs.annotations import (
+    class_features,
+    detection_features,
+    hotspot_feature,
+    patch_features,
+    tissue_features,
+)
+from pathology.outputs.atomic import write_bytes
+from pathology.outputs.decided_count import count_decided
+from pathology.outputs.geojson import write_geojson
+from pathology.outputs.heatmap import Heatmap
+from pathology.outputs.ome_tiff import write_ome_tiff
+from pathology.outputs.ome_zarr import write_ome_zarr
+from pathology.outputs.overlay import LONGEST_SIDE
+from pathology.outputs.palette import class_colours
+from pathology.outputs.results_folder import SlideFolder
+from pathology.outputs.slide_folder import PREDICTIONS
+from pathology.settings import Settings
+
+__all__ = ["FORMATS", "ExportSettings", "Format", "export_slide"]
+
+
+class ExportSettings(Settings):
+    """How results are exported."""
+
+    class_name: str | None = None
+    """The class to draw or write alone, where a format shows one; ``None``: the leading class, or all."""
+    longest: Annotated[int, Field(ge=64)] = LONGEST_SIDE
+    """Longer side of the slide in a picture, in pixels."""
+    smooth_um: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation in µm of the Gaussian that maps are smoothed with; ``None``: as predicted."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format.
+
+    Attributes
+    ----------
+    suffix
+        What the file's name ends in, after the slide's name.
+    what
+        One line for people.
+    write
+        Writes one slide's file.
+    needs
+        What a slide must have: ``maps`` (it was scored) or ``detections``.
+    """
+
+    suffix: str
+    what: str
+    write: Callable[[SlideFolder, Path, ExportSettings], None]
+    needs: str = "maps"
+
+
+def _mpp(slide: SlideFolder) -> float:
+    if slide.record.mpp is None:
+        raise StoreError("the slide's scale is not known", where=slide.folder)
+    return slide.record.mpp
+
+
+def _heatmap(slide: SlideFolder, settings: ExportSettings) -> Heatmap:
+    heatmap = slide.heatmaps
+    return heatmap if settings.smooth_um is None else heatmap.smoothed(settings.smooth_um / _mpp(slide))
+
+
+def _geojson(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    features = [
+        *class_features(slide.record, _heatmap(slide, settings)),
+        *tissue_features(slide.tissue, slide.dimensions, slide.record.mpp),
+    ]
+    if slide.detections is not None:
+        count = count_decided(
+            slide.detections, slide.decisions(), mpp=slide.record.mpp, tissue_mm2=slide.record.tissue_mm2
+        )
+        if count.hotspot is not None:
+            features.append(hotspot_feature(count.hotspot))
+    write_geojson(path, features)
+
+
+def _detections(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    del settings
+    assert slide.detections is not None
+    write_geojson(path, detection_features(slide.detections, slide.decisions()))
+
+
+def _patches(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    del settings
+    group: Any = zarr.open_group(slide.folder / PREDICTIONS, mode="r")
+    features = patch_features(
+        group["coords"][...],
+        group["probabilities"][...],
+        slide.heatmaps.extent,
+        slide.heatmaps.classes,
+        class_colours(slide.card),
+    )
+    write_geojson(path, features)
+
+
+def _ome_zarr(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    write_ome_zarr(
+        path, _heatmap(slide, settings), mpp=_mpp(slide), name=slide.slide_id, colours=class_colours(slide.card)
+    )
+
+
+def _ome_tiff(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    write_ome_tiff(
+        path,
+        _heatmap(slide, settings),
+        slide.dimensions,
+        mpp=_mpp(slide),
+        name=slide.slide_id,
+        colours=class_colours(slide.card),
+    )
+
+
+def _overlay(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    pixels = slide.overlay(settings.class_name, longest=settings.longest, smooth_um=settings.smooth_um)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    write_bytes(path, buffer.getvalue())
+
+
+def _npz(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    heatmap = _heatmap(slide, settings)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        classes=np.array(heatmap.classes),
+        probabilities=heatmap.values,
+        origin=np.array(heatmap.origin),
+        stride=np.array(heatmap.stride),
+        mpp=np.array(_mpp(slide)),
+        dimensions=np.array(slide.dimensions),
+        tissue=slide.tissue,
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+FORMATS: Final[Mapping[str, Format]] = {
+    "geojson": Format(".geojson", "QuPath: where each class leads, tissue, hotspot", _geojson),
+    "detections": Format(".detections.geojson", "QuPath: every detection, with decisions", _detections, "detections"),
+    "patches": Format(".patches.geojson", "QuPath: every patch with its probabilities", _patches),
+    "ome-zarr": Format(".heatmap.ome.zarr", "class probabilities as OME-Zarr 0.5, in µm", _ome_zarr),
+    "ome-tiff": Format(".heatmap.ome.tif", "class probabilities as pyramidal OME-TIFF, in µm", _ome_tiff),
+    "overlay": Format(".overlay.png", "the slide under its heatmap, as a picture", _overlay),
+    "npz": Format(".heatmap.npz", "class probabilities and tissue as numpy arrays", _npz),
+}
+"""By the name used on the command line."""
+
+
+def export_slide(slide: SlideFolder, name: str, folder: Path, settings: ExportSettings | None = None) -> Path:
+    """Write one slide in one format.
+
+    Parameters
+    ----------
+    slide
+        A scored slide.
+    name
+        A key of :data:`FORMATS`.
+    folder
+        Where the file goes; it is named after the slide.
+    settings
+        How; ``None``: the defaults.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    UsageError
+        If there is no such format, or the slide has nothing to write in it.
+    StoreError
+        If the slide was not scored or its results are damaged.
+    OutputError
+        If the file cannot be written.
+    """
+    if name not in FORMATS:
+        raise UsageError(f"there is no format {name!r}", remedy=f"Choose one of: {', '.join(FORMATS)}")
+    kind = FORMATS[name]
+    if slide.record.status == "failed":
+        raise StoreError(f"the slide was not scored: {slide.record.error}", where=slide.folder)
+    if kind.needs == "detections" and slide.detections is None:
+        raise UsageError("there are no detections: the model is no detector", where=slide.folder)
+    path = folder / f"{slide.slide_id}{kind.suffix}"
+    kind.write(slide, path, settings or ExportSettings())
+    return path

@@ -1,0 +1,236 @@
+"""Results folders of constructed truth: a slide with a square on it, and predictions that say where it is.
+
+For tests of everything that reads results: the square must come back at the same level-0 coordinates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.bundle.card import Abstention, Card, Figure, Normalisation, TrainingData
+from pathology.findings.detections import Detections
+from pathology.findings.slide_result import SlideResult
+from pathology.outputs.detection_file import DetectionClass, DetectionHeader, SlideDetections, write_detections
+from pathology.outputs.slide_folder import write_failure, write_slide_folder
+from pathology.outputs.tables import write_results
+from pathology.settings import GridSettings
+from pathology.testing.synthetic_slides import ArrayPicture, Compression, write_tiff
+from pathology.tiling.grid import Grid, TissueShare
+from pathology.tiling.plan import plan_tiles
+
+__all__ = ["SQUARE_CELLS", "constructed_card", "random_detections", "square_picture", "write_constructed_results"]
+
+SQUARE_CELLS = (4, 3, 9, 7)
+"""Left, top, right and bottom of the square in cells of the grid, which begins at the slide's corner."""
+
+_GLASS, _TISSUE, _SQUARE = (243, 241, 244), (214, 150, 186), (92, 58, 122)
+
+
+def constructed_card(*, classes: Sequence[str] = ("stroma", "tumour"), patch: int = 64, mpp: float = 1.0) -> Card:
+    """Return a card whose model exists only on paper."""
+    return Card(
+        name="constructed",
+        version="1.0.0",
+        title="Constructed predictions",
+        architecture="densenet121",
+        parameters=1,
+        classes=tuple(classes),
+        mpp=mpp,
+        patch=patch,
+        normalisation=Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        weights_sha256="0" * 64,
+        initialisation="none: the predictions are constructed",
+        training_data=(TrainingData(name="none", source="none", licence="none", images=1, used_for="nothing"),),
+        split="none",
+        figures=(
+            Figure(
+                metric="accuracy",
+                value=None,
+                interval=None,
+                method="none",
+                n=1,
+                unit="slide",
+                data="none",
+                note="no model",
+            ),
+        ),
+        abstention=Abstention(method="by hand", min_probability=0.5),
+        intended_use="Tests of the package.",
+        limits=("It knows nothing.",),
+        licence="Apache-2.0",
+    )
+
+
+def square_picture(grid: Grid, square: tuple[int, int, int, int] = SQUARE_CELLS) -> NDArray[np.uint8]:
+    """Draw a slide: glass, an ellipse of tissue, and the square to the nearest pixel.
+
+    Parameters
+    ----------
+    grid
+        Of the slide.
+    square
+        In cells.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(H, W, 3)`` uint8 RGB.
+    """
+    width, height = grid.dimensions
+    pixels = np.full((height, width, 3), _GLASS, np.uint8)
+    cv2.ellipse(pixels, (width // 2, height // 2), (width * 46 // 100, height * 46 // 100), 0, 0, 360, _TISSUE, -1)
+    # A texture, so that pictures of different places can be told apart.
+    shade = np.random.default_rng(0).integers(-6, 7, (height // 8 + 1, width // 8 + 1, 1))
+    texture = shade.repeat(8, 0).repeat(8, 1)[:height, :width]
+    pixels = np.clip(pixels.astype(np.int16) + texture, 0, 255).astype(np.uint8)
+    left, top, right, bottom = (round(side * grid.settings.stride * grid.scale) for side in square)
+    pixels[top:bottom, left:right] = _SQUARE
+    return np.ascontiguousarray(pixels, np.uint8)
+
+
+def write_constructed_results(
+    out: Path,
+    *,
+    slide_ids: Sequence[str] = ("square",),
+    dimensions: tuple[int, int] = (2000, 1600),
+    mpp: float = 0.499,
+    patch: int = 64,
+    stride: int = 64,
+    classes: Sequence[str] = ("stroma", "tumour"),
+    compression: Compression = "jpeg",
+    failed: Sequence[str] = (),
+    detections: int = 0,
+    square: tuple[int, int, int, int] = SQUARE_CELLS,
+) -> Path:
+    """Write slides and a results folder about them.
+
+    In the square the last class has probability 0.9, elsewhere on tissue the first has.
+
+    Parameters
+    ----------
+    out
+        The results folder; the slides go into ``out.parent / "slides"``.
+    slide_ids
+        Names of the slides that were scored; all look alike.
+    dimensions
+        ``(width, height)`` in level-0 pixels.
+    mpp
+        Micrometres per level-0 pixel.  At 0.499 a patch is no whole number of pixels, as on real slides.
+    patch, stride
+        Of the grid, in pixels at 1 µm.
+    classes
+        Class names.
+    compression
+        Of the slides' tiles.
+    failed
+        Names of slides that could not be scored.
+    detections
+        Random detections a slide.
+    square
+        In cells.
+
+    Returns
+    -------
+    Path
+        ``out``.
+    """
+    card = constructed_card(classes=classes, patch=patch)
+    grid = Grid(GridSettings(patch=patch, mpp=1.0, stride=stride, min_tissue=0.3, block=512), dimensions, mpp)
+    pixels = square_picture(grid, square)
+    small = (max(1, round(dimensions[0] * mpp / 8)), max(1, round(dimensions[1] * mpp / 8)))
+    mask = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)[..., 1] < 200
+    overview = cv2.resize(pixels, (dimensions[0] // 2, dimensions[1] // 2), interpolation=cv2.INTER_AREA)
+    plan = plan_tiles(grid, TissueShare(mask, dimensions))
+    cell = np.rint(plan.coords / (grid.settings.stride * grid.scale)).astype(int)
+    inside = (cell >= square[:2]).all(axis=1) & (cell < square[2:]).all(axis=1)
+    probabilities = np.full((len(plan), len(classes)), 0.1 / (len(classes) - 1), np.float32)
+    probabilities[inside, -1] = 0.9
+    probabilities[~inside, 0] = 0.9
+    slides = out.parent / "slides"
+    slides.mkdir(parents=True, exist_ok=True)
+    shared = {
+        "patient_id": "patient 1",
+        "model": f"{card.name} {card.version}",
+        "model_sha256": card.weights_sha256,
+        "seconds": 1.0,
+    }
+    results: list[SlideResult] = []
+    for name in slide_ids:
+        path = slides / f"{name}.tiff"
+        write_tiff(path, ArrayPicture(pixels), compression=compression, factors=(1, 4), mpp=mpp, quality=90)
+        result = write_slide_folder(
+            out / "slides" / name,
+            card=card,
+            plan=plan,
+            probabilities=probabilities,
+            overview=np.asarray(overview, np.uint8),
+            mask=mask,
+            about={
+                **shared,
+                "slide_id": name,
+                "path": str(path),
+                "reader": "tiff",
+                "mpp": mpp,
+                "mpp_source": "file",
+                "width": dimensions[0],
+                "height": dimensions[1],
+                "fingerprint": f"{len(results):064x}",
+                "tissue_mm2": float(mask.mean()) * dimensions[0] * dimensions[1] * (mpp / 1000) ** 2,
+            },
+        )
+        if detections:
+            write_detections(out / "slides" / name, random_detections(name, dimensions, detections))
+        results.append(result)
+    for name in failed:
+        result = SlideResult(
+            slide_id=name,
+            path=str(slides / f"{name}.svs"),
+            status="failed",
+            error="the file is cut off: 3 of its 12 stored tiles lie behind its end at 1,000 bytes",
+            **shared,
+        )
+        write_failure(out / "slides" / name, result, card)
+        results.append(result)
+    write_results(out, results, card.classes)
+    (out / "run.json").write_text(json.dumps({"slides": [{"slide_id": r.slide_id} for r in results]}), encoding="utf-8")
+    return out
+
+
+def random_detections(slide_id: str, dimensions: tuple[int, int], count: int, *, seed: int = 0) -> SlideDetections:
+    """Return detections at random places: a third clustered at the slide's centre, scores spread evenly.
+
+    Parameters
+    ----------
+    slide_id
+        Of the slide.
+    dimensions
+        ``(width, height)`` in level-0 pixels.
+    count
+        How many.
+    seed
+        The same seed gives the same detections.
+    """
+    random = np.random.default_rng(seed)
+    size = np.array(dimensions, np.float64)
+    centres = random.random((count, 2)) * (size - 60) + 30
+    clustered = random.random(count) < 1 / 3
+    centres[clustered] = np.clip(size * random.normal(0.5, 0.05, (int(clustered.sum()), 2)), 30, size - 30)
+    scores = np.sort(random.random(count))[::-1].astype(np.float32)
+    header = DetectionHeader(
+        slide_id=slide_id,
+        model="constructed detector 1.0.0",
+        model_sha256="0" * 64,
+        classes=(
+            DetectionClass(name="mitosis", colour="#d55e00"),
+            DetectionClass(name="look-alike", colour="#56b4e9", counted=False),
+        ),
+        threshold=0.5,
+    )
+    boxes = np.concatenate([centres - 25, centres + 25], axis=1).astype(np.float32)
+    return SlideDetections(header, Detections(boxes, scores), (random.random(count) < 0.25).astype(np.uint8))
