@@ -216,7 +216,7 @@ def _job(
     return SlideJob(
         slide_id=entry.slide_id,
         patient_id=entry.patient_id,
-        path=entry.path.absolute(),
+        path=Path(os.path.abspath(entry.path)),  # noqa: PTH100 - resolves "..", but not links
         option_mpp=mpp,
         manifest_mpp=entry.mpp,
         bundle=bundle.directory,
