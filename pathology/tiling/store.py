@@ -10,41 +10,51 @@ Layout of ``<name>.zarr`` (a zarr v3 group):
 ``blocks``            ``(K,)`` int32              grid blocks that hold patches
 ``offsets``           ``(K + 1,)`` int64          block ``k`` holds patches ``offsets[k]`` to ``offsets[k + 1]``
 ``damaged``           ``(K * S,)`` bool           by slot: a stored tile under the patch cannot be decoded
-``pixels``            ``(K * S, P, P, 3)`` uint8  only in mode ``decoded``; one shard of ``S`` slots a block
+``pixels``            ``(K * S, P, P, 3)`` uint8  not in mode ``reference``; one shard of ``S`` slots a block
 ====================  ==========================  ===========================================================
 
 The group's attributes carry the slide's fingerprint, the grid and the mode.  A block's shard is written aside
 and renamed into place, so a shard that is there is whole; a store without ``complete: true`` is resumed.
+
+In mode ``decoded`` the chunks of ``pixels`` are compressed patches; in mode ``encoded`` they are the slide's own
+stored tiles, byte for byte (:mod:`pathology.tiling.stored_tile_codec`).
 """
 
 from __future__ import annotations
 
+import json
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
 from pathology.errors import OutputError, StoreError
 from pathology.settings import GridSettings
+from pathology.slide.reader import BACKGROUND
+from pathology.slide.tile_encoding import TileEncoding
 from pathology.tiling.blocks import BlockPatches, BlockReader
 from pathology.tiling.grid import Grid
+from pathology.tiling.patch_compression import compress, decompress, zarr_codec
 from pathology.tiling.plan import TilePlan
+from pathology.tiling.shard import read_chunks, write_shard
+from pathology.tiling.stored_tile_codec import StoredTileCodec, fitted
 
 if TYPE_CHECKING:
     import dask.array
 
     from pathology.slide.reader import SlideReader
+    from pathology.tiling.stored_tiles import StoredTiles
 
 __all__ = ["FORMAT", "PatchStore", "StoreMode"]
 
 FORMAT = 1
 """Version of the layout, in the group's attributes."""
 
-StoreMode = Literal["reference", "decoded"]
+StoreMode = Literal["reference", "encoded", "decoded"]
 
 
 class PatchStore:
@@ -57,6 +67,7 @@ class PatchStore:
         few = store[[3, 1, 4]]    # (3, P, P, 3) uint8
 
     A store in mode ``reference`` reads them from the slide, which must still be where it was or be given again.
+    Stores cross process borders by their path.  Reading is thread-safe.
     """
 
     def __init__(self, group: zarr.Group, path: Path, reader: SlideReader | None = None) -> None:
@@ -108,6 +119,10 @@ class PatchStore:
         """Open a store that is being written, for writing."""
         return cls(zarr.open_group(path, mode="r+"), path)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Crosses process borders (Dask, data loaders) as a path: zarr's handles and file descriptors do not.
+        return _reopen, (type(self), self.path, self._reader.path if self._reader is not None else None)
+
     def _open_slide(self, slide: Path) -> SlideReader:
         from pathology.slide.open import open_slide
 
@@ -123,7 +138,15 @@ class PatchStore:
 
     @classmethod
     def create(
-        cls, path: Path, plan: TilePlan, mode: StoreMode, *, slide: Path, fingerprint: str, description: dict[str, Any]
+        cls,
+        path: Path,
+        plan: TilePlan,
+        mode: StoreMode,
+        *,
+        slide: Path,
+        fingerprint: str,
+        description: dict[str, Any],
+        tiles: StoredTiles | None = None,
     ) -> Self:
         """Begin a store, or go on with one that an interrupted run left for the same slide and settings.
 
@@ -134,11 +157,13 @@ class PatchStore:
         plan
             The patches.
         mode
-            ``reference`` keeps coordinates only, ``decoded`` pixels.
+            ``reference`` keeps coordinates only, ``encoded`` the slide's stored tiles, ``decoded`` pixels.
         slide, fingerprint
             The slide file and its fingerprint.
         description
             Further attributes: reader, scale and its source, settings.
+        tiles
+            For mode ``encoded``: the stored tiles that the patches are.
 
         Raises
         ------
@@ -158,6 +183,9 @@ class PatchStore:
             "slide_mpp": plan.grid.slide_mpp,
             "slots_per_block": plan.grid.patches_per_block**2,
         }
+        if tiles is not None:
+            level = tiles.reader.levels[tiles.level]
+            attributes["level"] = {"index": tiles.level, "dimensions": list(level.dimensions)}
         try:
             if path.exists():
                 group = zarr.open_group(path, mode="r+")
@@ -187,8 +215,8 @@ class PatchStore:
                 ("positions", plan.positions),
                 ("blocks", plan.blocks),
             ):
-                _write(group, name, values)
-            if mode == "decoded":
+                _write_array(group, name, values)
+            if mode != "reference":
                 # One chunk a block, so that each has one writer; chunks without damage are never written.
                 group.create_array(
                     "damaged",
@@ -204,11 +232,12 @@ class PatchStore:
                     chunks=(1, patch, patch, 3),
                     shards=(slots_per_block, patch, patch, 3),
                     dtype="uint8",
-                    compressors=BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"),
-                    fill_value=255,
+                    serializer="auto" if tiles is None else StoredTileCodec(tiles.encoding),
+                    compressors=zarr_codec() if tiles is None else None,
+                    fill_value=BACKGROUND,
                 )
             group.attrs.update(attributes)
-            _write(group, "offsets", plan.offsets)  # written last: its presence means the index is whole
+            _write_array(group, "offsets", plan.offsets)  # written last: its presence means the index is whole
         except OSError as error:
             raise OutputError(f"the store cannot be written ({error.strerror or error})", where=path) from error
         return cls(group, path)
@@ -217,7 +246,7 @@ class PatchStore:
 
     @property
     def mode(self) -> StoreMode:
-        """``reference`` or ``decoded``."""
+        """``reference``, ``encoded`` or ``decoded``."""
         return self._group.attrs["mode"]  # type: ignore[return-value]
 
     @property
@@ -225,40 +254,41 @@ class PatchStore:
         """Fingerprint of the slide the store was made from."""
         return str(self._group.attrs["fingerprint"])
 
-    @property
+    @cached_property
     def attributes(self) -> dict[str, Any]:
         """Everything recorded about how the store was made."""
         return dict(self._group.attrs)
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         """The grid the patches lie on."""
         a = self.attributes
         width, height = a["dimensions"]
         return Grid(GridSettings.model_validate(a["grid"]), (width, height), a["slide_mpp"])
 
-    @property
+    @cached_property
     def coords(self) -> NDArray[np.int32]:
         """``(N, 2)`` level-0 ``(x, y)`` top left corners."""
         return self._array("coords")
 
-    @property
+    @cached_property
     def tissue(self) -> NDArray[np.float32]:
         """``(N,)`` tissue share of each patch, 0 to 1."""
         return self._array("tissue")
 
-    @property
+    @cached_property
     def readable(self) -> NDArray[np.bool_]:
         """``(N,)`` false where a stored tile under the patch could not be decoded.
 
-        A ``reference`` store holds no pixels and so has read none: all true.
+        A ``reference`` store holds no pixels and so has read none: all true.  An ``encoded`` store knows of tiles that
+        are missing or cut off; one that is damaged within is found by :meth:`read`, when it is decoded.
         """
         if "damaged" not in self._group:
             return np.ones(len(self), np.bool_)
-        damaged: NDArray[np.bool_] = self._array("damaged")[self._array("slots")]
-        return ~damaged
+        readable: NDArray[np.bool_] = ~self._array("damaged")[self._array("slots")]
+        return readable
 
-    @property
+    @cached_property
     def plan(self) -> TilePlan:
         """The patches as a plan."""
         return TilePlan(
@@ -273,27 +303,113 @@ class PatchStore:
         return int(self._group["coords"].shape[0])  # type: ignore[union-attr]
 
     def __getitem__(self, index: int | slice | list[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Return one patch ``(P, P, 3)`` or several ``(n, P, P, 3)``, uint8."""
-        chosen = np.arange(len(self))[index]
-        if np.ndim(chosen) == 0:
-            return self._pixels(np.array([chosen]))[0]
-        return self._pixels(np.asarray(chosen))
+        """Return one patch ``(P, P, 3)`` or several ``(n, P, P, 3)``, uint8; unreadable ones are white."""
+        chosen = np.asarray(np.arange(len(self))[index])
+        pixels = self.read(chosen.reshape(-1)).pixels
+        return pixels.reshape(*chosen.shape, *pixels.shape[1:])
 
-    def _pixels(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
-        if self.mode == "decoded":
-            slots = self._array("slots")[indices]
-            pixels: NDArray[np.uint8] = np.asarray(self._group["pixels"].oindex[slots])  # type: ignore[union-attr]
-            return pixels
+    def read_block(self, k: int) -> BlockPatches:
+        """Return all patches of the ``k``-th block that holds any."""
+        part = self.plan.of_block(k)
+        return self.read(np.arange(part.start, part.stop))
+
+    def read(self, indices: NDArray[np.integer]) -> BlockPatches:
+        """Return patches together with whether they could be read.
+
+        Parameters
+        ----------
+        indices
+            ``(n,)`` places among the store's patches, each 0 or more.
+
+        Returns
+        -------
+        BlockPatches
+            ``(n, P, P, 3)`` uint8 pixels, white where a patch could not be read, and ``(n,)`` bool.
+
+        Raises
+        ------
+        StoreError
+            If a block of the store is missing or damaged.
+        """
         plan = self.plan
         patch = plan.grid.settings.patch
-        result = np.empty((len(indices), patch, patch, 3), np.uint8)
-        assert self._reader is not None
-        blocks = BlockReader(self._reader, plan.grid)
+        result = BlockPatches(np.empty((len(indices), patch, patch, 3), np.uint8), np.ones(len(indices), np.bool_))
         owner = np.searchsorted(plan.offsets, indices, side="right") - 1
         for k in np.unique(owner):
             here = np.flatnonzero(owner == k)
-            result[here] = blocks.read(int(plan.blocks[k]), plan.positions[indices[here]]).pixels
+            if self.mode == "reference":
+                assert self._reader is not None
+                found = BlockReader(self._reader, plan.grid).read(int(plan.blocks[k]), plan.positions[indices[here]])
+                result.pixels[here] = found.pixels
+                result.readable[here] = found.readable
+            else:
+                self._read_shard(int(k), indices[here], here, result)
         return result
+
+    def _read_shard(self, k: int, indices: NDArray[np.integer], places: NDArray[np.intp], result: BlockPatches) -> None:
+        """Fill in the patches of one shard."""
+        first = int(self.plan.offsets[k])
+        result.readable[places] = self.readable[indices]
+        for number, chunk in read_chunks(self._shard(k), self._slots_per_block, indices - first):
+            place = places[number]
+            if chunk is None:
+                result.pixels[place] = BACKGROUND
+            elif self._encoding is None:
+                try:
+                    decompress(chunk, result.pixels[place])
+                except (ValueError, RuntimeError) as error:
+                    raise StoreError(
+                        "a block of the store is damaged", where=self._shard(k), remedy="Make the store again"
+                    ) from error
+            elif not self._decode(chunk, int(indices[number]), result.pixels[place]):
+                result.readable[place] = False
+
+    def _decode(self, chunk: bytes, index: int, out: NDArray[np.uint8]) -> bool:
+        """Decode a stored tile; what lies outside the slide is white, whatever the tile holds there."""
+        assert self._encoding is not None
+        width, height = self._inside(index)
+        try:
+            tile = self._encoding.decode(chunk, out)
+        except MemoryError:
+            raise
+        except Exception:  # each codec has errors of its own; the tile is lost
+            out[:] = BACKGROUND
+            return False
+        if tile.shape[0] < height or tile.shape[1] < width:
+            out[:] = BACKGROUND
+            return False
+        if tile is not out:
+            out[:] = fitted(tile, *out.shape[:2])
+        out[height:] = BACKGROUND
+        out[:, width:] = BACKGROUND
+        return True
+
+    def _inside(self, index: int) -> tuple[int, int]:
+        """``(width, height)`` in pixels of the part of a patch that lies on its level."""
+        plan = self.plan
+        k = int(np.searchsorted(plan.offsets, index, side="right")) - 1
+        block = plan.grid.block(int(plan.blocks[k]))
+        row, column = divmod(int(plan.positions[index]), block.columns)
+        width, height = self.attributes["level"]["dimensions"]
+        patch = plan.grid.settings.patch
+        return (
+            min(patch, max(0, width - (block.column + column) * patch)),
+            min(patch, max(0, height - (block.row + row) * patch)),
+        )
+
+    @cached_property
+    def _encoding(self) -> TileEncoding | None:
+        """How tiles are compressed in mode ``encoded``."""
+        if self.mode != "encoded":
+            return None
+        # From the metadata as they are written: this works without zarr knowing the codec.
+        metadata = json.loads((self.path / "pixels" / "zarr.json").read_text(encoding="utf-8"))
+        (sharding,) = metadata["codecs"]
+        return StoredTileCodec.from_dict(sharding["configuration"]["codecs"][0]).encoding
+
+    @cached_property
+    def _slots_per_block(self) -> int:
+        return int(self.attributes["slots_per_block"])
 
     def to_dask(self) -> dask.array.Array:
         """Return all patches as a lazy ``(N, P, P, 3)`` uint8 array, one chunk a block."""
@@ -304,7 +420,7 @@ class PatchStore:
         patch = plan.grid.settings.patch
         parts = [
             da.from_delayed(
-                delayed(self.__getitem__)(plan.of_block(k)),
+                delayed(_block_pixels)(self, k),
                 (int(plan.offsets[k + 1] - plan.offsets[k]), patch, patch, 3),
                 np.uint8,
             )
@@ -315,9 +431,12 @@ class PatchStore:
 
     # -- writing -----------------------------------------------------------------------------------------------
 
+    def _shard(self, k: int) -> Path:
+        return self.path / "pixels" / "c" / str(k) / "0" / "0" / "0"
+
     def has_block(self, k: int) -> bool:
         """Whether the pixels of the ``k``-th block are stored."""
-        return (self.path / "pixels" / "c" / str(k) / "0" / "0" / "0").exists()
+        return self._shard(k).exists()
 
     def write_block(self, k: int, patches: BlockPatches) -> None:
         """Store the pixels of the ``k``-th block as one shard.
@@ -334,17 +453,33 @@ class PatchStore:
         OutputError
             If the shard cannot be written.
         """
-        slots = int(self._group.attrs["slots_per_block"])  # type: ignore[arg-type]
-        place = slice(k * slots, (k + 1) * slots)
-        shard = np.full((slots, *patches.pixels.shape[1:]), 255, np.uint8)
-        shard[: len(patches.pixels)] = patches.pixels
+        self._write(k, [compress(patch) for patch in patches.pixels], patches.readable)
+
+    def write_tiles(self, k: int, tiles: list[bytes | None], readable: NDArray[np.bool_]) -> None:
+        """Store the tiles of the ``k``-th block, as they are, as one shard.
+
+        Parameters
+        ----------
+        k
+            Place among the blocks that hold patches.
+        tiles, readable
+            All of the block's, from :meth:`pathology.tiling.stored_tiles.StoredTiles.read`.
+
+        Raises
+        ------
+        OutputError
+            If the shard cannot be written.
+        """
+        self._write(k, tiles, readable)
+
+    def _write(self, k: int, chunks: list[bytes | None], readable: NDArray[np.bool_]) -> None:
+        slots = self._slots_per_block
         try:
-            if not patches.readable.all():
+            if not readable.all():
                 damaged = np.zeros(slots, np.bool_)
-                damaged[: len(patches.readable)] = ~patches.readable
-                self._group["damaged"][place] = damaged  # type: ignore[index]
-            # One assignment over exactly one shard is one write, which zarr's local store makes aside and renames.
-            self._group["pixels"][place] = shard  # type: ignore[index]
+                damaged[: len(readable)] = ~readable
+                self._group["damaged"][k * slots : (k + 1) * slots] = damaged  # type: ignore[index]
+            write_shard(self._shard(k), [*chunks, *[None] * (slots - len(chunks))])
         except OSError as error:
             raise OutputError(f"a block cannot be written ({error.strerror or error})", where=self.path) from error
 
@@ -364,7 +499,15 @@ class PatchStore:
         self.close()
 
 
-def _write(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+def _reopen(kind: type[PatchStore], path: Path, slide: Path | None) -> PatchStore:
+    return kind.open(path, slide=slide)
+
+
+def _block_pixels(store: PatchStore, k: int) -> NDArray[np.uint8]:
+    return store.read_block(k).pixels
+
+
+def _write_array(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
     array = group.create_array(
         name, shape=values.shape, dtype=values.dtype, chunks=tuple(max(1, n) for n in values.shape)
     )

@@ -1,0 +1,158 @@
+"""Patches that are a slide's own stored tiles, so that their compressed bytes can be kept as they are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import UsageError
+from pathology.settings import GridSettings
+from pathology.slide.reader import SlideReader
+from pathology.slide.tile_encoding import TileEncoding
+from pathology.slide.tiled import TiledReader
+from pathology.tiling.grid import Grid
+
+__all__ = ["StoredTiles", "on_stored_tiles"]
+
+_SAME_SCALE: Final = 0.01
+"""Scales closer than this share count as the same: levels are rounded to whole pixels, and mpp to few digits."""
+
+
+def on_stored_tiles(reader: SlideReader, settings: GridSettings, slide_mpp: float) -> GridSettings:
+    """Return grid settings whose patches are stored tiles of one level exactly.
+
+    Parameters
+    ----------
+    reader
+        The slide.
+    settings
+        The grid asked for; its mpp may be off by rounding.
+    slide_mpp
+        Micrometres per level-0 pixel.
+
+    Returns
+    -------
+    GridSettings
+        The same, with the level's exact scale.
+
+    Raises
+    ------
+    UsageError
+        If the patches are no stored tiles; says which grid would fit.
+    """
+    level = _level(reader, settings, slide_mpp)
+    return settings.model_copy(update={"mpp": slide_mpp * reader.levels[level].downsample})
+
+
+def _level(reader: SlideReader, settings: GridSettings, slide_mpp: float) -> int:
+    instead = "choose --pixels decoded, which keeps pixels at any scale, or --pixels reference, which keeps none"
+    if not isinstance(reader, TiledReader) or reader.tile_encoding(0) is None:
+        raise UsageError(
+            f"the slide's stored tiles cannot be taken over as they are (read by {reader.backend}, compression "
+            f"{reader.properties.get('compression', 'unknown')})",
+            where=reader.path,
+            remedy=instead[0].upper() + instead[1:],
+        )
+    fitting = []
+    for number, level in enumerate(reader.levels):
+        width, height = level.tile_size
+        if width == height and reader.tile_encoding(number) is not None:
+            fitting.append(f"--patch {width} --stride {width} --target-mpp {slide_mpp * level.downsample:.4g}")
+            same_scale = math.isclose(settings.mpp, slide_mpp * level.downsample, rel_tol=_SAME_SCALE)
+            if same_scale and settings.patch == settings.stride == width:
+                return number
+    asked = f"patches of {settings.patch} px every {settings.stride} px at {settings.mpp:.4g} µm/px"
+    if not fitting:
+        width, height = reader.tile_size
+        raise UsageError(
+            f"{asked} are no stored tiles of this slide, whose tiles are not square ({width} x {height} px)",
+            where=reader.path,
+            remedy=instead[0].upper() + instead[1:],
+        )
+    fitting[0] += " (or: native)"
+    raise UsageError(
+        f"{asked} are no stored tiles of this slide",
+        where=reader.path,
+        remedy=f"What would fit: {'; '.join(fitting)}. Or {instead}",
+    )
+
+
+@dataclass(frozen=True)
+class StoredTiles:
+    """The stored tiles that are the patches of a grid.
+
+    Parameters
+    ----------
+    reader
+        The slide.
+    grid
+        A grid with settings from :func:`on_stored_tiles`.
+
+    Raises
+    ------
+    UsageError
+        If the grid's patches are no stored tiles.
+    """
+
+    reader: SlideReader
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        _level(self.reader, self.grid.settings, self.grid.slide_mpp)
+
+    @property
+    def level(self) -> int:
+        """The level whose tiles they are."""
+        return _level(self.reader, self.grid.settings, self.grid.slide_mpp)
+
+    @property
+    def encoding(self) -> TileEncoding:
+        """How they are compressed."""
+        assert isinstance(self.reader, TiledReader)
+        encoding = self.reader.tile_encoding(self.level)
+        assert encoding is not None
+        return encoding
+
+    def read(self, block_index: int, positions: NDArray[np.int32]) -> tuple[list[bytes | None], NDArray[np.bool_]]:
+        """Read the compressed bytes of some patches of a block.
+
+        Parameters
+        ----------
+        block_index
+            The block.
+        positions
+            ``(n,)`` places among the block's patch positions, row-major.
+
+        Returns
+        -------
+        list of bytes or None
+            Each patch's tile; ``None`` where the patch is white: the scanner left the tile out, or it is damaged.
+        numpy.ndarray
+            ``(n,)`` bool: false where the tile cannot be read or is plainly cut off.  Nothing is decoded to find out.
+        """
+        assert isinstance(self.reader, TiledReader)
+        number, encoding, patch = self.level, self.encoding, self.grid.settings.patch
+        level = self.reader.levels[number]
+        block = self.grid.block(block_index)
+        rows, columns = np.divmod(positions, block.columns)
+        rows, columns = rows + block.row, columns + block.column
+        across, down = -(-level.width // patch), -(-level.height // patch)
+        # The grid is laid over level 0; on a level rounded to whole pixels its last column may lie just outside.
+        inside = (columns < across) & (rows < down)
+        stored = self.reader.stored_tiles(number, (rows * across + columns)[inside])
+        tiles: list[bytes | None] = [None] * len(positions)
+        readable = np.ones(len(positions), np.bool_)
+        for place, tile in zip(np.flatnonzero(inside).tolist(), stored, strict=True):
+            if tile == b"":
+                continue
+            width = min(patch, level.width - int(columns[place]) * patch)
+            height = min(patch, level.height - int(rows[place]) * patch)
+            if tile is not None and encoding.looks_whole(tile, width, height):
+                tiles[place] = tile
+            else:
+                readable[place] = False
+        return tiles, readable
