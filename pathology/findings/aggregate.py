@@ -43,7 +43,9 @@ class SlideAggregate:
         return int(self.probabilities.argmax())
 
 
-def aggregate(probabilities: NDArray[np.float32], tissue: NDArray[np.float32], settings: GridSettings) -> SlideAggregate:
+def aggregate(
+    probabilities: NDArray[np.float32], tissue: NDArray[np.float32], settings: GridSettings
+) -> SlideAggregate:
     """Aggregate patches by mean probability and by tissue area.
 
     The mean is the plain one over patches ("average probability" of DeepPATH, Coudray et al. 2018).  For areas a
@@ -64,7 +66,7 @@ def aggregate(probabilities: NDArray[np.float32], tissue: NDArray[np.float32], s
     NoTissueError
         If no patch has probabilities.
     """
-    readable = ~np.isnan(probabilities).any(axis=1)
+    readable: NDArray[np.bool_] = ~np.isnan(probabilities).any(axis=1)
     if not readable.any():
         raise NoTissueError(
             "no patch could be scored" if len(readable) else "no patch holds enough tissue",
@@ -75,5 +77,6 @@ def aggregate(probabilities: NDArray[np.float32], tissue: NDArray[np.float32], s
     weights = tissue[readable].astype(np.float64) * cell_mm2
     areas = np.bincount(kept.argmax(axis=1), weights=weights, minlength=kept.shape[1])
     total = areas.sum()
-    shares = areas / total if total > 0 else np.bincount(kept.argmax(axis=1), minlength=kept.shape[1]) / len(kept)
-    return SlideAggregate(kept.mean(axis=0), shares, areas, int(readable.sum()), int((~readable).sum()))
+    # Without any tissue weight (a grid that keeps bare patches) the patches themselves are counted.
+    votes = areas if total > 0 else np.bincount(kept.argmax(axis=1), minlength=kept.shape[1]).astype(np.float64)
+    return SlideAggregate(kept.mean(axis=0), votes / votes.sum(), areas, int(readable.sum()), int((~readable).sum()))

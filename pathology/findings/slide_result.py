@@ -70,6 +70,6 @@ class SlideResult(Settings):
     warnings: tuple[str, ...] = ()
     error: str = ""
     """Why the slide failed, in words for a pathologist."""
-    settings: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
+    extra: dict[str, Any] = Field(default_factory=dict)
     """Findings of other kinds (mitotic count, quality shares), by name."""

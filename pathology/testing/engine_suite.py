@@ -89,7 +89,7 @@ class EngineSuite:
     def test_floats_are_refused(self, engine: Engine) -> None:
         """Normalisation is the engine's, so pixels come as they are."""
         with pytest.raises(UsageError, match="uint8"):
-            engine.predict(np.zeros((1, engine.patch, engine.patch, 3), np.float32))  # type: ignore[arg-type]
+            engine.predict(np.zeros((1, engine.patch, engine.patch, 3), np.float32))
 
     def test_says_what_it_is(self, engine: Engine) -> None:
         """For the run record."""

@@ -27,7 +27,7 @@ def write_random_bundle(
     patch: int = 64,
     classes: tuple[str, ...] = ("a", "b", "c"),
     seed: int = 0,
-    **card: Any,  # noqa: ANN401 - any field of the card
+    **card: Any,
 ) -> Path:
     """Write a bundle whose random weights still tell patches apart.
 
@@ -51,7 +51,11 @@ def write_random_bundle(
     network = build_network(architecture, len(classes))
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
+            if (
+                isinstance(module, torch.nn.BatchNorm2d)
+                and module.running_mean is not None
+                and module.running_var is not None
+            ):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
     folder.mkdir(parents=True)

@@ -15,7 +15,11 @@ from pathology.testing.synthetic_tissue import TissuePicture
 
 def run(*arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "pathology", *map(str, arguments)], capture_output=True, text=True, check=False, **options
+        [sys.executable, "-m", "pathology", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
     )
 
 
