@@ -66,7 +66,7 @@ def aggregate(
     NoTissueError
         If no patch has probabilities.
     """
-    readable: NDArray[np.bool_] = ~np.isnan(probabilities).any(axis=1)
+    readable = np.asarray(~np.isnan(probabilities).any(axis=1))
     if not readable.any():
         raise NoTissueError(
             "no patch could be scored" if len(readable) else "no patch holds enough tissue",
@@ -75,8 +75,9 @@ def aggregate(
     kept = probabilities[readable].astype(np.float64)
     cell_mm2 = (min(settings.stride, settings.patch) * settings.mpp / 1000) ** 2
     weights = tissue[readable].astype(np.float64) * cell_mm2
-    areas = np.bincount(kept.argmax(axis=1), weights=weights, minlength=kept.shape[1])
+    leading = kept.argmax(axis=1)
+    areas = np.bincount(leading, weights=weights, minlength=kept.shape[1]).astype(np.float64)
     total = areas.sum()
     # Without any tissue weight (a grid that keeps bare patches) the patches themselves are counted.
-    votes = areas if total > 0 else np.bincount(kept.argmax(axis=1), minlength=kept.shape[1]).astype(np.float64)
+    votes = areas if total > 0 else np.bincount(leading, minlength=kept.shape[1]).astype(np.float64)
     return SlideAggregate(kept.mean(axis=0), votes / votes.sum(), areas, int(readable.sum()), int((~readable).sum()))
