@@ -93,21 +93,27 @@ class CoxModel(SurvivalModel):
         from lifelines import CoxPHFitter
         from lifelines.exceptions import ConvergenceError
 
+        problem: Exception | None = None
         columns = [f"x{i}" for i in range(x.shape[1])]
         frame = pd.DataFrame(x, columns=columns).assign(time=outcome.time, event=outcome.event.astype(int))
         fitter = CoxPHFitter(penalizer=self.settings.penalty, l1_ratio=self.settings.l1_ratio)
         with warnings.catch_warnings():
             # lifelines warns about pandas' own future and about slow convergence; the latter is checked below.
             warnings.simplefilter("ignore")
-            try:
-                options = {"precision": 1e-10, "r_precision": 1e-12}
-                fitter.fit(frame, "time", "event", fit_options=options)
-            except (ConvergenceError, np.linalg.LinAlgError, ValueError) as error:
+            # Newton's full first step can overshoot although the maximum exists; shorter ones find it.
+            for step in (0.95, 0.25):
+                try:
+                    options = {"precision": 1e-10, "r_precision": 1e-12, "step_size": step}
+                    fitter.fit(frame, "time", "event", fit_options=options)
+                    break
+                except (ConvergenceError, np.linalg.LinAlgError, ValueError) as error:
+                    problem = error
+            else:
                 raise UsageError(
                     f"the proportional hazards model cannot be estimated from {len(outcome)} patients with "
-                    f"{outcome.events} events and {x.shape[1]} covariates ({str(error).split('.')[0]})",
+                    f"{outcome.events} events and {x.shape[1]} covariates ({str(problem).split('.')[0]})",
                     remedy="Leave out covariates that separate the events or repeat each other, or give a penalty",
-                ) from error
+                ) from problem
         self.coefficients = fitter.params_.to_numpy(dtype=float)
         self.covariance = fitter.variance_matrix_.to_numpy(dtype=float)
         self.centre = x.mean(axis=0)

@@ -1,0 +1,272 @@
+"""The survival report: one page with its pictures inside, after fitting a model or comparing several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from pathology import __version__
+from pathology.outputs import wording
+from pathology.outputs.pages import data_uri
+from pathology.settings import Settings
+from pathology.survival.crossvalidation import CrossValidation, ModelScore
+from pathology.survival.evaluation import calibration_groups, decision_curve
+from pathology.survival.outcome import Outcome
+from pathology.survival.plots import (
+    draw_calibration,
+    draw_decision_curve,
+    draw_kaplan_meier,
+    draw_scores,
+    save_picture,
+)
+from pathology.training.statistics import Interval
+
+__all__ = ["Cell", "Picture", "Section", "Table", "comparison_sections", "write_report"]
+
+
+class Cell(Settings):
+    """A value and, below it, its interval."""
+
+    value: str
+    ci: str = ""
+
+
+class Table(Settings):
+    """A table of cells."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+class Picture(Settings):
+    """A picture inside the page."""
+
+    caption: str
+    address: str
+    width: int
+    """CSS pixels."""
+
+
+class Section(Settings):
+    """A part of the report."""
+
+    heading: str
+    text: str = ""
+    table: Table | None = None
+    pictures: tuple[Picture, ...] = ()
+    note: str = ""
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("pathology.survival"), PackageLoader("pathology.outputs")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"research_use_only": wording.RESEARCH_USE_ONLY, "version": __version__}
+    return environment
+
+
+def write_report(
+    path: Path, title: str, subtitle: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()
+) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    title, subtitle
+        At its head: what was done, on which data, with how many patients and events.
+    sections
+        Its parts.
+    warnings
+        Shown first.
+    """
+    html = (
+        _environment()
+        .get_template("report.html")
+        .render(title=title, subtitle=subtitle, sections=sections, warnings=list(warnings))
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+
+
+def picture(figure: Figure, stem: Path, caption: str) -> Picture:
+    """Save a figure as SVG and PNG and return it for the page, as SVG."""
+    svg, _ = save_picture(figure, stem)
+    content = svg.read_bytes()
+    # The drawing is cropped to what it holds, so its width is in the file and not in the figure.
+    found = re.search(rb'width="([\d.]+)pt"', content)
+    width = float(found.group(1)) * 4 / 3 if found else figure.get_size_inches()[0] * 96
+    return Picture(caption=caption, address=data_uri(content, "image/svg+xml"), width=round(width))
+
+
+def comparison_sections(
+    result: CrossValidation,
+    scores: Mapping[str, ModelScore],
+    folder: Path,
+    *,
+    outcome_name: str,
+    unit: float,
+    units: str,
+) -> list[Section]:
+    """Return the sections that compare models by nested cross-validation.
+
+    Parameters
+    ----------
+    result
+        Out-of-fold predictions.
+    scores
+        Their figures by model.
+    folder
+        Where pictures are saved.
+    outcome_name
+        Such as ``OS``.
+    unit, units
+        Size and name of the unit in which times are shown, such as 365.25 and ``years``.
+    """
+    at = [f"{t / unit:g}" for t in result.times]
+    keys = [f"{t:g}" for t in result.times]
+    head = ("Model", "C (Harrell)", "C (Uno)", *(f"AUC, {t} {units}" for t in at), "Integrated Brier")
+    rows = tuple(
+        (
+            Cell(value=name),
+            _cell(s.harrell),
+            _cell(s.uno),
+            *(_cell(s.auc[k]) for k in keys),
+            _cell(s.integrated_brier),
+        )
+        for name, s in scores.items()
+    )
+    first = next(iter(scores.values()))
+    how = result.settings
+    figures = Table(head=head, rows=rows)
+    middle = int(np.argmin(np.abs(result.times - np.median(result.times))))
+    horizon = f"{at[middle]} {units}"
+    calibration = Table(
+        head=("Model", *(f"slope, {t} {units}" for t in at), *(f"observed / expected, {t} {units}" for t in at)),
+        rows=tuple(
+            (
+                Cell(value=name),
+                *(Cell(value=_number(s.calibration_slope[k])) for k in keys),
+                *(Cell(value=_number(s.observed_to_expected[k])) for k in keys),
+            )
+            for name, s in scores.items()
+        ),
+    )
+    pooled = {name: _pooled(result, name) for name in scores}
+    best = max(scores, key=lambda n: scores[n].harrell.value)
+    outcomes, _, groups = pooled[best]
+    # Seven curves can be told apart; those with the best index are drawn.
+    drawn = sorted(scores, key=lambda n: -scores[n].harrell.value)[:4]
+    # About ten events a group: fewer say nothing about calibration.
+    parts = min(5, max(2, outcomes.events // 10))
+    return [
+        Section(
+            heading="Side by side",
+            text=(
+                f"{first.patients} patients, {first.events} events. Nested cross-validation: {how.outer} outer folds"
+                f"{f', {how.repeats} repeats' if how.repeats > 1 else ''}, {how.inner} inner folds choose settings. "
+                "Coding, imputation, scaling, settings and cut-offs are learnt from training folds only."
+            ),
+            table=figures,
+            pictures=(
+                picture(
+                    draw_scores(
+                        {outcome_name: {n: _triple(s.harrell) for n, s in scores.items()}},
+                        what="C (Harrell)",
+                        reference=0.5,
+                    ),
+                    folder / "scores",
+                    f"Harrell's C with its {how.level:.0%} interval; the line is chance.".replace("%", " %"),
+                ),
+            ),
+            note=(
+                f"Intervals resample patients with the predictions fixed: they cover whom was measured, not whom was "
+                f"trained on. A curve that is the same for everybody scores C 0.5 and an integrated Brier score of "
+                f"{first.reference_brier:.3f}."
+            ),
+        ),
+        Section(
+            heading="Calibration",
+            text="A slope of 1 is right, below 1 predictions are too extreme. Observed / expected of 1 is right.",
+            table=calibration,
+            pictures=(
+                picture(
+                    draw_calibration(
+                        {
+                            n: calibration_groups(
+                                pooled[n][0], pooled[n][1][:, middle], float(result.times[middle]), groups=parts
+                            )
+                            for n in drawn
+                        },
+                        horizon=horizon,
+                    ),
+                    folder / "calibration",
+                    f"Observed against predicted at {horizon}, out of fold"
+                    + (f"; the {len(drawn)} models with the highest C" if len(drawn) < len(scores) else ""),
+                ),
+            ),
+        ),
+        Section(
+            heading="Usefulness",
+            pictures=(
+                picture(
+                    draw_decision_curve(
+                        {
+                            n: decision_curve(pooled[n][0], 1 - pooled[n][1][:, middle], float(result.times[middle]))
+                            for n in drawn
+                        },
+                        horizon=horizon,
+                    ),
+                    folder / "decision-curve",
+                    f"Net benefit at {horizon}, out of fold",
+                ),
+            ),
+        ),
+        Section(
+            heading=f"Risk groups of {best}",
+            text="Cut-offs come from the training side of each fold; models place only patients they never saw.",
+            pictures=(
+                picture(
+                    draw_kaplan_meier(
+                        outcomes, groups, order=("low", "medium", "high"), what=outcome_name, years=unit == 365.25
+                    ),
+                    folder / "risk-groups",
+                    f"Kaplan-Meier by out-of-fold risk group, {best}",
+                ),
+            ),
+            note="The model was picked for its C on these very folds, so its curves flatter it a little.",
+        ),
+    ]
+
+
+def _pooled(result: CrossValidation, name: str) -> tuple[Outcome, Any, list[str]]:
+    """Out-of-fold predictions of the first repeat, in fold order."""
+    folds = [p for p in result.predictions[name] if p.fold.repeat == 0]
+    rows = np.concatenate([p.fold.test for p in folds])
+    survival = np.concatenate([p.survival for p in folds])
+    return result.outcome.take(rows), survival, [g for p in folds for g in p.groups]
+
+
+def _cell(interval: Interval) -> Cell:
+    return Cell(value=_number(interval.value), ci=f"{_number(interval.low)}–{_number(interval.high)}")
+
+
+def _triple(interval: Interval) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high
+
+
+def _number(value: float) -> str:
+    return "–" if not np.isfinite(value) else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
