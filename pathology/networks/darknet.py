@@ -27,6 +27,10 @@ BATCH_NORM_EPS = 1e-5
 BATCH_NORM_MOMENTUM = 0.01
 """Share of the newest batch in Darknet's running mean and variance (it keeps 0.99 of the old)."""
 
+_LARGEST = 20.0
+"""Largest logarithm, either way, of a size relative to its anchor; beyond it nothing is an object, and ``exp`` would
+overflow or vanish."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -169,8 +173,8 @@ class YoloHead(nn.Module):
 
     Attributes
     ----------
-    anchors : tensor
-        ``(A, 2)`` width and height, in input pixels, of this head's anchors.
+    anchors : tuple
+        Width and height, in input pixels, of this head's anchors.
     mask : tuple of int
         Which of the cfg's anchors these are.
     classes : int
@@ -180,8 +184,6 @@ class YoloHead(nn.Module):
     new_coords : bool
         Scaled-YOLOv4's coordinates (values already in 0..1, size ``(2 v)**2``) instead of YOLOv3's.
     """
-
-    anchors: Tensor
 
     def __init__(
         self,
@@ -193,9 +195,8 @@ class YoloHead(nn.Module):
         new_coords: bool = False,
     ) -> None:
         super().__init__()
-        # Not a learnable parameter and not part of a state dict: the cfg holds it.
-        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32), persistent=False)
-        self.mask, self.classes, self.scale_xy, self.new_coords = mask, classes, scale_xy, new_coords
+        self.anchors, self.mask, self.classes = anchors, mask, classes
+        self.scale_xy, self.new_coords = scale_xy, new_coords
 
     @property
     def channels(self) -> int:
@@ -230,10 +231,10 @@ class YoloHead(nn.Module):
         columns = torch.arange(width, device=split.device, dtype=split.dtype)
         rows = torch.arange(height, device=split.device, dtype=split.dtype)
         cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-        anchors = self.anchors.to(split.dtype)[None, :, None, None, :]
+        anchors = torch.tensor(self.anchors, dtype=split.dtype, device=split.device)[None, :, None, None, :]
         offsets = split[..., :2] if self.new_coords else split[..., :2].sigmoid()
         centres = ((offsets - 0.5) * self.scale_xy + 0.5 + cells) * stride
-        sizes = anchors * ((2 * split[..., 2:4]) ** 2 if self.new_coords else split[..., 2:4].exp())
+        sizes = anchors * ((2 * split[..., 2:4]) ** 2 if self.new_coords else split[..., 2:4].clamp(-_LARGEST, _LARGEST).exp())
         return torch.cat([centres, sizes], dim=-1)
 
     def decode(self, raw: Tensor, stride: float) -> Tensor:

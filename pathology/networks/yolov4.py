@@ -16,13 +16,13 @@ of the arithmetic, which is what a CPU affords.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pathology.networks.darknet import Darknet
 
 __all__ = ["COCO_ANCHORS", "yolov4", "yolov4_cfg", "yolov4_csp", "yolov4_csp_cfg"]
 
-Anchors = tuple[tuple[int, int], ...]
+Anchors = Sequence[Sequence[int]]
 
 COCO_ANCHORS: Anchors = (
     (12, 16),

@@ -1,0 +1,294 @@
+"""Training data for mitosis detectors: crops around mitoses, and larger images without any.
+
+The crops are those of the AMi-Br benchmark (Bertram et al.; human breast cancer from MIDOG 2021 and TUPAC16), 128
+pixels wide at 40x, each with a mitosis at its centre.  Where the complete annotation of a region is public (the
+MIDOG++ database), neighbouring mitoses and look-alikes inside a crop are labelled as well.
+
+Splits are by slide and follow from the slide's name alone, so that no later run can move a slide; see
+:func:`part_of_slide`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pathology.errors import InputTableError
+
+__all__ = [
+    "BOX",
+    "CROP",
+    "MPP",
+    "Background",
+    "MitosisData",
+    "Part",
+    "part_of_background",
+    "part_of_slide",
+    "read_folder",
+    "read_pack",
+    "write_pack",
+]
+
+Part = Literal["train", "validation", "test"]
+
+CROP = 128
+"""Side of a crop in pixels."""
+BOX = 50
+"""Side of an annotated box in pixels: 12.5 µm, the convention of the MIDOG annotations."""
+MPP = 0.25
+"""Micrometres per pixel of the crops."""
+
+_MOST_OBJECTS = 6
+
+
+@dataclass(frozen=True)
+class Background:
+    """An image without a known mitosis.
+
+    Attributes
+    ----------
+    name
+        File name without its ending.
+    pixels
+        ``(H, W, 3)`` uint8 RGB.
+    mpp
+        Micrometres per pixel.
+    part
+        Which side of the split it is on.
+    objects
+        ``(K, 2)`` centres of annotated look-alikes in pixels.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    mpp: float
+    part: Part
+    objects: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MitosisData:
+    """Crops with their objects, and backgrounds.
+
+    Attributes
+    ----------
+    crops
+        ``(N, 128, 128, 3)`` uint8 RGB.
+    objects
+        ``(N, K, 3)`` float32: x, y in pixels of the crop, and 1 for a mitosis, 0 for an annotated look-alike, -1
+        where there is none.  The first is the mitosis at the centre.
+    slides
+        ``(N,)`` slide of each crop, as ``data set/file``.
+    parts
+        ``(N,)`` side of the split.
+    complete
+        ``(N,)`` whether every object of the crop is known (MIDOG 2021), or only mitoses that have a crop of their
+        own (TUPAC16).
+    backgrounds
+        Larger images without known mitoses.
+    """
+
+    crops: NDArray[np.uint8]
+    objects: NDArray[np.float32]
+    slides: NDArray[np.str_]
+    parts: NDArray[np.str_]
+    complete: NDArray[np.bool_]
+    backgrounds: tuple[Background, ...]
+
+    def of(self, *parts: Part) -> MitosisData:
+        """Return one or several sides of the split."""
+        chosen = np.isin(self.parts, parts)
+        return MitosisData(
+            self.crops[chosen],
+            self.objects[chosen],
+            self.slides[chosen],
+            self.parts[chosen],
+            self.complete[chosen],
+            tuple(b for b in self.backgrounds if b.part in parts),
+        )
+
+
+def part_of_slide(slide: str) -> Part:
+    """Return the side of the split a slide is on: 60 % train, 20 % validation, 20 % test of the slides.
+
+    The first eight hexadecimal digits of the SHA-256 of ``data set/file``, modulo 10: 0-5 train, 6-7 validation,
+    8-9 test.
+    """
+    digit = int(hashlib.sha256(slide.encode()).hexdigest()[:8], 16) % 10
+    return "train" if digit < 6 else "validation" if digit < 8 else "test"
+
+
+def part_of_background(name: str) -> Part:
+    """Return the side of the split a background image is on.
+
+    Test: the second canine field and the osteosarcoma case 48.  Validation: the right third of the first field and
+    case P9.  Two fields and three cases are too few for a rule by hash.
+    """
+    if "36075" in name or name.startswith("Case-48"):
+        return "test"
+    return "validation" if name.endswith("-right") or name.startswith("P9") else "train"
+
+
+def read_folder(folder: Path, osteosarcoma: Path | None = None) -> MitosisData:
+    """Read crops, annotations and backgrounds.
+
+    Parameters
+    ----------
+    folder
+        Holds ``crops.csv``, ``crops/``, ``MIDOG++.json`` and ``fields/``.
+    osteosarcoma
+        Folder of osteosarcoma tiles, one folder a class, as further backgrounds.
+
+    Raises
+    ------
+    InputTableError
+        If a crop has another size, or its mitosis is not in the annotation.
+    """
+    with (folder / "crops.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    annotated = _annotations(folder / "MIDOG++.json")
+    known: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for row in rows:
+        known[f"{row['dataset']}/{row['slide']}"].append((float(row["x"]), float(row["y"]), 1))
+    crops = np.empty((len(rows), CROP, CROP, 3), np.uint8)
+    objects = np.full((len(rows), _MOST_OBJECTS, 3), -1, np.float32)
+    slides, complete = [], []
+    for index, row in enumerate(rows):
+        slide, x, y = f"{row['dataset']}/{row['slide']}", float(row["x"]), float(row["y"])
+        with Image.open(folder / "crops" / row["dataset_uid"]) as image:
+            if image.size != (CROP, CROP):
+                raise InputTableError(f"a crop of {image.size} pixels, expected {CROP}", where=row["dataset_uid"])
+            crops[index] = np.asarray(image.convert("RGB"))
+        whole = row["dataset"] == "MIDOG21"
+        candidates = annotated.get(row["slide"], []) if whole else known[slide]
+        inside = sorted(
+            (
+                (u - x + CROP / 2, v - y + CROP / 2, label)
+                for u, v, label in candidates
+                if max(abs(u - x), abs(v - y)) < CROP / 2
+            ),
+            key=lambda o: np.hypot(o[0] - CROP / 2, o[1] - CROP / 2),
+        )[:_MOST_OBJECTS]
+        if not inside or inside[0][2] != 1 or np.hypot(inside[0][0] - CROP / 2, inside[0][1] - CROP / 2) > 3:
+            raise InputTableError("no mitosis is annotated at the centre of this crop", where=row["dataset_uid"])
+        objects[index, : len(inside)] = inside
+        slides.append(slide)
+        complete.append(whole)
+    parts = np.array([part_of_slide(slide) for slide in slides])
+    fields = [_background(path, MPP) for path in sorted((folder / "fields").glob("*.jpg"))]
+    backgrounds = tuple(part for field in fields for part in (_halved(field) if field.part == "train" else (field,)))
+    if osteosarcoma is not None:
+        # Scanned at 40x and published at 10x (Leavey et al. 2019), which is about one micrometre per pixel.
+        backgrounds += tuple(_background(path, 1.0) for path in sorted(osteosarcoma.glob("*/*.jpg")))
+    return MitosisData(crops, objects, np.array(slides), parts, np.array(complete), backgrounds)
+
+
+def _annotations(path: Path) -> dict[str, list[tuple[float, float, int]]]:
+    """Read file name -> centres with 1 for a mitosis and 0 for a look-alike from a MIDOG++ database."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    found: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        left, top, right, bottom = annotation["bbox"]
+        label = 1 if annotation["category_id"] == 1 else 0
+        found[names[annotation["image_id"]]].append(((left + right) / 2, (top + bottom) / 2, label))
+    return found
+
+
+def _background(path: Path, mpp: float) -> Background:
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    height, width = pixels.shape[:2]
+    objects = np.empty((0, 2), np.float32)
+    table = path.with_suffix(".txt")
+    if table.exists():
+        # class, then centre and size as shares of the image.
+        rows = np.loadtxt(table, ndmin=2)
+        objects = (rows[:, 1:3] * (width, height)).astype(np.float32)
+    return Background(path.stem, pixels, mpp, part_of_background(path.stem), objects)
+
+
+def _halved(field: Background) -> tuple[Background, Background]:
+    """Divide a field at two thirds of its width, for training and validation."""
+    border = field.pixels.shape[1] * 2 // 3
+    left = field.objects[:, 0] < border
+    shifted = field.objects[~left] - np.array([border, 0], np.float32)
+    halves = (
+        (f"{field.name}-left", field.pixels[:, :border], field.objects[left]),
+        (f"{field.name}-right", field.pixels[:, border:], shifted),
+    )
+    return tuple(  # type: ignore[return-value]
+        Background(name, np.ascontiguousarray(pixels), field.mpp, part_of_background(name), objects)
+        for name, pixels, objects in halves
+    )
+
+
+def write_pack(data: MitosisData, path: Path, quality: int = 92) -> None:
+    """Write everything into one file, images as JPEG without chroma subsampling.
+
+    Parameters
+    ----------
+    data
+        What :func:`read_folder` returned.
+    path
+        An ``.npz`` file.
+    quality
+        Of the JPEG.
+    """
+    # Backgrounds were JPEG files already; more quality than they had would keep their blocks, not their tissue.
+    images = [_jpeg(image, quality) for image in data.crops] + [_jpeg(b.pixels, 88) for b in data.backgrounds]
+    ends = np.cumsum([len(image) for image in images])
+    np.savez(
+        path,
+        images=np.frombuffer(b"".join(images), np.uint8),
+        ends=ends,
+        objects=data.objects,
+        slides=data.slides,
+        parts=data.parts,
+        complete=data.complete,
+        names=np.array([b.name for b in data.backgrounds]),
+        mpp=np.array([b.mpp for b in data.backgrounds]),
+        look_alikes=np.concatenate([b.objects for b in data.backgrounds] or [np.empty((0, 2), np.float32)]),
+        look_alike_counts=np.array([len(b.objects) for b in data.backgrounds]),
+    )
+
+
+def read_pack(path: Path) -> MitosisData:
+    """Read what :func:`write_pack` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        content = {name: stored[name] for name in stored.files}
+    starts = np.concatenate([[0], content["ends"][:-1]])
+    images = [
+        np.asarray(Image.open(io.BytesIO(content["images"][start:end].tobytes())).convert("RGB"))
+        for start, end in zip(starts, content["ends"], strict=True)
+    ]
+    count = len(content["slides"])
+    look_alikes = np.split(content["look_alikes"], np.cumsum(content["look_alike_counts"])[:-1])
+    backgrounds = tuple(
+        Background(str(name), image, float(mpp), part_of_background(str(name)), objects)
+        for name, image, mpp, objects in zip(content["names"], images[count:], content["mpp"], look_alikes, strict=True)
+    )
+    return MitosisData(
+        np.stack(images[:count]),
+        content["objects"],
+        content["slides"],
+        content["parts"],
+        cast("NDArray[np.bool_]", content["complete"]),
+        backgrounds,
+    )
+
+
+def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=0)
+    return stream.getvalue()
