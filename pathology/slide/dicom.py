@@ -118,7 +118,7 @@ class DicomReader(TiledReader):
         self.properties = MappingProxyType({"compression": stored[0].codec})
         super().__init__(path, files, stored, threads=threads, cache_bytes=cache_bytes)
 
-    def _bare(self, stored: StoredLevel, data: bytes) -> bytes:
+    def _bare(self, stored: StoredLevel, data: bytes | memoryview) -> bytes | memoryview:
         return data if stored.codec.startswith("none") else _joined(data)
 
 
@@ -274,7 +274,7 @@ def _walk(descriptor: int, first: int, count: int, path: Path) -> tuple[NDArray[
     return edges[:-1], np.diff(edges)
 
 
-def _joined(items: bytes) -> bytes:
+def _joined(items: bytes | memoryview) -> bytes | memoryview:
     """Strip the item headers from a frame's fragments and join them."""
     length = int.from_bytes(items[4:8], "little")
     if 8 + length >= len(items):

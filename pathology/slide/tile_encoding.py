@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,12 @@ __all__ = ["TileCompression", "TileEncoding"]
 TileCompression = Literal["jpeg", "jpeg2000", "jpeg-ls", "webp"]
 """Compressions whose tiles are complete pictures, apart from shared JPEG tables."""
 
-_JPEG_START = b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
-_JPEG_END_WITHIN = 64
-_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+_JPEG_START: Final = b"\xff\xd8"
+_JPEG_END: Final = b"\xff\xd9"
+_JPEG_END_WITHIN: Final = 64
+_JPEG_HEADERS_WITHIN: Final = 2**18
+"""The frame header must be among this many first bytes; an ICC profile or a thumbnail may stand before it."""
+_JPEG_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
 """Second bytes of the markers that state a picture's size: baseline, extended and progressive Huffman coding."""
 
 
@@ -86,19 +89,35 @@ class TileEncoding:
         """
         if self.compression != "jpeg":
             return len(data) > 0
-        if bytes(data[:2]) != _JPEG_START or _JPEG_END not in bytes(data[-_JPEG_END_WITHIN:]):
+        if data[-2:] != _JPEG_END and _JPEG_END not in bytes(data[-_JPEG_END_WITHIN:]):
             return False
-        return _jpeg_covers(data, width, height)
+        # The tiles of a slide begin alike, so most are judged by one comparison.
+        known = _last_header.get((width, height), _NO_JPEG)
+        if data[: len(known)] == known:
+            return True
+        header = _jpeg_frame_header(bytes(data[:_JPEG_HEADERS_WITHIN]), width, height)
+        if header:
+            _last_header[width, height] = header
+        return bool(header)
 
 
-def _jpeg_covers(data: bytes | memoryview, width: int, height: int) -> bool:
-    """Walk over the segments up to the frame header (ITU-T T.81, annex B) and compare the size it states."""
-    position = 2
+_NO_JPEG: Final = b"\0"
+_last_header: dict[tuple[int, int], bytes] = {}
+"""The beginning, up to the frame header's size, of the last tile that covered an area."""
+
+
+def _jpeg_frame_header(data: bytes, width: int, height: int) -> bytes:
+    """Walk over the segments (ITU-T T.81, annex B) to the frame header and compare the size it states.
+
+    Returns
+    -------
+    bytes
+        The picture's beginning up to that size; nothing if there is none, or it is smaller than the area.
+    """
+    position = 2 if data.startswith(_JPEG_START) else len(data)
     while position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker in _JPEG_FRAMES:
-            stated_height = data[position + 5] << 8 | data[position + 6]
-            stated_width = data[position + 7] << 8 | data[position + 8]
-            return stated_height >= height and stated_width >= width
-        position += 2 + (data[position + 2] << 8 | data[position + 3])
-    return False
+        if data[position + 1] in _JPEG_FRAMES:
+            stated_height, stated_width = struct.unpack_from(">HH", data, position + 5)
+            return data[: position + 9] if stated_height >= height and stated_width >= width else b""
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return b""

@@ -9,9 +9,10 @@ time.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -30,16 +31,17 @@ from pathology.slide.tile_encoding import TileEncoding
 
 __all__ = ["DEFAULT_CACHE_BYTES", "StoredLevel", "TileDecoder", "TiledReader", "picture_decoder"]
 
-DEFAULT_CACHE_BYTES: Final = 64 * 2**20
-"""Decoded tiles a reader keeps, in bytes.  64 MiB are 340 tiles of 256 x 256: two tile rows of a read 40,000 pixels
-wide, and the borders of any block of up to 16,384 pixels with its neighbours."""
+DEFAULT_CACHE_BYTES: Final = 32 * 2**20
+"""Decoded tiles a reader keeps, in bytes.  32 MiB are 170 tiles of 256 x 256: one tile row of a pass 43,000 pixels wide,
+or the border of a block of 10,000 pixels.  More helps only wider passes, and memory that falls out of the processor's
+cache makes every read a tenth slower."""
 
 _HOT_BYTES: Final = 2**20
 """Tiles above this size do not stay in a processor's own cache anyway."""
 _GAP: Final = 4096
 """Tiles this many bytes apart are read at once: reading on is cheaper than asking again."""
 _RUN_BYTES: Final = 8 * 2**20
-"""Most bytes read at once."""
+"""About the most bytes read at once."""
 _HASH_WHOLE_BELOW: Final = 32 * 2**20
 """A level with fewer compressed bytes than this goes into the fingerprint whole."""
 _HASH_SAMPLED_TILES: Final = 64
@@ -246,7 +248,7 @@ class TiledReader(SlideReader):
         """Return how a level's tiles are compressed, or ``None`` where they mean nothing outside their file."""
         return self._stored[level].encoding
 
-    def stored_tiles(self, level: int, indices: NDArray[np.integer]) -> list[bytes | None]:
+    def stored_tiles(self, level: int, indices: NDArray[np.integer]) -> list[bytes | memoryview | None]:
         """Return the compressed bytes of several stored tiles, reading neighbours in the file at once.
 
         Parameters
@@ -258,23 +260,29 @@ class TiledReader(SlideReader):
 
         Returns
         -------
-        list of bytes or None
+        list of bytes, memoryview or None
             In the order asked for; empty where the scanner left a tile out, ``None`` where the file cannot be read.
         """
         stored = self._stored[level]
-        starts, lengths = stored.offsets[indices].tolist(), stored.lengths[indices].tolist()
-        found: list[bytes | None] = [b""] * len(indices)
+        starts, lengths = stored.offsets[indices], stored.lengths[indices]
+        owners = np.full(len(indices), stored.file) if stored.file_of_tile is None else stored.file_of_tile[indices]
+        order = np.lexsort((starts, owners))
+        order = order[lengths[order] > 0]
+        found: list[bytes | memoryview | None] = [b""] * len(indices)
         self._enter()
         try:
-            for file, run in _runs(stored, indices, starts, lengths):
-                begin, end = starts[run[0]], starts[run[-1]] + lengths[run[-1]]
+            for run in _runs(starts[order], lengths[order], owners[order]):
+                places = order[run]
+                begin, end = int(starts[places[0]]), int(starts[places[-1]] + lengths[places[-1]])
                 try:
-                    data = os.pread(self._descriptors[file], end - begin, begin)
+                    data = memoryview(os.pread(self._descriptors[owners[places[0]]], end - begin, begin))
                 except OSError:
-                    data = b""
-                for place in run:
-                    tile = data[starts[place] - begin : starts[place] - begin + lengths[place]]
-                    found[place] = self._bare(stored, tile) if len(tile) == lengths[place] else None
+                    data = memoryview(b"")
+                inside = starts[places] - begin
+                for place, first, last in zip(
+                    places.tolist(), inside.tolist(), (inside + lengths[places]).tolist(), strict=True
+                ):
+                    found[place] = self._bare(stored, data[first:last]) if last <= len(data) else None
         finally:
             self._leave()
         return found
@@ -319,9 +327,9 @@ class TiledReader(SlideReader):
         data = os.pread(self._descriptors[file], length, int(stored.offsets[index]))
         if len(data) != length:
             raise TileDecodeError("the file has become shorter")
-        return self._bare(stored, data)
+        return bytes(self._bare(stored, data))  # of bytes no copy is made
 
-    def _bare(self, stored: StoredLevel, data: bytes) -> bytes:
+    def _bare(self, stored: StoredLevel, data: bytes | memoryview) -> bytes | memoryview:
         """Take a tile out of what its container wraps it in."""
         del stored
         return data
@@ -511,29 +519,24 @@ class TiledReader(SlideReader):
                     present = present[np.linspace(0, len(present) - 1, _HASH_SAMPLED_TILES).astype(np.int64)]
                 for index in present:
                     digest.update(self._fetch(stored, int(index)))
+        except (OSError, TileDecodeError) as error:
+            raise CorruptSlideError(f"the file can no longer be read: {error}", where=self.path) from error
         finally:
             self._leave()
         return digest.hexdigest()
 
 
-def _runs(
-    stored: StoredLevel, indices: NDArray[np.integer], starts: list[int], lengths: list[int]
-) -> Iterator[tuple[int, list[int]]]:
-    """Group places among ``indices`` into runs of tiles that lie next to each other in one file."""
-    one = stored.file_of_tile is None
-    owners = [stored.file] * len(indices) if one else np.asarray(stored.file_of_tile)[indices].tolist()
-    run: list[int] = []
-    for place in sorted((p for p, length in enumerate(lengths) if length), key=lambda p: (owners[p], starts[p])):
-        if run:
-            last = run[-1]
-            gap = starts[place] - starts[last] - lengths[last]
-            size = starts[place] + lengths[place] - starts[run[0]]
-            if owners[place] != owners[last] or not 0 <= gap <= _GAP or size > _RUN_BYTES:
-                yield owners[last], run
-                run = []
-        run.append(place)
-    if run:
-        yield owners[run[-1]], run
+def _runs(starts: NDArray[np.int64], lengths: NDArray[np.int64], owners: NDArray[np.int64]) -> list[slice]:
+    """Group tiles, sorted by file and place, into runs that lie next to each other in one file."""
+    if not len(starts):
+        return []
+    ends = starts + lengths
+    gaps = starts[1:] - ends[:-1]
+    apart = (gaps < 0) | (gaps > _GAP) | (owners[1:] != owners[:-1])
+    # Long runs are cut where they pass a multiple of the largest number of bytes read at once.
+    apart |= starts[1:] // _RUN_BYTES != starts[:-1] // _RUN_BYTES
+    edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(starts)]
+    return [slice(first, last) for first, last in itertools.pairwise(edges)]
 
 
 def _covers(tile: NDArray[np.uint8], width: int, height: int) -> bool:

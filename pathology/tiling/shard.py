@@ -31,7 +31,7 @@ _BUFFERS_AT_ONCE: Final = 512
 """Buffers handed to one ``writev``; systems allow 1,024."""
 
 
-def write_shard(path: Path, chunks: Sequence[bytes | None]) -> None:
+def write_shard(path: Path, chunks: Sequence[bytes | memoryview | None]) -> None:
     """Write a shard aside and rename it into place, so that one that is there is whole.
 
     Parameters
@@ -53,7 +53,7 @@ def write_shard(path: Path, chunks: Sequence[bytes | None]) -> None:
     index[present, 0] = (ends - lengths)[present]
     index[present, 1] = lengths[present]
     encoded = index.tobytes()
-    buffers = [chunk for chunk in chunks if chunk]
+    buffers: list[bytes | memoryview] = [chunk for chunk in chunks if chunk]
     buffers += [encoded, google_crc32c.value(encoded).to_bytes(_CHECKSUM_BYTES, "little")]
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process number keeps two writers of one shard, which a scheduler may bring about, out of each other's way.
@@ -71,7 +71,7 @@ def write_shard(path: Path, chunks: Sequence[bytes | None]) -> None:
         raise
 
 
-def _write_all(descriptor: int, buffers: list[bytes]) -> None:
+def _write_all(descriptor: int, buffers: list[bytes | memoryview]) -> None:
     written = os.writev(descriptor, buffers)
     if written < sum(map(len, buffers)):  # a full disk is reported by the next call
         rest = memoryview(b"".join(buffers))[written:]

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -235,6 +236,8 @@ class PatchStore:
                     serializer="auto" if tiles is None else StoredTileCodec(tiles.encoding),
                     compressors=zarr_codec() if tiles is None else None,
                     fill_value=BACKGROUND,
+                    # One file a block, not a file in four folders of its own.
+                    chunk_key_encoding={"name": "default", "separator": "."},
                 )
             group.attrs.update(attributes)
             _write_array(group, "offsets", plan.offsets)  # written last: its presence means the index is whole
@@ -432,7 +435,7 @@ class PatchStore:
     # -- writing -----------------------------------------------------------------------------------------------
 
     def _shard(self, k: int) -> Path:
-        return self.path / "pixels" / "c" / str(k) / "0" / "0" / "0"
+        return self.path / "pixels" / f"c.{k}.0.0.0"
 
     def has_block(self, k: int) -> bool:
         """Whether the pixels of the ``k``-th block are stored."""
@@ -455,7 +458,7 @@ class PatchStore:
         """
         self._write(k, [compress(patch) for patch in patches.pixels], patches.readable)
 
-    def write_tiles(self, k: int, tiles: list[bytes | None], readable: NDArray[np.bool_]) -> None:
+    def write_tiles(self, k: int, tiles: Sequence[bytes | memoryview | None], readable: NDArray[np.bool_]) -> None:
         """Store the tiles of the ``k``-th block, as they are, as one shard.
 
         Parameters
@@ -472,7 +475,7 @@ class PatchStore:
         """
         self._write(k, tiles, readable)
 
-    def _write(self, k: int, chunks: list[bytes | None], readable: NDArray[np.bool_]) -> None:
+    def _write(self, k: int, chunks: Sequence[bytes | memoryview | None], readable: NDArray[np.bool_]) -> None:
         slots = self._slots_per_block
         try:
             if not readable.all():

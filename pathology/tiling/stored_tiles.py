@@ -117,7 +117,9 @@ class StoredTiles:
         assert encoding is not None
         return encoding
 
-    def read(self, block_index: int, positions: NDArray[np.int32]) -> tuple[list[bytes | None], NDArray[np.bool_]]:
+    def read(
+        self, block_index: int, positions: NDArray[np.int32]
+    ) -> tuple[list[bytes | memoryview | None], NDArray[np.bool_]]:
         """Read the compressed bytes of some patches of a block.
 
         Parameters
@@ -129,7 +131,7 @@ class StoredTiles:
 
         Returns
         -------
-        list of bytes or None
+        list of bytes, memoryview or None
             Each patch's tile; ``None`` where the patch is white: the scanner left the tile out, or it is damaged.
         numpy.ndarray
             ``(n,)`` bool: false where the tile cannot be read or is plainly cut off.  Nothing is decoded to find out.
@@ -144,14 +146,14 @@ class StoredTiles:
         # The grid is laid over level 0; on a level rounded to whole pixels its last column may lie just outside.
         inside = (columns < across) & (rows < down)
         stored = self.reader.stored_tiles(number, (rows * across + columns)[inside])
-        tiles: list[bytes | None] = [None] * len(positions)
+        tiles: list[bytes | memoryview | None] = [None] * len(positions)
         readable = np.ones(len(positions), np.bool_)
+        widths = np.minimum(patch, level.width - columns * patch).tolist()
+        heights = np.minimum(patch, level.height - rows * patch).tolist()
         for place, tile in zip(np.flatnonzero(inside).tolist(), stored, strict=True):
             if tile == b"":
                 continue
-            width = min(patch, level.width - int(columns[place]) * patch)
-            height = min(patch, level.height - int(rows[place]) * patch)
-            if tile is not None and encoding.looks_whole(tile, width, height):
+            if tile is not None and encoding.looks_whole(tile, widths[place], heights[place]):
                 tiles[place] = tile
             else:
                 readable[place] = False

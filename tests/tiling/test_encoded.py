@@ -77,7 +77,7 @@ def test_a_real_slide(tmp_path, cmu_slide):
 def test_chunks_are_the_stored_tiles_byte_for_byte(tmp_path):
     slide = WRITERS["svs"](tmp_path)
     store = make(tmp_path / "s.zarr", slide, patch=128, mpp=0.5)
-    shards = b"".join(f.read_bytes() for f in (tmp_path / "s.zarr" / "pixels" / "c").rglob("*") if f.is_file())
+    shards = b"".join(f.read_bytes() for f in (tmp_path / "s.zarr" / "pixels").glob("c.*"))
     with open_slide(slide) as reader:
         for column, row in ((0, 0), (3, 2), (7, 5)):
             assert reader.stored_tile(0, column, row) in shards
@@ -147,7 +147,7 @@ def test_damaged_tiles_are_marked(tmp_path):
 
 def test_a_damaged_shard_is_refused(tmp_path):
     make(tmp_path / "s.zarr", WRITERS["svs"](tmp_path), patch=128, mpp=0.5)
-    shard = tmp_path / "s.zarr" / "pixels" / "c" / "0" / "0" / "0" / "0"
+    shard = tmp_path / "s.zarr" / "pixels" / "c.0.0.0.0"
     content = bytearray(shard.read_bytes())
     content[-10] ^= 1
     shard.write_bytes(content)

@@ -83,8 +83,7 @@ def test_one_shard_a_block_and_resuming_knows_them(tmp_path, slide):
     fill(store, reader, plan, ks=[0, 2])
     again = create(tmp_path / "s.zarr", reader, plan)
     assert [again.has_block(k) for k in range(len(plan.blocks))] == [k in (0, 2) for k in range(len(plan.blocks))]
-    shards = list((tmp_path / "s.zarr" / "pixels" / "c").rglob("*"))
-    assert sum(f.is_file() for f in shards) == 2
+    assert len(list((tmp_path / "s.zarr" / "pixels").glob("c.*"))) == 2
 
 
 def test_an_unfinished_store_is_refused(tmp_path, slide):
