@@ -139,13 +139,18 @@ def _share(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.float3
 
 
 def _judge(energy: NDArray[np.float64], tissue: NDArray[np.bool_], settings: QualitySettings, mpp: float) -> FocusMap:
+    def judge(energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        # Rounding to whole grey levels, averaged over the stored pixels: detail that is there without any slide.
+        fine, coarse, broad = np.maximum(energy - np.array([3e-7, 0.5e-7, 0.2e-7])[:, None, None], 0)
+        judged = tissue & (broad > 2e-6)
+        ratio = np.where(judged, fine / np.maximum(coarse, 1e-9), np.nan)
+        strong = np.where(judged, coarse / np.maximum(broad, 1e-9), np.nan)
+        return ratio, (np.nan_to_num(ratio, nan=np.inf) < settings.focus_ratio) | (strong < _STRONG)
+
     pooled = np.stack([ndimage.uniform_filter(e * tissue, 3, mode="constant") for e in energy])
     pooled /= np.maximum(ndimage.uniform_filter(tissue.astype(float), 3, mode="constant"), 1e-9)
-    # Rounding to whole grey levels, averaged over the stored pixels: detail that is there without any slide.
-    fine, coarse, broad = np.maximum(pooled - np.array([3e-7, 0.5e-7, 0.2e-7])[:, None, None], 0)
-    judged = tissue & (broad > 2e-6)
-    ratio = np.where(judged, fine / np.maximum(coarse, 1e-9), np.nan)
-    strong = np.where(judged, coarse / np.maximum(broad, 1e-9), np.nan)
-    weak = np.nan_to_num(ratio, nan=np.inf) < settings.focus_ratio
-    blurred = judged & (weak | (np.nan_to_num(strong, nan=np.inf) < _STRONG))
-    return FocusMap(ratio.astype(np.float32), blurred, mpp)
+    ratio, certain = judge(pooled)
+    # A square at the rim of a blurred area shares in its sharp neighbours' detail; there its own decides.
+    _, alone = judge(energy)
+    blurred = certain | (ndimage.binary_dilation(certain, np.ones((3, 3), bool)) & alone)
+    return FocusMap(ratio.astype(np.float32), blurred & np.isfinite(ratio), mpp)

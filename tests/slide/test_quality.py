@@ -90,7 +90,7 @@ def test_a_pen_mark_is_nothing_else():
 def test_quality_brings_all_masks_over_the_whole_slide():
     slide = planted(7, (800, 1000), 2.0)
     where = np.zeros(slide.shape, bool)
-    where[100:500, 100:500] = True
+    where[96:512, 96:512] = True
     slide.defocus(where, 4.0)
     reader = ArrayReader(slide.pixels(0), mpp=2.0, tile=128)
     overview = thumbnail(reader, 2.0, 8.0)
@@ -98,8 +98,9 @@ def test_quality_brings_all_masks_over_the_whole_slide():
     assert tuple(quality.masks) == ARTEFACTS
     assert all(mask.dtype == bool and mask.ndim == 2 for mask in quality.masks.values())
     shares = quality.tissue_shares()
+    # Squares of 64 µm that are only partly blurred may go either way.
     expected = np.count_nonzero(where & slide.truth["tissue"]) / np.count_nonzero(slide.truth["tissue"])
-    assert shares["blur"] == pytest.approx(expected, abs=0.1)
+    assert shares["blur"] == pytest.approx(expected, abs=0.07)
     assert shares["pen"] == 0
 
 
