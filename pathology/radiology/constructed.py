@@ -162,7 +162,7 @@ def oct_cohort(folder: Path, *, patients: int = 16, seed: int = 0, size: int = 6
     return _write(folder, patients, seed, make)
 
 
-def fat_cohort(folder: Path, *, patients: int = 30, seed: int = 0) -> Cohort:
+def fat_cohort(folder: Path, *, patients: int = 30, seed: int = 0, size: int = 40) -> Cohort:
     """Make fatty tumours in CT and T1: lipomas and well-differentiated liposarcomas.
 
     Both are fat; the liposarcoma has thick septa and nodules of soft tissue, and its patients are older, with higher
@@ -173,7 +173,7 @@ def fat_cohort(folder: Path, *, patients: int = 30, seed: int = 0) -> Cohort:
     Cohort
         Sequences ``CT`` and ``MR_T1``; columns ``diagnosis``, ``age`` and ``ldh``.
     """
-    geometry = Geometry((40, 40, 20), (2.0, 2.0, 3.0))
+    geometry = Geometry((size, size, size // 2), (2.0, 2.0, 3.0))
 
     def make(case: Path, number: int, random: Random) -> dict[str, object]:
         malignant = bool(number % 2)

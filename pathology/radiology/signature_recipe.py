@@ -381,10 +381,28 @@ class SignatureRecipe(Recipe):
         progress: Progress | None = None,
     ) -> RadiologyCard:
         """Fit on the whole cohort and write a bundle; see :meth:`Recipe.train`."""
-        import torch
-
         chosen = cohort.having(self.sequences, self.label)
         table = self.table(chosen, device=device, progress=progress)
+        return self.train_table(
+            table, chosen, folder, text, system=system, figures=figures, constructed=constructed, seed=seed
+        )
+
+    def train_table(
+        self,
+        table: pd.DataFrame,
+        cohort: Cohort,
+        folder: Path,
+        text: CardText,
+        *,
+        system: str,
+        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        constructed: bool = False,
+        seed: int = 0,
+    ) -> RadiologyCard:
+        """Fit on a ready table of :meth:`table` and write a bundle; see :meth:`Recipe.train`."""
+        import torch
+
+        chosen, table = cohort, table.loc[list(cohort.patients)]
         settings = self.signature.model_copy(update={"seed": seed})
         model = fit_combined(
             table, self.clinical(chosen), self.labels(chosen), chosen.patients, settings, outcome=self.classes[1]
@@ -405,7 +423,7 @@ class SignatureRecipe(Recipe):
                 "centre": model.signature.centre,
                 "scale": model.signature.scale,
             }
-            state = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+            state = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
             fitted |= {"columns": list(model.signature.columns), "classifier": frozen.kind}
             count += frozen.weights.size + 1
         else:

@@ -150,10 +150,28 @@ class SurvivalRecipe(Recipe):
         progress: Progress | None = None,
     ) -> RadiologyCard:
         """Fit on the whole cohort and write a bundle; see :meth:`Recipe.train`."""
-        import torch
-
         chosen = self.patients(cohort)
         table = self.measuring.table(chosen, device=device, progress=progress)
+        return self.train_table(
+            table, chosen, folder, text, system=system, figures=figures, constructed=constructed, seed=seed
+        )
+
+    def train_table(
+        self,
+        table: pd.DataFrame,
+        cohort: Cohort,
+        folder: Path,
+        text: CardText,
+        *,
+        system: str,
+        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        constructed: bool = False,
+        seed: int = 0,
+    ) -> RadiologyCard:
+        """Fit on a ready table of the measuring recipe and write a bundle; see :meth:`Recipe.train`."""
+        import torch
+
+        chosen, table = cohort, table.loc[list(cohort.patients)]
         settings = self.signature.model_copy(update={"seed": seed})
         model = fit_survival_combined(
             table, self.measuring.clinical(chosen), self.follow_up(chosen), chosen.patients, settings
@@ -167,7 +185,7 @@ class SurvivalRecipe(Recipe):
             "signature.coefficients": model.signature.coefficients,
             "centre": model.centre,
         }
-        state = {k: torch.from_numpy(np.ascontiguousarray(v, np.float64)) for k, v in stored.items()}
+        state = {k: torch.from_numpy(np.array(v, np.float64)) for k, v in stored.items()}
         return save_radiology_bundle(
             folder,
             state,
