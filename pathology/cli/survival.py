@@ -326,7 +326,7 @@ def _fit_report(
     if isinstance(fitted.model, CoxModel):
         ratios = hazard_ratios(fitted, per=per)
         table = Table(
-            head=("Covariate", "", "Hazard ratio", "p"),
+            head=("Covariate", "Compared", "Hazard ratio", "p"),
             rows=tuple(
                 (
                     Cell(value=r.name),

@@ -66,7 +66,7 @@ def index_page(records: Sequence[PatientRecord], report: BuildReport) -> str:
             ("ids that look alike and were not joined", report.lookalikes),
             ("columns outside the vocabulary", report.columns_outside_vocabulary),
             ("columns dropped because ids are hashed", report.dropped_for_hashing),
-            ("odd entries in the clinical table", report.warnings),
+            ("warnings", report.warnings),
         )
         if ids
     ]

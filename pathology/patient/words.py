@@ -86,9 +86,20 @@ def plain_text(record: PatientRecord) -> PlainText:
     Returns
     -------
     PlainText
-        With every number listed as a fact.
+        With every number listed as a fact.  Of somebody who has died it says that no page was written.
     """
     notes = _Notes()
+    if record.clinical.get("status") == "dead" or record.clinical.get("os_event") == 1:
+        # A letter to somebody who has died helps nobody and hurts those who find it.
+        only = {
+            "About this page": (
+                Sentence(text="The record says that this person has died."),
+                Sentence(text="So no page in plain words was written."),
+            )
+        }
+        return PlainText(
+            sections=only, facts=(), readability=readability(" ".join(s.text for s in only["About this page"]))
+        )
     sections: dict[str, tuple[Sentence, ...]] = {
         "About this page": (
             Sentence(text="This page puts into plain words what is stored about you in a research record."),
@@ -218,6 +229,13 @@ def _outlook(record: PatientRecord, notes: _Notes) -> list[Sentence]:
                 facts=(group,),
             )
         )
+        if prediction.imputed:
+            out.append(
+                Sentence(
+                    text="Some of your details were not known to it. It used what is common in other people instead.",
+                    facts=(notes.of(f"survival[{i}].imputed", ", ".join(prediction.imputed)),),
+                )
+            )
         for time, probability in prediction.survival.items():
             value = f"{100 * probability:.0f}"
             fact = notes.of(f"survival[{i}].survival.{time} (of 100)", f"{value} of 100, {time}")

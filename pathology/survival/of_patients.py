@@ -21,7 +21,7 @@ def add_predictions(
 ) -> tuple[list[PatientRecord], tuple[str, ...]]:
     """Add a model's predictions to the records of the patients on whom it can run.
 
-    A patient of whom none of the covariates is known gets none, and a note says so.
+    A patient of whom fewer than half of the covariates are known gets none, and the report says so.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def add_predictions(
         return list(records), (f"{name} did not run: none of its covariates ({', '.join(columns)}) is in the records",)
     filled = table.assign(**dict.fromkeys((*absent, *fitted.preparation.dropped)))
     known = filled[columns].notna()
-    runs = np.flatnonzero(known.any(axis=1))
+    runs = np.flatnonzero(known.mean(axis=1) >= 0.5)
     last = float(fitted.facts.get("last_time", np.inf))
     years = [y for y in YEARS if y * DAYS_PER_YEAR <= last] or [YEARS[0]]
     outcome = str(fitted.facts.get("outcome", "event"))
@@ -69,5 +69,7 @@ def add_predictions(
     silent = len(records) - len(runs)
     notes = [f"{name} filled in {', '.join(absent)} for everybody: no such column"] if absent else []
     if silent:
-        notes.append(f"{name} did not run on {silent} patients: none of its covariates is known of them")
+        notes.append(
+            f"{name} did not run on {silent} of {len(records)} patients (fewer than half of its covariates known)"
+        )
     return result, tuple(notes)

@@ -260,7 +260,7 @@ def draw_nomogram(nomogram: Nomogram, *, what: str = "survival") -> Figure:
                 axes.plot([at[j], at[j]], [y, y + 0.10], color="black", linewidth=1)
                 # Labels that would collide stand above and below the line.
                 axes.text(
-                    at[j], y + (0.15, -0.08, -0.29, 0.36)[place], labels[j], ha="center",
+                    at[j], y + (0.15, -0.08, -0.29, 0.36, -0.5)[place], labels[j], ha="center",
                     va="bottom" if place in (0, 3) else "top", fontsize=8,
                 )  # fmt: skip
 
@@ -373,6 +373,7 @@ def draw_scores(
                 panel.axvline(reference, color="#777777", linewidth=0.8)
             panel.set_title(outcome, loc="left", fontsize=10)
             panel.set_yticks(range(len(models)), models[::-1])
+            panel.set_ylim(-0.6, len(models) - 0.4)
             panel.set_xlabel(what)
             panel.grid(axis="x", color="#e3e3e3", linewidth=0.6)
             panel.set_axisbelow(True)
@@ -409,12 +410,12 @@ def _time_ticks(last: float) -> npt.NDArray[np.float64]:
 
 
 def _spread(at: npt.NDArray[np.float64], labels: Sequence[str]) -> list[int]:
-    """The first of four places (above, below, further below, further above) at which a label has room."""
-    ends = [-np.inf] * 4
+    """The first of five places (above, below, further below, further above, last below) at which a label has room."""
+    ends = [-np.inf] * 5
     sides = []
     for place, label in zip(at, labels, strict=True):
         half = 0.55 * len(label) + 0.4
-        side = next((k for k, end in enumerate(ends) if place - half > end), 3)
+        side = next((k for k, end in enumerate(ends) if place - half > end), 4)
         ends[side] = place + half
         sides.append(side)
     return sides

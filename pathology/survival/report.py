@@ -136,9 +136,9 @@ def comparison_sections(
     unit, units
         Size and name of the unit in which times are shown, such as 365.25 and ``years``.
     """
-    at = [f"{t / unit:g}" for t in result.times]
+    at = [f"{t / unit:g} {units if t != unit else units.removesuffix('s')}" for t in result.times]
     keys = [f"{t:g}" for t in result.times]
-    head = ("Model", "C (Harrell)", "C (Uno)", *(f"AUC, {t} {units}" for t in at), "Integrated Brier")
+    head = ("Model", "C (Harrell)", "C (Uno)", *(f"AUC, {t}" for t in at), "Integrated Brier")
     rows = tuple(
         (
             Cell(value=name),
@@ -153,9 +153,9 @@ def comparison_sections(
     how = result.settings
     figures = Table(head=head, rows=rows)
     middle = int(np.argmin(np.abs(result.times - np.median(result.times))))
-    horizon = f"{at[middle]} {units}"
+    horizon = at[middle]
     calibration = Table(
-        head=("Model", *(f"slope, {t} {units}" for t in at), *(f"observed / expected, {t} {units}" for t in at)),
+        head=("Model", *(f"slope, {t}" for t in at), *(f"O/E, {t}" for t in at)),
         rows=tuple(
             (
                 Cell(value=name),
@@ -200,7 +200,7 @@ def comparison_sections(
         ),
         Section(
             heading="Calibration",
-            text="A slope of 1 is right, below 1 predictions are too extreme. Observed / expected of 1 is right.",
+            text="A slope of 1 is right, below 1 predictions are too extreme. O/E is events observed over expected.",
             table=calibration,
             pictures=(
                 picture(
