@@ -1,0 +1,428 @@
+"""``pathology radiology``: look at studies, segment, measure, train, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pathology.bundle.card import Figure
+    from pathology.radiology.bundle import CardText
+    from pathology.radiology.cohort import Cohort
+    from pathology.radiology.recipe import Recipe
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="MRI, CT and PET of the same patients: check, segment, measure, train, predict. Research use only.",
+    no_args_is_help=True,
+)
+
+CohortFolder = Annotated[
+    Path,
+    typer.Argument(help="Folder with a subfolder a patient, <sequence>_image and <sequence>_mask.", show_default=False),
+]
+SystemName = Annotated[
+    str, typer.Argument(help="A published system, such as holbrook-2020; see 'pathology systems'.", show_default=False)
+]
+Clinical = Annotated[Path | None, typer.Option("--clinical", help="CSV with a row a patient.", show_default=False)]
+PatientColumn = Annotated[str, typer.Option("--patient-column", help="Its column of patient ids.")]
+Change = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A setting of the recipe, NAME=VALUE, nested as optimiser.steps=200, lists as [CT,PET]; repeat for more.",
+        show_default=False,
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Folds = Annotated[int, typer.Option("--folds", min=2, help="Folds of the cross-validation, by patient.")]
+Seed = Annotated[int, typer.Option("--seed", help="Decides folds, weights and draws.")]
+Features = Annotated[
+    Path | None,
+    typer.Option("--features", help="Ready table of 'pathology radiology features', to save time.", show_default=False),
+]
+
+
+@app.command("info")
+def info(
+    path: Annotated[Path, typer.Argument(help="A volume, a DICOM folder, or a cohort folder.", show_default=False)],
+) -> None:
+    """Say what is in a study or cohort, and what is wrong with it; exit status 1 if anything is."""
+    from pathology.errors import PathologyError
+    from pathology.radiology.cohort import read_cohort
+    from pathology.radiology.open import open_volume
+
+    if not (path.is_dir() and any(p.is_dir() for p in path.iterdir())):
+        typer.echo(_described(open_volume(path).volume))
+        raise typer.Exit
+    failed = 0
+    cohort = read_cohort(path)
+    for case in cohort.cases:
+        for sequence in sorted(case.images):
+            try:
+                opened = case.open(sequence)
+                masks = case.contours(sequence, opened) if case.masks.get(sequence) else ()
+                volumes = ", ".join(f"mask {m.volume_mm3 / 1000:.1f} cm³" for m in masks) or "no mask"
+                typer.echo(f"{case.patient_id}  {_described(opened.volume)}, {volumes}")
+            except PathologyError as error:
+                failed += 1
+                typer.echo(f"{case.patient_id}  {sequence}: {error}", err=True)
+    typer.echo(f"{len(cohort)} patients, {failed} unusable images or masks")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _described(volume: Any) -> str:  # noqa: ANN401  # pathology.radiology.volume.Volume, imported only where needed
+    geometry = volume.geometry
+    size = " x ".join(str(n) for n in geometry.size)
+    spacing = " x ".join(f"{s:.3g}" for s in geometry.spacing)
+    unit = f" {volume.unit}" if volume.unit else ""
+    values = f"{volume.array.min():.4g} to {volume.array.max():.4g}{unit}"
+    return f"{volume.name} ({volume.modality}): {size} voxels of {spacing} mm, {geometry.orientation}, {values}"
+
+
+@app.command("register")
+def register_command(
+    fixed: Annotated[Path, typer.Argument(help="The image that stays.", show_default=False)],
+    moving: Annotated[Path, typer.Argument(help="The image that is brought onto it.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for image and check picture.", show_default=False)],
+    deformable: Annotated[bool, typer.Option("--deformable", help="Bend it too, after turning and shifting.")] = False,
+) -> None:
+    """Align two images of one patient and draw a picture to check it by."""
+    from pathology.radiology.montage import draw_registration
+    from pathology.radiology.nifti import write_nifti
+    from pathology.radiology.open import open_volume
+    from pathology.radiology.sitk import RegistrationSettings, register, resample
+
+    still, mobile = open_volume(fixed).volume, open_volume(moving).volume
+    found = register(still, mobile, RegistrationSettings(deformable=deformable))
+    aligned = found.apply(mobile)
+    write_nifti(aligned, out / "aligned.nii.gz")
+    before = resample(mobile, still.geometry)
+    draw_registration(still, before, aligned).savefig(out / "check.png", dpi=110)
+    typer.echo(
+        f"turned {found.rotation_degrees:.1f}°, shifted {found.shift_mm:.1f} mm; mutual information "
+        f"{-found.metric_before:.3f} before, {-found.metric_after:.3f} after; look at {out / 'check.png'}"
+    )
+
+
+@app.command("segment")
+def segment(
+    model: Annotated[Path, typer.Argument(help="Folder of a segmentation bundle.", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="SEQUENCE=PATH for each sequence of the model: a file or a DICOM folder.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for mask, picture and DICOM SEG.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option("--name", help="Pseudonym for the picture's title.")] = "patient",
+    device: Device = "cpu",
+) -> None:
+    """Outline the tumour in one patient's images; DICOM input gives a DICOM SEG too."""
+    import json
+
+    from pathology.errors import UsageError
+    from pathology.radiology.cohort import Case
+    from pathology.radiology.recipe import predict_case
+
+    paths = {}
+    for text in images:
+        sequence, sign, path = text.partition("=")
+        if not sign:
+            raise UsageError(
+                f"'{text}' does not say which sequence it is", remedy="Write SEQUENCE=PATH, such as CT=scan/"
+            )
+        paths[sequence] = Path(path)
+    found = predict_case(model, Case(name, paths, {}), out, device=device)
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+@app.command("features")
+def features(
+    cohort: CohortFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write.", show_default=False)],
+    sequences: Annotated[str, typer.Option("--sequences", help="Sequences, separated by commas.", show_default=False)],
+    shell: Annotated[
+        float | None, typer.Option("--shell", help="Measure a shell of this many mm too.", show_default=False)
+    ] = None,
+    deep: Annotated[
+        str | None,
+        typer.Option("--deep", help="Add features of this network, such as resnet34=imagenet.", show_default=False),
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Measure IBSI radiomics of every patient's tumour; one row a patient."""
+    from pathology.radiology.cohort import read_cohort
+    from pathology.radiology.deep_features import DeepFeatureSettings
+    from pathology.radiology.signature_recipe import SignatureRecipe
+
+    names = tuple(s.strip() for s in sequences.split(",") if s.strip())
+    found = read_cohort(cohort).having(names)
+    networks: tuple[DeepFeatureSettings, ...] = ()
+    if deep is not None:
+        backbone, _, start = deep.partition("=")
+        networks = tuple(
+            DeepFeatureSettings.model_validate({"sequence": s, "backbone": backbone, "start": start or "random"})
+            for s in names
+        )
+    recipe = SignatureRecipe(sequences=names, label="none", classes=("0", "1"), shell_mm=shell, deep=networks)
+    with _ProgressBar() as told:
+        table = recipe.table(found, device=device, progress=told)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out)
+    typer.echo(f"{len(table)} patients, {table.shape[1]} features: {out}")
+
+
+@app.command("evaluate")
+def evaluate(
+    system: SystemName,
+    cohort: CohortFolder,
+    clinical: Clinical = None,
+    patient_column: PatientColumn = "patient",
+    change: Change = None,
+    features_table: Features = None,
+    folds: Folds = 5,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Measure a system on a cohort by cross-validation by patient."""
+    from pathology.radiology.cohort import read_cohort
+
+    recipe = _recipe(system, change or [])
+    found = read_cohort(cohort, clinical, patient_column=patient_column)
+    for figure in _evaluated(recipe, found, features_table, folds, seed, device):
+        typer.echo(_figure(figure))
+
+
+@app.command("train")
+def train(
+    system: SystemName,
+    cohort: CohortFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.", show_default=False)],
+    data_name: Annotated[
+        str, typer.Option("--data-name", help="What the data are called, for the card.", show_default=False)
+    ],
+    data_source: Annotated[str, typer.Option("--data-source", help="Where they are from.", show_default=False)],
+    data_licence: Annotated[str, typer.Option("--data-licence", help="Their licence.", show_default=False)],
+    clinical: Clinical = None,
+    patient_column: PatientColumn = "patient",
+    change: Change = None,
+    features_table: Features = None,
+    measure: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Measure by cross-validation first, for the card.")
+    ] = True,
+    constructed: Annotated[bool, typer.Option("--constructed", help="The data are constructed, not patients.")] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", help="A limit to state on the card; repeat for more.", show_default=False),
+    ] = None,
+    folds: Folds = 5,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Train a system on a cohort and write a bundle with its card."""
+    from pathology.radiology.bundle import CardText
+    from pathology.radiology.cohort import read_cohort
+    from pathology.radiology.recipe import NOT_MEASURED
+
+    recipe = _recipe(system, change or [])
+    found = read_cohort(cohort, clinical, patient_column=patient_column)
+    limits = [*(limit or []), f"Trained on {len(found)} patients of one source; not tested on another."]
+    if constructed:
+        limits.append("Trained on constructed data: no clinical claim of any kind is possible.")
+    text = CardText.model_validate(
+        {
+            "name": out.name.lower().replace("_", "-"),
+            "title": _system_module(system).SYSTEM.title,
+            "training_data": [
+                {
+                    "name": data_name,
+                    "source": data_source,
+                    "licence": data_licence,
+                    "patients": len(found),
+                    "images": len(found),
+                    "used_for": "training",
+                }
+            ],
+            "limits": limits,
+        }
+    )
+    figures = _evaluated(recipe, found, features_table, folds, seed, device) if measure else (NOT_MEASURED,)
+    card = _trained(
+        recipe,
+        found,
+        features_table,
+        out,
+        text,
+        system=system,
+        figures=figures,
+        constructed=constructed,
+        seed=seed,
+        device=device,
+    )
+    for figure in card.figures:
+        typer.echo(_figure(figure))
+    typer.echo(f"wrote {out}: {card.parameters:,} parameters, {card.split}")
+
+
+@app.command("predict")
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder of a radiology bundle.", show_default=False)],
+    cohort: CohortFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.", show_default=False)],
+    device: Device = "cpu",
+) -> None:
+    """Apply a bundle to every patient of a cohort; the same command again goes on where it stopped."""
+    from pathology.radiology.batch import predict_cohort
+    from pathology.radiology.cohort import read_cohort
+
+    with _ProgressBar() as told:
+        table = predict_cohort(model, read_cohort(cohort), out, device=device, progress=told)
+    failed = table[table["status"] != "done"]
+    for row in failed.to_dict("records"):
+        typer.echo(f"{row['patient_id']}: {row['error']}", err=True)
+    typer.echo(f"{len(table) - len(failed)} of {len(table)} patients done: {out / 'index.html'}")
+    raise typer.Exit(1 if len(failed) else 0)
+
+
+def _system_module(system: str) -> Any:  # noqa: ANN401  # a module of pathology.systems
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    from pathology.errors import UsageError
+
+    package = import_module("pathology.systems")
+    known = []
+    for found in iter_modules(package.__path__):
+        module = import_module(f"pathology.systems.{found.name}")
+        described = getattr(module, "SYSTEM", None)
+        if described is None or not described.code.startswith("B"):
+            continue
+        known.append(described.id)
+        if described.id == system:
+            return module
+    raise UsageError(f"there is no radiology system '{system}'", remedy=f"Choose one of {', '.join(sorted(known))}")
+
+
+def _recipe(system: str, changes: list[str]) -> Recipe:
+    """Return a system's recipe with some settings changed."""
+    import yaml
+    from pydantic import ValidationError
+
+    from pathology.errors import UsageError
+
+    recipe: Recipe = _system_module(system).recipe()
+    values = recipe.model_dump(mode="json")
+    for text in changes:
+        name, sign, value = text.partition("=")
+        *parents, last = name.split(".")
+        place: Any = values
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if not sign or not isinstance(place, dict) or (not parents and last not in place):
+            raise UsageError(f"--set {text}: no such setting", remedy=f"There are {', '.join(values)}")
+        place[last] = yaml.safe_load(value)
+    try:
+        return type(recipe).model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--set: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    from pathology.errors import InputTableError
+
+    table = pd.read_csv(path, dtype={"patient_id": str})
+    if "patient_id" not in table.columns:
+        raise InputTableError("there is no column 'patient_id'", where=path, remedy="Use a table of 'features'")
+    return table.set_index("patient_id")
+
+
+def _evaluated(
+    recipe: Recipe, cohort: Cohort, features_table: Path | None, folds: int, seed: int, device: str
+) -> tuple[Figure, ...]:
+    from pathology.radiology.signature_recipe import SignatureRecipe
+    from pathology.radiology.survival_recipe import SurvivalRecipe
+
+    with _ProgressBar() as told:
+        if features_table is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
+            chosen = _with_table(recipe, cohort, features_table)
+            return recipe.evaluate_table(_table(features_table), chosen, folds=folds, seed=seed, progress=told)
+        return recipe.evaluate(cohort, folds=folds, seed=seed, device=device, progress=told)
+
+
+def _trained(
+    recipe: Recipe,
+    cohort: Cohort,
+    features_table: Path | None,
+    out: Path,
+    text: CardText,
+    *,
+    system: str,
+    figures: tuple[Figure, ...],
+    constructed: bool,
+    seed: int,
+    device: str,
+) -> Any:  # noqa: ANN401  # a RadiologyCard
+    from pathology.radiology.signature_recipe import SignatureRecipe
+    from pathology.radiology.survival_recipe import SurvivalRecipe
+
+    shared: dict[str, Any] = {"system": system, "figures": figures, "constructed": constructed, "seed": seed}
+    with _ProgressBar() as told:
+        if features_table is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
+            chosen = _with_table(recipe, cohort, features_table)
+            return recipe.train_table(_table(features_table), chosen, out, text, **shared)
+        return recipe.train(cohort, out, text, **shared, device=device, progress=told)
+
+
+def _with_table(recipe: Any, cohort: Cohort, path: Path) -> Cohort:  # noqa: ANN401
+    """Keep the patients that the table, the images and the outcome have in common."""
+    from pathology.radiology.survival_recipe import SurvivalRecipe
+
+    if isinstance(recipe, SurvivalRecipe):
+        chosen = recipe.patients(cohort)
+    else:
+        chosen = cohort.having(recipe.sequences, recipe.label)
+    known = set(_table(path).index)
+    return chosen.take([i for i, p in enumerate(chosen.patients) if p in known])
+
+
+def _figure(figure: Figure) -> str:
+    if figure.value is None or figure.interval is None:
+        return f"{figure.metric}: not known ({figure.note})"
+    low, high = figure.interval
+    return (
+        f"{figure.metric}: {figure.value:.3f} ({figure.level:.0%} CI {low:.3f}-{high:.3f}, n = {figure.n} "
+        f"{figure.unit}), {figure.data}"
+    )
+
+
+class _ProgressBar:
+    """A progress bar on a terminal, nothing elsewhere; called with a name, steps done and in all."""
+
+    def __enter__(self) -> _ProgressBar:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._tasks: dict[str, Any] = {}
+        console = Console(stderr=True)
+        self._progress = Progress(console=console, disable=not console.is_terminal)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total)
+        self._progress.update(self._tasks[name], completed=done, total=total)

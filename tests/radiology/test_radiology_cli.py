@@ -1,0 +1,138 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pathology.cli.radiology import app
+from pathology.errors import PathologyError
+from pathology.patient.record import read_radiology_results
+from pathology.radiology.constructed import fat_cohort, readers_cohort
+from pathology.radiology.dicom_write import write_series
+from pathology.radiology.nifti import write_nifti
+from pathology.radiology.volume import Mask
+
+DATA = ["--data-name", "phantoms", "--data-source", "made here", "--data-licence", "CC0", "--constructed"]
+QUICK = ["--set", "optimiser.steps=3", "--set", "optimiser.batch=2", "--set", "widths=[4, 8, 16]"]
+SMALL = [*QUICK, "--set", "window=[1, 32, 32]", "--set", "spacing_mm=[4, 4, 4]", "--set", "overlap=0"]
+
+
+def call(*arguments, status=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    readers_cohort(folder, patients=4, readers=2, size=32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    call("train", "marin-2022", folder / "images", "--out", folder / "model", "--folds", 2, *SMALL, *DATA)
+    return folder / "model"
+
+
+def test_info_says_what_is_there_and_what_is_wrong(folder, tmp_path, mr):
+    said = call("info", folder / "images")
+    assert "C000  CT (CT): 32 x 32 x 16 voxels of 2 x 2 x 4 mm, LPS" in said
+    assert "4 patients, 0 unusable" in said
+    image, mask = mr
+    write_nifti(image, tmp_path / "P1" / "MR_T1_image.nii.gz")
+    write_nifti(Mask(np.zeros_like(mask.array), mask.geometry), tmp_path / "P1" / "MR_T1_mask.nii.gz")
+    assert "marks no voxel" in call("info", tmp_path, status=1)
+    write_series(image, tmp_path / "dicom", pseudonym="P1", description="T1")
+    assert call("info", tmp_path / "dicom").startswith("T1 (MR): 40 x 36 x 14 voxels")
+
+
+def test_train_writes_a_card_that_says_everything(bundle):
+    card = yaml.safe_load((bundle / "card.yaml").read_text())
+    assert card["system"] == "marin-2022"
+    assert card["constructed"] is True
+    assert card["recipe_settings"]["optimiser"]["steps"] == 3
+    assert any("no clinical claim" in limit for limit in card["limits"])
+    figures = {f["metric"]: f for f in card["figures"]}
+    assert figures["Dice coefficient"]["n"] == 4
+    assert "2-fold cross-validation by patient" in figures["Dice coefficient"]["data"]
+
+
+def test_segment_prints_what_it_found(bundle, folder, tmp_path):
+    said = call("segment", bundle, f"CT={folder}/images/C000/CT_image.nii.gz", "--out", tmp_path / "o")
+    found = json.loads(said)
+    assert found["volume_cm3"] >= 0
+    assert (tmp_path / "o" / "segmentation.nii.gz").exists()
+    with pytest.raises(PathologyError, match="SEQUENCE=PATH"):
+        call("segment", bundle, "scan.nii.gz", "--out", tmp_path / "o")
+
+
+def test_predict_goes_on_after_a_broken_patient_and_resumes(bundle, folder, tmp_path):
+    cohort = tmp_path / "cohort"
+    for name in ("C000", "C001"):
+        (cohort / name).mkdir(parents=True)
+        source = folder / "images" / name / "CT_image.nii.gz"
+        (cohort / name / "CT_image.nii.gz").write_bytes(source.read_bytes())
+    (cohort / "broken").mkdir()
+    (cohort / "broken" / "CT_image.nii.gz").write_bytes(b"not a volume")
+    said = call("predict", bundle, cohort, "--out", tmp_path / "out", status=1)
+    assert "2 of 3 patients done" in said
+    assert "cannot be read" in said
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert list(table["status"]) == ["done", "done", "failed"]
+    assert {"patient_id", "study", "modality", "volume_cm3"} <= set(table.columns)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "constructed data" in page
+    assert "Research use only" in page
+    record = tmp_path / "out" / "studies" / "C000" / "study.json"
+    before = record.stat().st_mtime_ns
+    call("predict", bundle, cohort, "--out", tmp_path / "out", status=1)
+    assert record.stat().st_mtime_ns == before
+    # Other images under the same name are computed again.
+    (cohort / "C000" / "CT_image.nii.gz").write_bytes((cohort / "C001" / "CT_image.nii.gz").read_bytes())
+    call("predict", bundle, cohort, "--out", tmp_path / "out", status=1)
+    assert record.stat().st_mtime_ns > before
+    # The patient record reads the same folder.
+    studies = dict(read_radiology_results(tmp_path / "out"))
+    assert studies["C001"].modality == "CT"
+    assert "volume_cm3" in studies["C001"].findings
+
+
+def test_features_feed_evaluation_and_training(tmp_path):
+    fat_cohort(tmp_path, patients=12, size=16)
+    table, clinical = tmp_path / "f.csv", tmp_path / "clinical.csv"
+    said = call("features", tmp_path / "images", "--sequences", "CT,MR_T1", "--out", table)
+    assert "12 patients" in said
+    given = ["--clinical", clinical, "--features", table, "--folds", 2, "--set", "signature.inner_folds=2"]
+    said = call("evaluate", "yang-2022-lipoma", tmp_path / "images", *given)
+    assert "area under the ROC curve, clinical data alone" in said
+    assert "n = 12 patients" in said
+    said = call(
+        "train", "yang-2022-lipoma", tmp_path / "images", "--out", tmp_path / "m", "--no-evaluate", *given, *DATA
+    )
+    assert "nothing is known of its performance" in said
+
+
+def test_wrong_requests_are_refused(folder, tmp_path):
+    with pytest.raises(PathologyError, match="no radiology system 'nobody-1999'"):
+        call("evaluate", "nobody-1999", folder / "images")
+    with pytest.raises(PathologyError, match="no such setting"):
+        call("evaluate", "marin-2022", folder / "images", "--set", "colour=red")
+    with pytest.raises(PathologyError, match="threshold"):
+        call("evaluate", "marin-2022", folder / "images", "--set", "threshold=7")
+    with pytest.raises(PathologyError, match="no patient has MR_T1"):
+        call("features", folder / "images", "--sequences", "MR_T1", "--out", tmp_path / "x.csv")
+
+
+def test_register_draws_a_picture_to_check_by(tmp_path, mr):
+    image, _ = mr
+    write_nifti(image, tmp_path / "a.nii.gz")
+    write_nifti(image, tmp_path / "b.nii.gz")
+    said = call("register", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "--out", tmp_path / "o")
+    assert "mutual information" in said
+    assert (tmp_path / "o" / "check.png").stat().st_size > 5000
