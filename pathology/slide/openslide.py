@@ -61,12 +61,13 @@ class OpenSlideReader(SlideReader):
         self.path = path
         self._cache = openslide.OpenSlideCache(cache_bytes)
         self._lock = threading.Lock()
-        self._slide = self._open()
-        stated = self._slide.properties
+        slide = self._open()
+        self._slide: openslide.OpenSlide | None = slide
+        stated = slide.properties
         self.levels = tuple(
             Level(width, height, 1.0 if i == 0 else float(downsample), _tile_size(stated, i, width, height))
             for i, ((width, height), downsample) in enumerate(
-                zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
+                zip(slide.level_dimensions, slide.level_downsamples, strict=True)
             )
         )
         sides = [_number(stated.get(f"openslide.mpp-{axis}")) for axis in "xy"]
@@ -74,12 +75,11 @@ class OpenSlideReader(SlideReader):
         self.mpp = sum(known) / len(known) if known else None
         self.objective_power = _number(stated.get("openslide.objective-power"))
         self.vendor = stated.get("openslide.vendor")
-        profile = self._slide.color_profile
+        profile = slide.color_profile
         self.icc_profile = profile.tobytes() if profile is not None else None
         self.properties = MappingProxyType({"openslide version": openslide.__library_version__})
         self.fingerprint = file_fingerprint(_files_of(path), stated.get("openslide.quickhash-1", ""))
         self._unreadable: set[tuple[int, int, int]] = set()
-        self._closed = False
 
     def _open(self) -> openslide.OpenSlide:
         try:
@@ -104,11 +104,11 @@ class OpenSlideReader(SlideReader):
             return frozenset(self._unreadable)
 
     def close(self) -> None:
-        """Close the file.  Closing twice is allowed."""
+        """Close the file, once reads under way in other threads have ended.  Closing twice is allowed."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._slide.close()
+            # The library's object closes the file when nobody refers to it any more.  Closed at once, it would take
+            # the file from under a thread that is reading, and the process with it.
+            self._slide = None
 
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
         try:
@@ -118,9 +118,9 @@ class OpenSlideReader(SlideReader):
 
     def _compose(self, level: int, x: int, y: int, w: int, h: int) -> NDArray[np.uint8]:
         with self._lock:
-            if self._closed:
-                raise ValueError(f"{self.path}: the reader is closed")
             slide = self._slide
+            if slide is None:
+                raise ValueError(f"{self.path}: the reader is closed")
         downsample = self.levels[level].downsample
         place = (round(x * downsample), round(y * downsample))
         try:
@@ -128,7 +128,7 @@ class OpenSlideReader(SlideReader):
         except openslide.OpenSlideError:
             # OpenSlide refuses every later read after the first error, so the handle is replaced.
             with self._lock:
-                if slide is self._slide and not self._closed:
+                if slide is self._slide:
                     self._slide = self._open()
             raise
         return over_white(np.asarray(picture))

@@ -137,14 +137,6 @@ def _rgb_to_ycbcr(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(np.stack(planes, axis=2)), 0, 255), np.uint8)
 
 
-def _tiles(picture: Picture, factor: int, tile: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
-    """Yield a level's tiles row by row, the last ones filled up with white."""
-    width, height = picture.level_size(factor)
-    for y in range(0, height, tile[1]):
-        for x in range(0, width, tile[0]):
-            yield picture.reduced(factor, x, y, tile[0], tile[1])
-
-
 def _split_jpeg(data: bytes) -> tuple[bytes, bytes]:
     """Split a JPEG picture into shared tables and an abbreviated picture (ITU-T T.81, annex B.5)."""
     tables, rest = bytearray(b"\xff\xd8"), bytearray(b"\xff\xd8")
@@ -258,11 +250,12 @@ def _write_level(
     shared_tables = shared_tables and jpeg
 
     def segments() -> Iterator[bytes]:
-        for number, pixels in enumerate(_tiles(picture, factor, tile)):
+        for number in range(columns * -(-height // tile[1])):
             row, column = divmod(number, columns)
             if left_out is not None and left_out(index, column, row):
                 yield b""
                 continue
+            pixels = picture.reduced(factor, column * tile[0], row * tile[1], tile[0], tile[1])
             part = pixels if tiled else pixels[: min(tile[1], height - row * tile[1])]
             if predictor:
                 part = np.diff(part, axis=1, prepend=np.zeros_like(part[:, :1])).astype(np.uint8)
@@ -270,11 +263,9 @@ def _write_level(
             yield _split_jpeg(data)[1] if shared_tables else data
 
     tags: list[tuple[int, int, int, object, bool]] = []
-    if jpeg:
-        if shared_tables:
-            probe = np.zeros((16, 16, 3), np.uint8)
-            tables, _ = _split_jpeg(encode_tile(probe, compression, quality))
-            tags.append((347, 7, len(tables), tables, True))
+    if shared_tables:
+        tables, _ = _split_jpeg(encode_tile(np.zeros((16, 16, 3), np.uint8), compression, quality))
+        tags.append((347, 7, len(tables), tables, True))
     tif.write(
         segments(),
         shape=(height, width, 3),
@@ -376,8 +367,10 @@ def write_svs(
 
 
 def _thumbnail(picture: Picture) -> NDArray[np.uint8]:
-    factor = max(1, -(-max(picture.width, picture.height) // 256))
-    return picture.reduced(factor, 0, 0, *picture.level_size(factor))
+    """Sample the picture, a line at a time: the mean of all pixels of a huge slide would take hours."""
+    step = max(1, -(-max(picture.width, picture.height) // 256))
+    lines = [picture.window(0, y, picture.width, 1)[:, ::step] for y in range(0, picture.height, step)]
+    return np.concatenate(lines)
 
 
 def _forbidden() -> NDArray[np.uint8]:

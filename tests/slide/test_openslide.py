@@ -1,11 +1,14 @@
 """The OpenSlide backend, on formats OpenSlide knows."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import openslide
 import pytest
 
 from pathology.errors import UnsupportedSlideError
 from pathology.slide.openslide import OpenSlideReader
+from pathology.slide.tiff import TiffReader
 from pathology.testing.slide_reader_suite import SlideReaderSuite
 from pathology.testing.synthetic_slides import ArrayPicture, TissuePicture, write_svs
 
@@ -71,8 +74,6 @@ def test_a_damaged_tile_costs_its_own_place_only(tmp_path):
     with OpenSlideReader(path) as reader:
         wanted = reader.read(0, 0, 0, 640, 448)
     content = bytearray(path.read_bytes())
-    from pathology.slide.tiff import TiffReader
-
     with TiffReader(path) as direct:
         place = int(direct._stored[0].offsets[23])  # 10 tiles a row: the fourth of the third row
     content[place : place + 60] = bytes(60)
@@ -94,3 +95,27 @@ def test_refuses_what_openslide_does_not_know(tmp_path):
     path.write_bytes(bytes(range(256)) * 10)
     with pytest.raises(UnsupportedSlideError):
         OpenSlideReader(path)
+
+
+def test_closing_under_reading_threads(tmp_path):
+    """The file outlives the reads under way: nothing crashes, and what was read is right."""
+    path = write_svs(tmp_path / "a.svs", PICTURE, tile=64, factors=(1,))
+    for _ in range(5):
+        reader = OpenSlideReader(path)
+        whole = reader.read(0, 0, 0, 640, 448)
+
+        def work(reader=reader, whole=whole):
+            count = 0
+            while True:
+                try:
+                    got = reader.read(0, 0, 0, 640, 448)
+                except ValueError:
+                    return count
+                assert (got == whole).all()
+                count += 1
+
+        with ThreadPoolExecutor(3) as pool:
+            running = [pool.submit(work) for _ in range(3)]
+            reader.read(0, 0, 0, 640, 448)
+            reader.close()
+            assert all(task.result() >= 0 for task in running)
