@@ -32,7 +32,7 @@ from pathology.slide.tile_encoding import TileEncoding
 __all__ = ["DEFAULT_CACHE_BYTES", "StoredLevel", "TileDecoder", "TiledReader", "picture_decoder"]
 
 DEFAULT_CACHE_BYTES: Final = 32 * 2**20
-"""Decoded tiles a reader keeps, in bytes.  32 MiB are 170 tiles of 256 x 256: one tile row of a pass 43,000 pixels wide,
+"""Decoded tiles a reader keeps, in bytes.  32 MiB are 170 tiles of 256 x 256: one tile row of 43,000 pixels,
 or the border of a block of 10,000 pixels.  More helps only wider passes, and memory that falls out of the processor's
 cache makes every read a tenth slower."""
 
