@@ -275,7 +275,7 @@ def validate_clinical(
                 values.append(None)
         parsed[name or str(column)] = values
     rows = pd.DataFrame(parsed)
-    problems += _duplicates(rows["patient_id"].tolist())
+    problems += _duplicates(parsed["patient_id"])
     warnings: list[str] = []
     for i, row in enumerate(rows.to_dict("records")):
         known = {str(k): v for k, v in row.items() if v is not None and v == v}

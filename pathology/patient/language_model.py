@@ -115,23 +115,18 @@ def objections(text: str, plain: PlainText) -> tuple[str, ...]:
     text
         Proposed wording.
     plain
-        The page from the templates: its facts, and the numbers of its fixed sentences, are all that may be said.
+        The page from the templates; its facts are all the numbers that may be said.
     """
     found = []
-    # Fixed sentences hold numbers of their own ("of 100 people").
-    allowed = untraced_numbers(text, plain.facts) - untraced_numbers(text, ()) & _numbers_of(plain)
-    if allowed:
-        found.append(f"numbers that the record lacks ({', '.join(sorted(allowed))})")
+    lacking = untraced_numbers(text, plain.facts)
+    if lacking:
+        found.append(f"numbers that the record lacks ({', '.join(sorted(lacking))})")
     advice = _ADVICE.search(text)
     if advice:
         found.append(f"advice on treatment ('{advice.group(0)}')")
     if len(text) > 2 * len(plain.text()):
         found.append("more than twice as long as what was sent")
     return tuple(found)
-
-
-def _numbers_of(plain: PlainText) -> set[str]:
-    return untraced_numbers(plain.text(), ())
 
 
 def _kept(plain: PlainText, why: str) -> PlainText:

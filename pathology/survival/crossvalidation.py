@@ -394,6 +394,8 @@ def _inner_score(candidate: Candidate, folds: Sequence[tuple[Floats, Floats, Out
 
 
 def _groups(train: Floats, test: Floats, groups: int) -> tuple[str, ...]:
+    if np.ptp(train) <= TIED_RISK:
+        return ("undivided",) * len(test)
     try:
         return tuple(RiskGroups.cut(train, groups).assign(test))
     except UsageError:

@@ -274,7 +274,8 @@ class DeepSurv(_NetworkModel):
 
     def predict_survival(self, x: Floats, times: npt.ArrayLike) -> Floats:
         """Return survival probabilities, shape (N, T); see :meth:`SurvivalModel.predict_survival`."""
-        hazard: Floats = np.outer(np.exp(self.predict_risk(x)), np.atleast_1d(self._baseline(times)))
+        ratio = np.exp(np.clip(self.predict_risk(x), -500, 500))
+        hazard: Floats = np.outer(ratio, np.atleast_1d(self._baseline(times)))
         return np.exp(-hazard)
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
