@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
+
+from pathology.networks.darknet import Darknet
 
 __all__ = ["WindowDetector", "strongest_boxes"]
 
@@ -58,7 +60,7 @@ class WindowDetector:
     Parameters
     ----------
     network
-        A :class:`pathology.networks.darknet.Darknet`, in evaluation mode.
+        In evaluation mode.
     device
         Where it runs.
     batch_size
@@ -71,7 +73,7 @@ class WindowDetector:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Darknet,
         *,
         device: torch.device,
         batch_size: int = 8,

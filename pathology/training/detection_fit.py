@@ -123,8 +123,8 @@ class Fitted:
 class _Average:
     """Exponential moving average of weights and of normalisation statistics."""
 
-    def __init__(self, network: nn.Module, keep: float) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+    def __init__(self, network: Darknet, keep: float) -> None:
+        self.network: Darknet = copy.deepcopy(network).eval().requires_grad_(False)
         self._keep, self._steps = keep, 0
 
     @torch.no_grad()
@@ -221,7 +221,7 @@ def fit_detector(
             maps = network(batch.images.contiguous(memory_format=torch.channels_last))
         total, box, objectness = loss_of(maps, batch.images.shape[-1], batch.targets, batch.ignored)
         optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         size = nn.utils.clip_grad_norm_(network.parameters(), 10.0)
         # A step that is no number would end the training; the next batch is another one.
         if bool(size.isfinite()):
