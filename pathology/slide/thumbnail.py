@@ -146,7 +146,8 @@ class Reduction:
         region = self._reader.read_region(self.level, left, top, width, height)
         level, (full_width, full_height) = self._reader.levels[self.level], self._reader.dimensions
         for bad in region.unreadable:
-            self.unreadable.append(_scaled(bad, full_width / level.width, full_height / level.height))
+            within_level = Rect(left + bad.x, top + bad.y, bad.width, bad.height)
+            self.unreadable.append(_scaled(within_level, full_width / level.width, full_height / level.height))
         return region.pixels.reshape(height, -1).astype(np.float32)
 
 

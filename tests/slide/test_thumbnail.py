@@ -48,7 +48,7 @@ class ArraySlide(SlideReader):
         if right <= left or bottom <= top:
             return Region(pixels)
         pixels[top - y : bottom - y, left - x : right - x] = 255
-        return Region(pixels, (Rect(left, top, right - left, bottom - top),))
+        return Region(pixels, (Rect(left - x, top - y, right - left, bottom - top),))
 
 
 def exact(image, out_height, out_width):
