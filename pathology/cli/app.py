@@ -89,6 +89,10 @@ def score_command(
     scheduler: Scheduler = None,
     stride: Stride = None,
     min_tissue: MinTissue = 0.5,
+    quality: Annotated[
+        bool,
+        typer.Option("--quality/--no-quality", help="Leave out patches spoilt by pen, blur, folds, bubbles, dirt."),
+    ] = False,
     engine: Engine = "auto",
     device: Device = None,
     precision: Annotated[str, typer.Option("--precision", help="fast, or exact: everything in fp32.")] = "fast",
@@ -110,6 +114,7 @@ def score_command(
             scheduler=scheduler,
             stride=stride,
             min_tissue=min_tissue,
+            quality=quality,
             engine=engine,
             device=device,
             precision=precision,
@@ -139,12 +144,29 @@ def tile_command(
         typer.Option("--out", "-o", help="Folder for the patch stores, one <slide>.zarr each.", show_default=False),
     ],
     patch: Annotated[int, typer.Option("--patch", help="Side of a patch in pixels.")] = 224,
-    target_mpp: Annotated[float, typer.Option("--target-mpp", help="Micrometres per pixel of the patches.")] = 1.0,
+    target_mpp: Annotated[
+        str,
+        typer.Option(
+            "--target-mpp", help="Micrometres per pixel of the patches, or native: as in each slide's finest level."
+        ),
+    ] = "1.0",
     stride: Stride = None,
     min_tissue: MinTissue = 0.5,
     pixels: Annotated[
-        str, typer.Option("--pixels", help="reference: coordinates only; decoded: pixels as well.")
+        str,
+        typer.Option(
+            "--pixels",
+            help="reference: coordinates only; encoded: the slide's own compressed tiles, where the patches are these; "
+            "decoded: pixels.",
+        ),
     ] = "reference",
+    stain: Annotated[
+        str, typer.Option("--stain", help="Stain normalisation: none, macenko, reinhard, vahadane.")
+    ] = "none",
+    quality: Annotated[
+        bool,
+        typer.Option("--quality/--no-quality", help="Leave out patches spoilt by pen, blur, folds, bubbles, dirt."),
+    ] = True,
     mpp: Mpp = None,
     workers: Workers = None,
     verbose: Verbose = False,
@@ -161,6 +183,8 @@ def tile_command(
             stride=stride,
             min_tissue=min_tissue,
             pixels=pixels,
+            stain=stain,
+            quality=quality,
             mpp=mpp,
             workers=workers,
             verbose=verbose,
@@ -188,6 +212,25 @@ def heatmap_command(
     from pathology.cli.heatmap import run
 
     run(slide, model, out, class_name=class_name, width=width, mpp=mpp, engine=engine, device=device)
+
+
+@app.command("view")
+def view_command(
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="Results folders of pathology score; several to compare models.", show_default=False),
+    ],
+    slides: Annotated[
+        list[Path] | None,
+        typer.Option("--slides", help="Folder where slides are now, if they were moved.", show_default=False),
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+) -> None:
+    """Look at results in the browser: table, slides, heatmaps, detections."""
+    from pathology.cli.view import run
+
+    run(results, slides=slides or [], port=port, browser=browser)
 
 
 @app.command("export")

@@ -21,6 +21,7 @@ def run(
     scheduler: str | None,
     stride: int | None,
     min_tissue: float,
+    quality: bool,
     engine: str,
     device: str | None,
     precision: str,
@@ -34,7 +35,9 @@ def run(
     from pathology.scoring.batch import score
 
     try:
-        settings = ScoreSettings.model_validate({"stride": stride, "min_tissue": min_tissue, "precision": precision})
+        settings = ScoreSettings.model_validate(
+            {"stride": stride, "min_tissue": min_tissue, "precision": precision, "quality": {} if quality else None}
+        )
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
@@ -63,6 +66,7 @@ def run(
     if failed and batch.unchanged:
         print("  (slides that failed before are tried again with --retry-failed)")
     if verbose:
-        print(f"Stored tiles decoded for patches: {batch.decoded_tiles}.")
+        for slide_id, tiles in batch.tiles.items():
+            print(f"  {slide_id}: stored tiles: {tiles}")
     print(f"Table:  {out / 'results.csv'}\nReport: {out / 'index.html'}\nResearch use only.")
     return 1 if failed else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 __all__ = ["run"]
 
@@ -13,10 +13,12 @@ def run(
     out: Path,
     *,
     patch: int,
-    target_mpp: float,
+    target_mpp: str,
     stride: int | None,
     min_tissue: float,
     pixels: str,
+    stain: str,
+    quality: bool,
     mpp: float | None,
     workers: int | None,
     verbose: bool,
@@ -27,27 +29,41 @@ def run(
     from pathology.cli.display import shown_progress
     from pathology.errors import UsageError
     from pathology.scoring.stores import tile
-    from pathology.settings import GridSettings
+    from pathology.settings import GridSettings, QualitySettings
+    from pathology.slide.stain import StainMethod
     from pathology.tiling.store import StoreMode
 
-    modes = get_args(StoreMode)
-    if pixels not in modes:
-        raise UsageError(f"--pixels {pixels!r} does not exist", remedy=f"Choose one of: {', '.join(modes)}")
+    modes, stains = get_args(StoreMode), ("none", *get_args(StainMethod))
+    for name, value, allowed in (("pixels", pixels, modes), ("stain", stain, stains)):
+        if value not in allowed:
+            raise UsageError(f"--{name} {value!r} does not exist", remedy=f"Choose one of: {', '.join(allowed)}")
+    native = target_mpp == "native"
     try:
-        settings = GridSettings(patch=patch, mpp=target_mpp, stride=stride or patch, min_tissue=min_tissue)
+        grid: dict[str, Any] = {"patch": patch, "stride": stride or patch, "min_tissue": min_tissue}
+        settings = GridSettings.model_validate(grid if native else {**grid, "mpp": target_mpp})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--{str(first['loc'][0]) if first['loc'] else 'stride'}: {first['msg']}") from error
+        name = {"mpp": "target-mpp"}.get(str(first["loc"][0]), str(first["loc"][0])) if first["loc"] else "stride"
+        raise UsageError(f"--{name.replace('_', '-')}: {first['msg']}") from error
     with shown_progress() as display:
-        tiled, decoded = tile(
-            slides, out, settings, mode=cast(StoreMode, pixels), mpp=mpp, workers=workers, progress=display
+        tiled = tile(
+            slides,
+            out,
+            settings,
+            mode=cast(StoreMode, pixels),
+            native=native,
+            quality=QualitySettings() if quality else None,
+            stain=cast(Any, stain),
+            mpp=mpp,
+            workers=workers,
+            progress=display,
         )
-    failed = [result for result in tiled if result.error]
     for result in tiled:
         if result.error:
             print(f"failed: {result.slide_id}: {result.error}")
-        else:
-            print(f"{result.store}: {result.patches} patches{' (finished before)' if result.unchanged else ''}")
-    if verbose:
-        print(f"Stored tiles decoded for patches: {decoded}.")
-    return 1 if failed else 0
+            continue
+        left_out = f", {result.left_out} left out for quality" if result.left_out else ""
+        print(f"{result.store}: {result.patches} patches{left_out}{' (finished before)' if result.unchanged else ''}")
+        if verbose:
+            print(f"  stored tiles: {result.tiles}")
+    return 1 if any(result.error for result in tiled) else 0

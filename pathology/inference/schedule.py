@@ -19,6 +19,7 @@ from distributed.scheduler import KilledWorker
 
 from pathology.inference.cluster import Workers
 from pathology.inference.progress import Progress
+from pathology.tiling.tile_work import TileWork
 
 __all__ = ["ChunkDone", "Failure", "Job", "Prepared", "Steps", "run_slides"]
 
@@ -31,6 +32,8 @@ class Prepared:
     """Places of the blocks still to do."""
     patches: int
     """Patches in those blocks."""
+    stored_tiles: int = 0
+    """Distinct stored tiles under those blocks."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class ChunkDone:
     """Some blocks of a slide, done and on disk."""
 
     patches: int
-    decoded_tiles: int
-    """Stored tiles decoded; one decoded twice counts twice."""
+    tiles: TileWork
+    """What reading them took."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Steps(Generic[J, T]):
 
 def run_slides(
     jobs: Sequence[J], steps: Steps[J, T], pool: Workers, settled: Callable[[T], None], progress: Progress
-) -> int:
+) -> dict[str, TileWork]:
     """Take every slide through its steps.
 
     Parameters
@@ -100,8 +103,8 @@ def run_slides(
 
     Returns
     -------
-    int
-        Stored tiles decoded for blocks.
+    dict of str to TileWork
+        By slide: what reading its blocks took.
     """
 
     def event(message: Any) -> None:  # noqa: ANN401 - Dask's event
@@ -115,7 +118,7 @@ def run_slides(
     for suspect in batch.suspects:
         again: Any = replace(suspect, attempt=suspect.attempt + 1)  # type: ignore[type-var]
         batch.run(deque([again]), at_once=1)
-    return batch.decoded
+    return batch.tiles
 
 
 _TOPIC = "pathology-progress"
@@ -151,7 +154,7 @@ class _Batch(Generic[J, T]):
         self._owners: dict[Future[Any], _Slide[J]] = {}
         self._completed = as_completed([], loop=self._client.loop)
         self.suspects: list[J] = []
-        self.decoded = 0
+        self.tiles: dict[str, TileWork] = {}
 
     def run(self, jobs: deque[J], *, at_once: int) -> None:
         """Take slides through their steps, ``at_once`` of them on their way."""
@@ -203,6 +206,7 @@ class _Batch(Generic[J, T]):
             self._settled(self._steps.failed(slide.job, outcome))
         elif isinstance(outcome, Prepared):
             self._progress.prepared(slide.job.slide_id, outcome.patches)
+            self._count(slide, TileWork(needed=outcome.stored_tiles))
             parts = _parts(outcome.blocks, self._slots)
             slide.chunks = len(parts)
             for part in parts:
@@ -210,11 +214,15 @@ class _Batch(Generic[J, T]):
             self._finish_if_done(slide)
         elif isinstance(outcome, ChunkDone):
             slide.chunks -= 1
-            self.decoded += outcome.decoded_tiles
+            self._count(slide, outcome.tiles)
             self._finish_if_done(slide)
         else:
             slide.over = True
             self._settled(outcome)
+
+    def _count(self, slide: _Slide[J], tiles: TileWork) -> None:
+        name = slide.job.slide_id
+        self.tiles[name] = self.tiles.get(name, TileWork()) + tiles
 
     def _finish_if_done(self, slide: _Slide[J]) -> None:
         if slide.chunks == 0:

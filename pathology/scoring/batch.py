@@ -9,9 +9,9 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from pathology.outputs.atomic import write_text
 from pathology.scoring.jobs import SlideJob, source_signature
 from pathology.scoring.selection import SlideEntry, select_slides
 from pathology.settings import ScoreSettings
+from pathology.tiling.tile_work import TileWork
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
@@ -45,14 +46,14 @@ class BatchResult:
         One result a slide, in the order of the selection.
     unchanged
         How many of them were finished by an earlier run.
-    decoded_tiles
-        Stored tiles decoded for patches in this run.
+    tiles
+        What reading patches took in this run, by slide.
     """
 
     out: Path
     slides: tuple[SlideResult, ...]
     unchanged: int
-    decoded_tiles: int = 0
+    tiles: Mapping[str, TileWork] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[SlideResult, ...]:
@@ -142,7 +143,7 @@ def score(
         unchanged = len(results)
         progress.began(len(todo), unchanged)
         order = [job.slide_id for job in jobs]
-        decoded = 0
+        tiles: dict[str, TileWork] = {}
         if todo:
             record = _run_record(bundle, settings, mpp, workers, scheduler, engine, device)
             record["engine_used"] = _earlier_engine(out, bundle, engine)
@@ -157,7 +158,7 @@ def score(
                 record["engine_used"] = name
                 _write_run(out, {**record, "state": "running"})
 
-            decoded, used = _run(
+            tiles, used = _run(
                 todo,
                 settled,
                 progress,
@@ -172,7 +173,7 @@ def score(
         if todo or not (out / "index.html").exists():
             _write_index(out, [results[name] for name in order], bundle)
             _write_tables(out, [results[name] for name in order], bundle)
-    return BatchResult(out, tuple(results[name] for name in order), unchanged, decoded)
+    return BatchResult(out, tuple(results[name] for name in order), unchanged, tiles)
 
 
 # -- the results folder -------------------------------------------------------------------------------------------
@@ -377,7 +378,7 @@ def _run(
     device: str | None,
     engine_used: str,
     chosen: Callable[[str], None],
-) -> tuple[int, str]:
+) -> tuple[dict[str, TileWork], str]:
     # Imported here: an unchanged batch needs neither Dask nor torch and is answered at once.
     from pathology.inference.cluster import connect, default_workers
     from pathology.inference.schedule import Steps, run_slides

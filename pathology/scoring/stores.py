@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from pathology.errors import NoTissueError, OutputError, StoreError, UsageError
+import numpy as np
+
+from pathology.errors import OutputError, StoreError, UsageError
 from pathology.inference.progress import Progress, SilentProgress
 from pathology.inference.schedule import ChunkDone, Failure, Prepared, Steps, run_slides
 from pathology.scoring.guard import guarded
-from pathology.scoring.selection import SlideEntry, select_slides
-from pathology.settings import GridSettings, TissueSettings
+from pathology.scoring.preparation import Stain, prepare, write_quality_picture
+from pathology.scoring.readers import lent_reader
+from pathology.scoring.selection import select_slides
+from pathology.settings import GridSettings, QualitySettings, TissueSettings
+from pathology.slide.reader import SlideReader
+from pathology.tiling.blocks import BlockReader
+from pathology.tiling.order import compact_order
 from pathology.tiling.store import PatchStore, StoreMode
+from pathology.tiling.stored_tiles import StoredTiles, on_stored_tiles
+from pathology.tiling.tile_work import TileWork, tiles_under
 
 __all__ = ["TileJob", "TiledSlide", "tile"]
 
@@ -29,10 +39,18 @@ class TileJob:
     option_mpp: float | None
     manifest_mpp: float | None
     grid: GridSettings
+    native: bool
     tissue: TissueSettings
+    quality: QualitySettings | None
+    stain: Stain
     mode: StoreMode
     store: Path
     attempt: int = 1
+
+    @property
+    def picture(self) -> Path:
+        """Where the picture of tissue and quality goes."""
+        return self.store.with_suffix(".quality.png")
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,10 @@ class TiledSlide:
         Its patch store.
     patches
         Number of patches in it.
+    left_out
+        Number of patches left out for their quality.
+    tiles
+        Stored tiles needed, decoded and reused in this run; ``encoded`` stores decode none.
     unchanged
         Whether an earlier run had finished it.
     error
@@ -57,6 +79,8 @@ class TiledSlide:
     path: Path
     store: Path
     patches: int = 0
+    left_out: int = 0
+    tiles: TileWork = field(default_factory=TileWork)
     unchanged: bool = False
     error: str = ""
 
@@ -67,12 +91,18 @@ def tile(
     grid: GridSettings | None = None,
     *,
     mode: StoreMode = "reference",
+    native: bool = False,
     tissue: TissueSettings | None = None,
+    quality: QualitySettings | None = None,
+    stain: Stain = "none",
     mpp: float | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> tuple[tuple[TiledSlide, ...], int]:
+) -> tuple[TiledSlide, ...]:
     """Cut slides into patch stores ``<slide_id>.zarr``; an interrupted run goes on with the next block.
+
+    Beside each store whose quality was looked at lies ``<slide_id>.quality.png``: the slide, its tissue and what was
+    left out.
 
     Parameters
     ----------
@@ -83,13 +113,20 @@ def tile(
     grid
         Patch size, scale, stride; ``None``: 224 px at 1 µm/px.
     mode
-        ``reference``: coordinates only; ``decoded``: pixels as well.
+        ``reference``: coordinates only; ``encoded``: the slide's own compressed tiles, where the grid is theirs;
+        ``decoded``: pixels.
+    native
+        Take patches at the scale of each slide's finest level, whatever ``grid.mpp`` is.
     tissue
         How tissue is found.
+    quality
+        When a patch is spoilt and left out; ``None`` does not look.
+    stain
+        Stain normalisation, fitted once for each slide.
     mpp
         Micrometres per level-0 pixel of every slide, overriding what files and manifests say.
     workers
-        Local worker processes; ``None``: one.
+        Local worker processes, each of which reads two blocks at once; ``None``: one for every two cores.
     progress
         Told how the batch advances.
 
@@ -97,18 +134,21 @@ def tile(
     -------
     tuple of TiledSlide
         One a slide, failed ones included.
-    int
-        Stored tiles decoded in this run.
 
     Raises
     ------
     UsageError
-        If the selection is unusable.
+        If the selection is unusable, or stain normalisation is asked for with ``encoded``.
     OutputError
         If ``out`` cannot be written.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; it must be at least 1")
+    if mode == "encoded" and stain != "none":
+        raise UsageError(
+            "the slide's own compressed tiles cannot be stain-normalised",
+            remedy="Choose --pixels decoded, or --pixels reference, which normalises when patches are read",
+        )
     progress = progress or SilentProgress()
     entries = select_slides([slides] if isinstance(slides, str | PathLike) else slides)
     out = Path(out).absolute()
@@ -116,11 +156,25 @@ def tile(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"stores cannot be written here ({error.strerror})", where=out) from error
-    jobs = [_job(entry, out, grid or GridSettings(), tissue or TissueSettings(), mode, mpp) for entry in entries]
+    jobs = [
+        TileJob(
+            entry.slide_id,
+            entry.path.absolute(),
+            mpp,
+            entry.mpp,
+            grid or GridSettings(),
+            native,
+            tissue or TissueSettings(),
+            quality,
+            stain,
+            mode,
+            out / f"{entry.slide_id}.zarr",
+        )
+        for entry in entries
+    ]
     results = {job.slide_id: earlier for job in jobs if (earlier := _earlier(job)) is not None}
     todo = [job for job in jobs if job.slide_id not in results]
     progress.began(len(todo), len(results))
-    decoded = 0
     if todo:
         from pathology.inference.cluster import connect
 
@@ -129,26 +183,26 @@ def tile(
             outcome = result.error or f"{result.patches} patches"
             progress.finished(result.slide_id, outcome, failed=bool(result.error))
 
-        with connect(workers=workers or 1) as pool:
+        with connect(workers=workers or max(1, (os.cpu_count() or 1) // 2)) as pool:
             progress.workers(pool.slots, pool.dashboard)
-            decoded = run_slides(todo, Steps(_prepare, _chunk, _finish, _failed), pool, settled, progress)
-    return tuple(results[job.slide_id] for job in jobs), decoded
-
-
-def _job(
-    entry: SlideEntry, out: Path, grid: GridSettings, tissue: TissueSettings, mode: StoreMode, mpp: float | None
-) -> TileJob:
-    store = out / f"{entry.slide_id}.zarr"
-    return TileJob(entry.slide_id, entry.path.absolute(), mpp, entry.mpp, grid, tissue, mode, store)
+            work = run_slides(todo, Steps(_prepare, _chunk, _finish, _failed), pool, settled, progress)
+        for slide_id, tiles in work.items():
+            results[slide_id] = replace(results[slide_id], tiles=tiles)
+    return tuple(results[job.slide_id] for job in jobs)
 
 
 def _asked(job: TileJob) -> dict[str, Any]:
     """What the store's attributes must say for it to be the one asked for."""
     return {
-        "grid": job.grid.model_dump(mode="json"),
-        "tissue": job.tissue.model_dump(mode="json"),
-        "mode": job.mode,
-        "given_mpp": [job.option_mpp, job.manifest_mpp],
+        "asked": {
+            "grid": job.grid.model_dump(mode="json", exclude={"mpp"} if job.native else None),
+            "native": job.native,
+            "tissue": job.tissue.model_dump(mode="json"),
+            "quality": job.quality.model_dump(mode="json") if job.quality is not None else None,
+            "stain": job.stain,
+            "mode": job.mode,
+            "mpp": [job.option_mpp, job.manifest_mpp],
+        }
     }
 
 
@@ -163,32 +217,31 @@ def _earlier(job: TileJob) -> TiledSlide | None:
             with open_slide(job.path) as reader:
                 if reader.fingerprint != store.fingerprint:
                     return None
-            return TiledSlide(job.slide_id, job.path, job.store, len(store), unchanged=True)
+            return _tiled(job, store, unchanged=True)
     except (StoreError, OSError, ValueError):
         return None
 
 
+def _tiled(job: TileJob, store: PatchStore, *, unchanged: bool = False) -> TiledSlide:
+    left_out = len(store.left_out) if store.left_out is not None else 0
+    return TiledSlide(job.slide_id, job.path, job.store, len(store), left_out, unchanged=unchanged)
+
+
 @guarded
 def _prepare(job: TileJob) -> Prepared:
-    import numpy as np
-
-    from pathology.slide.open import open_slide
-    from pathology.slide.scale import resolve_mpp
-    from pathology.slide.thumbnail import thumbnail
-    from pathology.slide.tissue import find_tissue
-    from pathology.tiling.grid import Grid, TissueShare
-    from pathology.tiling.plan import plan_tiles
-
-    with open_slide(job.path) as reader:
-        scale = resolve_mpp(reader, option=job.option_mpp, manifest=job.manifest_mpp)
-        overview = thumbnail(reader, scale.mpp, job.tissue.mpp)
-        mask = find_tissue(overview.pixels, overview.mpp, job.tissue).mask
-        plan = plan_tiles(Grid(job.grid, reader.dimensions, scale.mpp), TissueShare(mask, reader.dimensions))
-        if not len(plan):
-            raise NoTissueError(
-                "no tissue was found" if not mask.any() else "no patch holds enough tissue",
-                remedy="Look at the slide; if it holds tissue, lower --min-tissue",
-            )
+    with lent_reader(job.path) as lent:
+        reader = lent.reader
+        slide = prepare(
+            reader,
+            option_mpp=job.option_mpp,
+            manifest_mpp=job.manifest_mpp,
+            tissue=job.tissue,
+            quality=job.quality,
+            grid=lambda mpp: _grid(job, reader, mpp),
+            stain=job.stain,
+        )
+        lent.take_work()  # what finding tissue took is not what reading blocks takes
+        plan = slide.plan
         store = PatchStore.create(
             job.store,
             plan,
@@ -198,32 +251,43 @@ def _prepare(job: TileJob) -> Prepared:
             description={
                 **_asked(job),
                 "reader": reader.backend,
-                "mpp_source": scale.source,
-                "tissue_mm2": float(mask.mean() * np.prod(reader.dimensions) * (scale.mpp / 1000) ** 2),
+                "mpp_source": slide.scale.source,
+                "tissue_mm2": slide.tissue_mm2,
+                "warnings": list(slide.warnings),
             },
+            tiles=StoredTiles(reader, plan.grid) if job.mode == "encoded" else None,
+            stain=slide.stain,
         )
-    if job.mode == "reference":
-        return Prepared((), 0)
-    todo = [k for k in range(len(plan.blocks)) if not store.has_block(k)]
-    return Prepared(tuple(todo), int(np.diff(plan.offsets)[todo].sum()))
+        write_quality_picture(job.picture, slide, job.slide_id)
+        if job.mode == "reference":
+            return Prepared((), 0)
+        todo = compact_order(plan, (k for k in range(len(plan.blocks)) if not store.has_block(k)))
+        patches = int(np.diff(plan.offsets)[list(todo)].sum())
+        return Prepared(todo, patches, patches if job.mode == "encoded" else tiles_under(reader, plan, todo))
+
+
+def _grid(job: TileJob, reader: SlideReader, mpp: float) -> GridSettings:
+    grid = job.grid.model_copy(update={"mpp": mpp}) if job.native else job.grid
+    return on_stored_tiles(reader, grid, mpp) if job.mode == "encoded" else grid
 
 
 @guarded
 def _chunk(job: TileJob, ks: tuple[int, ...], report: Callable[[int], None]) -> ChunkDone:
-    from pathology.slide.open import open_slide
-    from pathology.tiling.blocks import BlockReader
-
     store = PatchStore.resume(job.store)
     plan = store.plan
     done = 0
-    with open_slide(job.path) as reader:
-        blocks = BlockReader(reader, plan.grid)
+    with lent_reader(job.path) as lent:
+        tiles = StoredTiles(lent.reader, plan.grid) if job.mode == "encoded" else None
+        blocks = BlockReader(lent.reader, plan.grid, store.stain.apply if store.stain is not None else None)
         for k in ks:
-            patches = blocks.read(int(plan.blocks[k]), plan.positions[plan.of_block(k)])
-            store.write_block(k, patches)
-            done += len(patches.pixels)
-            report(len(patches.pixels))
-        return ChunkDone(done, reader.tile_counts.decoded)
+            positions = plan.positions[plan.of_block(k)]
+            if tiles is not None:
+                store.write_tiles(k, *tiles.read(int(plan.blocks[k]), positions))
+            else:
+                store.write_block(k, blocks.read(int(plan.blocks[k]), positions))
+            done += len(positions)
+            report(len(positions))
+        return ChunkDone(done, lent.take_work())
 
 
 @guarded
@@ -231,11 +295,11 @@ def _finish(job: TileJob, seconds: float) -> TiledSlide:
     del seconds  # a store says what was done, not how long it took
     store = PatchStore.resume(job.store)
     store.finish()
-    return TiledSlide(job.slide_id, job.path, job.store, len(store))
+    return _tiled(job, store)
 
 
 def _failed(job: TileJob, failure: Failure) -> TiledSlide:
     # A store that was never begun leaves nothing behind; one with finished blocks stays to be resumed.
-    if job.store.exists() and not any(job.store.rglob("c")):
+    if job.store.exists() and not any((job.store / "pixels").glob("c.*")):
         shutil.rmtree(job.store, ignore_errors=True)
     return TiledSlide(job.slide_id, job.path, job.store, error=failure.reason)

@@ -9,6 +9,7 @@ interrupted run loses at most the blocks in flight.  None of them raises for a b
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -18,13 +19,16 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from pathology.errors import NoTissueError, OutputError
+from pathology.errors import OutputError
+from pathology.inference.cluster import THREADS
 from pathology.inference.schedule import ChunkDone, Prepared
 from pathology.scoring.guard import guarded
 from pathology.scoring.jobs import SlideJob, source_signature
 from pathology.settings import GridSettings
-from pathology.tiling.grid import Grid, TissueShare
-from pathology.tiling.plan import TilePlan, plan_tiles
+from pathology.tiling.grid import Grid
+from pathology.tiling.order import compact_order
+from pathology.tiling.plan import TilePlan
+from pathology.tiling.tile_work import tiles_under
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +50,7 @@ _READERS_FOR_GPU = 8
 
 _PLAN = "plan.npz"
 _ABOUT = "about.json"
+_SPOILT = "spoilt_"
 
 
 def grid_settings(job: SlideJob, card: Card) -> GridSettings:
@@ -76,12 +81,26 @@ class _Loaded:
         wanted = (job.weights_sha256, str(job.bundle), kind, str(job.device), job.settings.precision)
         with self._lock:
             if wanted not in self._engines:
-                engine = make_engine(load(job), kind=kind, device=job.device, precision=job.settings.precision)
+                engine = make_engine(
+                    load(job), kind=kind, device=job.device, precision=job.settings.precision, threads=_threads()
+                )
                 self._engines[wanted] = engine, threading.Lock()
             return self._engines[wanted]
 
 
 _loaded = _Loaded()
+
+
+def _threads() -> int | None:
+    """Cores this worker process may use; see :data:`pathology.inference.cluster.THREADS`."""
+    from distributed import get_worker
+
+    if given := os.environ.get(THREADS):
+        return int(given)
+    try:
+        return int(get_worker().state.nthreads)
+    except ValueError:  # not inside a Dask worker
+        return None
 
 
 def load(job: SlideJob) -> Bundle:
@@ -105,10 +124,9 @@ def engine_for(job: SlideJob) -> str:
 def prepare_slide(job: SlideJob) -> Prepared:
     """Open the slide, find its tissue, choose its patches; or take up what an earlier run left."""
     from pathology.outputs.slide_folder import OVERVIEW_LONGEST_SIDE
+    from pathology.scoring.preparation import prepare, write_quality_picture
     from pathology.slide.open import open_slide
-    from pathology.slide.scale import resolve_mpp
     from pathology.slide.thumbnail import thumbnail
-    from pathology.slide.tissue import find_tissue
 
     started = time.time()
     job.work.mkdir(parents=True, exist_ok=True)
@@ -121,18 +139,19 @@ def prepare_slide(job: SlideJob) -> Prepared:
         else:
             shutil.rmtree(job.work)
             job.work.mkdir()
-            scale = resolve_mpp(reader, option=job.option_mpp, manifest=job.manifest_mpp)
-            tissue = find_tissue(
-                thumbnail(reader, scale.mpp, job.settings.tissue.mpp).pixels,
-                job.settings.tissue.mpp,
-                job.settings.tissue,
+            slide = prepare(
+                reader,
+                option_mpp=job.option_mpp,
+                manifest_mpp=job.manifest_mpp,
+                tissue=job.settings.tissue,
+                quality=job.settings.quality,
+                grid=lambda _: grid_settings(job, card),
+                stain=card.stain,
             )
-            mask = tissue.mask
+            plan, mpp = slide.plan, slide.scale.mpp
+            write_quality_picture(job.out / "quality.png", slide, job.slide_id)
             # The picture everything is drawn on: a small slide deserves a finer one than the mask's.
             shrink = max(1.0, max(reader.dimensions) / OVERVIEW_LONGEST_SIDE)
-            overview = thumbnail(reader, scale.mpp, scale.mpp * shrink).pixels
-            grid = Grid(grid_settings(job, card), reader.dimensions, scale.mpp)
-            plan = plan_tiles(grid, TissueShare(mask, reader.dimensions))
             np.savez(
                 job.work / _PLAN,
                 coords=plan.coords,
@@ -140,8 +159,10 @@ def prepare_slide(job: SlideJob) -> Prepared:
                 positions=plan.positions,
                 blocks=plan.blocks,
                 offsets=plan.offsets,
-                overview=overview,
-                mask=mask,
+                overview=thumbnail(reader, mpp, mpp * shrink).pixels,
+                mask=slide.tissue.mask,
+                allow_pickle=False,
+                **{f"{_SPOILT}{name}": mask for name, mask in (slide.quality.masks if slide.quality else {}).items()},
             )
             about = {
                 "key": key,
@@ -149,25 +170,18 @@ def prepare_slide(job: SlideJob) -> Prepared:
                 "signature": source_signature(job.path),
                 "reader": reader.backend,
                 "dimensions": list(reader.dimensions),
-                "mpp": scale.mpp,
-                "mpp_source": scale.source,
-                "warnings": [scale.warning] if scale.warning else [],
-                "tissue_mm2": float(
-                    mask.mean() * reader.dimensions[0] * reader.dimensions[1] * (scale.mpp / 1000) ** 2
-                ),
-                "grid": grid.settings.model_dump(mode="json"),
+                "mpp": mpp,
+                "mpp_source": slide.scale.source,
+                "warnings": list(slide.warnings),
+                "tissue_mm2": slide.tissue_mm2,
+                "grid": plan.grid.settings.model_dump(mode="json"),
+                "stain": slide.stain.record() if slide.stain is not None else None,
                 "seconds": 0.0,
             }
-            if not len(plan):
-                raise NoTissueError(
-                    "no tissue was found" if not mask.any() else "no patch holds enough tissue",
-                    remedy="Look at the slide; if it holds tissue, lower --min-tissue",
-                )
-    about["seconds"] = float(about["seconds"]) + time.time() - started
-    _write_about(job, about)
-    todo = [k for k in range(len(plan.blocks)) if not _block_file(job, k).exists()]
-    sizes = np.diff(plan.offsets)
-    return Prepared(tuple(todo), int(sizes[todo].sum()))
+        about["seconds"] = float(about["seconds"]) + time.time() - started
+        _write_about(job, about)
+        todo = compact_order(plan, (k for k in range(len(plan.blocks)) if not _block_file(job, k).exists()))
+        return Prepared(todo, int(np.diff(plan.offsets)[list(todo)].sum()), tiles_under(reader, plan, todo))
 
 
 def _read_about(job: SlideJob) -> dict[str, Any]:
@@ -215,11 +229,13 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
         Called with the number of patches whenever a block is done.
     """
     from pathology.inference.pipeline import predict_blocks
-    from pathology.slide.open import open_slide
+    from pathology.scoring.readers import lent_reader
+    from pathology.slide.stain import StainNormaliser
     from pathology.tiling.blocks import BlockReader
 
     about = _read_about(job)
     plan = _load_plan(job, about)
+    stain = StainNormaliser.from_record(about["stain"]) if about["stain"] is not None else None
     engine, turn = _loaded.engine(job)
 
     def predict(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -227,15 +243,14 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
             return engine.predict(patches)
 
     done = 0
-    with open_slide(job.path) as reader:
-        blocks = BlockReader(reader, plan.grid)
+    with lent_reader(job.path) as lent:
+        blocks = BlockReader(lent.reader, plan.grid, stain.apply if stain is not None else None)
         readers = _READERS_FOR_GPU if engine.device.startswith("cuda") else _READERS_FOR_CPU
         for block in predict_blocks(predict, engine.classes, engine.appetite, blocks, plan, ks, readers=readers):
-            _save_block(job, block.k, block.probabilities, reader.unreadable_tiles, engine.description)
+            _save_block(job, block.k, block.probabilities, lent.reader.unreadable_tiles, engine.description)
             done += len(block.probabilities)
             report(len(block.probabilities))
-        counts = reader.tile_counts
-    return ChunkDone(done, counts.decoded)
+        return ChunkDone(done, lent.take_work())
 
 
 def _save_block(
@@ -274,6 +289,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     with np.load(job.work / _PLAN, allow_pickle=False) as saved:
         plan = _plan_from(saved, about)
         overview, mask = saved["overview"], saved["mask"]
+        spoilt = {name.removeprefix(_SPOILT): saved[name] for name in saved.files if name.startswith(_SPOILT)}
     parts: list[NDArray[np.float32]] = []
     unreadable: set[tuple[int, ...]] = set()
     engines: set[str] = set()
@@ -290,6 +306,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         probabilities=probabilities,
         overview=overview,
         mask=mask,
+        spoilt=spoilt,
         about={
             "slide_id": job.slide_id,
             "patient_id": job.patient_id,
@@ -310,7 +327,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
             "warnings": tuple(about["warnings"]),
             "unreadable_tiles": len(unreadable),
             "settings": job.settings.model_dump(mode="json"),
-            "extra": {"signature": about["signature"]},
+            "extra": {"signature": about["signature"], **({"stain": about["stain"]} if about["stain"] else {})},
         },
     )
     shutil.rmtree(job.work)

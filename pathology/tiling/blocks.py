@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from pathology.slide.reader import Rect, SlideReader
+from pathology.slide.reader import SlideReader
 from pathology.tiling.grid import Grid
 from pathology.tiling.resample import choose_scaling, read_scaled
 
@@ -42,11 +42,20 @@ class BlockReader:
         The slide.
     grid
         A grid made for that slide.
+    recolour
+        Changes colours of ``(..., 3)`` uint8 RGB, every pixel by itself, such as
+        :meth:`pathology.slide.stain.StainNormaliser.apply`; ``None`` leaves them as they are.
     """
 
-    def __init__(self, reader: SlideReader, grid: Grid) -> None:
+    def __init__(
+        self,
+        reader: SlideReader,
+        grid: Grid,
+        recolour: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    ) -> None:
         self._reader = reader
         self._grid = grid
+        self._recolour = recolour
         self.scaling = choose_scaling(reader, grid.scale)
 
     def read(self, block_index: int, positions: NDArray[np.int32]) -> BlockPatches:
@@ -65,26 +74,26 @@ class BlockReader:
             Freshly copied patches, contiguous in memory.
         """
         block = self._grid.block(block_index)
-        settings = self._grid.settings
-        rows, columns = np.divmod(positions, block.columns)
-        # Read only the rectangle that the wanted patches span.
-        first_row, last_row = int(rows.min()), int(rows.max())
-        first_column, last_column = int(columns.min()), int(columns.max())
-        target = Rect(
-            (block.column + first_column) * settings.stride,
-            (block.row + first_row) * settings.stride,
-            (last_column - first_column) * settings.stride + settings.patch,
-            (last_row - first_row) * settings.stride + settings.patch,
-        )
+        stride, patch = self._grid.settings.stride, self._grid.settings.patch
+        # Only the rectangle that the wanted patches span is read.
+        target = self._grid.window(block_index, positions)
         region = read_scaled(self._reader, self.scaling, target)
-        windows = sliding_window_view(region.pixels, (settings.patch, settings.patch), axis=(0, 1))  # type: ignore[call-overload]
-        chosen = windows[(rows - first_row) * settings.stride, (columns - first_column) * settings.stride]
-        pixels = np.ascontiguousarray(np.moveaxis(chosen, 1, -1))
+        rows, columns = np.divmod(positions, block.columns)
+        left = (columns + block.column) * stride - target.x
+        top = (rows + block.row) * stride - target.y
+        pixels = np.empty((len(positions), patch, patch, 3), np.uint8)
+        canvas, recolour = region.pixels, self._recolour
+        # Overlapping patches share pixels, scattered ones leave many out: whichever is less is changed.
+        before_cutting = recolour is not None and canvas.size <= pixels.size
+        if recolour is not None and before_cutting:
+            canvas = recolour(canvas)
+        for out, x, y in zip(pixels, left.tolist(), top.tolist(), strict=True):
+            out[:] = canvas[y : y + patch, x : x + patch]
+        if recolour is not None and not before_cutting:
+            pixels = recolour(pixels)
         readable = np.ones(len(positions), np.bool_)
-        left = (columns - first_column) * settings.stride
-        top = (rows - first_row) * settings.stride
         for bad in region.unreadable:
-            hit = (left < bad.x + bad.width) & (left + settings.patch > bad.x)
-            hit &= (top < bad.y + bad.height) & (top + settings.patch > bad.y)
+            hit = (left < bad.x + bad.width) & (left + patch > bad.x)
+            hit &= (top < bad.y + bad.height) & (top + patch > bad.y)
             readable &= ~hit
         return BlockPatches(pixels, readable)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.settings import GridSettings
+from pathology.slide.reader import Rect
 
 __all__ = ["Block", "Grid", "TissueShare"]
 
@@ -91,8 +92,13 @@ class Grid:
 
     @property
     def patches_per_block(self) -> int:
-        """Patch positions along one side of a full block."""
-        return max(1, self.settings.block // self.settings.stride)
+        """Patch positions along one side of a full block.
+
+        Where patches overlap by more than half they would take many times a block's memory, so a block then holds fewer
+        of them: at most four times its pixels in all.
+        """
+        settings = self.settings
+        return max(1, min(settings.block // settings.stride, 2 * settings.block // settings.patch))
 
     @property
     def block_columns(self) -> int:
@@ -128,6 +134,31 @@ class Grid:
             min(side, self.rows - row * side),
         )
 
+    def window(self, index: int, positions: NDArray[np.integer]) -> Rect:
+        """Return the rectangle that some patches of a block span.
+
+        Parameters
+        ----------
+        index
+            The block.
+        positions
+            ``(n,)`` places among the block's patch positions, row-major; ``n`` >= 1.
+
+        Returns
+        -------
+        Rect
+            In target pixels.
+        """
+        block, settings = self.block(index), self.settings
+        rows, columns = np.divmod(positions, block.columns)
+        top, bottom, left, right = int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max())
+        return Rect(
+            (block.column + left) * settings.stride,
+            (block.row + top) * settings.stride,
+            (right - left) * settings.stride + settings.patch,
+            (bottom - top) * settings.stride + settings.patch,
+        )
+
     def origins(self, block: Block) -> NDArray[np.int32]:
         """Return the level-0 top left corners of a block's patches.
 
@@ -161,8 +192,11 @@ class TissueShare:
     def __init__(self, mask: NDArray[np.bool_], dimensions: tuple[int, int]) -> None:
         self._mask_shape = mask.shape
         self._dimensions = dimensions
-        self._integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.float64)
-        np.cumsum(np.cumsum(mask, axis=0, dtype=np.float64), axis=1, out=self._integral[1:, 1:])
+        # Summed in place, in the smallest type that holds the sum: the mask of a large slide has 40 million pixels.
+        self._integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint32)
+        self._integral[1:, 1:] = mask
+        np.cumsum(self._integral, axis=0, out=self._integral)
+        np.cumsum(self._integral, axis=1, out=self._integral)
 
     def __call__(self, corners: NDArray[np.int32], extent: float) -> NDArray[np.float32]:
         """Return the tissue share of squares.

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pathology.slide.quality import ARTEFACTS
 from pathology.tiling.grid import Grid, TissueShare
+from pathology.tiling.patch_quality import PatchQuality
 
-__all__ = ["TilePlan", "plan_tiles"]
+__all__ = ["LeftOutPatches", "TilePlan", "plan_tiles"]
+
+
+@dataclass(frozen=True)
+class LeftOutPatches:
+    """Patches that hold tissue enough and are spoilt.
+
+    Attributes
+    ----------
+    coords
+        ``(M, 2)`` int32 level-0 ``(x, y)`` top left corners.
+    tissue
+        ``(M,)`` float32 tissue share of each.
+    quality
+        ``(M, 5)`` float32 share that each artefact covers.
+    over
+        ``(M, 5)`` bool: which of the shares are above their limits.
+    """
+
+    coords: NDArray[np.int32]
+    tissue: NDArray[np.float32]
+    quality: NDArray[np.float32]
+    over: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """Number of patches."""
+        return len(self.coords)
 
 
 @dataclass(frozen=True)
@@ -30,6 +59,11 @@ class TilePlan:
         ``(K,)`` int32 indices of the blocks that hold at least one patch, ascending.
     offsets
         ``(K + 1,)`` int64: block ``blocks[k]`` holds patches ``offsets[k]`` to ``offsets[k + 1]``.
+    quality
+        ``(N, 5)`` float32 share of each patch that each artefact covers, in the order of
+        :data:`pathology.slide.quality.ARTEFACTS`; ``None`` where quality was not looked at.
+    left_out
+        Patches left out for their quality; ``None`` where it was not looked at.
     """
 
     grid: Grid
@@ -38,6 +72,8 @@ class TilePlan:
     positions: NDArray[np.int32]
     blocks: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    quality: NDArray[np.float32] | None = None
+    left_out: LeftOutPatches | None = None
 
     def __len__(self) -> int:
         """Number of patches."""
@@ -48,8 +84,8 @@ class TilePlan:
         return slice(int(self.offsets[k]), int(self.offsets[k + 1]))
 
 
-def plan_tiles(grid: Grid, share: TissueShare) -> TilePlan:
-    """Choose the patches whose tissue share reaches the grid's minimum.
+def plan_tiles(grid: Grid, share: TissueShare, quality: PatchQuality | None = None) -> TilePlan:
+    """Choose the patches whose tissue share reaches the grid's minimum and that are not spoilt.
 
     Parameters
     ----------
@@ -57,28 +93,54 @@ def plan_tiles(grid: Grid, share: TissueShare) -> TilePlan:
         The slide's grid.
     share
         Tissue share of any square of the same slide.
+    quality
+        Artefact shares and their limits; ``None`` takes spoilt patches too.
 
     Returns
     -------
     TilePlan
         Possibly without patches.
     """
-    coords, tissue, positions, blocks, offsets = [], [], [], [], [0]
+    coords, tissue, positions, spoilt, blocks, offsets = [], [], [], [], [], [0]
+    bad_coords, bad_tissue, bad_spoilt, bad_over = [], [], [], []
     for index in range(len(grid)):
         corners = grid.origins(grid.block(index))
         shares = share(corners, grid.patch_extent)
         chosen = np.flatnonzero(shares >= grid.settings.min_tissue)
+        if quality is not None and len(chosen):
+            covered = quality.shares(corners[chosen], grid.patch_extent)
+            over = quality.over(covered)
+            good = ~over.any(axis=1)
+            bad_coords.append(corners[chosen[~good]])
+            bad_tissue.append(shares[chosen[~good]])
+            bad_spoilt.append(covered[~good])
+            bad_over.append(over[~good])
+            spoilt.append(covered[good])
+            chosen = chosen[good]
         if len(chosen):
             coords.append(corners[chosen])
             tissue.append(shares[chosen])
             positions.append(chosen.astype(np.int32))
             blocks.append(index)
             offsets.append(offsets[-1] + len(chosen))
+    artefacts = len(ARTEFACTS)
+    left_out = LeftOutPatches(
+        _joined(bad_coords, np.int32, 2),
+        _joined(bad_tissue, np.float32),
+        _joined(bad_spoilt, np.float32, artefacts),
+        _joined(bad_over, np.bool_, artefacts),
+    )
     return TilePlan(
         grid,
-        np.concatenate(coords) if coords else np.empty((0, 2), np.int32),
-        np.concatenate(tissue) if tissue else np.empty(0, np.float32),
-        np.concatenate(positions) if positions else np.empty(0, np.int32),
+        _joined(coords, np.int32, 2),
+        _joined(tissue, np.float32),
+        _joined(positions, np.int32),
         np.array(blocks, np.int32),
         np.array(offsets, np.int64),
+        _joined(spoilt, np.float32, artefacts) if quality is not None else None,
+        left_out if quality is not None else None,
     )
+
+
+def _joined(parts: list[NDArray[Any]], kind: type[np.generic], *columns: int) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty((0, *columns), kind)

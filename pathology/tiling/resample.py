@@ -21,7 +21,7 @@ import numpy as np
 
 from pathology.slide.reader import Rect, Region, SlideReader
 
-__all__ = ["Scaling", "choose_scaling", "read_scaled"]
+__all__ = ["Scaling", "choose_scaling", "footprint", "read_scaled"]
 
 _MARGIN = 4
 """Reduced pixels read beyond a region on each side: the Gaussian's radius and the interpolation's neighbour."""
@@ -68,6 +68,30 @@ def choose_scaling(reader: SlideReader, scale: float) -> Scaling:
     return Scaling(level, reduction, 1.0 if math.isclose(rest, 1.0, rel_tol=1e-6) else rest)
 
 
+def footprint(scaling: Scaling, target: Rect) -> Rect:
+    """Return what must be read for a rectangle at the target scale.
+
+    Parameters
+    ----------
+    scaling
+        From :func:`choose_scaling`.
+    target
+        The rectangle in target pixels.
+
+    Returns
+    -------
+    Rect
+        In reduced pixels: ``scaling.reduction`` pixels of the level read are one of them.
+    """
+    rest = scaling.rest
+    if rest == 1.0:
+        return target
+    left, top = math.floor(target.x * rest) - _MARGIN, math.floor(target.y * rest) - _MARGIN
+    right = math.ceil((target.x + target.width) * rest) + _MARGIN
+    bottom = math.ceil((target.y + target.height) * rest) + _MARGIN
+    return Rect(left, top, right - left, bottom - top)
+
+
 def read_scaled(reader: SlideReader, scaling: Scaling, target: Rect) -> Region:
     """Read a rectangle at the target scale.
 
@@ -86,20 +110,16 @@ def read_scaled(reader: SlideReader, scaling: Scaling, target: Rect) -> Region:
         ``(target.height, target.width, 3)`` uint8; unreadable rectangles in target pixels relative to the
         region's corner.
     """
-    rest = scaling.rest
+    part, rest = footprint(scaling, target), scaling.rest
+    reduced = reader.read_reduced(scaling.level, scaling.reduction, part.x, part.y, part.width, part.height)
     if rest == 1.0:
-        return reader.read_reduced(scaling.level, scaling.reduction, target.x, target.y, target.width, target.height)
-    # Target pixel t, centre t + 0.5, samples reduced position (t + 0.5) * rest - 0.5.
-    left = math.floor(target.x * rest) - _MARGIN
-    top = math.floor(target.y * rest) - _MARGIN
-    right = math.ceil((target.x + target.width) * rest) + _MARGIN
-    bottom = math.ceil((target.y + target.height) * rest) + _MARGIN
-    reduced = reader.read_reduced(scaling.level, scaling.reduction, left, top, right - left, bottom - top)
+        return reduced
     pixels: Any = reduced.pixels
     if rest > 1.0:
         pixels = cv2.GaussianBlur(pixels, (0, 0), (rest - 1) / 2, borderType=cv2.BORDER_REPLICATE)
-    shift_x = (target.x + 0.5) * rest - 0.5 - left
-    shift_y = (target.y + 0.5) * rest - 0.5 - top
+    # Target pixel t, centre t + 0.5, samples reduced position (t + 0.5) * rest - 0.5.
+    shift_x = (target.x + 0.5) * rest - 0.5 - part.x
+    shift_y = (target.y + 0.5) * rest - 0.5 - part.y
     matrix = np.array([[rest, 0, shift_x], [0, rest, shift_y]], np.float64)
     scaled: Any = cv2.warpAffine(
         pixels,

@@ -11,10 +11,16 @@ Layout of ``<name>.zarr`` (a zarr v3 group):
 ``offsets``           ``(K + 1,)`` int64          block ``k`` holds patches ``offsets[k]`` to ``offsets[k + 1]``
 ``damaged``           ``(K * S,)`` bool           by slot: a stored tile under the patch cannot be decoded
 ``pixels``            ``(K * S, P, P, 3)`` uint8  not in mode ``reference``; one shard of ``S`` slots a block
+``quality``           ``(N, 5)`` float32          share of each patch covered by pen, blur, fold, bubble, dark
+``left_out_coords``   ``(M, 2)`` int32            corners of patches that hold tissue and were left out as spoilt
+``left_out_tissue``   ``(M,)`` float32            their tissue share
+``left_out_quality``  ``(M, 5)`` float32          their shares of pen, blur, fold, bubble, dark
+``left_out_over``     ``(M, 5)`` bool             which of these are above their limit
 ====================  ==========================  ===========================================================
 
-The group's attributes carry the slide's fingerprint, the grid and the mode.  A block's shard is written aside
-and renamed into place, so a shard that is there is whole; a store without ``complete: true`` is resumed.
+The last five are there where quality was looked at.  The group's attributes carry the slide's fingerprint, the grid,
+the mode, the names of the artefacts, and the fitted stain normalisation where there is one.  A block's shard is
+written aside and renamed into place, so a shard that is there is whole; a store without ``complete: true`` is resumed.
 
 In mode ``decoded`` the chunks of ``pixels`` are compressed patches; in mode ``encoded`` they are the slide's own
 stored tiles, byte for byte (:mod:`pathology.tiling.stored_tile_codec`).
@@ -25,6 +31,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -35,12 +42,14 @@ from numpy.typing import NDArray
 
 from pathology.errors import OutputError, StoreError
 from pathology.settings import GridSettings
+from pathology.slide.quality import ARTEFACTS
 from pathology.slide.reader import BACKGROUND
+from pathology.slide.stain import StainNormaliser
 from pathology.slide.tile_encoding import TileEncoding
 from pathology.tiling.blocks import BlockPatches, BlockReader
 from pathology.tiling.grid import Grid
 from pathology.tiling.patch_compression import compress, decompress, zarr_codec
-from pathology.tiling.plan import TilePlan
+from pathology.tiling.plan import LeftOutPatches, TilePlan
 from pathology.tiling.shard import read_chunks, write_shard
 from pathology.tiling.stored_tile_codec import StoredTileCodec, fitted
 
@@ -148,6 +157,7 @@ class PatchStore:
         fingerprint: str,
         description: dict[str, Any],
         tiles: StoredTiles | None = None,
+        stain: StainNormaliser | None = None,
     ) -> Self:
         """Begin a store, or go on with one that an interrupted run left for the same slide and settings.
 
@@ -165,6 +175,8 @@ class PatchStore:
             Further attributes: reader, scale and its source, settings.
         tiles
             For mode ``encoded``: the stored tiles that the patches are.
+        stain
+            The normalisation that the patches have had (``decoded``) or are given when they are read (``reference``).
 
         Raises
         ------
@@ -184,6 +196,10 @@ class PatchStore:
             "slide_mpp": plan.grid.slide_mpp,
             "slots_per_block": plan.grid.patches_per_block**2,
         }
+        if plan.quality is not None:
+            attributes["artefacts"] = list(ARTEFACTS)
+        if stain is not None:
+            attributes["stain"] = stain.record()
         if tiles is not None:
             level = tiles.reader.levels[tiles.level]
             attributes["level"] = {"index": tiles.level, "dimensions": list(level.dimensions)}
@@ -209,13 +225,19 @@ class PatchStore:
                 ]
                 or [np.empty(0, np.int64)]
             )
-            for name, values in (
-                ("coords", plan.coords),
-                ("tissue", plan.tissue),
-                ("slots", slots.astype(np.int64)),
-                ("positions", plan.positions),
-                ("blocks", plan.blocks),
-            ):
+            arrays: dict[str, NDArray[Any]] = {
+                "coords": plan.coords,
+                "tissue": plan.tissue,
+                "slots": slots.astype(np.int64),
+                "positions": plan.positions,
+                "blocks": plan.blocks,
+            }
+            if plan.quality is not None and plan.left_out is not None:
+                arrays["quality"] = plan.quality
+                arrays |= {
+                    f"left_out_{field.name}": getattr(plan.left_out, field.name) for field in fields(plan.left_out)
+                }
+            for name, values in arrays.items():
                 _write_array(group, name, values)
             if mode != "reference":
                 # One chunk a block, so that each has one writer; chunks without damage are never written.
@@ -279,6 +301,22 @@ class PatchStore:
         """``(N,)`` tissue share of each patch, 0 to 1."""
         return self._array("tissue")
 
+    @property
+    def quality(self) -> NDArray[np.float32] | None:
+        """``(N, 5)`` share of each patch covered by pen, blur, fold, bubble and dark; ``None`` if not looked at."""
+        return self.plan.quality
+
+    @property
+    def left_out(self) -> LeftOutPatches | None:
+        """Patches that hold tissue and were left out as spoilt; ``None`` if quality was not looked at."""
+        return self.plan.left_out
+
+    @cached_property
+    def stain(self) -> StainNormaliser | None:
+        """The stain normalisation of the patches, if any."""
+        record = self.attributes.get("stain")
+        return StainNormaliser.from_record(record) if record is not None else None
+
     @cached_property
     def readable(self) -> NDArray[np.bool_]:
         """``(N,)`` false where a stored tile under the patch could not be decoded.
@@ -294,8 +332,19 @@ class PatchStore:
     @cached_property
     def plan(self) -> TilePlan:
         """The patches as a plan."""
+        quality = left_out = None
+        if "quality" in self._group:
+            quality = self._array("quality")
+            left_out = LeftOutPatches(**{f.name: self._array(f"left_out_{f.name}") for f in fields(LeftOutPatches)})
         return TilePlan(
-            self.grid, self.coords, self.tissue, self._array("positions"), self._array("blocks"), self._array("offsets")
+            self.grid,
+            self.coords,
+            self.tissue,
+            self._array("positions"),
+            self._array("blocks"),
+            self._array("offsets"),
+            quality,
+            left_out,
         )
 
     def _array(self, name: str) -> NDArray[Any]:
@@ -342,7 +391,9 @@ class PatchStore:
             here = np.flatnonzero(owner == k)
             if self.mode == "reference":
                 assert self._reader is not None
-                found = BlockReader(self._reader, plan.grid).read(int(plan.blocks[k]), plan.positions[indices[here]])
+                recolour = self.stain.apply if self.stain is not None else None
+                blocks = BlockReader(self._reader, plan.grid, recolour)
+                found = blocks.read(int(plan.blocks[k]), plan.positions[indices[here]])
                 result.pixels[here] = found.pixels
                 result.readable[here] = found.readable
             else:

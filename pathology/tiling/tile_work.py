@@ -1,0 +1,71 @@
+"""Counting stored tiles: how many a pass over a slide needs, and how many it decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pathology.slide.reader import SlideReader
+from pathology.tiling.plan import TilePlan
+from pathology.tiling.resample import choose_scaling, footprint
+
+__all__ = ["TileWork", "tiles_under"]
+
+
+@dataclass(frozen=True, slots=True)
+class TileWork:
+    """What reading a slide's blocks took: the proof that stored tiles are decoded once.
+
+    Attributes
+    ----------
+    needed
+        Distinct stored tiles under the blocks that were read.
+    decoded
+        Stored tiles decoded; one decoded twice counts twice.
+    reused
+        Tiles taken from a cache instead of being decoded again.
+    """
+
+    needed: int = 0
+    decoded: int = 0
+    reused: int = 0
+
+    def __add__(self, other: TileWork) -> TileWork:
+        """Return the sum of both."""
+        return TileWork(self.needed + other.needed, self.decoded + other.decoded, self.reused + other.reused)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.decoded} decoded for {self.needed} needed, {self.reused} reused"
+
+
+def tiles_under(reader: SlideReader, plan: TilePlan, ks: Iterable[int]) -> int:
+    """Count the distinct stored tiles that reading some blocks touches.
+
+    Parameters
+    ----------
+    reader
+        The slide.
+    plan
+        The patches.
+    ks
+        Places of the blocks in the plan.
+
+    Returns
+    -------
+    int
+        Tiles of the level that is read, those included that the scanner left out and that need no decoding.
+    """
+    scaling = choose_scaling(reader, plan.grid.scale)
+    level = reader.levels[scaling.level]
+    width, height = level.tile_size
+    touched = np.zeros((-(-level.height // height), -(-level.width // width)), np.bool_)
+    for k in ks:
+        target = plan.grid.window(int(plan.blocks[k]), plan.positions[plan.of_block(k)])
+        part = footprint(scaling, target)
+        left, top = max(0, part.x * scaling.reduction), max(0, part.y * scaling.reduction)
+        right, bottom = (part.x + part.width) * scaling.reduction, (part.y + part.height) * scaling.reduction
+        touched[top // height : -(-bottom // height), left // width : -(-right // width)] = True
+    return int(np.count_nonzero(touched))
