@@ -21,7 +21,7 @@ SYSTEM = System(
     network="3 convolutions of 8 filters 1 x 3, dense 64, dense 1, LeakyReLU 0.1; windows of 250 and 2,500 bp",
     parameters=21_089,
     status="works",
-    data="tumours with whole-genome bisulfite sequencing and ChIP-seq; patients and figures not found in readable sources",
+    data="tumours with whole-genome bisulfite sequencing and ChIP-seq; numbers of patients not found",
     notes=(
         "The published weights are read as arrays, without Keras; outputs equal a Keras run to 1e-5 (8 inputs, both "
         "marks).",
