@@ -128,7 +128,7 @@ def test_separation_equals_tiatoolbox_for_any_stain_matrix(fields, tiatoolbox_no
     reference.fit(target.copy())
     reference.extractor.stain_matrix = np.array(slide.matrix)
     expected = reference.transform(image.copy()).astype(int)
-    ours = StainNormaliser(slide, wanted).apply(image)
+    ours = StainNormaliser(slide, wanted, keep_glass=False).apply(image)
     assert np.abs(ours - expected).max() <= 1
     assert (ours == expected).mean() > 0.999
 
@@ -152,11 +152,16 @@ def test_a_slide_takes_on_the_targets_look(method, fields):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_glass_stays_glass(method, fields):
-    for level in (243, 250, 255):
+    # Pale tissue: its stains are amplified several times, and glass must not be.
+    pale = 255 - (255 - fields[0]) // 3
+    normaliser = StainNormaliser(fit_look(pale, method))
+    for level in (233, 243, 255):
         glass = np.full((4, 4, 3), level, np.uint8)
-        changed = StainNormaliser(fit_look(fields[0], method)).apply(glass)
-        assert changed.min() >= level - 12
-        assert np.ptp(changed) <= 14
+        np.testing.assert_array_equal(normaliser.apply(glass), glass)
+    # From glass to stain the change fades in: grey values one apart stay neighbours.
+    ramp = np.repeat(np.arange(180, 256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    steps = np.abs(np.diff(normaliser.apply(ramp).astype(int), axis=1))
+    assert steps.max() < 30
 
 
 @settings(max_examples=40, deadline=None)
