@@ -23,7 +23,11 @@ from distributed import Client, LocalCluster
 
 from pathology.errors import PathologyError, UsageError
 
-__all__ = ["Workers", "connect", "default_workers"]
+__all__ = ["THREADS", "Workers", "connect", "default_workers"]
+
+THREADS = "PATHOLOGY_THREADS"
+"""Environment variable: cores a worker process may use.  Set for local workers; on a cluster it may be set by whoever
+starts the workers, else a worker uses as many as Dask gave it threads."""
 
 _DASK_SETTINGS = {
     # The first worker that dies with a task ends the task here; who is to blame is found by trying alone.
@@ -169,11 +173,8 @@ def _worker_command(address: str, number: int, scratch: str) -> list[str]:
 
 
 def _worker_environment(threads: int) -> dict[str, str]:
-    # Dask's nanny would set the thread counts to 1; a worker here may use its share of the cores.
-    libraries = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-    settings = {**_DASK_SETTINGS, "distributed.nanny.pre-spawn-environ": {**libraries, "MALLOC_TRIM_THRESHOLD_": 65536}}
-    environment = dict(os.environ)
-    for name, value in settings.items():
+    environment = {**os.environ, THREADS: str(threads)}
+    for name, value in _DASK_SETTINGS.items():
         environment["DASK_" + name.replace(".", "__").replace("-", "_").upper()] = str(value)
     return environment
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -10,12 +11,17 @@ from numpy.typing import NDArray
 
 from pathology.errors import UsageError
 
-__all__ = ["ENGINES", "Engine", "Precision"]
+__all__ = ["ENGINES", "Engine", "Precision", "available_cores"]
 
 ENGINES = ("auto", "torch", "openvino")
 """Names under which engines are asked for; ``auto`` tries which is fastest."""
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Engine(ABC):

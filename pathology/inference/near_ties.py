@@ -1,4 +1,4 @@
-"""Fast arithmetic without wrong calls: patches near a tie are computed again in fp32."""
+"""Fast arithmetic without wrong calls: patches near a tie, or out of range, are computed again in fp32."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class NearTies(Engine):
         if self.classes < 2 or not len(probabilities):
             return probabilities
         leading = np.partition(probabilities, -2, axis=1)[:, -2:]
-        near = np.flatnonzero(leading[:, 1] - leading[:, 0] < self._margin)
+        # Also true of NaN: what overflowed the small range of fp16 is computed again too.
+        near = np.flatnonzero(~(leading[:, 1] - leading[:, 0] >= self._margin))
         if len(near):
             self.rescored += len(near)
             probabilities[near] = self._exact.predict(patches[near])

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import MissingDependencyError, OutputError, UsageError
-from pathology.inference.engine import Engine, Precision
+from pathology.inference.engine import Engine, Precision, available_cores
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
@@ -133,7 +133,7 @@ class OpenVINOEngine(Engine):
     precision
         ``fp32`` or ``bf16``.
     threads
-        Cores to use; ``None``: ``OMP_NUM_THREADS`` if it is set, else all.
+        Cores to use; ``None``: all this process may use.
 
     Raises
     ------
@@ -152,7 +152,7 @@ class OpenVINOEngine(Engine):
         core = openvino.Core()
         if precision == "bf16" and not computes_bf16():
             raise UsageError("this processor has no bf16 arithmetic", remedy="Use --precision exact")
-        streams = threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+        streams = threads or available_cores()
         model = core.read_model(converted_model(bundle))
         model.reshape([_BATCH, bundle.card.patch, bundle.card.patch, 3])
         self._compiled = core.compile_model(

@@ -72,7 +72,14 @@ def _rate(bundle: Bundle, kind: str, device: str | None, precision: str, seconds
     return rounds * len(patches) / (time.perf_counter() - began)
 
 
-def make_engine(bundle: Bundle, *, kind: str = "auto", device: str | None = None, precision: str = "fast") -> Engine:
+def make_engine(
+    bundle: Bundle,
+    *,
+    kind: str = "auto",
+    device: str | None = None,
+    precision: str = "fast",
+    threads: int | None = None,
+) -> Engine:
     """Load a model into an engine.
 
     Parameters
@@ -85,6 +92,8 @@ def make_engine(bundle: Bundle, *, kind: str = "auto", device: str | None = None
         ``cpu``, ``cuda``, ``cuda:N``; ``None``: the best there is.
     precision
         ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, with near ties computed again in fp32.
+    threads
+        Cores to use on a processor; ``None``: all this process may use.
 
     Raises
     ------
@@ -102,28 +111,29 @@ def make_engine(bundle: Bundle, *, kind: str = "auto", device: str | None = None
     if kind == "openvino":
         if device not in (None, "cpu"):
             raise UsageError(f"the OpenVINO engine runs on the processor, not on {device}", remedy="Use --engine torch")
-        return _openvino(bundle, precision)
-    return _torch(bundle, device, precision)
+        return _openvino(bundle, precision, threads)
+    return _torch(bundle, device, precision, threads)
 
 
-def _torch(bundle: Bundle, device: str | None, precision: str) -> Engine:
+def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | None) -> Engine:
     import torch
 
     from pathology.inference.near_ties import NearTies
     from pathology.inference.torch_engine import TorchEngine, has_bf16
 
-    exact = TorchEngine(bundle, device=device)
+    exact = TorchEngine(bundle, device=device, threads=threads)
     cuda = exact.device.startswith("cuda")
     if precision == "exact" or not (torch.cuda.is_bf16_supported() if cuda else has_bf16()):
         return exact
-    return NearTies(TorchEngine(bundle, device=device, precision="fp16" if cuda else "bf16"), exact)
+    fast = TorchEngine(bundle, device=device, precision="fp16" if cuda else "bf16", threads=threads)
+    return NearTies(fast, exact)
 
 
-def _openvino(bundle: Bundle, precision: str) -> Engine:
+def _openvino(bundle: Bundle, precision: str, threads: int | None) -> Engine:
     from pathology.inference.near_ties import NearTies
     from pathology.inference.openvino_engine import OpenVINOEngine, computes_bf16
 
-    exact = OpenVINOEngine(bundle)
+    exact = OpenVINOEngine(bundle, threads=threads)
     if precision == "exact" or not computes_bf16():
         return exact
-    return NearTies(OpenVINOEngine(bundle, precision="bf16"), exact)
+    return NearTies(OpenVINOEngine(bundle, precision="bf16", threads=threads), exact)

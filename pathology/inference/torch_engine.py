@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pathology.errors import UsageError
-from pathology.inference.engine import Engine, Precision
+from pathology.inference.engine import Engine, Precision, available_cores
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
@@ -88,6 +89,8 @@ class TorchEngine(Engine):
         ``fp32`` or ``bf16``; on CUDA also ``fp16``.  ``fp32`` on CUDA is true fp32, without TF32.
     batch_size
         Patches at once; ``None``: fitting the device.
+    threads
+        Cores to use on the processor; ``None``: all this process may use.
 
     Raises
     ------
@@ -104,6 +107,7 @@ class TorchEngine(Engine):
         device: str | None = None,
         precision: Precision = "fp32",
         batch_size: int | None = None,
+        threads: int | None = None,
     ) -> None:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if chosen.type not in _BATCH:
@@ -115,7 +119,8 @@ class TorchEngine(Engine):
         self.device = str(chosen)
         self.precision = precision
         self.batch_size = batch_size or _BATCH[chosen.type]
-        self.appetite = self.batch_size * (1 if chosen.type == "cpu" else 4)
+        cores = threads or available_cores()
+        self.appetite = self.batch_size * (cores * 2 if chosen.type == "cpu" else 4)
         self.patch = bundle.card.patch
         self.classes = len(bundle.card.classes)
         # Mixed precision: convolutions in few bits, batch normalisation and softmax in fp32.  Casting the whole
@@ -125,7 +130,7 @@ class TorchEngine(Engine):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape = (self.batch_size, self.patch, self.patch, 3)
         self._run: _OnProcessor | _OnCuda
-        self._run = _OnCuda(model, chosen, shape) if chosen.type == "cuda" else _OnProcessor(model)
+        self._run = _OnCuda(model, chosen, shape) if chosen.type == "cuda" else _OnProcessor(model, cores)
 
     def _predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         result = np.empty((len(patches), self.classes), np.float32)
@@ -137,6 +142,7 @@ class TorchEngine(Engine):
     def close(self) -> None:
         """Free the network and the device's memory."""
         if "_run" in self.__dict__:
+            self._run.close()
             del self._run
             if self.device != "cpu":
                 torch.cuda.empty_cache()
@@ -159,15 +165,27 @@ class _Mixed(nn.Module):
 
 
 class _OnProcessor:
-    def __init__(self, model: nn.Module) -> None:
+    """Batches side by side, each computed by one thread: the sums inside a layer are then added up in the same
+    order whatever the number of cores, and small layers do not wait for each other's threads.
+    """
+
+    def __init__(self, model: nn.Module, threads: int) -> None:
         self._model = model
+        self._pool = ThreadPoolExecutor(threads, "torch", initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, patches: NDArray[np.uint8], result: NDArray[np.float32], batches: list[slice]) -> None:
-        for place in batches:
+        def compute(place: slice) -> None:
             batch = patches[place]
             # from_numpy shares memory and wants it writable; a read-only view is copied.
             shared = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
-            result[place] = self._model(shared).numpy()
+            with torch.inference_mode():
+                result[place] = self._model(shared).numpy()
+
+        for _ in self._pool.map(compute, batches):
+            pass
+
+    def close(self) -> None:
+        self._pool.shutdown()
 
 
 class _OnCuda:
@@ -218,6 +236,9 @@ class _OnCuda:
                 pending.append((place, turn))
             for place, turn in pending:
                 self._collect(place, turn, result)
+
+    def close(self) -> None:
+        self._turns.clear()
 
     def _collect(self, place: slice, turn: int, result: NDArray[np.float32]) -> None:
         back, done = self._turns[turn][4], self._turns[turn][6]
