@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import Field
 from scipy import stats
 
-from pathology.errors import UsageError
+from pathology.errors import MissingDependencyError, UsageError
 from pathology.settings import Settings
 from pathology.survival.model import FittedModel, SurvivalModel, register
 from pathology.survival.nonparametric import StepFunction, breslow
@@ -90,8 +90,13 @@ class CoxModel(SurvivalModel):
     def fit(self, x: Floats, outcome: Outcome, *, seed: int = 0) -> CoxModel:
         """Estimate coefficients and baseline; ``seed`` is not used.  See :meth:`SurvivalModel.fit`."""
         del seed
-        from lifelines import CoxPHFitter
-        from lifelines.exceptions import ConvergenceError
+        try:
+            from lifelines import CoxPHFitter
+            from lifelines.exceptions import ConvergenceError
+        except ImportError as error:  # pragma: no cover - lifelines is installed where the tests run
+            raise MissingDependencyError(
+                "Cox models are estimated by lifelines, which is not installed", remedy="Install the extra 'survival'"
+            ) from error
 
         problem: Exception | None = None
         columns = [f"x{i}" for i in range(x.shape[1])]

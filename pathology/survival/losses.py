@@ -12,10 +12,17 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
+from pathology.errors import MissingDependencyError
+
 with warnings.catch_warnings():
     # torchsurv 0.2.0 calls torch.jit.script at import, which torch 2.12 deprecates.
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
-    from torchsurv.loss.cox import neg_partial_log_likelihood
+    try:
+        from torchsurv.loss.cox import neg_partial_log_likelihood
+    except ImportError as error:  # pragma: no cover - torchsurv is installed where the tests run
+        raise MissingDependencyError(
+            "neural survival models use torchsurv, which is not installed", remedy="Install the extra 'survival'"
+        ) from error
 
 __all__ = ["cosine_distance_loss", "cox_loss", "deephit_loss", "logistic_hazard_loss"]
 

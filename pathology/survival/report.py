@@ -28,7 +28,7 @@ from pathology.survival.plots import (
 )
 from pathology.training.statistics import Interval
 
-__all__ = ["Cell", "Picture", "Section", "Table", "comparison_sections", "write_report"]
+__all__ = ["Cell", "Picture", "Section", "Table", "comparison_sections", "picture", "write_report"]
 
 
 class Cell(Settings):
