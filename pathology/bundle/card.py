@@ -18,6 +18,7 @@ from pathology.settings import Settings
 __all__ = [
     "Abstention",
     "Card",
+    "Detection",
     "Figure",
     "Normalisation",
     "TrainingData",
@@ -101,6 +102,19 @@ class Abstention(Settings):
     """Further fitted parameters, by the method's own names."""
 
 
+class Detection(Settings):
+    """How a detector's boxes become findings."""
+
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    """Score from which on a box counts without anybody's decision; chosen on validation data."""
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Smallest score of a box that is kept as a candidate for people to look at."""
+    overlap: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Boxes of which two overlap by more (intersection over union) are one object."""
+    distance_um: Annotated[float, Field(ge=0)] = 3.75
+    """Boxes whose centres are closer, in µm, are one object."""
+
+
 class Card(Settings):
     """A validated model card."""
 
@@ -148,6 +162,8 @@ class Card(Settings):
     """Fitted calibration parameters (``temperature``), empty if none."""
     abstention: Abstention | None = None
     """When to decline; ``None``: the model always answers."""
+    detection: Detection | None = None
+    """For detectors: which boxes count."""
     intended_use: str
     """What it is for."""
     limits: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -163,6 +179,8 @@ class Card(Settings):
     def _consistent(self) -> Card:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: two have the same name")
+        if (self.detection is not None) != (self.task == "detection"):
+            raise ValueError("detection: a detector says which boxes count, and only a detector")
         if self.colours and len(self.colours) != len(self.classes):
             raise ValueError(f"colours: {len(self.colours)} given for {len(self.classes)} classes")
         return self

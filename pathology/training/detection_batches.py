@@ -25,7 +25,7 @@ from torch.nn import functional
 from pathology.settings import Settings
 from pathology.training.detection_data import BOX, CROP, MPP, MitosisData
 
-__all__ = ["Batch", "BatchMaker", "BatchSettings", "tissue_cells"]
+__all__ = ["Batch", "BatchMaker", "BatchSettings", "ordinary_nuclei", "tissue_cells"]
 
 
 class BatchSettings(Settings):
@@ -140,7 +140,7 @@ class BatchMaker:
         self._stains = torch.stack([stains[0], stains[1], third]).T.to(device)
         self._dihedral = _DIHEDRAL.to(device)
         self._ring = self._border_density(data).to(device)
-        self._nuclei = self._ordinary_nuclei(data).to(device)
+        self._nuclei = ordinary_nuclei(data).to(device)
 
     def _tissue_places(self, data: MitosisData) -> Tensor:
         """List source, x, y on a 64 pixel raster of the backgrounds where there is tissue rather than glass."""
@@ -153,35 +153,6 @@ class BatchMaker:
                 torch.from_numpy(np.stack([source, columns * step + step / 2, rows * step + step / 2], 1)).float()
             )
         return torch.cat(places)
-
-    @staticmethod
-    def _ordinary_nuclei(data: MitosisData) -> Tensor:
-        """Find three dark places in each crop that are no annotated mitosis, ``(N, 3, 2)`` as x, y."""
-        density = -torch.log((torch.from_numpy(data.crops).float().mean(dim=-1) + 1) / 256)
-        # A square's mean and maximum, as a column's of a row's.
-        smooth = functional.avg_pool2d(density[:, None], (1, 13), stride=1, padding=(0, 6))
-        smooth = functional.avg_pool2d(smooth, (13, 1), stride=1, padding=(6, 0))[:, 0]
-        # Crops at the edge of a region are filled up with black, which is no nucleus.
-        filled = torch.from_numpy((data.crops.max(axis=-1) < 8).astype(np.float32))
-        filled = functional.max_pool2d(filled[:, None], (1, 31), stride=1, padding=(0, 15))
-        smooth[functional.max_pool2d(filled, (31, 1), stride=1, padding=(15, 0))[:, 0] > 0] = -1
-        axis = torch.arange(CROP, dtype=torch.float32)
-        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
-        border = ((grid < 26) | (grid > CROP - 27)).any(dim=-1)
-        smooth[:, border] = -1
-        taken = torch.from_numpy(data.objects)
-        found = []
-        for crop, index in torch.nonzero(taken[..., 2] == 1).tolist():
-            x, y = (int(v) for v in taken[crop, index, :2])
-            smooth[crop, max(y - 40, 0) : y + 41, max(x - 40, 0) : x + 41] = -1
-        for _ in range(3):
-            value, darkest = smooth.flatten(1).max(dim=1)
-            place = torch.stack([darkest % CROP, darkest // CROP], dim=1).float()
-            # Where nothing is left to choose from, a corner, which holds no part of the mitosis at the centre.
-            place[value < 0] = 28.0
-            found.append(place)
-            smooth[((grid[None] - place[:, None, None]).abs() < 14).all(dim=-1)] = -1
-        return torch.stack(found, dim=1)
 
     @staticmethod
     def _border_density(data: MitosisData) -> Tensor:
@@ -408,6 +379,46 @@ class BatchMaker:
         coarse = self._uniform(count, low=0.1, high=1.2)
         blocks = _jpeg_blocks(images.clamp(0, 1), coarse)
         return torch.where((self._uniform(count) < chance)[:, None, None, None], blocks, images).clamp(0, 1)
+
+
+def ordinary_nuclei(data: MitosisData) -> Tensor:
+    """Find three dark places in each crop that are no annotated mitosis: mostly nuclei at rest.
+
+    Parameters
+    ----------
+    data
+        Crops with their objects.
+
+    Returns
+    -------
+    Tensor
+        ``(N, 3, 2)`` float32 x and y in pixels of the crop.
+    """
+    density = -torch.log((torch.from_numpy(data.crops).float().mean(dim=-1) + 1) / 256)
+    # A square's mean and maximum, as a column's of a row's.
+    smooth = functional.avg_pool2d(density[:, None], (1, 13), stride=1, padding=(0, 6))
+    smooth = functional.avg_pool2d(smooth, (13, 1), stride=1, padding=(6, 0))[:, 0]
+    # Crops at the edge of a region are filled up with black, which is no nucleus.
+    filled = torch.from_numpy((data.crops.max(axis=-1) < 8).astype(np.float32))
+    filled = functional.max_pool2d(filled[:, None], (1, 31), stride=1, padding=(0, 15))
+    smooth[functional.max_pool2d(filled, (31, 1), stride=1, padding=(15, 0))[:, 0] > 0] = -1
+    axis = torch.arange(CROP, dtype=torch.float32)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+    border = ((grid < 26) | (grid > CROP - 27)).any(dim=-1)
+    smooth[:, border] = -1
+    taken = torch.from_numpy(data.objects)
+    found = []
+    for crop, index in torch.nonzero(taken[..., 2] == 1).tolist():
+        x, y = (int(v) for v in taken[crop, index, :2])
+        smooth[crop, max(y - 40, 0) : y + 41, max(x - 40, 0) : x + 41] = -1
+    for _ in range(3):
+        value, darkest = smooth.flatten(1).max(dim=1)
+        place = torch.stack([darkest % CROP, darkest // CROP], dim=1).float()
+        # Where nothing is left to choose from, a corner, which holds no part of the mitosis at the centre.
+        place[value < 0] = 28.0
+        found.append(place)
+        smooth[((grid[None] - place[:, None, None]).abs() < 14).all(dim=-1)] = -1
+    return torch.stack(found, dim=1)
 
 
 def tissue_cells(pixels: NDArray[np.uint8], side: int) -> NDArray[np.bool_]:

@@ -29,7 +29,9 @@ __all__ = [
     "MATCH_PIXELS",
     "FitSettings",
     "Fitted",
+    "at_crop_scale",
     "best_f1",
+    "detect_image",
     "evaluate_crops",
     "evaluate_windows",
     "false_alarms",
@@ -367,6 +369,66 @@ def evaluate_windows(
     return images
 
 
+def detect_image(
+    network: Darknet,
+    pixels: NDArray[np.uint8],
+    *,
+    device: torch.device,
+    floor: float,
+    batch_size: int = 8,
+) -> tuple[Detections, float]:
+    """Run a detector over the tissue of a whole image in overlapping windows.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    pixels
+        ``(H, W, 3)`` uint8 RGB at the crops' scale.
+    device
+        Where to run.
+    floor
+        Smallest score kept.
+    batch_size
+        Windows at once.
+
+    Returns
+    -------
+    tuple
+        Detections in pixels of the image, each once, and the tissue searched in mm² (squares of 16 µm with colour).
+    """
+    detector = WindowDetector(network, device=device, batch_size=batch_size, floor=floor)
+    side, step, cell = 512, 448, 64
+    tissue = tissue_cells(pixels, cell)
+    origins = [
+        (left, top)
+        for top in _starts(pixels.shape[0], side, step)
+        for left in _starts(pixels.shape[1], side, step)
+        if tissue[top // cell : (top + side) // cell + 1, left // cell : (left + side) // cell + 1].any()
+    ]
+    parts = []
+    for start in range(0, len(origins), batch_size):
+        some = origins[start : start + batch_size]
+        windows = np.full((len(some), side, side, 3), 255, np.uint8)
+        for window, (left, top) in zip(windows, some, strict=True):
+            part = pixels[top : top + side, left : left + side]
+            window[: part.shape[0], : part.shape[1]] = part
+        for found, (left, top) in zip(detector.detect(windows), some, strict=True):
+            detections = to_detections(found)
+            parts.append(Detections(detections.boxes + np.array([left, top] * 2, np.float32), detections.scores))
+    joined = suppress(Detections.join(parts), distance=MATCH_PIXELS / 2)
+    return joined, float(tissue.sum()) * (cell * MPP / 1000) ** 2
+
+
+def at_crop_scale(background: Background) -> NDArray[np.uint8]:
+    """Return a background's pixels at the crops' scale, magnified where it is coarser."""
+    zoom = background.mpp / MPP
+    if zoom == 1:
+        return background.pixels
+    size = (round(background.pixels.shape[1] * zoom), round(background.pixels.shape[0] * zoom))
+    return np.asarray(PilImage.fromarray(background.pixels).resize(size, PilImage.Resampling.BICUBIC))
+
+
 def false_alarms(
     network: Darknet,
     backgrounds: tuple[Background, ...],
@@ -379,49 +441,25 @@ def false_alarms(
 
     Parameters
     ----------
-    network
-        In evaluation mode.
+    network, device, batch_size
+        As in :func:`detect_image`.
     backgrounds
-        Images without mitoses; coarser ones are magnified to the crops' scale.
-    device
-        Where to run.
+        Images without mitoses.
     threshold
         Smallest score counted.
-    batch_size
-        Windows at once.
 
     Returns
     -------
     tuple
-        Number of detections, and the tissue searched in mm² (squares of 16 µm with colour, as in training).
+        Number of detections, and the tissue searched in mm².
     """
-    detector = WindowDetector(network, device=device, batch_size=batch_size, floor=threshold)
-    count, area, side, step = 0, 0.0, 512, 448
+    count, area = 0, 0.0
     for background in backgrounds:
-        zoom = background.mpp / MPP
-        pixels = background.pixels
-        if zoom != 1:
-            size = (round(pixels.shape[1] * zoom), round(pixels.shape[0] * zoom))
-            pixels = np.asarray(PilImage.fromarray(pixels).resize(size, PilImage.Resampling.BICUBIC))
-        tissue = tissue_cells(pixels, 64)
-        area += float(tissue.sum()) * (64 * MPP / 1000) ** 2
-        parts, windows, origins = [], [], []
-        for top in _starts(pixels.shape[0], side, step):
-            for left in _starts(pixels.shape[1], side, step):
-                if tissue[top // 64 : (top + side) // 64 + 1, left // 64 : (left + side) // 64 + 1].any():
-                    window = np.full((side, side, 3), 255, np.uint8)
-                    part = pixels[top : top + side, left : left + side]
-                    window[: part.shape[0], : part.shape[1]] = part
-                    windows.append(window)
-                    origins.append((left, top))
-        for start in range(0, len(windows), 64):
-            for found, (left, top) in zip(
-                detector.detect(np.stack(windows[start : start + 64])), origins[start : start + 64], strict=True
-            ):
-                detections = to_detections(found)
-                shift = np.array([left, top, left, top], np.float32)
-                parts.append(Detections(detections.boxes + shift, detections.scores))
-        count += len(suppress(Detections.join(parts), distance=MATCH_PIXELS / 2))
+        found, searched = detect_image(
+            network, at_crop_scale(background), device=device, floor=threshold, batch_size=batch_size
+        )
+        count += len(found)
+        area += searched
     return count, area
 
 
