@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Optional
 
 import typer
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, show and verify model bundles.", no_args_is_help=True)
+app = typer.Typer(help="List, show, verify, export and import model bundles.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of a bundle, or its folder.", show_default=False)]
 
@@ -63,3 +64,53 @@ def verify_command(name: Name) -> None:
         print(f"{'ok  ' if check.error is None else 'FAIL'} {check.what}" + (f": {check.error or check.found}"))
     if checks[-1].error is not None:
         raise typer.Exit(2)
+
+
+@app.command("export")
+def export_command(
+    name: Name,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The zip file to write, or a folder.", show_default=False)],
+) -> None:
+    """Write a bundle as one zip file."""
+    from pathology.bundle.export import export_bundle
+
+    print(export_bundle(name, out))
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[
+        Path, typer.Argument(help="An exported zip, a bundle's folder, or a .safetensors file.", show_default=False)
+    ],
+    card: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it at run time
+        typer.Option("--card", help="The card (YAML) for a bare .safetensors file.", show_default=False),
+    ] = None,
+    names: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--names", help="YAML: the file's tensor names to the network's, null to drop.", show_default=False
+        ),
+    ] = None,
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--into", help="Where bundles are kept; by default the user's folder.", show_default=False),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle of the same name.")] = False,
+) -> None:
+    """Check a model from card to output and put it where models are found."""
+    import yaml
+
+    from pathology.bundle.export import import_bundle
+    from pathology.errors import InputTableError
+
+    mapping = None
+    if names is not None:
+        try:
+            mapping = yaml.safe_load(names.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise InputTableError(f"the names cannot be read ({str(error).splitlines()[0]})", where=names) from error
+        if not isinstance(mapping, dict):
+            raise InputTableError("the names are no mapping of tensor names", where=names)
+    bundle = import_bundle(source, folder=folder, card=card, names=mapping, replace=replace)
+    print(f"{bundle.card.name} {bundle.card.version}: {bundle.directory}")

@@ -136,6 +136,17 @@ def test_models(model, monkeypatch):
     assert "FAIL" not in verified.output
 
 
+def test_a_model_travels(model, tmp_path, monkeypatch):
+    out = CliRunner().invoke(app, ["models", "export", str(model), "--out", str(tmp_path)])
+    assert out.exit_code == 0, out.output
+    archive = tmp_path / "random-densenet-1.0.0.zip"
+    assert archive.exists()
+    taken = CliRunner().invoke(app, ["models", "import", str(archive), "--into", str(tmp_path / "mine")])
+    assert taken.exit_code == 0, taken.output
+    monkeypatch.setenv("PATHOLOGY_MODELS", str(tmp_path / "mine"))
+    assert "random-densenet 1.0.0" in CliRunner().invoke(app, ["models", "list"]).output
+
+
 def test_heatmap(slide, model, tmp_path):
     from PIL import Image
 
