@@ -275,10 +275,26 @@ def doctor_command() -> None:
     raise typer.Exit(run())
 
 
+@app.command("systems")
+def systems_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the published systems: what they are, what their authors report, what was measured here."""
+    from pathology.cli.systems import run
+
+    run(as_json=as_json)
+
+
 def _add_groups() -> None:
+    from pathology.cli.grade import app as grade
     from pathology.cli.models import app as models
+    from pathology.cli.patient import app as patient
+    from pathology.cli.radiology import app as radiology
+    from pathology.cli.survival import app as survival
 
     app.add_typer(models, name="models")
+    app.add_typer(grade, name="grade")
+    app.add_typer(patient, name="patient")
+    app.add_typer(survival, name="survival")
+    app.add_typer(radiology, name="radiology")
 
 
 _add_groups()

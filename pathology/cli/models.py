@@ -88,9 +88,7 @@ def import_command(
     ] = None,
     names: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--names", help="YAML: the file's tensor names to the network's, null to drop.", show_default=False
-        ),
+        typer.Option("--names", help="YAML: tensor names of the file to the network's.", show_default=False),
     ] = None,
     folder: Annotated[
         Optional[Path],  # noqa: UP045
