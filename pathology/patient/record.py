@@ -163,6 +163,9 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, SlideSummary]]:
                     "the slide's record is damaged", where=record, remedy="Score the slide again"
                 ) from error
             extra, model = _numbers_within(found.extra), found.model
+        # Shares of the tissue by class (necrosis among them) are covariates of their own.
+        shares = {str(k): _number(v) for k, v in row.items() if str(k).startswith("share_")}
+        extra |= {k: v for k, v in shares.items() if v is not None}
         probabilities = {str(k).removeprefix("p_"): _number(v) for k, v in row.items() if str(k).startswith("p_")}
         patient = str(row.get("patient_id", "") or "").strip()
         result.append(

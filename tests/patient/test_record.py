@@ -33,7 +33,9 @@ def slides(tmp_path):
         {"slide_id": "s4", "patient_id": "", "status": "scored", "prediction": "UPS", "p_LMS": 0.1, "p_UPS": 0.9},
         {"slide_id": "s5", "patient_id": "c ", "status": "scored", "abstained": True, "p_LMS": 0.5, "p_UPS": 0.5},
     ]
-    pd.DataFrame(rows).assign(path="/secret/A.svs", tissue_mm2=[10, 20, None, 5, 5]).to_csv(out / "results.csv")
+    pd.DataFrame(rows).assign(
+        path="/secret/A.svs", tissue_mm2=[10, 20, None, 5, 5], share_LMS=[0.7, 0.3, None, 0, 0.5]
+    ).to_csv(out / "results.csv")
     record = {
         "slide_id": "s1",
         "path": "/secret/A.svs",
@@ -65,7 +67,7 @@ def test_slides_are_read_with_their_findings(slides):
     assert [p for p, _ in found] == ["A", "A", "B", None, "c"]
     first = found[0][1]
     assert first.probabilities == {"LMS": 0.8, "UPS": 0.2}
-    assert first.findings == {"mitoses.per_mm2": 4.5, "hot": 1.0}
+    assert first.findings == {"mitoses.per_mm2": 4.5, "hot": 1.0, "share_LMS": 0.7}
     assert first.model == "sts 1"
     assert found[2][1].error == "truncated"
     assert found[4][1].abstained
@@ -97,6 +99,7 @@ def test_everything_is_joined_or_reported(slides, clinical, tmp_path):
     assert a["slide.p_LMS"] == pytest.approx(0.6)
     assert a["slide.tissue_mm2"] == 30
     assert a["slide.mitoses.per_mm2"] == 4.5
+    assert a["slide.share_LMS"] == pytest.approx(0.5)
     assert a["imaging.volume"] == 2
     assert (a["slides.total"], a["slides.scored"], a["imaging.studies"]) == (2, 2, 2)
     assert pd.isna(table.loc["B", "slide.p_LMS"])
