@@ -141,7 +141,7 @@ def construct_field(
         crops = generator.choice(len(data.crops), len(spots), replace=len(spots) > len(data.crops))
         for spot, index in zip(spots, crops, strict=True):
             place = tuple(int(v) for v in spot * _CELL + _CELL // 2)
-            source = data.objects[index, 0, :2] if kind == 0 else nuclei[index, generator.integers(3)]
+            source = data.objects[index, 0, :2] if kind == 0 else nuclei[index, 0]
             crop = data.crops[index]
             blend(pixels, crop, (float(source[0]), float(source[1])), (place[0], place[1]))
             places[kind].append((place[0], place[1]))
