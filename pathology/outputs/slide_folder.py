@@ -1,20 +1,25 @@
 """One slide's results folder: ``predictions.zarr``, pictures, report, and ``slide.json`` last.
 
-====================  =========================================================================================
-``predictions.zarr``  ``coords (N, 2)`` int32 level-0 corners, ``probabilities (N, C)`` float32 (NaN where a patch
-                      could not be read), ``tissue (N,)`` float32, ``tissue_mask (rows, columns)`` bool over the
-                      whole slide; attributes: classes, patch extent and stride in level-0 pixels, grid, slide
-``overlay.png``       the slide under its heatmap, with legend and scale bar
-``overview.jpg``      the slide as it is
-``preview.jpg``       a small overlay, for tables of slides
-``report.html``       everything about the slide on one page
-``slide.json``        the record; written last, so a folder that has it is whole
-====================  =========================================================================================
+=======================  ======================================================================================
+``predictions.zarr``     ``coords (N, 2)`` int32 level-0 corners, ``probabilities (N, C)`` float32 (NaN where a patch
+                         could not be read), ``tissue (N,)`` float32, ``tissue_mask (rows, columns)`` bool over the
+                         whole slide, and such a mask for each thing that spoils it (``pen_mask``, ...), at its own
+                         scale; attributes: classes, patch extent and stride in level-0 pixels, grid, slide
+``heatmap.ome.zarr``     the class probabilities as an image with physical coordinates
+``annotations.geojson``  where each class leads and where tissue is, for QuPath
+``overlay.png``          the slide under its heatmap, with legend and scale bar
+``overview.jpg``         the slide as it is
+``preview.jpg``          a small overlay, for tables of slides
+``report.html``          everything about the slide on one page
+``card.json``            the card of the model
+``slide.json``           the record; written last, so a folder that has it is whole
+=======================  ======================================================================================
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +53,7 @@ __all__ = [
     "HEATMAP",
     "OVERVIEW_LONGEST_SIDE",
     "read_heatmap",
+    "read_masks",
     "redraw_overlay",
     "write_failure",
     "write_slide_folder",
@@ -62,6 +68,9 @@ ANNOTATIONS = "annotations.geojson"
 CARD = "card.json"
 """Names in the slide's folder."""
 
+_MASK = "_mask"
+"""What the names of masks in ``predictions.zarr`` end in."""
+
 
 def write_slide_folder(
     folder: Path,
@@ -72,6 +81,7 @@ def write_slide_folder(
     overview: NDArray[np.uint8],
     mask: NDArray[np.bool_],
     about: dict[str, Any],
+    spoilt: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> SlideResult:
     """Aggregate a classifier's predictions and write everything about the slide.
 
@@ -89,6 +99,9 @@ def write_slide_folder(
         ``(rows, columns)`` bool tissue mask over the whole slide.
     about
         Further fields of :class:`SlideResult`: identity, scale, reader, timing.
+    spoilt
+        Masks over the whole slide, each ``(rows, columns)`` bool at its own scale, of what spoils it (see
+        :attr:`pathology.slide.quality.SlideQuality.masks`).
 
     Returns
     -------
@@ -139,7 +152,7 @@ def write_slide_folder(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "slide.json").unlink(missing_ok=True)  # until everything is new, the folder is not whole
     (folder / "traceback.txt").unlink(missing_ok=True)
-    _write_predictions(folder / PREDICTIONS, card, plan, probabilities, mask, result)
+    _write_predictions(folder / PREDICTIONS, card, plan, probabilities, {"tissue": mask, **(spoilt or {})}, result)
     if all(heatmap.shape):
         write_ome_zarr(
             folder / HEATMAP, heatmap, mpp=grid.slide_mpp, name=f"{result.slide_id}: {card.name}", colours=colours
@@ -173,13 +186,10 @@ def read_heatmap(folder: Path) -> tuple[Heatmap, NDArray[np.bool_]]:
     StoreError
         If the folder holds no predictions.
     """
-    try:
-        group = zarr.open_group(folder / PREDICTIONS, mode="r")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
-        raise StoreError("there are no predictions here", where=folder, remedy="Score the slide first") from error
+    group = _predictions(folder)
 
     def array(name: str) -> NDArray[Any]:
-        return np.asarray(group[name][...])  # type: ignore[index]
+        return np.asarray(group[name][...])
 
     attributes: dict[str, Any] = dict(group.attrs)
     heatmap = build_heatmap(
@@ -191,6 +201,20 @@ def read_heatmap(folder: Path) -> tuple[Heatmap, NDArray[np.bool_]]:
         stride=attributes["stride"],
     )
     return heatmap, array("tissue_mask")
+
+
+def read_masks(folder: Path) -> dict[str, NDArray[np.bool_]]:
+    """Return the masks over the whole slide by name: ``tissue`` first, then what spoils it.
+
+    Raises
+    ------
+    StoreError
+        If the folder holds no predictions.
+    """
+    group = _predictions(folder)
+    names = sorted(name.removesuffix(_MASK) for name in group.array_keys() if name.endswith(_MASK))
+    names.sort(key=lambda name: name != "tissue")
+    return {name: np.asarray(group[f"{name}{_MASK}"][...], bool) for name in names}
 
 
 def redraw_overlay(
@@ -228,19 +252,27 @@ def redraw_overlay(
     write_overlay(path, result, card, picture, heatmap, mask, only=only, longest=longest)
 
 
+def _predictions(folder: Path) -> Any:  # noqa: ANN401 - zarr's groups hold arrays and groups alike
+    try:
+        return zarr.open_group(folder / PREDICTIONS, mode="r")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
+        raise StoreError("there are no predictions here", where=folder, remedy="Score the slide first") from error
+
+
 def _write_predictions(
     path: Path,
     card: Card,
     plan: TilePlan,
     probabilities: NDArray[np.float32],
-    mask: NDArray[np.bool_],
+    masks: Mapping[str, NDArray[np.bool_]],
     result: SlideResult,
 ) -> None:
     aside = path.with_name(f"{path.name}.partial")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         group = zarr.open_group(aside, mode="w", zarr_format=3)
-        arrays = {"coords": plan.coords, "probabilities": probabilities, "tissue": plan.tissue, "tissue_mask": mask}
+        arrays: dict[str, NDArray[Any]] = {"coords": plan.coords, "probabilities": probabilities, "tissue": plan.tissue}
+        arrays |= {f"{name}{_MASK}": mask for name, mask in masks.items()}
         for name, values in arrays.items():
             # Some 8 MB a chunk: one file for most slides, and no chunk too large to read at once.
             rows = max(1, min(len(values), 2**23 // max(1, values[:1].nbytes)))

@@ -20,6 +20,7 @@ from pathology.outputs.detection_file import DetectionClass, DetectionHeader, Sl
 from pathology.outputs.slide_folder import write_failure, write_slide_folder
 from pathology.outputs.tables import write_results
 from pathology.settings import GridSettings
+from pathology.slide.open import open_slide
 from pathology.testing.synthetic_slides import ArrayPicture, Compression, write_tiff
 from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.plan import plan_tiles
@@ -164,6 +165,8 @@ def write_constructed_results(
     for name in slide_ids:
         path = slides / f"{name}.tiff"
         write_tiff(path, ArrayPicture(pixels), compression=compression, factors=(1, 4), mpp=mpp, quality=90)
+        with open_slide(path) as reader:
+            fingerprint = reader.fingerprint
         result = write_slide_folder(
             out / "slides" / name,
             card=card,
@@ -171,6 +174,7 @@ def write_constructed_results(
             probabilities=probabilities,
             overview=np.asarray(overview, np.uint8),
             mask=mask,
+            spoilt={"pen": _corner(mask, 0), "blur": _corner(mask, -1)},
             about={
                 **shared,
                 "slide_id": name,
@@ -180,7 +184,7 @@ def write_constructed_results(
                 "mpp_source": "file",
                 "width": dimensions[0],
                 "height": dimensions[1],
-                "fingerprint": f"{len(results):064x}",
+                "fingerprint": fingerprint,
                 "tissue_mm2": float(mask.mean()) * dimensions[0] * dimensions[1] * (mpp / 1000) ** 2,
             },
         )
@@ -200,6 +204,14 @@ def write_constructed_results(
     write_results(out, results, card.classes)
     (out / "run.json").write_text(json.dumps({"slides": [{"slide_id": r.slide_id} for r in results]}), encoding="utf-8")
     return out
+
+
+def _corner(mask: NDArray[np.bool_], which: int) -> NDArray[np.bool_]:
+    """Mark the ninth of a mask's area in its first or last corner."""
+    part = np.zeros_like(mask)
+    height, width = mask.shape[0] // 3, mask.shape[1] // 3
+    part[(slice(height), slice(width)) if which == 0 else (slice(-height, None), slice(-width, None))] = True
+    return part
 
 
 def random_detections(slide_id: str, dimensions: tuple[int, int], count: int, *, seed: int = 0) -> SlideDetections:

@@ -1,0 +1,52 @@
+"""``pathology view``: results in the browser."""
+
+from __future__ import annotations
+
+import signal
+import webbrowser
+from pathlib import Path
+from types import FrameType
+
+__all__ = ["run"]
+
+
+def run(results: list[Path], *, slides: list[Path], port: int, browser: bool) -> None:
+    """Serve until Ctrl-C (or a signal to end)."""
+    from pathology.errors import UsageError
+    from pathology.viewer.batch import Batch
+    from pathology.viewer.server import ViewerServer
+
+    for folder in slides:
+        if not folder.is_dir():
+            raise UsageError("--slides names no folder", where=folder)
+    batch = Batch(results, slides)
+    server = ViewerServer(batch, _page(), port=port)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    print(f"Viewer: {server.address}\nOnly this machine can open it. Ctrl-C ends it. Research use only.", flush=True)
+    if browser:
+        webbrowser.open(server.address)
+    try:
+        server.serve()
+    except KeyboardInterrupt:
+        print("\nThe viewer is closed.")
+    finally:
+        server.close()
+
+
+def _page() -> Path | None:
+    """Return the built page; in a source tree without it, build it first."""
+    from pathology.viewer.page import SOURCE, PageBuildError, build_page, find_page
+
+    found = find_page()
+    if found is None and SOURCE.exists():
+        print("Building the viewer's page; this happens once.", flush=True)
+        try:
+            build_page()
+        except PageBuildError as error:
+            print(f"The page could not be built: {error}")
+    return find_page()

@@ -1,0 +1,500 @@
+"""What the page shows, as data: the slides of one or more results folders, and everything about each of them."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pathology import __version__
+from pathology.errors import PathologyError, StoreError, UsageError
+from pathology.outputs.decided_count import count_decided
+from pathology.outputs.detection_file import (
+    DETECTIONS,
+    Decision,
+    SlideDetections,
+    Verdict,
+    read_decisions,
+    write_decisions,
+)
+from pathology.outputs.overlay import OPACITY
+from pathology.outputs.palette import colour_map
+from pathology.outputs.quality_picture import QUALITY_COLOURS
+from pathology.outputs.results_folder import Results, SlideFolder, open_results
+from pathology.outputs.slide_folder import read_masks
+from pathology.outputs.wording import RESEARCH_USE_ONLY, sentence, valid_text
+from pathology.viewer.detection_index import DetectionIndex
+from pathology.viewer.slides import OpenSlides
+from pathology.viewer.tiles import ByteCache
+
+__all__ = ["COLOUR_MAPS", "Batch", "SlideView"]
+
+COLOUR_MAPS: Final = ("viridis", "cividis", "magma")
+"""Perceptually uniform; the first two are safe for every common kind of colour blindness, magma for most."""
+
+UNKNOWN: Final = 255
+"""Byte of a map's cell without a prediction; probabilities are 0 to 254, that is in steps of 0.4 %."""
+
+_OTHER_LAYER: Final = "#cc79a7"
+"""Colour of a layer that has none of its own."""
+_MOST_VIEWS: Final = 8
+"""Slides whose maps and detections are kept in memory."""
+_TILE_CACHE: Final = 64 * 2**20
+"""Bytes of encoded tiles kept: some thousand."""
+_FEW_DETECTIONS: Final = 4000
+"""Detections drawn one by one in a window; more are shown as a density."""
+_DENSITY_CELLS: Final = 96
+"""Cells of a density along the longer side of the window: about a dozen screen pixels each."""
+
+
+class SlideView:
+    """One slide's maps and detections, loaded once.
+
+    Parameters
+    ----------
+    slide
+        Its results.
+    """
+
+    def __init__(self, slide: SlideFolder) -> None:
+        self.slide = slide
+        self._deciding = threading.Lock()
+        self._decisions: dict[int, Decision] | None = None
+        self._counted: NDArray[np.bool_] | None = None
+        self._index: DetectionIndex | None = None
+
+    def heatmap(self, name: str | None) -> bytes:
+        """Return a map as bytes, row by row.
+
+        Parameters
+        ----------
+        name
+            A class: one byte a cell, 0 to 254 for probability 0 to 1, 255 unknown.  ``None``: the leading class,
+            two planes: index of the class (255 unknown), then its probability as above.
+
+        Raises
+        ------
+        UsageError, StoreError
+            If there is no such class, or the slide has no maps.
+        """
+        heatmap = self.slide.heatmaps
+        if name is not None:
+            return _quantised(heatmap.probability(name)).tobytes()
+        leading = heatmap.leading()
+        index = np.where(leading < 0, UNKNOWN, np.minimum(leading, UNKNOWN - 1)).astype(np.uint8)
+        return index.tobytes() + _quantised(heatmap.confidence()).tobytes()
+
+    def mask(self, name: str) -> bytes:
+        """Return a layer as a PNG over the whole slide: white where it holds, else transparent.
+
+        Raises
+        ------
+        UsageError
+            If there is no such layer.
+        """
+        masks = read_masks(self.slide.folder)
+        if name not in masks:
+            raise UsageError(f"there is no layer {name!r}", remedy=f"There are: {', '.join(masks)}")
+        picture = Image.fromarray(masks[name].astype(np.uint8), "P")
+        picture.putpalette([255, 255, 255] * 2)
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", transparency=bytes([0, 255]), compress_level=3)
+        return buffer.getvalue()
+
+    # -- detections ---------------------------------------------------------------------------------------------
+
+    @property
+    def detections(self) -> SlideDetections:
+        """The slide's detections.
+
+        Raises
+        ------
+        UsageError
+            If it has none.
+        """
+        found = self.slide.detections
+        if found is None:
+            raise UsageError("there are no detections: the model is no detector", where=self.slide.folder)
+        return found
+
+    def _state(self) -> tuple[dict[int, Decision], NDArray[np.bool_], DetectionIndex]:
+        with self._deciding:
+            if self._decisions is None or self._counted is None or self._index is None:
+                self._index = DetectionIndex(self.detections.found, self.slide.dimensions)
+                self._decisions = read_decisions(self.slide.folder, self.detections)
+                self._counted = self.detections.counted(self._decisions)
+            return self._decisions, self._counted, self._index
+
+    def _states_of(self, rows: NDArray[np.uint32], decisions: dict[int, Decision]) -> NDArray[np.uint8]:
+        """Return 0 undecided, 1 accepted, 2 rejected for each row."""
+        states = np.zeros(len(rows), np.uint8)
+        for place, row in enumerate(rows.tolist() if decisions else ()):
+            decision = decisions.get(row)
+            if decision is not None:
+                states[place] = 1 if decision.verdict == "accepted" else 2
+        return states
+
+    def detections_within(self, window: tuple[float, float, float, float], least: float) -> bytes:
+        """Return the detections of a window: each one, or how many where, as bytes (little endian).
+
+        Parameters
+        ----------
+        window
+            ``(left, top, right, bottom)`` in level-0 pixels.
+        least
+            Smallest score shown.
+
+        Returns
+        -------
+        bytes
+            ``uint32 0, uint32 n``, then n of each: uint32 row, 4 float32 box, float32 score, uint8 class, uint8
+            state (0 undecided, 1 accepted, 2 rejected), uint8 whether it counts.  Or ``uint32 1, uint32 rows,
+            uint32 columns``, float32 left, top and cell, then ``rows * columns`` uint32 counts of the detections
+            that count.
+
+        Raises
+        ------
+        UsageError
+            If the window is empty or the slide has no detections.
+        """
+        left, top, right, bottom = window
+        if not (left < right and top < bottom):
+            raise UsageError(f"the window {window} is empty")
+        decisions, counted, index = self._state()
+        rows = index.within(*window)
+        found = self.detections.found
+        rows = rows[found.scores[rows] >= least]
+        if len(rows) <= _FEW_DETECTIONS:
+            parts = (
+                rows.astype("<u4"),
+                found.boxes[rows].astype("<f4"),
+                found.scores[rows].astype("<f4"),
+                self.detections.kinds[rows],
+                self._states_of(rows, decisions),
+                counted[rows].astype(np.uint8),
+            )
+            return struct.pack("<II", 0, len(rows)) + b"".join(part.tobytes() for part in parts)
+        density = index.density(rows[counted[rows]], window, _DENSITY_CELLS)
+        head = struct.pack("<IIIfff", 1, *density.counts.shape, density.left, density.top, density.cell)
+        return head + density.counts.astype("<u4").tobytes()
+
+    def next_detection(self, after: int, *, step: int, least: float, undecided: bool) -> dict[str, Any] | None:
+        """Return the next detection in the order of falling scores, ``None`` if there is none.
+
+        Parameters
+        ----------
+        after
+            A row; -1 begins at the first, and the number of detections at the last when going back.
+        step
+            1 onwards, -1 back.
+        least
+            Smallest score.
+        undecided
+            Pass over those somebody decided about.
+        """
+        decisions, _, _ = self._state()
+        scores = self.detections.found.scores
+        row = after + step
+        while 0 <= row < len(scores):
+            if scores[row] >= least and not (undecided and row in decisions):
+                return self.one_detection(row)
+            row += step
+        return None
+
+    def one_detection(self, row: int) -> dict[str, Any]:
+        """Return everything about one detection.
+
+        Raises
+        ------
+        UsageError
+            If there is none of that number.
+        """
+        decisions, counted, _ = self._state()
+        detections = self.detections
+        if not 0 <= row < len(detections):
+            raise UsageError(f"there is no detection {row}; there are {len(detections)}")
+        decision = decisions.get(row)
+        return {
+            "row": row,
+            "box": detections.found.boxes[row].tolist(),
+            "score": float(detections.found.scores[row]),
+            "kind": int(detections.kinds[row]),
+            "verdict": None if decision is None else decision.verdict,
+            "counted": bool(counted[row]),
+        }
+
+    def decide(self, row: int, verdict: Verdict | None) -> dict[str, Any]:
+        """Accept or reject a detection, or take a decision back, and save it.
+
+        Returns
+        -------
+        dict
+            The detection and the slide's count as they are now.
+
+        Raises
+        ------
+        UsageError
+            If there is no such detection.
+        StoreError, OutputError
+            If the decisions cannot be saved; nothing has changed then.
+        """
+        self._state()
+        with self._deciding:
+            # Read anew: another viewer, or a person, may have changed the file.
+            decisions = read_decisions(self.slide.folder, self.detections)
+            if verdict is None:
+                decisions.pop(row, None)
+            else:
+                decisions[row] = Decision.on(self.detections, row, verdict)
+            write_decisions(self.slide.folder, self.detections, decisions.values())
+            self._decisions, self._counted = decisions, self.detections.counted(decisions)
+        return {"detection": self.one_detection(row), "count": self.count()}
+
+    def count(self) -> dict[str, Any]:
+        """Return the slide's count with the decisions as they are now."""
+        decisions, _, _ = self._state()
+        record = self.slide.record
+        count = count_decided(self.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+        return count.model_dump(mode="json", exclude={"hotspot": {"members"}})
+
+
+def _quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    known = ~np.isnan(probability)
+    values = np.full(probability.shape, UNKNOWN, np.uint8)
+    values[known] = np.rint(np.clip(probability[known], 0, 1) * (UNKNOWN - 1)).astype(np.uint8)
+    return values
+
+
+@dataclass(frozen=True)
+class _Run:
+    results: Results
+    name: str
+
+
+class Batch:
+    """Results folders opened for looking at.
+
+    Parameters
+    ----------
+    folders
+        One, or several to compare: of the same slides by other models.
+    slides
+        Where slides may be that are no longer where they were.
+
+    Raises
+    ------
+    StoreError
+        If one is no results folder.
+    """
+
+    def __init__(self, folders: Sequence[Path], slides: Sequence[Path] = ()) -> None:
+        if not folders:
+            raise UsageError("no results folder is given")
+        self._runs = [_Run(open_results(folder), Path(folder).absolute().name) for folder in folders]
+        self.slides = OpenSlides(tuple(slides))
+        self.tiles = ByteCache(_TILE_CACHE)
+        self._views: OrderedDict[tuple[int, str], SlideView] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def slide(self, run: int, slide_id: str) -> SlideFolder:
+        """Return one slide.
+
+        Raises
+        ------
+        UsageError
+            If there is no such run or slide.
+        """
+        if not 0 <= run < len(self._runs):
+            raise UsageError(f"there is no run {run}; there are {len(self._runs)}")
+        return self._runs[run].results[slide_id]
+
+    def view(self, run: int, slide_id: str) -> SlideView:
+        """Return a slide's maps and detections; the ones used longest ago are forgotten.
+
+        Raises
+        ------
+        UsageError
+            If there is no such run or slide.
+        """
+        slide = self.slide(run, slide_id)
+        with self._lock:
+            view = self._views.get((run, slide_id))
+            if view is None:
+                view = self._views[run, slide_id] = SlideView(slide)
+            self._views.move_to_end((run, slide_id))
+            while len(self._views) > _MOST_VIEWS:
+                self._views.popitem(last=False)
+            return view
+
+    def tile(self, run: int, slide_id: str, z: int, column: int, row: int) -> bytes:
+        """Return one tile of a slide as JPEG.
+
+        Raises
+        ------
+        UsageError
+            If there is no such slide or tile.
+        SlideError
+            If the slide is gone or unreadable.
+        """
+        key = (run, slide_id, z, column, row)
+        found = self.tiles.get(key)
+        if found is None:
+            with self.slides.pyramid((run, slide_id), self.slide(run, slide_id)) as pyramid:
+                found = pyramid.tile(z, column, row)
+            self.tiles.put(key, found)
+        return found
+
+    def overview(self) -> dict[str, Any]:
+        """Return the table of slides and what all of them share."""
+        rows = [self._row(run, slide) for run, entry in enumerate(self._runs) for slide in entry.results]
+        return {
+            "version": __version__,
+            "notice": RESEARCH_USE_ONLY,
+            "runs": [{"name": run.name, "slides": len(run.results)} for run in self._runs],
+            "slides": rows,
+            "colour_maps": {
+                name: colour_map(name, np.linspace(0, 1, 256, dtype=np.float32)).reshape(-1).tolist()
+                for name in COLOUR_MAPS
+            },
+            "opacity": list(OPACITY),
+        }
+
+    def _row(self, run: int, slide: SlideFolder) -> dict[str, Any]:
+        record = slide.record
+        leading = next((c for c in record.classes if c.name == record.prediction), None)
+        return {
+            "run": run,
+            "id": valid_text(record.slide_id),
+            "key": quote(record.slide_id.encode("utf-8", "surrogateescape"), safe=""),
+            "patient": None if record.patient_id is None else valid_text(record.patient_id),
+            "status": "failed" if record.status == "failed" else "abstained" if record.abstained else "scored",
+            "model": record.model,
+            "prediction": record.prediction,
+            "colour": None if leading is None else leading.colour,
+            "confidence": None if leading is None else leading.probability,
+            "reason": sentence(record.error or record.abstained_because)
+            if record.status != "scored" or record.abstained
+            else "",
+            "mitoses_per_mm2": _mitoses_per_mm2(record.extra),
+            "tissue_mm2": record.tissue_mm2,
+            "patches": record.patches,
+            "seconds": record.seconds,
+        }
+
+    def about(self, run: int, slide_id: str) -> dict[str, Any]:
+        """Return everything the viewer needs to know about a slide but its pixels and maps.
+
+        Raises
+        ------
+        UsageError
+            If there is no such run or slide.
+        """
+        slide = self.slide(run, slide_id)
+        record = slide.record
+        about: dict[str, Any] = {
+            **self._row(run, slide),
+            "path": valid_text(record.path),
+            "classes": [finding.model_dump() for finding in record.classes],
+            "warnings": [sentence(warning) for warning in record.warnings],
+            "mpp": record.mpp,
+            "width": record.width,
+            "height": record.height,
+            "report": (slide.folder / "report.html").exists(),
+            "others": self._others(run, slide),
+            "image": None,
+            "image_error": None,
+            "heatmap": None,
+            "layers": [],
+            "detections": None,
+        }
+        if record.status == "failed":
+            about["image_error"] = sentence(record.error)
+            return about
+        try:
+            with self.slides.pyramid((run, slide_id), slide) as pyramid:
+                about["image"] = {
+                    "width": pyramid.width,
+                    "height": pyramid.height,
+                    "tile": pyramid.tile_size,
+                    "coarsest": pyramid.coarsest,
+                }
+            if not self.slides.is_unchanged((run, slide_id), slide):
+                about["warnings"].append("The slide's file is not the one that was scored: maps may not fit it.")
+        except PathologyError as error:
+            about["image_error"] = sentence(str(error))
+        try:
+            heatmap = slide.heatmaps
+            about["heatmap"] = {
+                "rows": heatmap.shape[0],
+                "columns": heatmap.shape[1],
+                "left": heatmap.origin[0],
+                "top": heatmap.origin[1],
+                "stride": heatmap.stride,
+                "covered": min(heatmap.extent, heatmap.stride),
+            }
+            about["layers"] = [
+                {"name": name, "colour": QUALITY_COLOURS.get(name, _OTHER_LAYER)} for name in read_masks(slide.folder)
+            ]
+        except StoreError as error:
+            about["warnings"].append(sentence(str(error)))
+        if (slide.folder / DETECTIONS).exists():
+            try:
+                view = self.view(run, slide_id)
+                header = view.detections.header
+                about["detections"] = {
+                    "total": len(view.detections),
+                    "threshold": header.threshold,
+                    "model": header.model,
+                    "classes": [kind.model_dump() for kind in header.classes],
+                    "count": view.count(),
+                }
+            except StoreError as error:
+                about["warnings"].append(sentence(str(error)))
+        return about
+
+    def _others(self, run: int, slide: SlideFolder) -> list[dict[str, Any]]:
+        """Return the same slide in the other runs."""
+        found = []
+        for number, other in enumerate(self._runs):
+            if number == run:
+                continue
+            for candidate in other.results:
+                same = (
+                    candidate.record.fingerprint == slide.record.fingerprint
+                    if candidate.record.fingerprint and slide.record.fingerprint
+                    else candidate.slide_id == slide.slide_id
+                )
+                if same and candidate.record.status == "scored":
+                    found.append(
+                        {
+                            "run": number,
+                            "key": self._row(number, candidate)["key"],
+                            "name": other.name,
+                            "model": candidate.record.model,
+                        }
+                    )
+        return found
+
+    def close(self) -> None:
+        """Close every slide."""
+        self.slides.close()
+
+
+def _mitoses_per_mm2(extra: dict[str, Any]) -> float | None:
+    """Return the density in the hotspot of a slide's mitotic count, if there is one."""
+    count = extra.get("mitoses")
+    hotspot = count.get("hotspot") if isinstance(count, dict) else None
+    value = hotspot.get("per_mm2") if isinstance(hotspot, dict) else None
+    if value is None and isinstance(count, dict) and count.get("total") == 0:
+        return 0.0
+    return float(value) if isinstance(value, (int, float)) else None

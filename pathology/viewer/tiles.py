@@ -1,0 +1,227 @@
+"""A slide as a pyramid of JPEG tiles for a browser.
+
+Level ``z`` halves the slide ``z`` times: its pixel ``i`` covers level-0 pixels ``[i * 2**z, (i + 1) * 2**z)``, and its
+size is the slide's divided by ``2**z``, rounded up.  Where the slide itself stores such a level as JPEG tiles of the
+pyramid's size, they are handed over as they are: nothing is decoded, composed or encoded again, which is what other
+tile servers spend their time on.  Everything else is read through the slide's reader and encoded.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import threading
+from collections import OrderedDict
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import UsageError
+from pathology.slide.reader import Rect, SlideReader
+from pathology.slide.thumbnail import thumbnail
+from pathology.slide.tile_encoding import TileEncoding
+from pathology.slide.tiled import TiledReader
+from pathology.tiling.resample import choose_scaling, read_scaled
+
+__all__ = ["ByteCache", "TilePyramid", "complete_jpeg", "encode_jpeg"]
+
+QUALITY: Final = 85
+"""JPEG quality of encoded tiles: no block is seen at 1:1, at half the bytes of 95."""
+
+_LARGEST_TILE: Final = 1024
+_SMALLEST_TILE: Final = 128
+_OWN_TILE: Final = 512
+"""Tile side where the slide's own tiles are of no use in a browser: strips, or larger or smaller than the two above."""
+
+_MOST_REDUCTION: Final = 8
+"""A level this much coarser than the nearest stored one is made whole, once: read tile by tile, each view of a slide
+without a pyramid would decode the whole slide again."""
+_WHOLE_LONGEST: Final = 6000
+"""Longer side in pixels of the finest level made whole, at most: 100 MB.  Finer ones are read tile by tile."""
+
+
+class ByteCache:
+    """Keeps the most recently used tiles up to a number of bytes; thread-safe.
+
+    Parameters
+    ----------
+    capacity
+        Largest number of bytes kept.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._entries: OrderedDict[object, bytes] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Bytes held now."""
+        return self._size
+
+    def get(self, key: object) -> bytes | None:
+        """Return what was kept under a key, or ``None``."""
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._entries.move_to_end(key)
+            return found
+
+    def put(self, key: object, data: bytes) -> None:
+        """Keep bytes; the least recently used ones make room."""
+        if len(data) > self.capacity:
+            return
+        with self._lock:
+            old = self._entries.pop(key, None)
+            self._size += len(data) - (0 if old is None else len(old))
+            self._entries[key] = data
+            while self._size > self.capacity:
+                _, dropped = self._entries.popitem(last=False)
+                self._size -= len(dropped)
+
+
+def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Return ``(h, w, 3)`` uint8 RGB as a JPEG file (4:2:0)."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not done:
+        raise UsageError(f"{pixels.shape} cannot be encoded as JPEG")
+    return data.tobytes()
+
+
+def complete_jpeg(data: bytes, encoding: TileEncoding) -> bytes:
+    """Return a stored JPEG tile as a file that any program shows in the right colours.
+
+    Shared tables are put back in, and markers that say how colours are stored are replaced by the one that holds (an
+    Adobe marker, as in Adobe Technical Note 5116): tiles of slide scanners often have none, or a wrong one.
+
+    Parameters
+    ----------
+    data
+        The tile's bytes, beginning with the start-of-image marker.
+    encoding
+        How it was compressed.
+    """
+    parts = [b"\xff\xd8"]
+    if encoding.transformed is not None:
+        parts.append(
+            b"\xff\xee" + struct.pack(">H", 14) + b"Adobe\x00\x64\x00\x00\x00\x00" + bytes([encoding.transformed])
+        )
+    if encoding.tables:
+        parts.append(encoding.tables.removeprefix(b"\xff\xd8").removesuffix(b"\xff\xd9"))
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        end = place + 2 + (data[place + 2] << 8 | data[place + 3])
+        if marker == 0xDA:
+            break
+        if encoding.transformed is None or marker not in (0xE0, 0xEE):
+            parts.append(data[place:end])
+        place = end
+    parts.append(data[place:])
+    return b"".join(parts)
+
+
+class TilePyramid:
+    """Tiles of one open slide.  Thread-safe, as its reader is.
+
+    Parameters
+    ----------
+    reader
+        The slide; stays the caller's to close.
+
+    Attributes
+    ----------
+    width, height
+        Size of the slide in level-0 pixels.
+    tile_size
+        Side of a tile in pixels.
+    coarsest
+        Number of the coarsest level: the first that fits into one tile.
+    """
+
+    def __init__(self, reader: SlideReader) -> None:
+        self._reader = reader
+        self.width, self.height = reader.dimensions
+        side, other = reader.tile_size
+        suits = side == other and _SMALLEST_TILE <= side <= _LARGEST_TILE
+        self.tile_size = side if suits else _OWN_TILE
+        self.coarsest = max(0, math.ceil(math.log2(max(self.width, self.height) / self.tile_size)))
+        self._shrink = float(_MOST_REDUCTION)
+        while max(self.width, self.height) / self._shrink > _WHOLE_LONGEST:
+            self._shrink *= 2
+        self._whole: dict[int, NDArray[np.uint8]] = {}
+        self._making = threading.Lock()
+
+    def level_size(self, z: int) -> tuple[int, int]:
+        """``(width, height)`` of a level in its own pixels."""
+        return -(-self.width // 2**z), -(-self.height // 2**z)
+
+    def tile(self, z: int, column: int, row: int) -> bytes:
+        """Return one tile as a JPEG file; those at the right and bottom edge are cut to the slide.
+
+        Parameters
+        ----------
+        z
+            Level, 0 the finest.
+        column, row
+            Of the tile.
+
+        Raises
+        ------
+        UsageError
+            If there is no such tile.
+        SlideError
+            If the slide can no longer be read.
+        """
+        if not 0 <= z <= self.coarsest:
+            raise UsageError(f"there is no level {z}; there are 0 to {self.coarsest}")
+        width, height = self.level_size(z)
+        x, y = column * self.tile_size, row * self.tile_size
+        if not (0 <= x < width and 0 <= y < height):
+            raise UsageError(f"there is no tile ({column}, {row}) on level {z}")
+        w, h = min(self.tile_size, width - x), min(self.tile_size, height - y)
+        if w == h == self.tile_size:
+            stored = self._stored(z, column, row)
+            if stored is not None:
+                return stored
+        return encode_jpeg(self.pixels(z, x, y, w, h))
+
+    def pixels(self, z: int, x: int, y: int, w: int, h: int) -> NDArray[np.uint8]:
+        """Return a rectangle of a level as ``(h, w, 3)`` uint8 RGB; ``x`` to ``h`` in pixels of that level."""
+        scaling = choose_scaling(self._reader, float(2**z))
+        if scaling.reduction >= _MOST_REDUCTION and 2**z >= self._shrink:
+            return np.ascontiguousarray(self._of_whole(z)[y : y + h, x : x + w])
+        return read_scaled(self._reader, scaling, Rect(x, y, w, h)).pixels
+
+    def _stored(self, z: int, column: int, row: int) -> bytes | None:
+        """Return the slide's own tile where it is exactly the one wanted, in a form that browsers show."""
+        reader = self._reader
+        if not isinstance(reader, TiledReader):
+            return None
+        number = reader.best_level(float(2**z))
+        level = reader.levels[number]
+        # A stored level is the pyramid's if they drift apart by less than a pixel over the whole slide.
+        drift = abs(level.downsample / 2**z - 1) * max(level.width, level.height)
+        inside = (column + 1) * self.tile_size <= level.width and (row + 1) * self.tile_size <= level.height
+        if drift >= 1 or not inside or level.tile_size != (self.tile_size, self.tile_size):
+            return None
+        encoding = reader.tile_encoding(number)
+        if encoding is None or encoding.compression != "jpeg":
+            return None
+        data = reader.stored_tile(number, column, row)
+        if not encoding.looks_whole(data, self.tile_size, self.tile_size):
+            return None
+        return complete_jpeg(data, encoding)
+
+    def _of_whole(self, z: int) -> NDArray[np.uint8]:
+        """Return a whole level; made once, from one pass over the slide."""
+        with self._making:
+            if not self._whole:
+                base = thumbnail(self._reader, 1.0, self._shrink).pixels
+                for number in range(int(math.log2(self._shrink)), self.coarsest + 1):
+                    resized = cv2.resize(base, self.level_size(number), interpolation=cv2.INTER_AREA)
+                    self._whole[number] = base = np.asarray(resized, np.uint8)
+        return self._whole[z]
