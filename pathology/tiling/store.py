@@ -538,7 +538,9 @@ class PatchStore:
             raise OutputError(f"a block cannot be written ({error.strerror or error})", where=self.path) from error
 
     def finish(self) -> None:
-        """Mark the store complete."""
+        """Mark the store complete, and remove what a killed run left half written."""
+        for aside in (self.path / "pixels").glob(".*.writing"):
+            aside.unlink(missing_ok=True)
         self._group.attrs["complete"] = True
 
     def close(self) -> None:
