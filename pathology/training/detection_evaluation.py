@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from pathology.errors import UsageError
 from pathology.findings.detections import Detections, match_by_distance
 from pathology.training.statistics import wilson
 
-__all__ = ["Froc", "Image", "Rates", "bootstrap_by_slide", "count_rates", "froc", "rates", "threshold_of_best_f1"]
+__all__ = ["Froc", "Image", "Rates", "count_rates", "froc", "intervals_by_slide", "rates", "threshold_of_best_f1"]
 
 
 def _wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -37,7 +37,7 @@ class Rates:
     precision_interval, recall_interval, f1_interval
         Wilson intervals; F1's is that of the Jaccard index ``J = TP / (TP + FP + FN)``, a proportion, carried over
         by ``F1 = 2 J / (1 + J)``.  They treat objects as independent; for slides with many mitoses see
-        :func:`bootstrap_by_slide`.
+        :func:`intervals_by_slide`.
     """
 
     true_positives: int
@@ -197,28 +197,34 @@ def froc(images: Sequence[Image], distance: float) -> Froc:
     return Froc(scores[last], np.cumsum(hits)[last] / total, np.cumsum(~hits)[last] / area)
 
 
-def bootstrap_by_slide(
+def intervals_by_slide(
     images: Sequence[Image],
-    statistic: Callable[[Sequence[Image]], float],
+    threshold: float,
+    distance: float,
     *,
-    repeats: int = 1000,
+    repeats: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Return the percentile interval of a statistic over resampled slides.
+) -> dict[str, tuple[float, float]]:
+    """Return percentile intervals of precision, recall and F1 over resampled slides.
 
     Parameters
     ----------
     images
         Evaluated images; all images of a slide are drawn together, for they are alike.
-    statistic
-        Of a sequence of images; values that are not a number are left out.
+    threshold, distance
+        As in :func:`rates`.
     repeats
         Number of resamples.
     level
         Confidence level.
     seed
         Of the random numbers.
+
+    Returns
+    -------
+    dict
+        ``precision``, ``recall`` and ``f1`` to lower and upper limit.
 
     Raises
     ------
@@ -228,16 +234,19 @@ def bootstrap_by_slide(
     by_slide: dict[str, list[Image]] = {}
     for image in images:
         by_slide.setdefault(image.slide, []).append(image)
-    slides = sorted(by_slide)
-    if len(slides) < 2:
-        raise UsageError(f"an interval over slides needs at least two, got {len(slides)}")
-    generator = np.random.default_rng(seed)
-    values = np.array(
-        [
-            statistic([image for s in generator.choice(slides, len(slides)) for image in by_slide[str(s)]])
-            for _ in range(repeats)
-        ]
-    )
+    if len(by_slide) < 2:
+        raise UsageError(f"an interval over slides needs at least two, got {len(by_slide)}")
+    each = [rates(by_slide[slide], threshold, distance) for slide in sorted(by_slide)]
+    counts = np.array([(r.true_positives, r.false_positives, r.false_negatives) for r in each], np.float64)
+    drawn = np.random.default_rng(seed).integers(0, len(counts), (repeats, len(counts)))
+    found, false, missed = counts[drawn].sum(axis=1).T
     tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    with np.errstate(invalid="ignore"):
+        values = {
+            "precision": found / (found + false),
+            "recall": found / (found + missed),
+            "f1": 2 * found / (2 * found + false + missed),
+        }
+    # A resample without any detection has no precision.
+    limits = {name: np.nanquantile(v, [tail, 1 - tail]) for name, v in values.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in limits.items()}

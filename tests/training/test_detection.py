@@ -28,9 +28,9 @@ from pathology.training.detection_data import (
 )
 from pathology.training.detection_evaluation import (
     Image,
-    bootstrap_by_slide,
     count_rates,
     froc,
+    intervals_by_slide,
     rates,
     threshold_of_best_f1,
 )
@@ -330,13 +330,28 @@ def test_bootstrap_draws_slides():
     images = [
         image(s, [(0, 0, 0.9)] if hit else [], [(0, 0)]) for s, hit in zip("aaabbb", (1, 1, 1, 0, 0, 0), strict=True)
     ]
-    low, high = bootstrap_by_slide(images, lambda chosen: rates(chosen, 0.5, 10).recall, repeats=200)
-    assert (low, high) == (0.0, 1.0), "two slides, one found and one missed: nothing between is known"
+    limits = intervals_by_slide(images, 0.5, 10)
+    assert limits["recall"] == (0.0, 1.0), "two slides, one found and one missed: nothing between is known"
+    assert limits["precision"] == (1.0, 1.0)
     with pytest.raises(UsageError):
-        bootstrap_by_slide(images[:3], lambda chosen: 0.0)
+        intervals_by_slide(images[:3], 0.5, 10)
 
 
 # Fit ----------------------------------------------------------------------------------------------------------------
+
+
+def test_intervals_by_slide_equal_resampling_the_images():
+    generator = np.random.default_rng(3)
+    images = [
+        image(f"slide {i % 7}", [(0, 0, generator.uniform())], [(generator.uniform(0, 30), 0)]) for i in range(60)
+    ]
+    low, high = intervals_by_slide(images, 0.4, 15, repeats=4000)["f1"]
+    slides = sorted({i.slide for i in images})
+    values = []
+    for _ in range(300):
+        chosen = generator.choice(slides, len(slides))
+        values.append(rates([i for s in chosen for i in images if i.slide == s], 0.4, 15).f1)
+    assert (low, high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=0.05)
 
 
 def test_released_schedule_is_the_published_one():
