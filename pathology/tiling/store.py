@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from pathology.slide.reader import SlideReader
     from pathology.tiling.stored_tiles import StoredTiles
+    from pathology.tiling.torch_dataset import ShuffledPatches
 
 __all__ = ["FORMAT", "PatchStore", "StoreMode"]
 
@@ -131,7 +132,7 @@ class PatchStore:
 
     def __reduce__(self) -> tuple[object, ...]:
         # Crosses process borders (Dask, data loaders) as a path: zarr's handles and file descriptors do not.
-        return _reopen, (type(self), self.path, self._reader.path if self._reader is not None else None)
+        return _reopen, (type(self), self.path, self.slide_path)
 
     def _open_slide(self, slide: Path) -> SlideReader:
         from pathology.slide.open import open_slide
@@ -273,6 +274,11 @@ class PatchStore:
     def mode(self) -> StoreMode:
         """``reference``, ``encoded`` or ``decoded``."""
         return self._group.attrs["mode"]  # type: ignore[return-value]
+
+    @property
+    def slide_path(self) -> Path | None:
+        """The slide that a ``reference`` store reads from; ``None`` for the others, which need none."""
+        return self._reader.path if self._reader is not None else None
 
     @property
     def fingerprint(self) -> str:
@@ -482,6 +488,12 @@ class PatchStore:
         ]
         lazy: dask.array.Array = da.concatenate(parts) if parts else da.zeros((0, patch, patch, 3), dtype=np.uint8)
         return lazy
+
+    def to_torch(self, **options: Any) -> ShuffledPatches:
+        """Return the patches as a torch data set; options are those of :class:`ShuffledPatches`."""
+        from pathology.tiling.torch_dataset import ShuffledPatches
+
+        return ShuffledPatches([self], **options)
 
     # -- writing -----------------------------------------------------------------------------------------------
 

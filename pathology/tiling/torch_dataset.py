@@ -1,0 +1,182 @@
+"""Patch stores as a torch data set: shuffled, and yet read block by block.
+
+The one file of this room that imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pathology.errors import UsageError
+from pathology.tiling.store import PatchStore
+
+__all__ = ["ShuffledPatches"]
+
+
+def _where(store: int, patch: int) -> tuple[int, int]:
+    return store, patch
+
+
+class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
+    """Patches of one or many slides in random order, for training.
+
+    Reading single patches at random would decompress, or decode from the slide, a block's surroundings again and again.
+    So blocks are drawn at random from all stores, a few are held at once, and patches are drawn at random from these.
+    With 16 blocks of 81 patches a batch of 64 comes from some 15 places on as many slides as there are.
+
+    Every patch comes once an epoch.  The order is a function of seed, epoch, part and number of loader workers::
+
+        patches = ShuffledPatches(["a.zarr", "b.zarr"], target=lambda store, patch: labels[store])
+        loader = DataLoader(patches, batch_size=64, num_workers=4)
+        for epoch in range(10):
+            patches.set_epoch(epoch)
+            for pixels, label in loader:
+                ...
+
+    Parameters
+    ----------
+    stores
+        Patch stores or their folders.
+    target
+        From a store's place in ``stores`` and a patch's place in the store to what is yielded beside the patch;
+        by default these two numbers.
+    transform
+        From ``(P, P, 3)`` uint8 to what is yielded; by default a ``(3, P, P)`` uint8 tensor.
+    shuffle
+        Whether to shuffle; without, stores and patches come in order (within each loader worker).
+    open_blocks
+        Blocks held at once in each loader worker.  One of 2048 pixels takes 13 MB.
+    seed
+        Of the order.
+    part
+        ``(i, n)``: only the i-th of n parts, for training on several devices.  Blocks are dealt out, so parts differ
+        in length by some blocks.
+
+    Raises
+    ------
+    StoreError
+        If a store cannot be opened.
+    UsageError
+        If there is no store, or a parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[PatchStore | str | PathLike[str]],
+        *,
+        target: Callable[[int, int], Any] = _where,
+        transform: Callable[[NDArray[np.uint8]], Any] | None = None,
+        shuffle: bool = True,
+        open_blocks: int = 16,
+        seed: int = 0,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        super().__init__()
+        if not stores:
+            raise UsageError("there is no patch store to take patches from")
+        if open_blocks < 1:
+            raise UsageError(f"open_blocks is {open_blocks}; it must be at least 1")
+        if not 0 <= part[0] < part[1]:
+            raise UsageError(f"part is {part}; it must be (i, n) with 0 <= i < n")
+        self._target, self._transform = target, transform
+        self._shuffle, self._open_blocks, self._seed, self._part = shuffle, open_blocks, seed, part
+        # In memory that loader workers share, so that those that live on see a new epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._places: list[tuple[Path, Path | None]] = []
+        self._opened: dict[int, PatchStore] = {}
+        self._opened_by = os.getpid()
+        pairs, readable = [], []
+        for number, given in enumerate(stores):
+            store = given if isinstance(given, PatchStore) else PatchStore.open(given)
+            self._places.append((store.path, store.slide_path))
+            self._opened[number] = store
+            pairs.append(np.stack([np.full(len(store.plan.blocks), number), np.arange(len(store.plan.blocks))], axis=1))
+            starts = store.plan.offsets[:-1]
+            readable.append(np.add.reduceat(store.readable, starts) if len(starts) else np.empty(0, np.intp))
+        self._blocks = np.concatenate(pairs)[part[0] :: part[1]]
+        self._lengths = np.concatenate(readable)[part[0] :: part[1]]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order: to be called before each pass, as with torch's samplers."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        """Patches in an epoch, those not counted that are known to be unreadable."""
+        return int(self._lengths.sum())
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """Yield ``(patch, target)``; patches that turn out to be unreadable are passed over."""
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        order = np.arange(len(self._blocks))
+        seed = (self._seed, int(self._epoch))
+        if self._shuffle:
+            np.random.default_rng(seed).shuffle(order)
+        blocks = iter(self._blocks[order[number::workers]])
+        random = np.random.default_rng((*seed, self._part[0], number))
+        held: list[_OpenBlock] = []
+        while True:
+            while (
+                len(held) < (self._open_blocks if self._shuffle else 1)
+                and (following := next(blocks, None)) is not None
+            ):
+                block = self._read(int(following[0]), int(following[1]), random)
+                if block.left:
+                    held.append(block)
+            if not held:
+                return
+            # Each block by the number of patches it has left, so that all patches are equally likely.
+            left = np.array([block.left for block in held])
+            chosen = int(np.searchsorted(np.cumsum(left), random.integers(left.sum()), side="right"))
+            block = held[chosen]
+            pixels, patch = block.take()
+            if not block.left:
+                held.pop(chosen)
+            shown = torch.from_numpy(pixels).permute(2, 0, 1) if self._transform is None else self._transform(pixels)
+            yield shown, self._target(block.store, patch)
+
+    def _read(self, store: int, k: int, random: np.random.Generator) -> _OpenBlock:
+        found = self._store(store)
+        patches = found.read_block(k)
+        order = np.flatnonzero(patches.readable)
+        if self._shuffle:
+            random.shuffle(order)
+        return _OpenBlock(store, int(found.plan.offsets[k]), patches.pixels, order[::-1].tolist())
+
+    def _store(self, number: int) -> PatchStore:
+        # File descriptors and zarr's handles belong to the process that made them.
+        if self._opened_by != os.getpid():
+            self._opened, self._opened_by = {}, os.getpid()
+        if number not in self._opened:
+            path, slide = self._places[number]
+            self._opened[number] = PatchStore.open(path, slide=slide)
+        return self._opened[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}
+
+
+class _OpenBlock:
+    """A block of which some patches are still to be yielded."""
+
+    def __init__(self, store: int, first: int, pixels: NDArray[np.uint8], order: list[int]) -> None:
+        self.store = store
+        self._first, self._pixels, self._order = first, pixels, order
+
+    @property
+    def left(self) -> int:
+        return len(self._order)
+
+    def take(self) -> tuple[NDArray[np.uint8], int]:
+        place = self._order.pop()
+        # A copy, or one patch that is kept would keep its whole block.
+        return self._pixels[place].copy(), self._first + place
