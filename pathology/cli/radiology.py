@@ -110,6 +110,24 @@ def register_command(
     )
 
 
+@app.command("adc")
+def adc(
+    folder: Annotated[Path, typer.Argument(help="Folder with a diffusion-weighted DICOM series.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="NIfTI to write.", show_default=False)],
+    series: Annotated[
+        str | None, typer.Option("--series", help="Which series, where there are several.", show_default=False)
+    ] = None,
+) -> None:
+    """Fit the apparent diffusion coefficient, in mm²/s, from two b-values or more."""
+    from pathology.radiology.adc import adc_map
+    from pathology.radiology.dicom import read_diffusion_series
+    from pathology.radiology.nifti import write_nifti
+
+    volumes = read_diffusion_series(folder, series_uid=series)
+    write_nifti(adc_map(volumes), out)
+    typer.echo(f"b-values {', '.join(f'{b:g}' for b in volumes)} s/mm²: {out}")
+
+
 @app.command("segment")
 def segment(
     model: Annotated[Path, typer.Argument(help="Folder of a segmentation bundle.", show_default=False)],

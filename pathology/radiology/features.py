@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import mirp
 import numpy as np
-import pandas as pd
 from pydantic import Field, model_validator
 
 from pathology.radiology.errors import StudyError
@@ -23,7 +22,7 @@ from pathology.radiology.nifti import write_nifti
 from pathology.radiology.volume import Mask, Modality, Volume, crop_to_mask
 from pathology.settings import Settings
 
-__all__ = ["FeatureSettings", "default_features", "extract_features", "feature_table"]
+__all__ = ["FeatureSettings", "default_features", "extract_features"]
 
 # MIRP checks that a bin width is asked of calibrated images only, so it must know which these are.
 _MODALITIES = {"CT": "ct", "MR": "mr", "PT": "pet"}
@@ -136,42 +135,6 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
     row = tables[0].iloc[0]
     described = ("sample_name", "image_")
     return {str(k): float(v) for k, v in row.items() if not str(k).startswith(described)}
-
-
-def feature_table(
-    cases: Mapping[str, Sequence[tuple[str, Volume, Mask]]],
-    settings: Mapping[str, FeatureSettings] | None = None,
-    *,
-    progress: Callable[[str], None] | None = None,
-) -> pd.DataFrame:
-    """Compute a table of features, one row a patient.
-
-    Parameters
-    ----------
-    cases
-        Patient id to regions; each with the prefix of its columns (``T1``, ``T1-shell``), image and mask.
-    settings
-        By prefix; what is missing takes the modality's default.
-    progress
-        Called with the patient id before each patient.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index ``patient_id``; columns ``<prefix>:<feature>``.  A region that a patient lacks is NaN.
-    """
-    rows: dict[str, dict[str, float]] = {}
-    for patient, regions in cases.items():
-        if progress is not None:
-            progress(patient)
-        row: dict[str, float] = {}
-        for prefix, volume, mask in regions:
-            found = extract_features(volume, mask, (settings or {}).get(prefix))
-            row |= {f"{prefix}:{name}": value for name, value in found.items()}
-        rows[patient] = row
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index.name = "patient_id"
-    return table
 
 
 @contextmanager

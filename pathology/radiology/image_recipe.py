@@ -24,11 +24,11 @@ from pathology.radiology.cohort import Case, Cohort
 from pathology.radiology.fusion import fuse
 from pathology.radiology.geometry import Geometry
 from pathology.radiology.intensity import IntensitySettings, normalise
-from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure
+from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe
 from pathology.radiology.sitk import RegistrationSettings, register, resample
 from pathology.radiology.volume import Mask, Volume, crop
 
-__all__ = ["ImageRecipe", "as_figure"]
+__all__ = ["ImageRecipe"]
 
 
 class ImageRecipe(Recipe):

@@ -26,6 +26,8 @@ class IntensitySettings(Settings):
     """Lower end, in the image's unit or as a percentile."""
     high: float = 1.0
     """Upper end, in the image's unit or as a percentile."""
+    bias_correction: bool = False
+    """Whether the slow brightness drift of MRI is removed first (N4); takes seconds to minutes a volume."""
 
     @model_validator(mode="after")
     def _ordered(self) -> IntensitySettings:
@@ -62,8 +64,14 @@ def normalise(volume: Volume, settings: IntensitySettings | None = None, *, fore
     ------
     StudyError
         If the foreground holds one value only.
+    UsageError
+        If the bias of anything but an MR image is to be corrected.
     """
     chosen = settings or default_intensity(volume.modality)
+    if chosen.bias_correction:
+        from pathology.radiology.sitk import correct_bias
+
+        volume = correct_bias(volume)
     if chosen.method == "none":
         return volume
     if chosen.method == "window":

@@ -32,7 +32,7 @@ from pathology.radiology.smote import audit_synthetic, smote
 from pathology.settings import Settings
 from pathology.training.splits import Fold, audit_leakage, grouped_k_fold, nested_folds
 
-__all__ = ["NestedScores", "Signature", "SignatureSettings", "fit_signature", "nested_scores"]
+__all__ = ["Classifier", "NestedScores", "Signature", "SignatureSettings", "fit_signature", "nested_scores"]
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813  # the name its own documentation uses
@@ -101,11 +101,10 @@ def resample(
     volume: Volume,
     onto: Geometry,
     *,
-    interpolation: Literal["linear", "bspline", "nearest"] = "linear",
     outside: float | None = None,
     smooth: bool = True,
 ) -> Volume:
-    """Resample a volume onto a grid.
+    """Resample a volume onto a grid, linearly.
 
     Before a coarser grid is taken the image is smoothed by a Gaussian along each axis that shrinks, with
     sigma = spacing ratio / 2 voxels where the ratio exceeds 1, so that fine structure is averaged and not
@@ -117,15 +116,13 @@ def resample(
         What to resample.
     onto
         The wanted grid; another orientation is allowed.
-    interpolation
-        ``bspline`` is of third order and may overshoot.
     outside
         Value where the volume has none; ``None`` takes the volume's minimum (air).
     smooth
         Whether to smooth before a coarser grid is taken.
     """
     image = _to_image(volume.array, volume.geometry)
-    if smooth and interpolation != "nearest":
+    if smooth:
         # The extent of a wanted voxel along each axis of the given volume.
         wanted = np.abs(volume.geometry.axes.T @ onto.axes) @ np.asarray(onto.spacing)
         ratio = wanted / np.asarray(volume.geometry.spacing)
@@ -137,13 +134,12 @@ def resample(
                     image = sitk.RecursiveGaussian(
                         image, value, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis
                     )
-    kinds = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline, "nearest": sitk.sitkNearestNeighbor}
     fill = float(volume.array.min()) if outside is None else outside
     result = sitk.Resample(
         image,
         list(onto.size),
         sitk.Transform(),
-        kinds[interpolation],
+        sitk.sitkLinear,
         list(onto.origin),
         list(onto.spacing),
         list(onto.direction),

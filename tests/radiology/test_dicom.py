@@ -303,3 +303,19 @@ def test_segmentation_of_another_series_is_refused(series, mr, ct, tmp_path):
     with pytest.raises(EmptyMaskError):
         write_segmentation(Mask(np.zeros_like(mr[1].array), mr[1].geometry), opened.series, tmp_path / "none.dcm")
     assert not (tmp_path / "none.dcm").exists()
+
+
+@pytest.mark.parametrize(("name", "modality"), [("MR_T1", "MR"), ("CT", "CT"), ("PET", "PT")])
+def test_a_real_volume_goes_through_dicom(data_dir, tmp_path, name, modality):
+    """A real volume as a DICOM series with contours: the same mask comes back from RTSTRUCT and from SEG."""
+    patient = data_dir / "radiology" / "sts" / "STS_042"
+    image = open_volume(patient / f"{name}_image.nii.gz", modality=modality)
+    mask = open_mask(patient / f"{name}_mask.nii.gz", image, structure="GTV")
+    series = write_series(image.volume, tmp_path / "s", pseudonym="STS_042")
+    write_contours(mask, series, tmp_path / "rt.dcm")
+    write_segmentation(mask, series, tmp_path / "seg.dcm", model="reader 1.0.0")
+    opened = open_volume(tmp_path / "s")
+    assert not opened.volume.geometry.difference(image.volume.geometry)
+    for file in ("rt.dcm", "seg.dcm"):
+        np.testing.assert_array_equal(open_mask(tmp_path / file, opened).array, mask.array)
+        check_conformance(tmp_path / file)

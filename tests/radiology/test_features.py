@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pathology.radiology.errors import EmptyMaskError, GeometryError, StudyError
-from pathology.radiology.features import FeatureSettings, default_features, extract_features, feature_table
+from pathology.radiology.features import FeatureSettings, default_features, extract_features
 from pathology.radiology.geometry import Geometry
 from pathology.radiology.volume import Mask, Volume
 
@@ -130,14 +130,6 @@ def test_units_choose_the_discretisation(ct):
     assert default_features("MR").bins == 32
     with pytest.raises(ValueError, match="either bins or bin_width"):
         FeatureSettings(bins=32, bin_width=25)
-
-
-def test_a_table_has_a_row_a_patient(mr, ct):
-    few = FeatureSettings(families=("statistics",))
-    table = feature_table({"P1": [("T1", *mr), ("CT", *ct)], "P2": [("T1", *mr)]}, {"T1": few, "CT": few})
-    assert list(table.index) == ["P1", "P2"]
-    assert table.loc["P1", "T1:stat_mean"] == pytest.approx(mr[0].array[mr[1].array].mean(), rel=0.05)
-    assert np.isnan(table.loc["P2", "CT:stat_mean"])
 
 
 def test_regions_that_cannot_be_measured_are_refused(mr, ct, oblique):

@@ -56,6 +56,10 @@ def test_bias_is_removed(axial):
     corrected = correct_bias(biased, shrink=1)
     assert variation(biased.array) > 0.15
     assert variation(corrected.array) < 0.5 * variation(biased.array)
+    both = normalise(biased, IntensitySettings(method="zscore", bias_correction=True))
+    place = np.broadcast_to(x, axial.shape)[limb]
+    assert abs(np.corrcoef(both.array[limb], place)[0, 1]) < 0.4
+    assert abs(np.corrcoef(normalise(biased).array[limb], place)[0, 1]) > 0.8
     with pytest.raises(UsageError, match="MR"):
         correct_bias(Volume(image.array, axial, "CT", "HU"))
     with pytest.raises(UsageError, match="negative"):

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from pathology.patient.record import read_radiology_results
 from pathology.radiology.constructed import fat_cohort, readers_cohort
 from pathology.radiology.dicom_write import write_series
 from pathology.radiology.nifti import write_nifti
+from pathology.radiology.open import open_volume
 from pathology.radiology.volume import Mask
 
 DATA = ["--data-name", "phantoms", "--data-source", "made here", "--data-licence", "CC0", "--constructed"]
@@ -127,6 +129,19 @@ def test_wrong_requests_are_refused(folder, tmp_path):
         call("evaluate", "marin-2022", folder / "images", "--set", "threshold=7")
     with pytest.raises(PathologyError, match="no patient has MR_T1"):
         call("features", folder / "images", "--sequences", "MR_T1", "--out", tmp_path / "x.csv")
+
+
+def test_adc_is_fitted_from_dicom(tmp_path, mr):
+    for b in (0, 800):
+        faded = mr[0].with_array((mr[0].array + 100) * np.exp(-b * 1e-3))
+        write_series(faded, tmp_path / "dwi" / f"b{b}", pseudonym="P1")
+        for path in (tmp_path / "dwi" / f"b{b}").iterdir():
+            dataset = pydicom.dcmread(path)
+            dataset.DiffusionBValue, dataset.SeriesInstanceUID = float(b), "1.2.3"
+            dataset.save_as(path)
+    assert "b-values 0, 800" in call("adc", tmp_path / "dwi", "--out", tmp_path / "adc.nii.gz")
+    found = open_volume(tmp_path / "adc.nii.gz").volume
+    np.testing.assert_allclose(np.median(found.array), 1e-3, rtol=0.02)
 
 
 def test_register_draws_a_picture_to_check_by(tmp_path, mr):
