@@ -216,7 +216,7 @@ class SlideReader(ABC):
             raise UsageError(f"a region of {w} x {h} pixels has no area", where=self.path)
         return self._read(level, x, y, w, h)
 
-    def read_reduced(self, level: int, reduction: int, x: int, y: int, w: int, h: int) -> Region:
+    def read_reduced(self, level: int, reduction: int, x: int, y: int, w: int, h: int, *, overlap: int = 0) -> Region:
         """Read a region shrunk by a whole number.
 
         Reduced pixel ``(i, j)`` stands for level pixels ``[i * reduction, (i + 1) * reduction)`` across and
@@ -231,6 +231,9 @@ class SlideReader(ABC):
             Level pixels per returned pixel along each axis, >= 1.
         x, y, w, h
             The region in reduced pixels; may hang over the slide's edge, where it is white.
+        overlap
+            By how many reduced pixels neighbouring reads will overlap with this one: a backend that keeps decoded tiles
+            then keeps those they share.
 
         Returns
         -------
@@ -242,6 +245,7 @@ class SlideReader(ABC):
         UsageError
             As :meth:`read`, or if ``reduction`` is below 1.
         """
+        del overlap
         if reduction < 1:
             raise UsageError(f"a reduction of {reduction} is no whole number from 1 up", where=self.path)
         if reduction == 1:

@@ -337,7 +337,7 @@ class TiledReader(SlideReader):
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
         return self._read_view(self._views[level], x, y, w, h)
 
-    def read_reduced(self, level: int, reduction: int, x: int, y: int, w: int, h: int) -> Region:
+    def read_reduced(self, level: int, reduction: int, x: int, y: int, w: int, h: int, *, overlap: int = 0) -> Region:
         """Read a region shrunk by a whole number, tile by tile.
 
         Each tile is decoded and shrunk while it is in the processor's cache.  The result is the exact mean, as in
@@ -348,25 +348,27 @@ class TiledReader(SlideReader):
         JPEG's scaled decoding is not used: most of the time goes into entropy decoding, which it cannot skip, so it
         saves little and differs by up to 40 levels at edges.
         """
-        valid = 0 <= level < len(self._stored) and reduction > 1 and w > 0 and h > 0
+        valid = 0 <= level < len(self._stored) and reduction > 0 and w > 0 and h > 0
         view = _view(level, self._stored[level], reduction) if valid else None
-        return super().read_reduced(level, reduction, x, y, w, h) if view is None else self._read_view(view, x, y, w, h)
+        if view is None:
+            return super().read_reduced(level, reduction, x, y, w, h, overlap=overlap)
+        return self._read_view(view, x, y, w, h, overlap)
 
-    def _read_view(self, view: _View, x: int, y: int, w: int, h: int) -> Region:
+    def _read_view(self, view: _View, x: int, y: int, w: int, h: int, overlap: int = 0) -> Region:
         self._enter()
         try:
-            return self._compose(view, x, y, w, h)
+            return self._compose(view, x, y, w, h, overlap)
         finally:
             self._leave()
 
-    def _compose(self, view: _View, x: int, y: int, w: int, h: int) -> Region:
+    def _compose(self, view: _View, x: int, y: int, w: int, h: int, overlap: int) -> Region:
         tile_width, tile_height = view.tile_width, view.tile_height
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, view.width), min(y + h, view.height)
         if left >= right or top >= bottom:
             return Region(np.full((h, w, 3), BACKGROUND, np.uint8))
         column, row = left // tile_width, top // tile_height
         inside = right - left == w and bottom - top == h
-        if inside and w == tile_width and h == tile_height and x == column * w and y == row * h:
+        if inside and not overlap and w == tile_width and h == tile_height and x == column * w and y == row * h:
             whole = self._whole_tile(view, row * view.stored.columns + column)
             if whole is not None:
                 return Region(whole)
@@ -374,11 +376,11 @@ class TiledReader(SlideReader):
         window = Rect(x, y, w, h)
         tiles = [(c, r) for r in range(row, -(-bottom // tile_height)) for c in range(column, -(-right // tile_width))]
         if self._pool is None or len(tiles) == 1:
-            return Region(canvas, tuple(self._paste(view, tiles, canvas, window)))
+            return Region(canvas, tuple(self._paste(view, tiles, canvas, window, overlap)))
         shares = [tiles[i :: self._threads] for i in range(min(self._threads, len(tiles)))]
-        tasks = [self._pool.submit(self._paste, view, share, canvas, window) for share in shares[1:]]
+        tasks = [self._pool.submit(self._paste, view, share, canvas, window, overlap) for share in shares[1:]]
         try:
-            unreadable = self._paste(view, shares[0], canvas, window)
+            unreadable = self._paste(view, shares[0], canvas, window, overlap)
         finally:
             for task in tasks:
                 task.exception()  # wait: the canvas must not be handed out, nor the file closed, under a writer
@@ -403,11 +405,13 @@ class TiledReader(SlideReader):
         return tile if tile.flags.owndata and tile.flags.writeable else tile.copy()
 
     def _paste(
-        self, view: _View, tiles: Iterable[tuple[int, int]], canvas: NDArray[np.uint8], window: Rect
+        self, view: _View, tiles: Iterable[tuple[int, int]], canvas: NDArray[np.uint8], window: Rect, overlap: int
     ) -> list[Rect]:
         """Put tiles in their places on the canvas; return the places, on the canvas, of undecodable ones."""
         stored, tile_width, tile_height = view.stored, view.tile_width, view.tile_height
         x, y, end_x, end_y = window.x, window.y, window.x + window.width, window.y + window.height
+        # What lies within these needs no keeping: no neighbour will ask for it.
+        own_left, own_top, own_right, own_bottom = x + overlap, y + overlap, end_x - overlap, end_y - overlap
         cache, number, reduction, columns = self._cache, view.number, view.reduction, stored.columns
         decoded = reused = 0
         unreadable: list[Rect] = []
@@ -436,7 +440,12 @@ class TiledReader(SlideReader):
                     lost.append((number, column, row))
                     continue
                 decoded += 1
-                if right - left < tile_width or bottom - top < tile_height:
+                if (
+                    tile_left < own_left
+                    or tile_top < own_top
+                    or tile_left + tile_width > own_right
+                    or tile_top + tile_height > own_bottom
+                ):
                     cache.put(key, tile.copy() if tile is scratch else tile)
             place[:] = tile[top - tile_top : bottom - tile_top, left - tile_left : right - tile_left]
         with self._lock:

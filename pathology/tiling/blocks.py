@@ -77,7 +77,7 @@ class BlockReader:
         stride, patch = self._grid.settings.stride, self._grid.settings.patch
         # Only the rectangle that the wanted patches span is read.
         target = self._grid.window(block_index, positions)
-        region = read_scaled(self._reader, self.scaling, target)
+        region = read_scaled(self._reader, self.scaling, target, overlap=max(0, patch - stride))
         rows, columns = np.divmod(positions, block.columns)
         left = (columns + block.column) * stride - target.x
         top = (rows + block.row) * stride - target.y

@@ -96,7 +96,7 @@ def footprint(scaling: Scaling, target: Rect) -> Rect:
     return Rect(left, top, right - left, bottom - top)
 
 
-def read_scaled(reader: SlideReader, scaling: Scaling, target: Rect) -> Region:
+def read_scaled(reader: SlideReader, scaling: Scaling, target: Rect, *, overlap: int = 0) -> Region:
     """Read a rectangle at the target scale.
 
     Parameters
@@ -107,6 +107,8 @@ def read_scaled(reader: SlideReader, scaling: Scaling, target: Rect) -> Region:
         From :func:`choose_scaling`.
     target
         The rectangle in target pixels; may hang over the slide's edge, where it is white.
+    overlap
+        By how many target pixels neighbouring rectangles overlap with this one.
 
     Returns
     -------
@@ -115,7 +117,10 @@ def read_scaled(reader: SlideReader, scaling: Scaling, target: Rect) -> Region:
         region's corner.
     """
     part, rest = footprint(scaling, target), scaling.rest
-    reduced = reader.read_reduced(scaling.level, scaling.reduction, part.x, part.y, part.width, part.height)
+    shared = overlap if rest == 1.0 else math.ceil(overlap * rest) + 2 * _MARGIN + 1
+    reduced = reader.read_reduced(
+        scaling.level, scaling.reduction, part.x, part.y, part.width, part.height, overlap=shared
+    )
     if rest == 1.0:
         return reduced
     pixels: Any = reduced.pixels
