@@ -66,6 +66,27 @@ class Detections:
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32))
 
     @classmethod
+    def of_patches(cls, outputs: NDArray[np.float32], corners: NDArray[np.integer], scale: float) -> Detections:
+        """Return the boxes of many patches in level-0 pixels, those of overlapping patches not yet joined.
+
+        Parameters
+        ----------
+        outputs
+            ``(N, K * 5)`` float32: left, top, right, bottom in patch pixels and confidence; rows of zeros are no
+            boxes, and patches of NaN could not be read.
+        corners
+            ``(N, 2)`` level-0 ``(x, y)`` of the patches' top left corners.
+        scale
+            Level-0 pixels per patch pixel.
+        """
+        rows = outputs.reshape(len(outputs), -1, 5)
+        patch, place = np.nonzero(np.nan_to_num(rows[..., 4]) > 0)
+        found = rows[patch, place]
+        shift = np.tile(corners[patch].astype(np.float64), 2)
+        boxes = found[:, :4].astype(np.float64) * scale + shift
+        return cls(boxes.astype(np.float32), found[:, 4])
+
+    @classmethod
     def join(cls, parts: list[Detections]) -> Detections:
         """Put sets one after the other."""
         if not parts:

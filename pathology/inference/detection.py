@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.ops import batched_nms, box_convert
 
+from pathology.inference.engine import BOXES_PER_PATCH
 from pathology.networks.darknet import Darknet
 
-__all__ = ["WindowDetector", "strongest_boxes"]
+__all__ = ["PatchDetector", "WindowDetector", "strongest_boxes"]
 
 MOST_BOXES = 64
 """Boxes kept of a window.  A window of 416 pixels at 0.25 µm (0.011 mm²) holds a dozen mitoses at most."""
@@ -108,3 +110,63 @@ class WindowDetector:
                     decoded = torch.cat([decoded[..., :4], torch.sigmoid(slope * logit + intercept)], dim=-1)
                 parts.append(strongest_boxes(decoded, floor=self.floor).cpu().numpy())
         return np.concatenate(parts)
+
+
+class PatchDetector(nn.Module):
+    """A Darknet detector with its input scaling and a choice of its boxes built in, of fixed output size.
+
+    Every engine runs it as it runs a classifier; what it gives for a patch is ``BOXES_PER_PATCH`` boxes of five
+    numbers.  Boxes that mean one object are joined later, over all patches at once.
+
+    Parameters
+    ----------
+    network
+        One class or several; the surest class counts.
+    mean, std
+        Per channel, of values scaled to 0..1.
+    floor
+        Smallest confidence kept.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, network: Darknet, mean: tuple[float, float, float], std: tuple[float, float, float], floor: float
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.floor = floor
+        deviation = torch.tensor(std).view(1, 3, 1, 1)
+        self.register_buffer("scale", 1 / (255 * deviation))
+        self.register_buffer("shift", -torch.tensor(mean).view(1, 3, 1, 1) / deviation)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Turn ``(B, H, W, 3)`` uint8 patches into boxes.
+
+        Returns
+        -------
+        Tensor
+            ``(B, BOXES_PER_PATCH * 5)`` float32: left, top, right, bottom in patch pixels and confidence, by falling
+            confidence; zeros where there are fewer boxes.
+        """
+        pixels = patches.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
+        found = []
+        for head, raw in zip(self.network.heads, self.network(pixels), strict=True):
+            split = head.split(raw.float())
+            boxes = head.boxes(split, patches.shape[2] / raw.shape[-1])
+            chances = split[..., 4:] if head.new_coords else split[..., 4:].sigmoid()
+            confidence = chances[..., 0] * chances[..., 1:].amax(dim=-1)
+            # Of each cell its surest anchor, and of each 3 x 3 cells the surest cell: neighbours mean one object.
+            best, anchor = confidence.max(dim=1)
+            peak = torch.where(best == functional.max_pool2d(best, 3, 1, 1), best, 0.0)
+            chosen = boxes.gather(1, anchor[:, None, :, :, None].expand(-1, 1, -1, -1, 4))[:, 0]
+            found.append(torch.cat([chosen, peak[..., None]], dim=-1).flatten(1, 2))
+        rows = torch.cat(found, dim=1)
+        confidence, place = rows[..., 4].topk(min(BOXES_PER_PATCH, rows.shape[1]), dim=1)
+        rows = rows.gather(1, place[..., None].expand(-1, -1, 5))
+        half = rows[..., 2:4] / 2
+        result = torch.cat([rows[..., :2] - half, rows[..., :2] + half, rows[..., 4:]], dim=-1)
+        result = torch.where((confidence >= self.floor)[..., None], result, 0.0)
+        missing = BOXES_PER_PATCH - result.shape[1]
+        return functional.pad(result, (0, 0, 0, missing)).flatten(1)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import UsageError
 
-__all__ = ["ENGINES", "Engine", "Precision", "available_cores"]
+if TYPE_CHECKING:
+    from pathology.bundle.card import Card
+
+__all__ = ["BOXES_PER_PATCH", "ENGINES", "Engine", "Precision", "available_cores", "outputs_per_patch"]
 
 ENGINES = ("auto", "torch", "openvino")
 """Names under which engines are asked for; ``auto`` tries which is fastest."""
+
+BOXES_PER_PATCH = 128
+"""Boxes that a detector gives for a patch at most; each of its heads claims an object once or twice."""
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -22,6 +28,11 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 def available_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def outputs_per_patch(card: Card) -> int:
+    """Return how many numbers a model gives for a patch: one a class, or five a box for a detector."""
+    return len(card.classes) if card.task == "classification" else 5 * BOXES_PER_PATCH
 
 
 class Engine(ABC):
@@ -74,7 +85,8 @@ class Engine(ABC):
         Returns
         -------
         numpy.ndarray
-            ``(B, C)`` float32 class probabilities; each row sums to 1.
+            ``(B, C)`` float32 class probabilities; each row sums to 1.  For a detector boxes; see
+            :class:`pathology.inference.detection.PatchDetector`.
 
         Raises
         ------

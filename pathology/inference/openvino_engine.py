@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import MissingDependencyError, OutputError, UsageError
-from pathology.inference.engine import Engine, Precision, available_cores
+from pathology.inference.engine import Engine, Precision, available_cores, outputs_per_patch
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
@@ -81,6 +81,7 @@ def converted_model(bundle: Bundle) -> Path:
         "format": 1,
         "weights": card.weights_sha256,
         "network": [card.architecture, card.architecture_options, len(card.classes)],
+        "detection": card.detection.model_dump(mode="json") if card.detection is not None else None,
         "input": [card.patch, card.normalisation.model_dump(mode="json"), card.calibration.get("temperature", 1.0)],
         "openvino": openvino.__version__,
     }
@@ -172,7 +173,7 @@ class OpenVINOEngine(Engine):
         self.batch_size = _BATCH
         self.appetite = _BATCH * streams * 4
         self.patch = bundle.card.patch
-        self.classes = len(bundle.card.classes)
+        self.classes = outputs_per_patch(bundle.card)
 
     def _predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         result = np.empty((len(patches), self.classes), np.float32)

@@ -123,7 +123,10 @@ def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | No
 
     exact = TorchEngine(bundle, device=device, threads=threads)
     cuda = exact.device.startswith("cuda")
-    if precision == "exact" or not (torch.cuda.is_bf16_supported() if cuda else has_bf16()):
+    # A near tie is a matter of classes; the boxes of a detector are computed in fp32.
+    if bundle.card.task == "detection" or precision == "exact":
+        return exact
+    if not (torch.cuda.is_bf16_supported() if cuda else has_bf16()):
         return exact
     fast = TorchEngine(bundle, device=device, precision="fp16" if cuda else "bf16", threads=threads)
     return NearTies(fast, exact)
@@ -134,6 +137,6 @@ def _openvino(bundle: Bundle, precision: str, threads: int | None) -> Engine:
     from pathology.inference.openvino_engine import OpenVINOEngine, computes_bf16
 
     exact = OpenVINOEngine(bundle, threads=threads)
-    if precision == "exact" or not computes_bf16():
+    if bundle.card.task == "detection" or precision == "exact" or not computes_bf16():
         return exact
     return NearTies(OpenVINOEngine(bundle, precision="bf16", threads=threads), exact)

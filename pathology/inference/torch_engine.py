@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pathology.errors import UsageError
-from pathology.inference.engine import Engine, Precision, available_cores
+from pathology.inference.engine import Engine, Precision, available_cores, outputs_per_patch
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
@@ -61,9 +61,20 @@ class PatchClassifier(nn.Module):
         return torch.softmax(logits.float() / self.temperature, dim=1)
 
 
-def patch_classifier(bundle: Bundle) -> PatchClassifier:
-    """Return a bundle's network with its normalisation, temperature and softmax, in fp32 on the processor."""
+def patch_classifier(bundle: Bundle) -> nn.Module:
+    """Return a bundle's network with all that stands before and behind it, in fp32 on the processor.
+
+    That is normalisation, temperature and softmax for a classifier; normalisation and the choice of boxes for a
+    detector (:class:`pathology.inference.detection.PatchDetector`).
+    """
     card = bundle.card
+    if card.detection is not None:
+        from pathology.inference.detection import PatchDetector
+        from pathology.networks.darknet import Darknet
+
+        detector = bundle.network()
+        assert isinstance(detector, Darknet)
+        return PatchDetector(detector, card.normalisation.mean, card.normalisation.std, card.detection.floor)
     temperature = float(card.calibration.get("temperature", 1.0))
     return PatchClassifier(bundle.network(), card.normalisation.mean, card.normalisation.std, temperature)
 
@@ -122,7 +133,7 @@ class TorchEngine(Engine):
         cores = threads or available_cores()
         self.appetite = self.batch_size * (cores * 2 if chosen.type == "cpu" else 4)
         self.patch = bundle.card.patch
-        self.classes = len(bundle.card.classes)
+        self.classes = outputs_per_patch(bundle.card)
         # Mixed precision: convolutions in few bits, batch normalisation and softmax in fp32.  Casting the whole
         # network instead was measured at 10 times the difference from fp32.
         low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
