@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathology.settings import QualitySettings
+from pathology.slide.masks import close_gaps, dilate, keep_components
 from pathology.slide.tissue import LeftOut, TissueMask, optical_density
 
 __all__ = ["Artefacts", "find_artefacts"]
@@ -65,10 +66,11 @@ def find_artefacts(
     for found in (fold, around, grey, dark):
         found &= ~pen
     bubble = _bubbles(grey, tissue.mpp)
-    dark = _pieces(dark & ~bubble, 0.0005 / pixel_mm2)
+    dark = keep_components(dark & ~bubble, smallest=0.0005 / pixel_mm2)
     around &= ~bubble & ~dark
-    seeds = _pieces(fold & around, 0.005 / pixel_mm2)
-    fold = _pieces(ndimage.binary_dilation(seeds, _EIGHT, iterations=3, mask=around), 0.02 / pixel_mm2)
+    seeds = keep_components(fold & around, smallest=0.005 / pixel_mm2)
+    grown = dilate(seeds, 3) & around
+    fold = keep_components(grown, smallest=0.02 / pixel_mm2)
     return Artefacts(fold, bubble, dark)
 
 
@@ -153,19 +155,11 @@ def _interpolated(coarse: NDArray[np.float32], rows: slice, width: int) -> NDArr
 _EIGHT = np.ones((3, 3), bool)
 
 
-def _pieces(mask: NDArray[np.bool_], smallest: float) -> NDArray[np.bool_]:
-    """Keep connected pieces of so many pixels or more."""
-    labels, n = ndimage.label(mask, _EIGHT)
-    keep = np.bincount(labels.ravel(), minlength=n + 1) >= smallest
-    keep[0] = False
-    return np.asarray(keep[labels])
-
-
 def _bubbles(grey: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
     """Return the discs inside grey rings, rims included."""
     result = np.zeros_like(grey)
     height, width = grey.shape
-    labels, _ = ndimage.label(ndimage.binary_closing(grey, _EIGHT), _EIGHT)
+    labels, _ = ndimage.label(close_gaps(grey, 1), _EIGHT)
     for label, box in enumerate(ndimage.find_objects(labels), 1):
         extent = max(s.stop - s.start for s in box)
         if extent * mpp < 80:

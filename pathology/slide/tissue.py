@@ -19,10 +19,8 @@ Thresholds were set on 45 H&E fields of osteosarcoma and one skin section at 8 �
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +28,7 @@ from scipy import ndimage
 
 from pathology.errors import UsageError
 from pathology.settings import TissueSettings
+from pathology.slide.masks import choose_components, close_gaps, dilate, fill_holes, keep_components, remove_thin
 
 __all__ = ["Glass", "LeftOut", "TissueMask", "estimate_glass", "find_tissue", "optical_density"]
 
@@ -311,33 +310,33 @@ def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettin
     pixel_mm2 = mpp * mpp * 1e-6
 
     ink = (kind == _Kind.INK) | (kind == _Kind.INK_FAINT)
-    pen = _keep_components(ink, seed=kind == _Kind.INK, smallest=0.01 / pixel_mm2, share=0.25)
+    pen = keep_components(ink, seed=kind == _Kind.INK, smallest=0.01 / pixel_mm2, share=0.25)
     # Black ink is wider than 40 µm, unlike a coverslip's edge, and covers over 0.1 mm², unlike dirt.
-    black = _open(kind == _Kind.BLACK, max(1, round(16 / mpp)))
-    pen |= _keep_components(black, seed=black, smallest=0.1 / pixel_mm2, share=0)
+    black = remove_thin(kind == _Kind.BLACK, max(1, round(16 / mpp)))
+    pen |= keep_components(black, smallest=0.1 / pixel_mm2)
     even = (kind == _Kind.EVEN_FAINT) | (kind == _Kind.EVEN)
-    like_eosin = _keep_components(even, seed=kind == _Kind.EVEN, smallest=0.005 / pixel_mm2, share=0.25)
+    like_eosin = keep_components(even, seed=kind == _Kind.EVEN, smallest=0.005 / pixel_mm2, share=0.25)
     if like_eosin.any():
-        pen |= _on_glass(_close(like_eosin, max(1, round(40 / mpp))), kind == _Kind.GLASS, pixel_mm2)
+        pen |= _on_glass(close_gaps(like_eosin, max(1, round(40 / mpp))), kind == _Kind.GLASS, pixel_mm2)
     stained = (kind == _Kind.STAINED) | (kind == _Kind.FAINT) | even
     if pen.any():
         # Where a stroke crosses tissue its hue is lost; a circle drawn around tissue has glass in it and stays open.
-        pen = _fill_holes(_close(pen, 3), 0.5 / pixel_mm2, barrier=kind == _Kind.GLASS)
+        pen = fill_holes(close_gaps(pen, 3), 0.5 / pixel_mm2, barrier=kind == _Kind.GLASS)
         # The rim of a stroke is ink averaged with glass, and JPEG smears its colour: 2 pixels for certain, and what
         # else is stained and lies nearly all within 6 pixels of it.
-        rest = stained & ~_dilate(pen, 2)
-        pen = _dilate(pen, 2) | _keep_components(rest, seed=_dilate(pen, 6), smallest=0, share=0.7)
+        rest = stained & ~dilate(pen, 2)
+        pen = dilate(pen, 2) | keep_components(rest, seed=dilate(pen, 6), share=0.7)
 
-    tissue = _keep_components(stained & ~pen, seed=(kind == _Kind.STAINED) | even, smallest=0, share=0.05)
+    tissue = keep_components(stained & ~pen, seed=(kind == _Kind.STAINED) | even, share=0.05)
     line = _thin_lines(tissue, mpp)
     tissue &= ~line
     # Bridges 120 µm: walls of fat cells, up to that wide, are thinner than a pixel and come out broken.
-    tissue = _close(tissue, max(1, round(60 / mpp))) & ~pen
-    tissue = _fill_holes(tissue, settings.max_hole_mm2 / pixel_mm2, barrier=pen)
+    tissue = close_gaps(tissue, max(1, round(60 / mpp))) & ~pen
+    tissue = fill_holes(tissue, settings.max_hole_mm2 / pixel_mm2, barrier=pen)
     # A field smaller than the smallest piece is not empty for that: a piece may not have to fill more than 2 % of it.
     smallest = min(settings.min_area_mm2 / pixel_mm2, 0.02 * tissue.size)
     pieces = tissue
-    tissue = _keep_components(pieces, seed=pieces, smallest=smallest, share=0)
+    tissue = keep_components(pieces, smallest=smallest)
 
     left_out = np.full(tissue.shape, LeftOut.GLASS, np.uint8)
     left_out[(kind >= _Kind.GREY) | line] = LeftOut.EDGE
@@ -432,40 +431,14 @@ def _ratio_variation(
     return np.where(share >= 0.4, np.sqrt(variance), 1).astype(np.float32)
 
 
-_EIGHT = np.ones((3, 3), bool)
-
-
-def _areas(labels: NDArray[np.signedinteger[Any]], n: int, where: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:
-    """Count the pixels of each label, in bands: ``bincount`` would copy all labels as 64-bit integers."""
-    area = np.zeros(n + 1, np.intp)
-    for top in range(0, len(labels), _ROWS):
-        band = labels[top : top + _ROWS]
-        area += np.bincount(band.ravel() if where is None else band[where[top : top + _ROWS]], minlength=n + 1)
-    return area
-
-
-def _keep_components(
-    mask: NDArray[np.bool_], *, seed: NDArray[np.bool_], smallest: float, share: float
-) -> NDArray[np.bool_]:
-    """Keep 8-connected components of ``smallest`` pixels or more, of which a ``share`` (and at least one) is seed."""
-    if not mask.any():
-        return mask
-    labels, n = ndimage.label(mask, _EIGHT)
-    area = _areas(labels, n)
-    seeds = _areas(labels, n, seed)
-    keep = (area >= smallest) & (seeds >= 1) & (seeds >= share * area)
-    keep[0] = False
-    return np.asarray(keep[labels])
-
-
 def _on_glass(mask: NDArray[np.bool_], glass: NDArray[np.bool_], pixel_mm2: float) -> NDArray[np.bool_]:
     """Keep the components over 0.05 mm² a quarter of whose surroundings, 4 to 8 pixels away, is glass."""
 
     def stands_alone(inside: NDArray[np.bool_], place: tuple[slice, slice]) -> bool:
-        ring = _dilate(inside, 8) & ~_dilate(inside, 4) & ~mask[place]
+        ring = dilate(inside, 8) & ~dilate(inside, 4) & ~mask[place]
         return bool(np.count_nonzero(ring & glass[place]) >= max(1.0, 0.25 * np.count_nonzero(ring)))
 
-    return _choose_components(mask, stands_alone, smallest=0.05 / pixel_mm2, margin=8)
+    return choose_components(mask, stands_alone, smallest=0.05 / pixel_mm2, margin=8)
 
 
 def _thin_lines(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
@@ -480,70 +453,4 @@ def _thin_lines(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
         # A line of length L has variance L² / 12 along itself.
         return bool(math.sqrt(12 * along) * mpp > 1500 and math.sqrt(max(0, across)) * mpp < 40)
 
-    return _choose_components(mask, straight, smallest=1500 / mpp, margin=0)
-
-
-def _choose_components(
-    mask: NDArray[np.bool_],
-    wanted: Callable[[NDArray[np.bool_], tuple[slice, slice]], bool],
-    *,
-    smallest: float,
-    margin: int,
-) -> NDArray[np.bool_]:
-    """Keep the 8-connected components of ``smallest`` pixels or more that a function wants.
-
-    It is given the component within its bounding box, grown by a margin, and the box.
-    """
-    chosen = np.zeros_like(mask)
-    labels, n = ndimage.label(mask, _EIGHT)
-    area = _areas(labels, n)
-    for label, box in enumerate(ndimage.find_objects(labels), 1):
-        if area[label] < smallest:
-            continue
-        down, across = (
-            slice(max(0, s.start - margin), min(size, s.stop + margin)) for s, size in zip(box, mask.shape, strict=True)
-        )
-        place = (down, across)
-        inside = labels[place] == label
-        if wanted(inside, place):
-            chosen[place] |= inside
-    return chosen
-
-
-def _dilate(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Grow by ``radius`` pixels, as an octagon: crosses and squares in turn."""
-    for step in range(radius):
-        grown = mask.copy()
-        grown[1:] |= mask[:-1]
-        grown[:-1] |= mask[1:]
-        # A square is a cross followed sideways from what has grown upwards and downwards already.
-        source = grown.copy() if step % 2 else mask
-        grown[:, 1:] |= source[:, :-1]
-        grown[:, :-1] |= source[:, 1:]
-        mask = grown
-    return mask
-
-
-def _close(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Close gaps up to twice ``radius``; nothing grows towards the border of the image."""
-    padded = np.pad(mask, radius)
-    return ~_dilate(~_dilate(padded, radius), radius)[radius:-radius, radius:-radius]
-
-
-def _open(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Remove what is not wider than twice ``radius``."""
-    return _dilate(~_dilate(~mask, radius), radius)
-
-
-def _fill_holes(mask: NDArray[np.bool_], largest: float, barrier: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill enclosed gaps up to ``largest`` pixels; those that touch the border or hold ink stay."""
-    labels, n = ndimage.label(~mask)
-    if n == 0:
-        return mask
-    area = _areas(labels, n)
-    fill = area <= largest
-    fill[0] = False
-    for border in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        fill[border] = False
-    fill[labels[barrier]] = False
-    return np.asarray(mask | fill[labels])
+    return choose_components(mask, straight, smallest=1500 / mpp, margin=0)

@@ -1,0 +1,140 @@
+"""Shapes in masks: pieces, holes, growing and shrinking, in little memory.
+
+A mask of a whole slide has tens of millions of pixels, so nothing here makes 64-bit copies of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+__all__ = ["choose_components", "close_gaps", "dilate", "fill_holes", "keep_components", "remove_thin"]
+
+_EIGHT = np.ones((3, 3), bool)
+_ROWS = 512
+
+
+def _areas(labels: NDArray[np.signedinteger[Any]], n: int, where: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:
+    """Count the pixels of each label, in bands: ``bincount`` would copy all labels as 64-bit integers."""
+    area = np.zeros(n + 1, np.intp)
+    for top in range(0, len(labels), _ROWS):
+        band = labels[top : top + _ROWS]
+        area += np.bincount(band.ravel() if where is None else band[where[top : top + _ROWS]], minlength=n + 1)
+    return area
+
+
+def keep_components(
+    mask: NDArray[np.bool_], *, seed: NDArray[np.bool_] | None = None, smallest: float = 0, share: float = 0
+) -> NDArray[np.bool_]:
+    """Keep 8-connected components that are large enough and hold enough seeds.
+
+    Parameters
+    ----------
+    mask
+        ``(H, W)`` bool.
+    seed
+        ``(H, W)`` bool: a component is kept only if it holds one of these pixels; ``None`` asks for none.
+    smallest
+        Fewest pixels of a component.
+    share
+        Least share of its pixels that are seeds, 0 to 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(H, W)`` bool.
+    """
+    if not mask.any():
+        return mask
+    labels, n = ndimage.label(mask, _EIGHT)
+    area = _areas(labels, n)
+    keep = area >= smallest
+    if seed is not None:
+        seeds = _areas(labels, n, seed)
+        keep &= (seeds >= 1) & (seeds >= share * area)
+    keep[0] = False
+    return np.asarray(keep[labels])
+
+
+def choose_components(
+    mask: NDArray[np.bool_],
+    wanted: Callable[[NDArray[np.bool_], tuple[slice, slice]], bool],
+    *,
+    smallest: float,
+    margin: int,
+) -> NDArray[np.bool_]:
+    """Keep 8-connected components that a function wants.
+
+    Parameters
+    ----------
+    mask
+        ``(H, W)`` bool.
+    wanted
+        Called with each component within its bounding box, grown by the margin, and with that box as slices.
+    smallest
+        Components of fewer pixels are dropped unasked.
+    margin
+        Pixels by which the box is larger than the component on each side, as far as the mask goes.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(H, W)`` bool.
+    """
+    chosen = np.zeros_like(mask)
+    labels, n = ndimage.label(mask, _EIGHT)
+    area = _areas(labels, n)
+    for label, box in enumerate(ndimage.find_objects(labels), 1):
+        if area[label] < smallest:
+            continue
+        down, across = (
+            slice(max(0, s.start - margin), min(size, s.stop + margin)) for s, size in zip(box, mask.shape, strict=True)
+        )
+        place = (down, across)
+        inside = labels[place] == label
+        if wanted(inside, place):
+            chosen[place] |= inside
+    return chosen
+
+
+def dilate(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Grow by ``radius`` pixels, as an octagon: crosses and squares in turn."""
+    for step in range(radius):
+        grown = mask.copy()
+        grown[1:] |= mask[:-1]
+        grown[:-1] |= mask[1:]
+        # A square is a cross followed sideways from what has grown upwards and downwards already.
+        source = grown.copy() if step % 2 else mask
+        grown[:, 1:] |= source[:, :-1]
+        grown[:, :-1] |= source[:, 1:]
+        mask = grown
+    return mask
+
+
+def close_gaps(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Close gaps up to twice ``radius``; nothing grows towards the border of the image."""
+    padded = np.pad(mask, radius)
+    return ~dilate(~dilate(padded, radius), radius)[radius:-radius, radius:-radius]
+
+
+def remove_thin(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Remove what is not wider than twice ``radius``."""
+    return dilate(~dilate(~mask, radius), radius)
+
+
+def fill_holes(mask: NDArray[np.bool_], largest: float, barrier: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Fill enclosed gaps up to ``largest`` pixels; those that touch the border or hold ink stay."""
+    labels, n = ndimage.label(~mask)
+    if n == 0:
+        return mask
+    area = _areas(labels, n)
+    fill = area <= largest
+    fill[0] = False
+    for border in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        fill[border] = False
+    fill[labels[barrier]] = False
+    return np.asarray(mask | fill[labels])
