@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pathology.errors import UsageError
 from pathology.slide.reader import Level, Rect, Region, SlideReader, TileCounts
-from pathology.slide.thumbnail import thumbnail
+from pathology.slide.thumbnail import Reduction, thumbnail
 
 
 class ArraySlide(SlideReader):
@@ -124,3 +124,27 @@ def test_unreadable_tiles_are_white_and_reported_in_level0_pixels():
 def test_a_scale_must_be_positive(scales):
     with pytest.raises(UsageError, match="positive"):
         thumbnail(ArraySlide(np.zeros((8, 8, 3), np.uint8)), *scales)
+
+
+def test_parts_without_interest_are_passed_over_and_white():
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 200, (1024, 4096, 3), np.uint8)
+    slide = ArraySlide(image, tile=(256, 256))
+    within = np.zeros((8, 32), bool)
+    within[5, 20] = True  # rows 640 to 767, columns 2560 to 2687
+    whole = thumbnail(slide, 0.5, 1.3).pixels
+    read_before = slide.pixels_read
+    part = np.concatenate(list(Reduction(slide, 0.5, 1.3, within).bands()))
+    assert part.shape == whole.shape
+    assert slide.pixels_read - read_before < image.shape[0] * image.shape[1] / 4
+    wanted = np.s_[int(640 / 2.6) : int(768 / 2.6), int(2560 / 2.6) : int(2688 / 2.6)]
+    np.testing.assert_array_equal(part[wanted], whole[wanted])
+    white = (part == 255).all(axis=2)
+    assert white.mean() > 0.7
+
+
+def test_a_band_of_nothing_is_exactly_white():
+    slide = ArraySlide(np.zeros((300, 700, 3), np.uint8), tile=(64, 64))
+    part = np.concatenate(list(Reduction(slide, 0.5, 1.7, np.zeros((3, 7), bool)).bands()))
+    assert (part == 255).all()
+    assert slide.pixels_read == 0
