@@ -139,6 +139,7 @@ class HabitatRecipe(Recipe):
 
         See :meth:`Recipe.evaluate`.
         """
+        cohort = cohort.having(self.sequences)
         patients = list(cohort.patients)
         if len(patients) < 3:
             raise UsageError(f"a correlation needs 3 cases, got {len(patients)}")
@@ -207,7 +208,7 @@ class HabitatRecipe(Recipe):
         progress: Progress | None = None,
     ) -> RadiologyCard:
         """Train on the whole cohort and write a bundle; see :meth:`Recipe.train`."""
-        images = self._labelled(cohort, seed)
+        images = self._labelled(cohort.having(self.sequences), seed)
         network, start = fit_classifier(
             images, 2, self.settings, seed=seed, device=device, progress=_told(progress, "training")
         )

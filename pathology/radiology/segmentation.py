@@ -231,7 +231,8 @@ class SegmentationRecipe(Recipe):
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> tuple[SegmentedCase, ...]:
-        """Segment every patient by a model trained on others."""
+        """Segment every patient who has the sequences by a model trained on others."""
+        cohort = cohort.having(self.sequences)
         patients = list(cohort.patients)
         prepared = []
         for number, case in enumerate(cohort.cases):
@@ -311,7 +312,7 @@ class SegmentationRecipe(Recipe):
         progress: Progress | None = None,
     ) -> RadiologyCard:
         """Train on the whole cohort and write a bundle; see :meth:`Recipe.train`."""
-        prepared = [self.prepare(case, with_target=True)[0] for case in cohort.cases]
+        prepared = [self.prepare(case, with_target=True)[0] for case in cohort.having(self.sequences).cases]
         network = self.fit_cases(
             prepared,
             seed=seed,

@@ -14,7 +14,6 @@ from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import RFE
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from sklearn.svm import SVC
 
 from pathology.errors import UsageError
@@ -166,8 +165,9 @@ def lasso_features(
     for i, fold in enumerate(folds):
         for j, strength in enumerate(strengths):
             fitted = _l1(part[fold.train], labels[fold.train], strength, seed)
-            probability = fitted.predict_proba(part[fold.test])
-            losses[i, j] = log_loss(labels[fold.test], probability, labels=[0, 1])
+            score = fitted.decision_function(part[fold.test])
+            # Cross-entropy of log odds, in the form that cannot overflow.
+            losses[i, j] = float(np.mean(np.logaddexp(0, score) - labels[fold.test] * score))
     mean = losses.mean(axis=0)
     best = int(np.argmin(mean))
     if one_standard_error:
