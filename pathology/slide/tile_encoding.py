@@ -89,10 +89,10 @@ class TileEncoding:
         """
         if self.compression != "jpeg":
             return len(data) > 0
-        if data[-2:] != _JPEG_END and _JPEG_END not in bytes(data[-_JPEG_END_WITHIN:]):
-            return False
         # The tiles of a slide begin alike, so most are judged by one comparison.
         known = _last_header.get((width, height), _NO_JPEG)
+        if data[-2:] != _JPEG_END and _JPEG_END not in bytes(data[-_JPEG_END_WITHIN:]):
+            return False
         if data[: len(known)] == known:
             return True
         header = _jpeg_frame_header(bytes(data[:_JPEG_HEADERS_WITHIN]), width, height)

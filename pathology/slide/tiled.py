@@ -278,13 +278,17 @@ class TiledReader(SlideReader):
                     data = memoryview(os.pread(self._descriptors[owners[places[0]]], end - begin, begin))
                 except OSError:
                     data = memoryview(b"")
-                inside = starts[places] - begin
-                for place, first, last in zip(
-                    places.tolist(), inside.tolist(), (inside + lengths[places]).tolist(), strict=True
-                ):
-                    found[place] = self._bare(stored, data[first:last]) if last <= len(data) else None
+                first = starts[places] - begin
+                last = first + lengths[places]
+                for place, i, j in zip(places.tolist(), first.tolist(), last.tolist(), strict=True):
+                    found[place] = data[i:j]
+                if len(data) < end - begin:
+                    for place in places[last > len(data)].tolist():
+                        found[place] = None
         finally:
             self._leave()
+        if type(self)._bare is not TiledReader._bare:
+            found = [self._bare(stored, tile) if tile else tile for tile in found]
         return found
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ def write_shard(path: Path, chunks: Sequence[bytes | memoryview | None]) -> None
     Parameters
     ----------
     path
-        The file; missing folders above it are made.
+        The file.
     chunks
         The bytes of each chunk in row-major order, ``None`` for one that is not there.
 
@@ -55,9 +55,8 @@ def write_shard(path: Path, chunks: Sequence[bytes | memoryview | None]) -> None
     encoded = index.tobytes()
     buffers: list[bytes | memoryview] = [chunk for chunk in chunks if chunk]
     buffers += [encoded, google_crc32c.value(encoded).to_bytes(_CHECKSUM_BYTES, "little")]
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The process number keeps two writers of one shard, which a scheduler may bring about, out of each other's way.
-    aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    aside = f"{path.parent}/.{path.name}.{os.getpid()}.writing"
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
@@ -65,9 +64,9 @@ def write_shard(path: Path, chunks: Sequence[bytes | memoryview | None]) -> None
                 _write_all(descriptor, buffers[first : first + _BUFFERS_AT_ONCE])
         finally:
             os.close(descriptor)
-        aside.replace(path)
+        os.replace(aside, path)  # noqa: PTH105 - a tenth of the time per shard is path arithmetic otherwise
     except BaseException:
-        aside.unlink(missing_ok=True)
+        Path(aside).unlink(missing_ok=True)
         raise
 
 

@@ -202,8 +202,7 @@ class PatchStore:
         if stain is not None:
             attributes["stain"] = stain.record()
         if tiles is not None:
-            level = tiles.reader.levels[tiles.level]
-            attributes["level"] = {"index": tiles.level, "dimensions": list(level.dimensions)}
+            attributes["level"] = {"index": tiles.level, "dimensions": list(tiles.dimensions)}
         try:
             if path.exists():
                 group = zarr.open_group(path, mode="r+")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from pathology.errors import UsageError
 from pathology.settings import GridSettings
 from pathology.slide.reader import SlideReader
-from pathology.slide.tile_encoding import TileEncoding
 from pathology.slide.tiled import TiledReader
 from pathology.tiling.grid import Grid
 
@@ -81,7 +79,6 @@ def _level(reader: SlideReader, settings: GridSettings, slide_mpp: float) -> int
     )
 
 
-@dataclass(frozen=True)
 class StoredTiles:
     """The stored tiles that are the patches of a grid.
 
@@ -92,30 +89,29 @@ class StoredTiles:
     grid
         A grid with settings from :func:`on_stored_tiles`.
 
+    Attributes
+    ----------
+    level : int
+        The level whose tiles they are.
+    dimensions : tuple of int
+        ``(width, height)`` of that level in pixels.
+    encoding : TileEncoding
+        How they are compressed.
+
     Raises
     ------
     UsageError
         If the grid's patches are no stored tiles.
     """
 
-    reader: SlideReader
-    grid: Grid
-
-    def __post_init__(self) -> None:
-        _level(self.reader, self.grid.settings, self.grid.slide_mpp)
-
-    @property
-    def level(self) -> int:
-        """The level whose tiles they are."""
-        return _level(self.reader, self.grid.settings, self.grid.slide_mpp)
-
-    @property
-    def encoding(self) -> TileEncoding:
-        """How they are compressed."""
-        assert isinstance(self.reader, TiledReader)
-        encoding = self.reader.tile_encoding(self.level)
+    def __init__(self, reader: SlideReader, grid: Grid) -> None:
+        self.level = _level(reader, grid.settings, grid.slide_mpp)
+        assert isinstance(reader, TiledReader)
+        encoding = reader.tile_encoding(self.level)
         assert encoding is not None
-        return encoding
+        self.encoding = encoding
+        self.dimensions = reader.levels[self.level].dimensions
+        self._reader, self._grid = reader, grid
 
     def read(
         self, block_index: int, positions: NDArray[np.int32]
@@ -136,25 +132,26 @@ class StoredTiles:
         numpy.ndarray
             ``(n,)`` bool: false where the tile cannot be read or is plainly cut off.  Nothing is decoded to find out.
         """
-        assert isinstance(self.reader, TiledReader)
-        number, encoding, patch = self.level, self.encoding, self.grid.settings.patch
-        level = self.reader.levels[number]
-        block = self.grid.block(block_index)
+        patch = self._grid.settings.patch
+        width, height = self.dimensions
+        block = self._grid.block(block_index)
         rows, columns = np.divmod(positions, block.columns)
         rows, columns = rows + block.row, columns + block.column
-        across, down = -(-level.width // patch), -(-level.height // patch)
+        across, down = -(-width // patch), -(-height // patch)
         # The grid is laid over level 0; on a level rounded to whole pixels its last column may lie just outside.
-        inside = (columns < across) & (rows < down)
-        stored = self.reader.stored_tiles(number, (rows * across + columns)[inside])
+        inside = np.flatnonzero((columns < across) & (rows < down))
         tiles: list[bytes | memoryview | None] = [None] * len(positions)
         readable = np.ones(len(positions), np.bool_)
-        widths = np.minimum(patch, level.width - columns * patch).tolist()
-        heights = np.minimum(patch, level.height - rows * patch).tolist()
-        for place, tile in zip(np.flatnonzero(inside).tolist(), stored, strict=True):
-            if tile == b"":
-                continue
-            if tile is not None and encoding.looks_whole(tile, widths[place], heights[place]):
-                tiles[place] = tile
-            else:
+        looks_whole = self.encoding.looks_whole
+        for place, tile, needed_width, needed_height in zip(
+            inside.tolist(),
+            self._reader.stored_tiles(self.level, (rows * across + columns)[inside]),
+            np.minimum(patch, width - columns[inside] * patch).tolist(),
+            np.minimum(patch, height - rows[inside] * patch).tolist(),
+            strict=True,
+        ):
+            if tile is None or (len(tile) and not looks_whole(tile, needed_width, needed_height)):
                 readable[place] = False
+            elif len(tile):
+                tiles[place] = tile
         return tiles, readable

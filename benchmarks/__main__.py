@@ -1,0 +1,22 @@
+"""``python -m benchmarks [tiling | compression | scoring] [OPTIONS]``; without a name: tiling, then compression."""
+
+import runpy
+import sys
+
+NAMES = ("tiling", "compression", "scoring")
+
+
+def main() -> None:
+    """Run the benchmarks named, with the options that follow."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    chosen = (arguments[0],) if arguments and arguments[0] in NAMES else NAMES[:2]
+    options = arguments[1:] if arguments and arguments[0] in NAMES else arguments
+    for name in chosen:
+        sys.argv = [f"benchmarks.{name}", *options]
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+
+
+main()

@@ -1,0 +1,445 @@
+"""How fast patches are read and stored, beside other readers: same slide, same regions, same run.
+
+Every case runs in a process of its own for a few seconds::
+
+    python -m benchmarks tiling [--slide SLIDE.svs | --mosaic PROGRAM SMALL.svs] [--seconds 3] [--write]
+
+``aligned`` reads whole stored tiles of 256 px, ``unaligned`` regions of 512 px that begin nowhere near a tile's corner,
+``resampled`` patches of 224 px at 1.0 µm/px; all row by row over the same part of the slide.  ``ours, single`` is asked
+for one region after the other like the others, ``ours, blocks`` as this project reads: a block at a time, cut into
+patches.  ``--write`` puts the table into ``docs/tiling.md`` and chart and figures beside it.
+"""
+
+import argparse
+import cProfile
+import json
+import os
+import platform
+import pstats
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+TARGET_MPP = 1.0
+CASES = {"aligned": 256, "unaligned": 512, "resampled": 224}
+READERS = (
+    "OpenSlide",
+    "tiffslide",
+    "pyvips",
+    "fastslide",
+    "cuCIM",
+    "TIAToolbox",
+    "raw decode",
+    "ours, single",
+    "ours, blocks",
+)
+SHIFT = (137, 91)
+"""Where unaligned regions begin."""
+STORES = ("copy", "encoded write", "encoded read", "decoded write", "decoded read")
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+# -- one case, in its own process ---------------------------------------------------------------------------------
+
+
+def places(case, side, factor):
+    """Corners of regions, row by row, over the middle half of a slide (where a mosaic's tissue is)."""
+    size = CASES[case] * (factor if case == "resampled" else 1)
+    low, high = side // 4 // 256 * 256, side * 3 // 4
+    shift = SHIFT if case == "unaligned" else (0, 0)
+    count = int((high - low) // size)
+    return [
+        (low + shift[0] + column * size, low + shift[1] + row * size) for row in range(count) for column in range(count)
+    ]
+
+
+def single_regions(reader, slide, case, side, factor):
+    """Return a function that reads the i-th region, and how many there are."""
+    from benchmarks.readers import PerThread
+
+    opened = PerThread(reader, slide)
+    todo, size = places(case, side, factor), CASES[case]
+
+    def read(i):
+        x, y = todo[i]
+        pixels = opened().scaled(x, y, size, factor) if case == "resampled" else opened().region(int(x), int(y), size)
+        if pixels.shape != (size, size, 3):
+            raise ValueError(f"{reader} gave {pixels.shape}")
+        return 1
+
+    return read, len(todo)
+
+
+def blocks_of_regions(slide, case, side, mpp):
+    """Return a function that reads the i-th block of patches, and how many there are."""
+    from pathology.settings import GridSettings
+    from pathology.slide.open import open_slide
+    from pathology.tiling.blocks import BlockReader
+    from pathology.tiling.grid import Grid, TissueShare
+    from pathology.tiling.order import compact_order
+    from pathology.tiling.plan import plan_tiles
+
+    reader = open_slide(slide)
+    size = CASES[case]
+    if case == "unaligned":
+        # Four by four regions make a block.
+        todo = [(x, y) for x, y in places(case, side, 1.0) if (x - side // 4 // 256 * 256 - SHIFT[0]) % 2048 == 0]
+        todo = [(x, y) for x, y in todo if (y - side // 4 // 256 * 256 - SHIFT[1]) % 2048 == 0]
+
+        def read(i):
+            canvas = reader.read(0, int(todo[i][0]), int(todo[i][1]), 2048, 2048)
+            patches = np.ascontiguousarray(canvas.reshape(4, 512, 4, 512, 3).swapaxes(1, 2)).reshape(16, 512, 512, 3)
+            return len(patches)
+
+        return read, len(todo), reader
+    grid = Grid(
+        GridSettings(patch=size, stride=size, mpp=TARGET_MPP if case == "resampled" else mpp, min_tissue=1),
+        reader.dimensions,
+        mpp,
+    )
+    middle = np.zeros((64, 64), bool)
+    middle[16:48, 16:48] = True
+    plan = plan_tiles(grid, TissueShare(middle, reader.dimensions))
+    order = compact_order(plan, range(len(plan.blocks)))
+    blocks = BlockReader(reader, grid)
+
+    def read_block(i):
+        k = order[i]
+        return len(blocks.read(int(plan.blocks[k]), plan.positions[plan.of_block(k)]).pixels)
+
+    return read_block, len(order), reader
+
+
+def timed(read, count, threads, seconds):
+    """Call ``read`` with 0, 1, 2, ... from so many threads for so long."""
+    read(0)  # opens what is opened lazily, and fills the page cache's first pages
+    lock, following, done = threading.Lock(), iter(range(count)), [0] * threads
+    began, cpu = time.perf_counter(), time.process_time()
+
+    def work(number):
+        while time.perf_counter() - began < seconds:
+            with lock:
+                i = next(following, None)
+            if i is None:
+                return
+            done[number] += read(i)
+
+    others = [threading.Thread(target=work, args=(n,)) for n in range(1, threads)]
+    for thread in others:
+        thread.start()
+    work(0)
+    for thread in others:
+        thread.join()
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return {"n": sum(done), "wall_s": wall, "cpu_s": cpu, "per_s": sum(done) / wall, "per_cpu_s": sum(done) / cpu}
+
+
+def reading_case(arguments):
+    """Measure one reader in one case."""
+    from pathology.slide.open import open_slide
+
+    with open_slide(arguments.slide) as reader:
+        side, mpp = min(reader.dimensions), reader.mpp
+    tiles = None
+    if arguments.reader == "ours, blocks":
+        read, count, opened = blocks_of_regions(arguments.slide, arguments.case, side, mpp)
+        tiles = opened.tile_counts
+    else:
+        read, count = single_regions(arguments.reader, arguments.slide, arguments.case, side, TARGET_MPP / mpp)
+    profile = cProfile.Profile() if arguments.profile else None
+    if profile is not None:
+        profile.enable()
+    figures = timed(read, count, arguments.threads, arguments.seconds)
+    if profile is not None:
+        profile.disable()
+        figures["profile"] = shares(profile)
+    if tiles is not None:
+        figures["decoded_tiles"], figures["reused_tiles"] = opened.tile_counts.decoded, opened.tile_counts.reused
+    return figures
+
+
+def shares(profile):
+    """Return where the time went: the leading functions with their share of it."""
+    stats = pstats.Stats(profile)
+    total = sum(row[2] for row in stats.stats.values())
+    rows = sorted(((row[2] / total, name[2], Path(name[0]).name) for name, row in stats.stats.items()), reverse=True)
+    return [{"share": share, "function": name, "file": file} for share, name, file in rows[:8]]
+
+
+def store_case(arguments):
+    """Measure writing or reading a store beside copying the same bytes."""
+    from pathology.settings import GridSettings
+    from pathology.slide.open import open_slide
+    from pathology.tiling.blocks import BlockReader
+    from pathology.tiling.grid import Grid, TissueShare
+    from pathology.tiling.plan import plan_tiles
+    from pathology.tiling.store import PatchStore
+    from pathology.tiling.stored_tiles import StoredTiles, on_stored_tiles
+
+    slide, kind = Path(arguments.slide), arguments.reader
+    with open_slide(slide) as reader, tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+        tile = reader.tile_size[0]
+        settings = GridSettings(patch=tile, stride=tile, mpp=reader.mpp)
+        if kind.startswith("decoded"):
+            settings = GridSettings(patch=224, stride=224, mpp=TARGET_MPP)
+        else:
+            settings = on_stored_tiles(reader, settings, reader.mpp)
+        grid = Grid(settings.model_copy(update={"min_tissue": 0}), reader.dimensions, reader.mpp)
+        plan = plan_tiles(grid, TissueShare(np.ones((1, 1), bool), reader.dimensions))
+        if kind.startswith("decoded"):
+            plan = first_blocks(plan, 6)
+        tiles = None if kind.startswith("decoded") else StoredTiles(reader, grid)
+        mode = "decoded" if tiles is None else "encoded"
+        positions = [plan.positions[plan.of_block(k)] for k in range(len(plan.blocks))]
+        if mode == "decoded":
+            blocks = BlockReader(reader, grid)
+            ready = [blocks.read(int(plan.blocks[k]), positions[k]) for k in range(len(plan.blocks))]
+        best = None
+        for attempt in range(5):
+            path = Path(folder) / f"{attempt}.zarr"
+            store = PatchStore.create(
+                path, plan, mode, slide=slide, fingerprint=reader.fingerprint, description={}, tiles=tiles
+            )
+            began, cpu = time.perf_counter(), time.process_time()
+            for k in range(len(plan.blocks)):
+                if tiles is None:
+                    store.write_block(k, ready[k])
+                else:
+                    store.write_tiles(k, *tiles.read(int(plan.blocks[k]), positions[k]))
+            store.finish()
+            wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+            shards = sorted((path / "pixels").glob("c.*"))
+            size = sum(file.stat().st_size for file in shards)
+            if kind == "copy":
+                size = slide.stat().st_size
+                began, cpu = time.perf_counter(), time.process_time()
+                shutil.copyfile(slide, Path(folder) / "copied")
+                wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+                (Path(folder) / "copied").unlink()
+            elif kind.endswith("read"):
+                began, cpu = time.perf_counter(), time.process_time()
+                with PatchStore.open(path) as opened:
+                    for k in range(len(plan.blocks)):
+                        opened.read_block(k)
+                wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+            shutil.rmtree(path)
+            if best is None or cpu < best["cpu_s"]:
+                best = {"n": len(plan), "wall_s": wall, "cpu_s": cpu, "megabytes": size / 1e6}
+    best["per_s"], best["per_cpu_s"] = best["n"] / best["wall_s"], best["n"] / best["cpu_s"]
+    best["megabytes_per_cpu_s"] = best["megabytes"] / best["cpu_s"]
+    best["ratio"] = best["n"] * settings.patch**2 * 3 / best["megabytes"] / 1e6
+    return best
+
+
+def first_blocks(plan, count):
+    """Return a plan of its first blocks only."""
+    from dataclasses import replace
+
+    end = int(plan.offsets[min(count, len(plan.blocks))])
+    return replace(
+        plan,
+        coords=plan.coords[:end],
+        tissue=plan.tissue[:end],
+        positions=plan.positions[:end],
+        blocks=plan.blocks[:count],
+        offsets=plan.offsets[: count + 1],
+    )
+
+
+# -- all cases ----------------------------------------------------------------------------------------------------
+
+
+def in_own_process(arguments, case, reader, threads, *, profile=False):
+    """Run one case and return its figures, or why there are none."""
+    command = [sys.executable, "-m", "benchmarks.tiling", "--slide", str(arguments.slide), "--case", case]
+    command += ["--reader", reader, "--threads", str(threads), "--seconds", str(arguments.seconds)]
+    command += ["--scratch", str(arguments.scratch)] + (["--profile"] if profile else [])
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VIPS_CONCURRENCY"), "1")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **one_thread})
+    line = next((text for text in done.stdout.splitlines() if text.startswith("FIGURES ")), None)
+    if line is None:
+        return {"missing": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+    return json.loads(line.removeprefix("FIGURES "))
+
+
+def make_slide(arguments, folder):
+    """Return the slide to read: the one given, a mosaic, or one of the project's own making."""
+    if arguments.slide is not None:
+        return arguments.slide
+    slide = Path(folder) / "slide.svs"
+    if arguments.mosaic is not None:
+        program, small = arguments.mosaic
+        subprocess.run([sys.executable, program, small, slide, "--size", str(arguments.size)], check=True)
+        return slide
+    from pathology.testing.synthetic_slides import TissuePicture, write_svs
+
+    side = min(arguments.size, 8192)
+    return write_svs(slide, TissuePicture(side, side, tissue=0.9), mpp=0.499, quality=70)
+
+
+def machine():
+    """Describe the machine and the versions measured."""
+    names = ("sarcoma-pathology", "imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "openslide-bin")
+    names += ("tiffslide", "pyvips", "pyvips-binary", "fastslide", "cucim", "tiatoolbox", "zarr")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = models[0] if models else processor
+    return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+
+
+def cell(figures):
+    """Show one case: rate per CPU-second, wall rate, peak memory."""
+    if "missing" in figures:
+        return "–"
+    return f"{figures['per_cpu_s']:,.0f} / {figures['per_s']:,.0f}"
+
+
+def table(results):
+    """Return the Markdown table of reading and the ratios that matter."""
+    lines = [
+        "| reader | "
+        + " | ".join(f"{case} {size} px, {t} thr." for case, size in CASES.items() for t in (1, 2))
+        + " | MiB |",
+        "|" + "---|" * (2 + 2 * len(CASES)),
+    ]
+    for reader, cases in results["reading"].items():
+        if all("missing" in figures for figures in cases.values()):
+            continue
+        peak = max(figures.get("peak_mib", 0) for figures in cases.values())
+        shown = [cell(cases[f"{case}/{threads}"]) for case in CASES for threads in (1, 2)]
+        lines.append(f"| {reader} | {' | '.join(shown)} | {peak:,.0f} |")
+    lines += ["", "Patches per CPU-second / per second of wall time; peak memory of the largest case.", ""]
+    for name, value in ratios(results).items():
+        lines.append(f"- {name}: **{value:.2f}**")
+    lines += ["", "| store | patches/CPU-s | MB/CPU-s | times smaller than pixels |", "|---|---|---|---|"]
+    for kind, figures in results["stores"].items():
+        if "missing" not in figures:
+            lines.append(
+                f"| {kind} | {figures['per_cpu_s']:,.0f} | {figures['megabytes_per_cpu_s']:,.0f} "
+                f"| {figures['ratio']:.1f} |"
+            )
+    for case, rows in results["profile"].items():
+        said = ", ".join(f"`{row['function']}` {row['share']:.0%}" for row in rows[:6])
+        lines += ["", f"Where the time goes, ours, blocks, {case}: {said}."]
+    return "\n".join(lines)
+
+
+def ratios(results):
+    """Return the figures that the project holds itself to."""
+
+    def rate(reader, case):
+        return results["reading"].get(reader, {}).get(f"{case}/1", {}).get("per_cpu_s")
+
+    def best(case):
+        return max(filter(None, (rate("ours, single", case), rate("ours, blocks", case))), default=None)
+
+    peers = [name for name in READERS if not name.startswith(("ours", "raw"))]
+    unaligned = max(filter(None, (rate(name, "unaligned") for name in peers)), default=None)
+    pairs = {
+        "aligned, ours over raw decoding": (rate("ours, single", "aligned"), rate("raw decode", "aligned")),
+        "aligned, ours over OpenSlide": (rate("ours, single", "aligned"), rate("OpenSlide", "aligned")),
+        "unaligned, ours over the fastest other": (best("unaligned"), unaligned),
+        "resampled, ours over TIAToolbox": (best("resampled"), rate("TIAToolbox", "resampled")),
+        "resampled, ours over an OpenSlide loop": (best("resampled"), rate("OpenSlide", "resampled")),
+    }
+    found = {name: a / b for name, (a, b) in pairs.items() if a and b}
+    stores = results["stores"]
+    if all("missing" not in stores.get(name, {"missing": 1}) for name in ("copy", "encoded write")):
+        found["encoded, writing over copying the same bytes"] = (
+            stores["encoded write"]["megabytes_per_cpu_s"] / stores["copy"]["megabytes_per_cpu_s"]
+        )
+    return found
+
+
+def chart(results, path):
+    """Draw the rates per CPU-second of one thread."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(CASES), figsize=(12, 3.6), constrained_layout=True)
+    for axis, (case, size) in zip(axes, CASES.items(), strict=True):
+        rates = {
+            reader: cases[f"{case}/1"]["per_cpu_s"]
+            for reader, cases in results["reading"].items()
+            if "missing" not in cases[f"{case}/1"]
+        }
+        names = sorted(rates, key=rates.get)
+        colours = ["#0072b2" if name.startswith("ours") else "#999999" for name in names]
+        bars = axis.barh(names, [rates[name] for name in names], color=colours)
+        axis.bar_label(bars, [f"{rates[name]:,.0f}" for name in names], padding=3, fontsize=8)
+        axis.set_title(f"{case}, {size} px", fontsize=10)
+        axis.set_xlabel("patches per CPU-second, one thread")
+        axis.margins(x=0.18)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main():
+    """Run all cases, print the tables, and write them where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slide", type=Path, help="a tiled JPEG TIFF or SVS")
+    parser.add_argument("--mosaic", nargs=2, metavar=("PROGRAM", "SMALL"), help="make the slide with another program")
+    parser.add_argument("--size", type=int, default=24576, help="side of a slide that is made, in pixels")
+    parser.add_argument("--seconds", type=float, default=3, help="how long each case runs")
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where stores are written")
+    parser.add_argument("--readers", nargs="*", default=READERS)
+    parser.add_argument("--write", action="store_true", help="write docs/tiling.md, -speed.json and -speed.png")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--reader", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        figures = store_case(arguments) if arguments.case == "store" else reading_case(arguments)
+        figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print("FIGURES " + json.dumps(figures))
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+        arguments.slide = make_slide(arguments, folder)
+        results = {"machine": machine(), "slide": {"megabytes": arguments.slide.stat().st_size / 1e6}}
+        results["reading"] = {
+            reader: {
+                f"{case}/{threads}": in_own_process(arguments, case, reader, threads)
+                for case in CASES
+                for threads in (1, 2)
+            }
+            for reader in arguments.readers
+        }
+        results["stores"] = {kind: in_own_process(arguments, "store", kind, 1) for kind in STORES}
+        results["profile"] = {
+            case: in_own_process(arguments, case, "ours, blocks", 1, profile=True).get("profile", []) for case in CASES
+        }
+    for reader, cases in results["reading"].items():
+        for case, figures in cases.items():
+            if "missing" in figures:
+                print(f"{reader}, {case}: not measured: {figures['missing']}", file=sys.stderr)
+    print(table(results))
+    if arguments.write:
+        from benchmarks.report import write_section
+
+        write_section(DOCS / "tiling.md", "speed", table(results))
+        (DOCS / "tiling-speed.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        chart(results, DOCS / "tiling-speed.png")
+
+
+if __name__ == "__main__":
+    main()
