@@ -293,7 +293,7 @@ def bundle(arguments: argparse.Namespace) -> None:
     network = build_network(record["network"], 1, **options)
     load_weights(network, read_state_dict(weights), where=weights)
     network = network.float().eval().to(device)
-    threshold = round(record["validation"]["threshold"], 4)
+    best = round(record["validation"]["threshold"], 4)
     whole = read_folder(arguments.data)
     test, validation = whole.of("test"), whole.of("validation")
     crops = evaluate_crops(network, test, device=device, batch_size=16)
@@ -301,9 +301,10 @@ def bundle(arguments: argparse.Namespace) -> None:
     marked = [image for image, known in zip(crops, test.complete, strict=True) if known]
     rule, rule_threshold = rule_of_thumb(validation, test, device=device, network=network)
     field = next(b for b in test.backgrounds if b.mpp == MPP)
-    on_field, area = detect_image(network, field.pixels, device=device, floor=threshold)
+    threshold = strict_threshold(evaluate_crops(network, validation, device=device, batch_size=16))
+    every, area = detect_image(network, field.pixels, device=device, floor=min(threshold, best))
+    on_field = every.at_least(threshold)
     look_alikes = match_by_distance(on_field, field.objects, MATCH_PIXELS).true_positives
-    strict = strict_threshold(evaluate_crops(network, validation, device=device, batch_size=16))
     held_out = "AMi-Br, held-out slides"
     easy = "crops are cut around mitoses and hold few look-alikes: precision on a slide is lower"
     figures = [
@@ -328,22 +329,22 @@ def bundle(arguments: argparse.Namespace) -> None:
             len(on_field),
             area,
             f"canine mammary field {field.name.rsplit('-', 1)[-1]}, held out",
-            f"fat, vessels, fibrous tissue; {look_alikes} of its {len(field.objects)} annotated look-alikes are among them",
+            f"fat, vessels, fibrous tissue; {look_alikes} of its {len(field.objects)} annotated look-alikes among them",
         ),
         *on_constructed_fields(network, test, threshold, device),
         *figures_of(
-            f"crops, at the stricter threshold {strict:.2f}",
+            f"crops, at the threshold {best:.2f} of the best F1",
             crops,
-            strict,
+            best,
             f"{held_out}, whole crops",
-            "the highest threshold with a recall of 95 % on validation slides; looked at second",
+            "the best F1 on validation slides; looked at first",
         ),
         per_mm2(
-            f"false positives per mm², at the stricter threshold {strict:.2f}",
-            int((on_field.scores >= strict).sum()),
+            f"false positives per mm², at the threshold {best:.2f} of the best F1",
+            len(every.at_least(best)),
             area,
             f"canine mammary field {field.name.rsplit('-', 1)[-1]}, held out",
-            "looked at second",
+            "looked at first",
         ),
         Figure(
             metric="F1 on whole slides of sarcomas",
@@ -404,8 +405,10 @@ def bundle(arguments: argparse.Namespace) -> None:
                 used_for="training, as tissue taken to be without mitoses",
             ),
         ),
-        split="By slide, from the SHA-256 of its name (6:2:2). Patients behind the slides are not published; MIDOG 2021 "
-        "and TUPAC16 share a hospital, so that a patient in both cannot be excluded.",
+        split="By slide, from the SHA-256 of its name (6:2:2). Patients behind the slides are not published; MIDOG "
+        "2021 and TUPAC16 share a hospital, so that a patient in both cannot be excluded. The threshold is the highest "
+        "with a recall of 95 % on the validation slides. This rule was taken after a first look at the held-out data "
+        "with the threshold of the best F1 on the validation slides; the figures of both are given.",
         figures=tuple(figures),
         detection=Detection(threshold=threshold, floor=0.1, overlap=0.4, distance_um=MATCH_PIXELS / 2 * MPP),
         intended_use="Proposing candidates that a pathologist accepts or rejects, in research. Not for diagnosis.",

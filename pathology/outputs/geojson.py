@@ -146,7 +146,8 @@ def _ring(ring: NDArray[np.float64]) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if value.is_integer() else f"{value:.3f}".rstrip("0")
+    # A value within 1/1000 of a whole number must lose its point too: "900." is no JSON number.
+    return str(int(value)) if value.is_integer() else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def read_geojson(path: Path) -> Iterator[Feature]:

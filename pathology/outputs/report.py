@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pathology.bundle.card import Card, Figure
+from pathology.findings.mitotic_count import HotspotCount
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.atomic import write_text
 from pathology.outputs.heatmap import Heatmap
+from pathology.outputs.mitosis_report import Candidate, hotspot_outline, mitosis_section, outlined
 from pathology.outputs.overlay import OPACITY, ScaleBar, paint, scale_bar
 from pathology.outputs.pages import data_uri, render
 from pathology.outputs.palette import class_colours
@@ -70,7 +72,12 @@ def report_pictures(
     shown = picture.shown(dimensions, REPORT_LONGEST_SIDE)
     painted = paint(shown, heatmap, tissue, dimensions, colours=class_colours(card))
     bar = None if result.mpp is None else scale_bar(shown.size[0], result.mpp * shown.scale[0])
-    return ReportPictures(shown.pixels, painted, bar)
+    plain = shown.pixels
+    hotspot = (result.extra.get("mitoses") or {}).get("hotspot")
+    if hotspot is not None:
+        outline = hotspot_outline(HotspotCount.model_validate(hotspot))
+        plain, painted = (outlined(pixels, outline, shown.scale) for pixels in (plain, painted))
+    return ReportPictures(plain, painted, bar)
 
 
 def slide_report(
@@ -80,6 +87,7 @@ def slide_report(
     *,
     timing: Mapping[str, float] | None = None,
     made: datetime | None = None,
+    gallery: Sequence[Candidate] = (),
 ) -> str:
     """Return the report as HTML.
 
@@ -95,6 +103,8 @@ def slide_report(
         Seconds per step, by a name for people, in the order in which the steps ran.
     made
         When the slide was scored; shown with its time zone.
+    gallery
+        Of a detector: pictures of the candidates in the hotspot.
     """
     colours = dict(zip(card.classes, class_colours(card), strict=True))
     return render(
@@ -106,7 +116,8 @@ def slide_report(
         opacity=OPACITY,
         mpp_source=MPP_SOURCES.get(result.mpp_source or "", result.mpp_source or ""),
         figures=[(figure, _figure_value(figure)) for figure in card.figures],
-        further=list(_flat(result.extra)),
+        further=list(_flat({name: value for name, value in result.extra.items() if name != "mitoses"})),
+        mitoses=mitosis_section(result, gallery),
         settings=list(_settings(result.settings)),
         timing=dict(timing or {}),
         made="" if made is None else f"{made:%d %B %Y, %H:%M %Z}".rstrip(),
@@ -121,6 +132,7 @@ def write_slide_report(
     *,
     timing: Mapping[str, float] | None = None,
     made: datetime | None = None,
+    gallery: Sequence[Candidate] = (),
 ) -> None:
     """Write :func:`slide_report`, whole or not at all.
 
@@ -129,7 +141,7 @@ def write_slide_report(
     OutputError
         If the file cannot be written.
     """
-    write_text(path, slide_report(result, card, pictures, timing=timing, made=made))
+    write_text(path, slide_report(result, card, pictures, timing=timing, made=made, gallery=gallery))
 
 
 def _embedded(pictures: ReportPictures) -> dict[str, Any]:

@@ -5,6 +5,7 @@
                          could not be read), ``tissue (N,)`` float32, ``tissue_mask (rows, columns)`` bool over the
                          whole slide, and such a mask for each thing that spoils it (``pen_mask``, ...), at its own
                          scale; attributes: classes, patch extent and stride in level-0 pixels, grid, slide
+``detections.parquet``   of a detector: every candidate; see :mod:`pathology.outputs.detection_file`
 ``heatmap.ome.zarr``     the class probabilities as an image with physical coordinates
 ``annotations.geojson``  where each class leads and where tissue is, for QuPath
 ``overlay.png``          the slide under its heatmap, with legend and scale bar
@@ -19,7 +20,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +32,16 @@ from PIL import Image
 
 from pathology.errors import StoreError
 from pathology.findings.aggregate import aggregate
+from pathology.findings.mitotic_count import HotspotCount, count_mitoses
 from pathology.findings.slide_result import ClassFinding, SlideResult
-from pathology.outputs.annotations import class_features, tissue_features
+from pathology.outputs.annotations import class_features, detection_features, hotspot_feature, tissue_features
 from pathology.outputs.atomic import output_error, write_bytes, write_text
+from pathology.outputs.decided_count import HOTSPOT_LIMIT
+from pathology.outputs.detection_file import DETECTIONS, SlideDetections, write_detections
 from pathology.outputs.geojson import write_geojson
 from pathology.outputs.heatmap import Heatmap, build_heatmap
 from pathology.outputs.index import preview
+from pathology.outputs.mitosis_report import Candidate
 from pathology.outputs.ome_zarr import write_ome_zarr
 from pathology.outputs.overlay import LONGEST_SIDE, write_overlay
 from pathology.outputs.palette import class_colours
@@ -82,8 +87,10 @@ def write_slide_folder(
     mask: NDArray[np.bool_],
     about: dict[str, Any],
     spoilt: Mapping[str, NDArray[np.bool_]] | None = None,
+    detections: SlideDetections | None = None,
+    gallery: Callable[[Sequence[int]], Sequence[Candidate]] = lambda _: (),
 ) -> SlideResult:
-    """Aggregate a classifier's predictions and write everything about the slide.
+    """Aggregate a model's predictions and write everything about the slide.
 
     Parameters
     ----------
@@ -92,7 +99,8 @@ def write_slide_folder(
     card
         The model.
     plan, probabilities
-        The patches and their ``(N, C)`` float32 class probabilities; rows of NaN could not be read.
+        The patches and their ``(N, C)`` float32 class probabilities (for a detector: the score of the surest box of
+        each); rows of NaN could not be read.
     overview
         ``(H, W, 3)`` uint8 picture of the whole slide.
     mask
@@ -102,6 +110,11 @@ def write_slide_folder(
     spoilt
         Masks over the whole slide, each ``(rows, columns)`` bool at its own scale, of what spoils it (see
         :attr:`pathology.slide.quality.SlideQuality.masks`).
+    detections
+        What a detector found.  The slide then has no leading class, and its count goes into
+        ``SlideResult.extra["mitoses"]``.
+    gallery
+        Cuts pictures of the detections in these rows out of the slide.
 
     Returns
     -------
@@ -139,6 +152,8 @@ def write_slide_folder(
         masked_patches=found.masked,
         **about,
     )
+    if detections is not None:
+        result = _with_count(result, detections, plan.grid.slide_mpp)
     grid = plan.grid
     heatmap = build_heatmap(
         plan.coords,
@@ -157,16 +172,49 @@ def write_slide_folder(
         write_ome_zarr(
             folder / HEATMAP, heatmap, mpp=grid.slide_mpp, name=f"{result.slide_id}: {card.name}", colours=colours
         )
-    features = (*class_features(result, heatmap), *tissue_features(mask, grid.dimensions, grid.slide_mpp))
+    features = [*tissue_features(mask, grid.dimensions, grid.slide_mpp)]
+    if detections is None:
+        features = [*class_features(result, heatmap), *features]
+        (folder / DETECTIONS).unlink(missing_ok=True)
+    else:
+        hotspot = result.extra["mitoses"]["hotspot"]
+        if hotspot is not None:
+            features.append(hotspot_feature(HotspotCount.model_validate(hotspot)))
+        features.extend(detection_features(detections))
+        write_detections(folder, detections)
     write_geojson(folder / ANNOTATIONS, features)
     write_text(folder / CARD, card.model_dump_json(indent=1))
     write_bytes(folder / "overview.jpg", jpeg(overview, quality=90))
     write_overlay(folder / "overlay.png", result, card, picture, heatmap, mask)
     pictures = report_pictures(result, card, picture, heatmap, mask)
     write_bytes(folder / "preview.jpg", preview(pictures.painted))
-    write_slide_report(folder / "report.html", result, card, pictures, made=datetime.now(UTC))
+    hotspot = (result.extra.get("mitoses") or {}).get("hotspot")
+    shown = gallery(hotspot["members"]) if hotspot is not None else ()
+    write_slide_report(folder / "report.html", result, card, pictures, made=datetime.now(UTC), gallery=shown)
     write_text(folder / "slide.json", result.model_dump_json(indent=1))
     return result
+
+
+def _with_count(result: SlideResult, detections: SlideDetections, mpp: float) -> SlideResult:
+    """Return a detector's result: no leading class, but a count."""
+    rows = np.flatnonzero(detections.counted())
+    if len(rows) > HOTSPOT_LIMIT:
+        rows = rows[:0]
+    centres = detections.found.centres[rows]
+    count = count_mitoses(centres, mpp, window=detections.header.window, tissue_mm2=result.tissue_mm2 or None)
+    if count.hotspot is not None:
+        members = tuple(int(rows[member]) for member in count.hotspot.members)
+        count = count.model_copy(update={"hotspot": count.hotspot.model_copy(update={"members": members})})
+    candidates = {"threshold": detections.header.threshold, "candidates": len(detections)}
+    return result.model_copy(
+        update={
+            "prediction": None,
+            "classes": (),
+            "abstained": False,
+            "abstained_because": "",
+            "extra": {**result.extra, "mitoses": {**candidates, **count.model_dump(mode="json")}},
+        }
+    )
 
 
 def write_failure(folder: Path, result: SlideResult, card: Card, *, traceback: str = "") -> None:

@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
     from pathology.findings.slide_result import SlideResult
     from pathology.inference.engine import Engine
+    from pathology.outputs.mitosis_report import Candidate
 
 __all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
 
@@ -299,11 +300,31 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
             unreadable.update(map(tuple, block["unreadable"].tolist()))
             engines.add(str(block["engine"]))
     probabilities = np.concatenate(parts)
+    card = load(job).card
+    detections = None
+    if card.task == "detection":
+        from pathology.scoring.detections import patch_scores, slide_detections
+
+        detections = slide_detections(
+            card, plan, probabilities, slide_id=job.slide_id, fingerprint=about["fingerprint"]
+        )
+        probabilities = patch_scores(probabilities)
+
+    def gallery(rows: Sequence[int]) -> tuple[Candidate, ...]:
+        from pathology.outputs.mitosis_report import cut_gallery
+        from pathology.slide.open import open_slide
+
+        assert detections is not None
+        with open_slide(job.path) as reader:
+            return cut_gallery(reader, detections, rows, about["mpp"])
+
     result = write_slide_folder(
         job.out,
-        card=load(job).card,
+        card=card,
         plan=plan,
         probabilities=probabilities,
+        detections=detections,
+        gallery=gallery,
         overview=overview,
         mask=mask,
         spoilt=spoilt,

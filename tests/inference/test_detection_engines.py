@@ -1,52 +1,20 @@
 """Detectors through the engines' contract."""
 
-import hashlib
-
 import numpy as np
 import pytest
 import torch
-import yaml
-from safetensors.torch import save_file
 
 from pathology.bundle.catalogue import load_bundle, verify_bundle
 from pathology.findings.detections import Detections, suppress
 from pathology.inference.detection import PatchDetector, WindowDetector
 from pathology.inference.engine import BOXES_PER_PATCH
 from pathology.inference.select import make_engine
-from pathology.networks.registry import build_network
-from pathology.testing.random_bundle import write_random_bundle
-
-OPTIONS = {"width": 0.125, "anchors": [[20, 20], [25, 25], [30, 30]] * 3}
+from pathology.testing.random_detector import write_random_detector
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """A detector with random weights, scaled so that some boxes pass the floor."""
-    folder = write_random_bundle(tmp_path_factory.mktemp("models") / "random-detector")
-    torch.manual_seed(1)
-    network = build_network("yolov4-csp", 1, **OPTIONS).eval()
-    with torch.no_grad():
-        maps = network(torch.rand(1, 3, 128, 128))
-        linear = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None]
-        for convolution, raw in zip(linear, maps, strict=True):
-            convolution.weight /= raw.std()
-    save_file(network.state_dict(), folder / "weights.safetensors")
-    card = yaml.safe_load((folder / "card.yaml").read_text())
-    card |= {
-        "task": "detection",
-        "architecture": "yolov4-csp",
-        "architecture_options": OPTIONS,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "classes": ["mitosis"],
-        "colours": [],
-        "patch": 128,
-        "stride": 96,
-        "mpp": 0.25,
-        "detection": {"threshold": 0.5, "floor": 0.3},
-        "weights_sha256": hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest(),
-    }
-    (folder / "card.yaml").write_text(yaml.safe_dump(card))
-    return load_bundle(folder)
+    return load_bundle(write_random_detector(tmp_path_factory.mktemp("models") / "random-detector"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,72 @@
+"""From the boxes of patches to the detections of a slide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.findings.detections import Detections, suppress
+from pathology.outputs.detection_file import DetectionClass, DetectionHeader, SlideDetections
+from pathology.outputs.palette import class_colours
+
+if TYPE_CHECKING:
+    from pathology.bundle.card import Card
+    from pathology.tiling.plan import TilePlan
+
+__all__ = ["patch_scores", "slide_detections"]
+
+
+def patch_scores(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the surest box's score of each patch, ``(N, 1)``; NaN where the patch could not be read."""
+    result: NDArray[np.float32] = outputs.reshape(len(outputs), -1, 5)[..., 4].max(axis=1, initial=0.0)[:, None]
+    return result
+
+
+def slide_detections(
+    card: Card,
+    plan: TilePlan,
+    outputs: NDArray[np.float32],
+    *,
+    slide_id: str,
+    fingerprint: str,
+) -> SlideDetections:
+    """Join the boxes of all patches of a slide.
+
+    Parameters
+    ----------
+    card
+        The detector's.
+    plan
+        The patches.
+    outputs
+        ``(N, K * 5)`` float32, as a detector's engine gives them.
+    slide_id, fingerprint
+        Of the slide.
+
+    Returns
+    -------
+    SlideDetections
+        Each object once, by falling score, whichever patches and blocks it was seen in.
+    """
+    assert card.detection is not None
+    rules, grid = card.detection, plan.grid
+    boxes = Detections.of_patches(outputs, plan.coords, grid.scale)
+    found = suppress(boxes, iou=rules.overlap, distance=rules.distance_um / grid.slide_mpp)
+    width, height = grid.dimensions
+    centres = found.centres
+    # Patches at the right and bottom hang over the slide's edge.
+    found = found.take(np.flatnonzero(((centres >= 0) & (centres < (width, height))).all(axis=1)))
+    header = DetectionHeader(
+        slide_id=slide_id,
+        fingerprint=fingerprint,
+        model=f"{card.name} {card.version}",
+        model_sha256=card.weights_sha256,
+        classes=tuple(
+            DetectionClass(name=name, colour=colour)
+            for name, colour in zip(card.classes, class_colours(card), strict=True)
+        ),
+        threshold=rules.threshold,
+    )
+    return SlideDetections(header, found, np.zeros(len(found), np.uint8))

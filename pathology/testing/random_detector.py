@@ -1,0 +1,65 @@
+"""Detector bundles with random weights: for tests that need a detector and not its knowledge."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from pathology.networks.registry import build_network
+from pathology.testing.random_bundle import write_random_bundle
+
+__all__ = ["write_random_detector"]
+
+
+def write_random_detector(folder: Path, *, patch: int = 128, stride: int = 96, seed: int = 1, **card: Any) -> Path:
+    """Write a detector whose random weights find boxes of some 25 pixels here and there.
+
+    Parameters
+    ----------
+    folder
+        The bundle's folder; its name becomes the bundle's.
+    patch, stride
+        What the card says, in pixels.
+    seed
+        Of the weights.
+    card
+        Further fields of the card, overriding the defaults.
+
+    Returns
+    -------
+    Path
+        ``folder``.
+    """
+    write_random_bundle(folder)
+    options = {"width": 0.125, "anchors": [[20, 20], [25, 25], [30, 30]] * 3}
+    torch.manual_seed(seed)
+    network = build_network("yolov4-csp", 1, **options).eval()
+    with torch.no_grad():
+        # An untrained network's sums are huge; the last convolutions are scaled so that sizes stay finite.
+        maps = network(torch.rand(1, 3, 128, 128))
+        linear = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None]
+        for convolution, raw in zip(linear, maps, strict=True):
+            convolution.weight /= raw.std()
+    weights = folder / "weights.safetensors"
+    save_file(network.state_dict(), weights)
+    content = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
+    content |= {
+        "task": "detection",
+        "architecture": "yolov4-csp",
+        "architecture_options": options,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "classes": ["mitosis"],
+        "colours": [],
+        "patch": patch,
+        "stride": stride,
+        "mpp": 0.25,
+        "detection": {"threshold": 0.5, "floor": 0.3},
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    (folder / "card.yaml").write_text(yaml.safe_dump(content | card), encoding="utf-8")
+    return folder
