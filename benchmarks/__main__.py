@@ -1,9 +1,12 @@
-"""``python -m benchmarks [tiling | compression | scoring] [OPTIONS]``; without a name: tiling, then compression."""
+"""``python -m benchmarks [tiling | compression | memory | scoring] [OPTIONS]``.
+
+Without a name: tiling, then compression.
+"""
 
 import runpy
 import sys
 
-NAMES = ("tiling", "compression", "scoring")
+NAMES = ("tiling", "compression", "memory", "scoring")
 
 
 def main() -> None:
