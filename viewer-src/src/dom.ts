@@ -28,6 +28,8 @@ export function swatch(colour: string): HTMLElement {
 
 /** A labelled control on one line. */
 export function field(label: string, control: HTMLElement, value?: HTMLElement): HTMLLabelElement {
+  // Said by itself, or a screen reader would read all options and the value as part of the name.
+  control.setAttribute("aria-label", label);
   return element("label", { class: "field" }, element("span", { class: "field-name" }, label), control, value);
 }
 
