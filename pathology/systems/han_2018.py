@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import PublishedFigure, System
+from pathology.systems.system import OwnFigure, PublishedFigure, System
 
 if TYPE_CHECKING:
     from pathology.survival.crossvalidation import Candidate
@@ -30,6 +30,24 @@ SYSTEM = System(
         ),
         PublishedFigure(
             metric="AUC, test", value="0.814 (Cox 0.629, p = 0.0001)", cohort="20 % of 242 patients", source="abstract"
+        ),
+    ),
+    own=(
+        OwnFigure(
+            metric="C-index, RED_SNN",
+            value=0.624,
+            interval=(0.557, 0.691),
+            n=197,
+            unit="patients",
+            data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
+        ),
+        OwnFigure(
+            metric="C-index, Cox",
+            value=0.640,
+            interval=(0.570, 0.710),
+            n=197,
+            unit="patients",
+            data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
         ),
     ),
     notes=(
