@@ -300,7 +300,13 @@ def machine():
     if cpuinfo.exists():
         models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         processor = models[0] if models else processor
-    return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": versions,
+    }
 
 
 def cell(figures):
@@ -325,6 +331,13 @@ def table(results):
         shown = [cell(cases[f"{case}/{threads}"]) for case in CASES for threads in (1, 2)]
         lines.append(f"| {reader} | {' | '.join(shown)} | {peak:,.0f} |")
     lines += ["", "Patches per CPU-second / per second of wall time; peak memory of the largest case.", ""]
+    host = results["machine"]
+    lines += [
+        f"{host['processor']}, {host['cores']} cores; load before the run {host['load_before']:.1f} (wall rates mean "
+        f"something only where it is near 0); {results['seconds']:g} s a case; slide of "
+        f"{results['slide']['megabytes']:,.0f} MB.",
+        "",
+    ]
     for name, value in ratios(results).items():
         lines.append(f"- {name}: **{value:.2f}**")
     lines += ["", "| store | patches/CPU-s | MB/CPU-s | times smaller than pixels |", "|---|---|---|---|"]
@@ -415,7 +428,11 @@ def main():
         return
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         arguments.slide = make_slide(arguments, folder)
-        results = {"machine": machine(), "slide": {"megabytes": arguments.slide.stat().st_size / 1e6}}
+        results = {
+            "machine": machine(),
+            "seconds": arguments.seconds,
+            "slide": {"megabytes": arguments.slide.stat().st_size / 1e6},
+        }
         results["reading"] = {
             reader: {
                 f"{case}/{threads}": in_own_process(arguments, case, reader, threads)
