@@ -23,6 +23,8 @@ class Opened:
         self.complaints = []
         self.page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.asked = set()
+        self.page.on("request", lambda request: self.asked.add("/".join(request.url.split("/")[:3])))
 
     def go(self, client, where=""):
         self.page.goto(client.server.address + where)
@@ -61,6 +63,12 @@ def seen(template, serve, built_page):
     """For tests that decide nothing."""
     with serve(template / "first", template / "second", page=built_page) as client:
         yield client
+
+
+def test_the_page_asks_nobody_but_its_own_server(wide, seen):
+    page = wide.slide(seen, 0, "square")
+    settled(page)
+    assert {where for where in wide.asked if where.startswith("http")} == {f"http://{seen.host}"}
 
 
 def names(page):
