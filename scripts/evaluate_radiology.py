@@ -26,6 +26,7 @@ import pandas as pd
 from pathology.bundle.card import Figure
 from pathology.radiology.cohort import Cohort, read_cohort
 from pathology.radiology.fit import OptimiserSettings
+from pathology.radiology.nested import within_fold_area
 from pathology.radiology.nested_plots import draw_nested_plots
 from pathology.radiology.recipe import as_figure
 from pathology.radiology.signature import Classifier, nested_scores
@@ -44,7 +45,6 @@ from pathology.systems import (
     yang_2022_lipoma,
     ye_2021,
 )
-from pathology.training.metrics import area_under_roc
 
 SEQUENCES = ("MR_T1", "CT", "PET")
 
@@ -119,11 +119,11 @@ def chosen_inside(recipe: SignatureRecipe, table: pd.DataFrame, cohort: Cohort, 
     kinds: tuple[Classifier, ...] = ("logistic", "tree", "forest", "svm", "adaboost")
     candidates = {k: recipe.signature.model_copy(update={"classifier": k}) for k in kinds}
     scores = nested_scores(
-        table.loc[list(chosen.patients)], labels, chosen.patients, candidates, seed=seed, progress=folds
+        table.loc[list(chosen.patients)], labels, chosen.patients, candidates, repeats=3, seed=seed, progress=folds
     )
     return as_figure(
         "area under the ROC curve, radiomics",
-        area_under_roc(labels, scores.mean),
+        within_fold_area(labels, scores.predictions, chosen.patients, seed=seed),
         unit="patients",
         data=f"{len(labels)} patients, nested 5-fold cross-validation by patient",
         note=f"chosen by inner folds: {', '.join(scores.chosen)}",
@@ -149,7 +149,7 @@ def permuted(cohort: Cohort, work: Path, seed: int, repeats: int) -> dict[str, l
         p = nested_probabilities(
             part, clinical, shuffled, chosen.patients, recipe.signature, outcome="shuffled", seed=repeat
         )
-        areas.append(area_under_roc(shuffled, p).value)
+        areas.append(within_fold_area(shuffled, p, chosen.patients, resamples=100).value)
         told("permutations", repeat + 1, repeats)
     error = float(np.std(areas, ddof=1) / np.sqrt(len(areas)))
     mean = float(np.mean(areas))

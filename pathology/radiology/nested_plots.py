@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pathology.errors import UsageError
 from pathology.radiology.cohort import Cohort
 from pathology.radiology.decision_curve import decision_curve, draw_decision_curves
 from pathology.radiology.nomogram import draw_nomogram
@@ -37,25 +38,30 @@ def draw_nested_plots(
     -------
     tuple of Path
         The PNG files written.
+
+    Raises
+    ------
+    UsageError
+        If the system has no clinical column: then its cross-validation gives scores, and no probabilities.
     """
+    if not recipe.numeric and not recipe.categories:
+        raise UsageError("decision curves need probabilities, which a signature without clinical columns does not give")
     table = table.loc[list(cohort.patients)]
     labels, clinical = recipe.labels(cohort), recipe.clinical(cohort)
     title = f"{recipe.label}, n = {len(labels)}"
-    parts: dict[str, tuple[pd.DataFrame | None, pd.DataFrame]] = {"all together": (table, clinical)}
-    if clinical.shape[1]:
-        parts["clinical data alone"] = (None, clinical)
+    parts: dict[str, pd.DataFrame | None] = {"all together": table, "clinical data alone": None}
     nested = {
         name: nested_probabilities(
             features,
-            covariates,
+            clinical,
             labels,
             cohort.patients,
             recipe.signature,
             outcome=recipe.label,
             folds=folds,
             seed=seed,
-        )
-        for name, (features, covariates) in parts.items()
+        ).mean
+        for name, features in parts.items()
     }
     whole = fit_combined(table, clinical, labels, cohort.patients, recipe.signature, outcome=recipe.label)
     figures = {

@@ -21,6 +21,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from pathology.errors import InputTableError, UsageError
+from pathology.radiology.nested import NestedPredictions
 from pathology.radiology.selection import (
     drop_correlated,
     lasso_features,
@@ -227,8 +228,8 @@ class NestedScores:
 
     Attributes
     ----------
-    scores
-        Shape (R, N): by repeat and row.
+    predictions
+        Scores by repeat and row.
     chosen
         Name of the candidate chosen in each outer fold.
     columns
@@ -237,16 +238,10 @@ class NestedScores:
         The outer folds, repeat by repeat.
     """
 
-    scores: Floats
+    predictions: NestedPredictions
     chosen: tuple[str, ...]
     columns: tuple[tuple[str, ...], ...]
     folds: tuple[Fold, ...]
-
-    @property
-    def mean(self) -> Floats:
-        """Mean over repeats of the within-repeat ranks, 0 to 1, shape (N,): scores of folds differ in scale."""
-        ranks = np.argsort(np.argsort(self.scores, axis=1, kind="stable"), axis=1, kind="stable")
-        return np.asarray(ranks.mean(axis=0) / max(1, self.scores.shape[1] - 1), float)
 
 
 def nested_scores(
@@ -265,8 +260,6 @@ def nested_scores(
 
     In each outer fold the candidate with the greatest AUC over the inner folds is chosen, fitted on the whole training
     side and applied to the test side.  With one candidate there is nothing to choose and the inner loop is skipped.
-    Each fold's scores are turned into probabilities by the share of the fold's *training* scores below them, so that
-    folds can be pooled without looking at test rows.
 
     Parameters
     ----------
@@ -281,6 +274,7 @@ def nested_scores(
     """
     folds = nested_folds(patients, labels, outer=outer, inner=inner, repeats=repeats, seed=seed)
     scores = np.full((repeats, len(labels)), np.nan)
+    place = np.zeros((repeats, len(labels)), np.int64)
     chosen: list[str] = []
     columns: list[tuple[str, ...]] = []
     owner = [str(p) for p in patients]
@@ -297,14 +291,13 @@ def nested_scores(
             candidates[name],
             held_out=[owner[i] for i in test],
         )
-        reference = np.sort(fitted.score(table.iloc[train]))
-        place = np.searchsorted(reference, fitted.score(table.iloc[test]), side="right")
-        scores[fold.outer.repeat, test] = (place + 0.5) / (len(reference) + 1)
+        scores[fold.outer.repeat, test] = fitted.score(table.iloc[test])
+        place[fold.outer.repeat, test] = fold.outer.index
         chosen.append(name)
         columns.append(fitted.columns)
         if progress is not None:
             progress(number + 1, len(folds))
-    return NestedScores(scores, tuple(chosen), tuple(columns), tuple(f.outer for f in folds))
+    return NestedScores(NestedPredictions(scores, place), tuple(chosen), tuple(columns), tuple(f.outer for f in folds))
 
 
 def _inner_auc(

@@ -24,12 +24,12 @@ from pathology.radiology.cohort import Case, Cohort
 from pathology.radiology.deep_features import DeepFeatureSettings, deep_feature_table
 from pathology.radiology.features import FeatureSettings, default_features, extract_features
 from pathology.radiology.frozen_classifier import FrozenClassifier, freeze
+from pathology.radiology.nested import NestedPredictions, within_fold_area
 from pathology.radiology.nomogram import Nomogram, NomogramTerm, draw_nomogram
 from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure
 from pathology.radiology.shells import peritumoural_shell
 from pathology.radiology.signature import Signature, SignatureSettings, fit_signature
-from pathology.training.metrics import area_under_roc
-from pathology.training.splits import audit_leakage, grouped_k_fold
+from pathology.training.splits import audit_leakage, grouped_k_fold, repeated_grouped_k_fold
 
 __all__ = ["CombinedModel", "SignatureRecipe", "fit_combined", "nested_probabilities", "own_clinical"]
 
@@ -175,30 +175,42 @@ def nested_probabilities(
     *,
     outcome: str,
     folds: int = 5,
+    repeats: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Floats:
-    """Return each row's probability by a model that saw nothing of its patient, at any step; shape (N,)."""
+) -> NestedPredictions:
+    """Predict each row by a model that saw nothing of its patient, at any step.
+
+    With clinical covariates the prediction is the nomogram's probability.  Without them it is the signature's own
+    score, since a nomogram of one axis adds nothing to its order.
+    """
     owner = [str(p) for p in patients]
-    result = np.full(len(labels), np.nan)
-    divisions = grouped_k_fold(owner, labels, k=folds, seed=seed)
-    for fold in divisions:
+    result = np.full((repeats, len(labels)), np.nan)
+    number = np.zeros((repeats, len(labels)), np.int64)
+    divisions = repeated_grouped_k_fold(owner, labels, k=folds, repeats=repeats, seed=seed)
+    for done, fold in enumerate(divisions):
         train, test = fold.train, fold.test
         audit_leakage({"train": train, "test": test}, patients=owner)
-        fitted = fit_combined(
-            None if table is None else table.iloc[train],
-            clinical.iloc[train],
-            labels[train],
-            [owner[i] for i in train],
-            settings,
-            outcome=outcome,
-            held_out=[owner[i] for i in test],
-        )
-        part = clinical.iloc[test]
-        result[test] = fitted.probability(part if table is None else table.iloc[test], part)
+        number[fold.repeat, test] = fold.index
+        inside, held = [owner[i] for i in train], [owner[i] for i in test]
+        if table is not None and clinical.shape[1] == 0:
+            signature = fit_signature(table.iloc[train], labels[train], inside, settings, held_out=held)
+            result[fold.repeat, test] = signature.score(table.iloc[test])
+        else:
+            fitted = fit_combined(
+                None if table is None else table.iloc[train],
+                clinical.iloc[train],
+                labels[train],
+                inside,
+                settings,
+                outcome=outcome,
+                held_out=held,
+            )
+            part = clinical.iloc[test]
+            result[fold.repeat, test] = fitted.probability(part if table is None else table.iloc[test], part)
         if progress is not None:
-            progress("nested cross-validation", fold.index + 1, len(divisions))
-    return result
+            progress("nested cross-validation", done + 1, len(divisions))
+    return NestedPredictions(result, number)
 
 
 class SignatureRecipe(Recipe):
@@ -226,6 +238,9 @@ class SignatureRecipe(Recipe):
     """Deep features beside the radiomics."""
     signature: SignatureSettings = SignatureSettings()
     """How the signature is made."""
+    repeats: Annotated[int, Field(ge=1)] = 5
+    """Repeats of the cross-validation: only patients of one fold are compared, so pairs must be given a chance to
+    meet."""
 
     def feature_settings(self, sequence: str) -> FeatureSettings:
         """Return the settings of a sequence; shape is measured once."""
@@ -355,15 +370,22 @@ class SignatureRecipe(Recipe):
                 self.signature,
                 outcome=self.label,
                 folds=folds,
+                repeats=self.repeats,
                 seed=seed,
                 progress=progress,
             )
             data = (
                 f"{len(labels)} patients, {int(labels.sum())} '{self.classes[1]}' in '{self.label}', nested "
-                f"{folds}-fold cross-validation by patient, {name}"
+                f"{folds}-fold cross-validation by patient, {self.repeats} times, {name}"
             )
             figures.append(
-                as_figure(f"area under the ROC curve, {name}", area_under_roc(labels, p), unit="patients", data=data)
+                as_figure(
+                    f"area under the ROC curve, {name}",
+                    within_fold_area(labels, p, cohort.patients, seed=seed),
+                    unit="patients",
+                    data=data,
+                    note="over pairs of patients in the same fold",
+                )
             )
         return tuple(figures)
 

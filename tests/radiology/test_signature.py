@@ -9,6 +9,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from pathology.errors import InputTableError, LeakageError, UsageError
+from pathology.radiology.nested import within_fold_area
 from pathology.radiology.selection import (
     drop_correlated,
     lasso_features,
@@ -147,10 +148,10 @@ def test_nested_scores_find_a_signal_and_say_what_they_chose():
     table, labels, patients = cohort(effect=1.5)
     candidates = {"logistic": QUICK, "smote": QUICK.model_copy(update={"smote": True})}
     found = nested_scores(table, labels, patients, candidates, outer=4, inner=3)
-    assert roc_auc_score(labels, found.mean) > 0.75
+    assert within_fold_area(labels, found.predictions, patients).value > 0.75
     assert set(found.chosen) <= set(candidates)
     assert len(found.columns) == len(found.folds) == 4
-    assert np.isfinite(found.scores).all()
+    assert np.isfinite(found.predictions.values).all()
 
 
 def test_test_rows_cannot_influence_training():
@@ -173,7 +174,7 @@ def test_permuted_labels_give_chance():
         shuffled = np.random.default_rng(seed).permutation(labels)
         chosen = QUICK.model_copy(update={"smote": True})
         found = nested_scores(table, shuffled, patients, {"a": chosen}, outer=4, seed=seed)
-        areas.append(roc_auc_score(shuffled, found.mean))
+        areas.append(within_fold_area(shuffled, found.predictions, patients, resamples=100).value)
     error = np.std(areas, ddof=1) / np.sqrt(len(areas))
     assert abs(np.mean(areas) - 0.5) < 3 * error
     assert abs(np.mean(areas) - 0.5) < 0.08
