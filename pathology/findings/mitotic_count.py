@@ -28,6 +28,7 @@ __all__ = [
     "bell_counts",
     "count_mitoses",
     "poisson_interval",
+    "tissue_share",
 ]
 
 
@@ -144,6 +145,9 @@ class HotspotCount(Settings):
     """The density as a count per ten fields, by convention."""
     members: tuple[int, ...] = ()
     """Indices of the mitoses counted."""
+    tissue_share: float | None = None
+    """Share of the window that is tissue, 0 to 1; ``None`` where no map of the tissue was given.  A window that lies
+    half on glass holds less tissue than its area says, and its density is too low by as much."""
 
     @classmethod
     def of(cls, hotspot: Hotspot, conventions: tuple[FieldConvention, ...]) -> HotspotCount:
@@ -240,6 +244,48 @@ def count_mitoses(
         bias=expected.bias if expected else None,
         clustering_p_value=expected.p_value if expected else None,
     )
+
+
+def tissue_share(hotspot: HotspotCount, mask: NDArray[np.bool_], dimensions: tuple[int, int]) -> float:
+    """Return the share of a hotspot's window that is tissue.
+
+    Parameters
+    ----------
+    hotspot
+        The window, in level-0 pixels.
+    mask
+        ``(rows, columns)`` bool over the whole slide, true on tissue.
+    dimensions
+        ``(width, height)`` of the slide in level-0 pixels.
+
+    Returns
+    -------
+    float
+        0 to 1, over mask pixels whose centre lies in the window; what hangs over the slide's edge is no tissue.
+    """
+    per_x, per_y = dimensions[0] / mask.shape[1], dimensions[1] / mask.shape[0]
+    # The raster goes on beyond the slide, so that the part of the window there counts too.
+    columns = np.arange(
+        math.floor((hotspot.x - hotspot.half_width) / per_x), math.ceil((hotspot.x + hotspot.half_width) / per_x) + 1
+    )
+    rows = np.arange(
+        math.floor((hotspot.y - hotspot.half_height) / per_y), math.ceil((hotspot.y + hotspot.half_height) / per_y) + 1
+    )
+    across = np.abs((columns + 0.5) * per_x - hotspot.x)[None, :] / hotspot.half_width
+    down = np.abs((rows + 0.5) * per_y - hotspot.y)[:, None] / hotspot.half_height
+    inside = np.hypot(across, down) <= 1 if hotspot.shape == "circle" else np.maximum(across, down) <= 1
+    if not inside.any():
+        # A window smaller than a pixel of the mask.
+        inside = np.maximum(across, down) == np.maximum(across, down).min()
+    seen = np.zeros(inside.shape, bool)
+    on_slide = np.ix_((rows >= 0) & (rows < mask.shape[0]), (columns >= 0) & (columns < mask.shape[1]))
+    seen[on_slide] = mask[
+        np.ix_(
+            rows[(rows >= 0) & (rows < mask.shape[0])],
+            columns[(columns >= 0) & (columns < mask.shape[1])],
+        )
+    ]
+    return float(seen[inside].mean())
 
 
 def bell_counts(

@@ -32,6 +32,9 @@ _SIDE_UM = 32.0
 """Side of a candidate's picture in µm: the figure and its neighbours."""
 _SIDE_PX = 96
 """Side of a candidate's picture in pixels."""
+_FULL = 0.8
+"""Share of tissue below which a window's density is said to be diluted by glass, and is held against no simulation:
+the simulated windows hold nothing but tissue."""
 _LINE = (214, 39, 40)
 
 
@@ -136,6 +139,7 @@ def mitosis_section(result: SlideResult, gallery: Sequence[Candidate] = ()) -> d
         "fields": [] if hotspot is None else _fields(hotspot),
         "distance_mm": None if hotspot is None or result.mpp is None else _place(hotspot, result.mpp),
         "cutoffs": (low, high),
+        "sparse": hotspot is not None and hotspot.tissue_share is not None and 0 < hotspot.tissue_share < _FULL,
         "missing": _missing(hotspot),
         "gallery": [
             {"row": c.row, "score": c.score, "picture": data_uri(jpeg(c.pixels, quality=85), "image/jpeg")}

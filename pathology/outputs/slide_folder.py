@@ -32,7 +32,7 @@ from PIL import Image
 
 from pathology.errors import StoreError
 from pathology.findings.aggregate import aggregate
-from pathology.findings.mitotic_count import HotspotCount, count_mitoses
+from pathology.findings.mitotic_count import HotspotCount, count_mitoses, tissue_share
 from pathology.findings.slide_result import ClassFinding, SlideResult
 from pathology.outputs.annotations import class_features, detection_features, hotspot_feature, tissue_features
 from pathology.outputs.atomic import output_error, write_bytes, write_text
@@ -153,7 +153,7 @@ def write_slide_folder(
         **about,
     )
     if detections is not None:
-        result = _with_count(result, detections, plan.grid.slide_mpp)
+        result = _with_count(result, detections, plan.grid.slide_mpp, mask, plan.grid.dimensions)
     grid = plan.grid
     heatmap = build_heatmap(
         plan.coords,
@@ -195,7 +195,13 @@ def write_slide_folder(
     return result
 
 
-def _with_count(result: SlideResult, detections: SlideDetections, mpp: float) -> SlideResult:
+def _with_count(
+    result: SlideResult,
+    detections: SlideDetections,
+    mpp: float,
+    mask: NDArray[np.bool_],
+    dimensions: tuple[int, int],
+) -> SlideResult:
     """Return a detector's result: no leading class, but a count."""
     rows = np.flatnonzero(detections.counted())
     if len(rows) > HOTSPOT_LIMIT:
@@ -204,7 +210,8 @@ def _with_count(result: SlideResult, detections: SlideDetections, mpp: float) ->
     count = count_mitoses(centres, mpp, window=detections.header.window, tissue_mm2=result.tissue_mm2 or None)
     if count.hotspot is not None:
         members = tuple(int(rows[member]) for member in count.hotspot.members)
-        count = count.model_copy(update={"hotspot": count.hotspot.model_copy(update={"members": members})})
+        known = {"members": members, "tissue_share": tissue_share(count.hotspot, mask, dimensions)}
+        count = count.model_copy(update={"hotspot": count.hotspot.model_copy(update=known)})
     candidates = {"threshold": detections.header.threshold, "candidates": len(detections)}
     return result.model_copy(
         update={

@@ -17,6 +17,7 @@ from pathology.findings.mitotic_count import (
     bell_counts,
     count_mitoses,
     poisson_interval,
+    tissue_share,
 )
 
 
@@ -102,6 +103,24 @@ def test_unknown_area_leaves_figures_out():
     assert result.bias is None
     with pytest.raises(UsageError):
         count_mitoses(np.array([[5.0, 5.0]]), 0.25, tissue_mm2=0)
+
+
+@pytest.mark.parametrize("shape", ["circle", "rectangle"])
+def test_tissue_in_the_window(shape):
+    window = HotspotWindow(shape=shape, area_mm2=0.25, aspect=1)
+
+    def share(x, y, mask):
+        hotspot = count_mitoses(np.array([[x, y]], float), 0.25, window=window).hotspot
+        return tissue_share(hotspot, mask, (20_000, 10_000))
+
+    left_half = np.zeros((500, 1000), bool)
+    left_half[:, :500] = True
+    assert share(5_000, 5_000, left_half) == 1
+    assert share(15_000, 5_000, left_half) == 0
+    assert share(10_000, 5_000, left_half) == pytest.approx(0.5, abs=0.01)
+    assert share(0, 5_000, left_half) == pytest.approx(0.5, abs=0.01), "beyond the slide's edge there is no tissue"
+    # One pixel of this mask is larger than the window.
+    assert share(1, 1, np.array([[True, False]])) in {0.0, 0.5, 1.0}
 
 
 def test_bell_takes_the_highest_of_four_sets():
