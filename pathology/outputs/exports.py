@@ -22,7 +22,7 @@ from pathology.outputs.annotations import (
     tissue_features,
 )
 from pathology.outputs.atomic import write_bytes
-from pathology.outputs.decided_count import count_decided
+from pathology.outputs.decided_count import DecidedCount, count_decided
 from pathology.outputs.geojson import write_geojson
 from pathology.outputs.heatmap import Heatmap
 from pathology.outputs.ome_tiff import write_ome_tiff
@@ -80,17 +80,21 @@ def _heatmap(slide: SlideFolder, settings: ExportSettings) -> Heatmap:
     return heatmap if settings.smooth_um is None else heatmap.smoothed(settings.smooth_um / _mpp(slide))
 
 
+def _count(slide: SlideFolder) -> DecidedCount | None:
+    if slide.detections is None:
+        return None
+    record = slide.record
+    return count_decided(slide.detections, slide.decisions(), mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+
+
 def _geojson(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
     features = [
         *class_features(slide.record, _heatmap(slide, settings)),
         *tissue_features(slide.tissue, slide.dimensions, slide.record.mpp),
     ]
-    if slide.detections is not None:
-        count = count_decided(
-            slide.detections, slide.decisions(), mpp=slide.record.mpp, tissue_mm2=slide.record.tissue_mm2
-        )
-        if count.hotspot is not None:
-            features.append(hotspot_feature(count.hotspot))
+    count = _count(slide)
+    if count is not None and count.hotspot is not None:
+        features.append(hotspot_feature(count.hotspot))
     write_geojson(path, features)
 
 
@@ -153,6 +157,32 @@ def _npz(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def _dicom_tissue(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    from pathology.outputs.dicom_seg import write_dicom_tissue
+
+    del settings
+    write_dicom_tissue(path, slide.record, slide.tissue)
+
+
+def _dicom_regions(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    from pathology.outputs.dicom_seg import write_dicom_regions
+
+    write_dicom_regions(path, slide.record, _heatmap(slide, settings))
+
+
+def _dicom_probabilities(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    from pathology.outputs.dicom_seg import write_dicom_probabilities
+
+    write_dicom_probabilities(path, slide.record, _heatmap(slide, settings))
+
+
+def _dicom_report(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    from pathology.outputs.dicom_report import write_dicom_report
+
+    del settings
+    write_dicom_report(path, slide.record, _count(slide))
+
+
 FORMATS: Final[Mapping[str, Format]] = {
     "geojson": Format(".geojson", "QuPath: where each class leads, tissue, hotspot", _geojson),
     "detections": Format(".detections.geojson", "QuPath: every detection, with decisions", _detections, "detections"),
@@ -160,6 +190,12 @@ FORMATS: Final[Mapping[str, Format]] = {
     "ome-zarr": Format(".heatmap.ome.zarr", "class probabilities as OME-Zarr 0.5, in µm", _ome_zarr),
     "ome-tiff": Format(".heatmap.ome.tif", "class probabilities as pyramidal OME-TIFF, in µm", _ome_tiff),
     "overlay": Format(".overlay.png", "the slide under its heatmap, as a picture", _overlay),
+    "dicom-tissue": Format(".tissue.dcm", "DICOM segmentation: tissue", _dicom_tissue),
+    "dicom-regions": Format(".regions.dcm", "DICOM segmentation: where each class leads", _dicom_regions),
+    "dicom-probabilities": Format(
+        ".probabilities.dcm", "DICOM segmentation, fractional: class probabilities", _dicom_probabilities
+    ),
+    "dicom-report": Format(".report.dcm", "DICOM structured report (TID 1500) with measurements", _dicom_report),
     "npz": Format(".heatmap.npz", "class probabilities and tissue as numpy arrays", _npz),
 }
 """By the name used on the command line."""

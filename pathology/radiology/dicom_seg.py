@@ -1,4 +1,4 @@
-"""DICOM SEG in and out.  The only file that imports highdicom."""
+"""DICOM SEG in and out."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import highdicom
 import numpy as np
-from highdicom.sr.coding import CodedConcept
 
+from pathology.outputs.highdicom_library import CodedConcept, highdicom
 from pathology.radiology.dicom import Series, read_dataset
 from pathology.radiology.errors import EmptyMaskError, GeometryError, StudyError
 from pathology.radiology.volume import Mask
@@ -18,7 +17,7 @@ __all__ = ["read_segmentation", "write_segmentation"]
 
 _PROPERTY = CodedConcept("4147007", "SCT", "Mass")
 _CATEGORY = CodedConcept("49755003", "SCT", "Morphologically Altered Structure")
-_ALGORITHM_FAMILY = CodedConcept("123109", "DCM", "Artificial Intelligence")
+_ALGORITHM_FAMILY = CodedConcept("123110", "DCM", "Artificial Intelligence")
 
 
 def write_segmentation(mask: Mask, series: Series, path: Path, *, model: str | None = None) -> None:
