@@ -234,7 +234,8 @@ class YoloHead(nn.Module):
         anchors = torch.tensor(self.anchors, dtype=split.dtype, device=split.device)[None, :, None, None, :]
         offsets = split[..., :2] if self.new_coords else split[..., :2].sigmoid()
         centres = ((offsets - 0.5) * self.scale_xy + 0.5 + cells) * stride
-        sizes = anchors * ((2 * split[..., 2:4]) ** 2 if self.new_coords else split[..., 2:4].clamp(-_LARGEST, _LARGEST).exp())
+        raw = split[..., 2:4]
+        sizes = anchors * ((2 * raw) ** 2 if self.new_coords else raw.clamp(-_LARGEST, _LARGEST).exp())
         return torch.cat([centres, sizes], dim=-1)
 
     def decode(self, raw: Tensor, stride: float) -> Tensor:
