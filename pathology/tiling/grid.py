@@ -179,7 +179,10 @@ class Grid:
 
 
 class TissueShare:
-    """Share of any rectangle that is tissue, in constant time, from a mask at a coarse scale.
+    """Share of any square that is tissue, from a mask at a coarse scale.
+
+    Sums are taken over the part of the mask that the squares asked for span, not over all of it: tables for the whole
+    slide would take hundreds of megabytes for a large one.  Ask for neighbours together.
 
     Parameters
     ----------
@@ -190,13 +193,8 @@ class TissueShare:
     """
 
     def __init__(self, mask: NDArray[np.bool_], dimensions: tuple[int, int]) -> None:
-        self._mask_shape = mask.shape
+        self._mask = mask
         self._dimensions = dimensions
-        # Summed in place, in the smallest type that holds the sum: the mask of a large slide has 40 million pixels.
-        self._integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint32)
-        self._integral[1:, 1:] = mask
-        np.cumsum(self._integral, axis=0, out=self._integral)
-        np.cumsum(self._integral, axis=1, out=self._integral)
 
     def __call__(self, corners: NDArray[np.int32], extent: float) -> NDArray[np.float32]:
         """Return the tissue share of squares.
@@ -214,25 +212,35 @@ class TissueShare:
             ``(N,)`` float32 in 0 to 1.  What hangs over the slide's edge counts as no tissue; mask pixels cut
             by a square's edge count by the share that lies inside (exact bilinear integral).
         """
-        per_x = self._mask_shape[1] / self._dimensions[0]
-        per_y = self._mask_shape[0] / self._dimensions[1]
-        left, top = corners[:, 0] * per_x, corners[:, 1] * per_y
-        right, bottom = (corners[:, 0] + extent) * per_x, (corners[:, 1] + extent) * per_y
-        area = self._at(right, bottom) - self._at(left, bottom) - self._at(right, top) + self._at(left, top)
+        if not len(corners):
+            return np.empty(0, np.float32)
+        rows, columns = self._mask.shape
+        per_x, per_y = columns / self._dimensions[0], rows / self._dimensions[1]
+        left, right = (np.clip(x * per_x, 0, columns) for x in (corners[:, 0], corners[:, 0] + extent))
+        top, bottom = (np.clip(y * per_y, 0, rows) for y in (corners[:, 1], corners[:, 1] + extent))
+        first_row, first_column = int(top.min()), int(left.min())
+        part = self._mask[first_row : math.ceil(bottom.max()), first_column : math.ceil(right.max())]
+        if not part.any():
+            return np.zeros(len(corners), np.float32)
+        table = np.zeros((part.shape[0] + 1, part.shape[1] + 1), np.uint32)
+        table[1:, 1:] = part
+        np.cumsum(table, axis=0, out=table)
+        np.cumsum(table, axis=1, out=table)
+        left, right, top, bottom = left - first_column, right - first_column, top - first_row, bottom - first_row
+        area = _at(table, right, bottom) - _at(table, left, bottom) - _at(table, right, top) + _at(table, left, top)
         share: NDArray[np.float32] = np.clip(area / (extent * per_x * extent * per_y), 0, 1).astype(np.float32)
         return share
 
-    def _at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        x = np.clip(x, 0, self._mask_shape[1])
-        y = np.clip(y, 0, self._mask_shape[0])
-        x0 = np.minimum(x.astype(np.intp), self._mask_shape[1] - 1)
-        y0 = np.minimum(y.astype(np.intp), self._mask_shape[0] - 1)
-        fx, fy = x - x0, y - y0
-        table = self._integral
-        result: NDArray[np.float64] = (
-            table[y0, x0] * (1 - fx) * (1 - fy)
-            + table[y0, x0 + 1] * fx * (1 - fy)
-            + table[y0 + 1, x0] * (1 - fx) * fy
-            + table[y0 + 1, x0 + 1] * fx * fy
-        )
-        return result
+
+def _at(table: NDArray[np.uint32], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Interpolate a summed-area table."""
+    x0 = np.minimum(x.astype(np.intp), table.shape[1] - 2)
+    y0 = np.minimum(y.astype(np.intp), table.shape[0] - 2)
+    fx, fy = x - x0, y - y0
+    result: NDArray[np.float64] = (
+        table[y0, x0] * (1 - fx) * (1 - fy)
+        + table[y0, x0 + 1] * fx * (1 - fy)
+        + table[y0 + 1, x0] * (1 - fx) * fy
+        + table[y0 + 1, x0 + 1] * fx * fy
+    )
+    return result
