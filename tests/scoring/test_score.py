@@ -136,7 +136,9 @@ def test_every_file_of_the_layout_is_there(scored):
     for name in ("run.json", "index.html", "results.csv", "results.parquet"):
         assert (out / name).stat().st_size > 0
     good = {p.name for p in (out / "slides" / "good one").iterdir()}
-    assert good == {"predictions.zarr", "overlay.png", "overview.jpg", "preview.jpg", "report.html", "slide.json"}
+    pictures = {"overlay.png", "overview.jpg", "preview.jpg"}
+    maps = {"predictions.zarr", "heatmap.ome.zarr", "annotations.geojson"}
+    assert good == {*pictures, *maps, "card.json", "report.html", "slide.json"}
     run = json.loads((out / "run.json").read_text())
     assert run["state"] == "finished"
     assert run["versions"]["torch"]
