@@ -241,7 +241,8 @@ def export_command(
         typer.Option(
             "--format",
             "-f",
-            help="geojson, detections, patches, ome-zarr, ome-tiff, overlay, npz. Give it several times for several.",
+            help="QuPath: geojson, detections, patches. Maps: ome-zarr, ome-tiff, npz, overlay. DICOM: dicom-tissue, "
+            "dicom-regions, dicom-probabilities, dicom-report. Reports: pdf, batch-pdf, excel. May be repeated.",
             show_default=False,
         ),
     ],

@@ -18,7 +18,7 @@ _EXTRAS = {
     "cluster": ("dask_jobqueue", "bokeh"),
     "survival": ("lifelines", "torchsurv"),
     "radiology": ("SimpleITK", "nibabel", "monai", "mirp"),
-    "interop": ("highdicom", "ome_zarr", "openpyxl"),
+    "interop": ("highdicom", "ome_zarr", "openpyxl", "reportlab"),
     "cohorts": ("idc_index_data",),
     "tiatoolbox": ("tiatoolbox",),
     "ultralytics": ("ultralytics",),

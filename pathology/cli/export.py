@@ -20,12 +20,13 @@ def run(
 ) -> int:
     """Export and return the exit status: 0 all written, 1 some slides have nothing to write."""
     from pathology.errors import OutputError, PathologyError, UsageError
-    from pathology.outputs.exports import FORMATS, ExportSettings, export_slide
+    from pathology.outputs.exports import BATCH_FORMATS, FORMATS, ExportSettings, export_batch, export_slide
     from pathology.outputs.results_folder import open_results
 
-    unknown = [name for name in formats if name not in FORMATS]
+    known = {**{n: f.what for n, f in FORMATS.items()}, **{n: f.what for n, f in BATCH_FORMATS.items()}}
+    unknown = [name for name in formats if name not in known]
     if unknown or not formats:
-        listed = "; ".join(f"{name} ({kind.what})" for name, kind in FORMATS.items())
+        listed = "; ".join(f"{name} ({what})" for name, what in known.items())
         problem = f"there is no format {unknown[0]!r}" if unknown else "no format is given"
         raise UsageError(problem, remedy=f"Give --format once or more: {listed}")
     if smooth is not None and not smooth > 0:
@@ -35,8 +36,13 @@ def run(
     settings = ExportSettings(class_name=class_name, longest=width, smooth_um=smooth)
     folder = to or results / "exports"
     problems = 0
+    for name in formats:
+        if name in BATCH_FORMATS:
+            print(export_batch(batch, name, folder))
     for slide in chosen:
         for name in formats:
+            if name in BATCH_FORMATS:
+                continue
             try:
                 print(export_slide(slide, name, folder, settings))
             except OutputError:

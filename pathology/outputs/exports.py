@@ -29,11 +29,12 @@ from pathology.outputs.ome_tiff import write_ome_tiff
 from pathology.outputs.ome_zarr import write_ome_zarr
 from pathology.outputs.overlay import LONGEST_SIDE
 from pathology.outputs.palette import class_colours
-from pathology.outputs.results_folder import SlideFolder
+from pathology.outputs.report import report_pictures
+from pathology.outputs.results_folder import Results, SlideFolder
 from pathology.outputs.slide_folder import PREDICTIONS
 from pathology.settings import Settings
 
-__all__ = ["FORMATS", "ExportSettings", "Format", "export_slide"]
+__all__ = ["BATCH_FORMATS", "FORMATS", "BatchFormat", "ExportSettings", "Format", "export_batch", "export_slide"]
 
 
 class ExportSettings(Settings):
@@ -60,13 +61,32 @@ class Format:
     write
         Writes one slide's file.
     needs
-        What a slide must have: ``maps`` (it was scored) or ``detections``.
+        What a slide must have: ``maps`` (it was scored), ``detections``, or nothing.
     """
 
     suffix: str
     what: str
     write: Callable[[SlideFolder, Path, ExportSettings], None]
     needs: str = "maps"
+
+
+@dataclass(frozen=True)
+class BatchFormat:
+    """One file about all slides of a batch.
+
+    Attributes
+    ----------
+    file
+        Its name.
+    what
+        One line for people.
+    write
+        Writes it.
+    """
+
+    file: str
+    what: str
+    write: Callable[[Results, Path], None]
 
 
 def _mpp(slide: SlideFolder) -> float:
@@ -183,6 +203,36 @@ def _dicom_report(slide: SlideFolder, path: Path, settings: ExportSettings) -> N
     write_dicom_report(path, slide.record, _count(slide))
 
 
+def _pdf(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    from pathology.outputs.pdf import write_slide_pdf
+
+    pictures = None
+    if slide.record.status == "scored":
+        pictures = report_pictures(slide.record, slide.card, slide.overview, _heatmap(slide, settings), slide.tissue)
+    write_slide_pdf(path, slide.record, slide.card, pictures, count=_count(slide), made=slide.made)
+
+
+def _excel_of_batch(results: Results, path: Path) -> None:
+    from pathology.outputs.excel import write_excel
+
+    write_excel(path, [slide.record for slide in results])
+
+
+def _pdf_of_batch(results: Results, path: Path) -> None:
+    from pathology.outputs.pdf import write_batch_pdf
+
+    slides = list(results)
+    if not slides:
+        raise UsageError("there are no slides in these results", where=results.folder)
+    write_batch_pdf(path, [s.record for s in slides], slides[0].card, made=max(s.made for s in slides))
+
+
+BATCH_FORMATS: Final[Mapping[str, BatchFormat]] = {
+    "excel": BatchFormat("results.xlsx", "all slides in an Excel sheet, columns with units", _excel_of_batch),
+    "batch-pdf": BatchFormat("results.pdf", "the batch's report as PDF", _pdf_of_batch),
+}
+"""What is written once for a batch, by the name used on the command line."""
+
 FORMATS: Final[Mapping[str, Format]] = {
     "geojson": Format(".geojson", "QuPath: where each class leads, tissue, hotspot", _geojson),
     "detections": Format(".detections.geojson", "QuPath: every detection, with decisions", _detections, "detections"),
@@ -196,6 +246,7 @@ FORMATS: Final[Mapping[str, Format]] = {
         ".probabilities.dcm", "DICOM segmentation, fractional: class probabilities", _dicom_probabilities
     ),
     "dicom-report": Format(".report.dcm", "DICOM structured report (TID 1500) with measurements", _dicom_report),
+    "pdf": Format(".report.pdf", "the slide's report as PDF", _pdf, ""),
     "npz": Format(".heatmap.npz", "class probabilities and tissue as numpy arrays", _npz),
 }
 """By the name used on the command line."""
@@ -232,10 +283,41 @@ def export_slide(slide: SlideFolder, name: str, folder: Path, settings: ExportSe
     if name not in FORMATS:
         raise UsageError(f"there is no format {name!r}", remedy=f"Choose one of: {', '.join(FORMATS)}")
     kind = FORMATS[name]
-    if slide.record.status == "failed":
+    if kind.needs and slide.record.status == "failed":
         raise StoreError(f"the slide was not scored: {slide.record.error}", where=slide.folder)
     if kind.needs == "detections" and slide.detections is None:
         raise UsageError("there are no detections: the model is no detector", where=slide.folder)
     path = folder / f"{slide.slide_id}{kind.suffix}"
     kind.write(slide, path, settings or ExportSettings())
+    return path
+
+
+def export_batch(results: Results, name: str, folder: Path) -> Path:
+    """Write one file about all slides of a batch.
+
+    Parameters
+    ----------
+    results
+        The batch.
+    name
+        A key of :data:`BATCH_FORMATS`.
+    folder
+        Where the file goes.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    UsageError
+        If there is no such format, or no slide.
+    OutputError
+        If the file cannot be written.
+    """
+    if name not in BATCH_FORMATS:
+        raise UsageError(f"there is no format {name!r}", remedy=f"Choose one of: {', '.join(BATCH_FORMATS)}")
+    path = folder / BATCH_FORMATS[name].file
+    BATCH_FORMATS[name].write(results, path)
     return path

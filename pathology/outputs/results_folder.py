@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -45,6 +46,11 @@ class SlideFolder:
     def slide_id(self) -> str:
         """The slide's name in the batch."""
         return self.record.slide_id
+
+    @property
+    def made(self) -> datetime:
+        """When the record was written, in universal time."""
+        return datetime.fromtimestamp((self.folder / "slide.json").stat().st_mtime, UTC)
 
     @property
     def dimensions(self) -> tuple[int, int]:
