@@ -63,7 +63,15 @@ def draw_nested_plots(
         ).mean
         for name, features in parts.items()
     }
-    whole = fit_combined(table, clinical, labels, cohort.patients, recipe.signature, outcome=recipe.label)
+    whole = fit_combined(
+        table,
+        clinical,
+        labels,
+        cohort.patients,
+        recipe.signature,
+        outcome=recipe.label,
+        categories=recipe.categories,
+    )
     figures = {
         "nomogram.png": draw_nomogram(whole.nomogram, title=title),
         "decision_curve.png": draw_decision_curves(

@@ -6,9 +6,10 @@ was fitted on would make it look better than it is, and the nomogram would trust
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -93,6 +94,7 @@ def fit_combined(
     outcome: str,
     held_out: Sequence[Hashable] = (),
     penalty: float = 1.0,
+    categories: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> CombinedModel:
     """Fit signature and nomogram on training rows.
 
@@ -108,6 +110,8 @@ def fit_combined(
         What the probability is of.
     penalty
         Ridge of the logistic model on standardised covariates: with few patients an unpenalised one separates them.
+    categories
+        Names of the values 0, 1, 2, ... of ordered covariates, for the nomogram's axes.
 
     Raises
     ------
@@ -142,7 +146,8 @@ def fit_combined(
         low, high = float(values.min()), float(values.max())
         if name == SIGNATURE:
             low, high = min(low, -3.0), max(high, 3.0)
-        terms.append(NomogramTerm(name=name, coefficient=float(coefficient), low=low, high=high))
+        named = tuple((label, float(i)) for i, label in enumerate(categories.get(name, ())) if low <= i <= high)
+        terms.append(NomogramTerm(name=name, coefficient=float(coefficient), low=low, high=high, labels=named))
     nomogram = Nomogram(
         terms=tuple(terms), intercept=float(model.intercept_[0] - coefficients @ middle), outcome=outcome
     )
@@ -427,7 +432,13 @@ class SignatureRecipe(Recipe):
         chosen, table = cohort, table.loc[list(cohort.patients)]
         settings = self.signature.model_copy(update={"seed": seed})
         model = fit_combined(
-            table, self.clinical(chosen), self.labels(chosen), chosen.patients, settings, outcome=self.classes[1]
+            table,
+            self.clinical(chosen),
+            self.labels(chosen),
+            chosen.patients,
+            settings,
+            outcome=self.label if self.classes[1] == "1" else self.classes[1],
+            categories=self.categories,
         )
         state: dict[str, Any] = {}
         fitted: dict[str, Any] = {
