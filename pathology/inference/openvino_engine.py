@@ -13,7 +13,9 @@ import shutil
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,8 +168,12 @@ class OpenVINOEngine(Engine):
                 "ENABLE_CPU_PINNING": False,  # several workers on one machine would be pinned to the same cores
             },
         )
-        self._queue = openvino.AsyncInferQueue(self._compiled, streams + 1)
-        self._queue.set_callback(_keep)
+        # Threads of our own, each with a request of its own: OpenVINO's asynchronous queue was seen to wait for ever
+        # for the interpreter lock when it was freed.
+        self._pool = ThreadPoolExecutor(streams, "openvino")
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams):
+            self._requests.put(self._compiled.create_infer_request())
         self.device = "cpu"
         self.precision = precision
         self.batch_size = _BATCH
@@ -177,17 +183,22 @@ class OpenVINOEngine(Engine):
 
     def _predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         result = np.empty((len(patches), self.classes), np.float32)
-        for start in range(0, len(patches), _BATCH):
+
+        def compute(start: int) -> None:
             place = slice(start, start + _BATCH)
-            self._queue.start_async({0: np.ascontiguousarray(patches[place])}, result[place])
-        self._queue.wait_all()
+            request = self._requests.get()
+            try:
+                request.infer({0: np.ascontiguousarray(patches[place])}, share_inputs=True)
+                result[place] = request.get_output_tensor(0).data
+            finally:
+                self._requests.put(request)
+
+        for _ in self._pool.map(compute, range(0, len(patches), _BATCH)):
+            pass
         return result
 
     def close(self) -> None:
         """Free the compiled model."""
-        self.__dict__.pop("_queue", None)
+        self._pool.shutdown()
+        self._requests = SimpleQueue()
         self.__dict__.pop("_compiled", None)
-
-
-def _keep(request: Any, place: NDArray[np.float32]) -> None:  # noqa: ANN401 - OpenVINO's request
-    place[:] = request.get_output_tensor(0).data
