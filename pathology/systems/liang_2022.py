@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import PublishedFigure, System
+from pathology.systems.system import OwnFigure, PublishedFigure, System
 
 if TYPE_CHECKING:
     from pathology.radiology.recipe import Recipe
@@ -25,6 +25,32 @@ SYSTEM = System(
         PublishedFigure(metric="AUC, nomogram", value="0.833", cohort="126 external patients", source="abstract"),
         PublishedFigure(metric="AUC, radiomics", value="0.799", cohort="126 external patients", source="abstract"),
         PublishedFigure(metric="AUC, clinical", value="0.664", cohort="126 external patients", source="abstract"),
+    ),
+    own=(
+        OwnFigure(
+            metric="AUC, clinical data alone",
+            value=0.787,
+            interval=(0.586, 0.946),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
+        ),
+        OwnFigure(
+            metric="AUC, radiomics of T1",
+            value=0.537,
+            interval=(0.32, 0.751),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
+        ),
+        OwnFigure(
+            metric="AUC, T1 and clinical data",
+            value=0.7,
+            interval=(0.513, 0.868),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
+        ),
     ),
     notes=(
         "SMOTE works inside each training fold; every synthetic row remembers its parents and the audit checks them.",

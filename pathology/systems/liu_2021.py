@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import PublishedFigure, System
+from pathology.systems.system import OwnFigure, PublishedFigure, System
 
 if TYPE_CHECKING:
     from pathology.radiology.recipe import Recipe
@@ -28,6 +28,32 @@ SYSTEM = System(
         ),
         PublishedFigure(
             metric="integrated Brier score", value="0.159 and less", cohort="282 patients, 3 centres", source="abstract"
+        ),
+    ),
+    own=(
+        OwnFigure(
+            metric="C-index, clinical data alone",
+            value=0.619,
+            interval=(0.437, 0.787),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
+        ),
+        OwnFigure(
+            metric="C-index, radiomics of T1",
+            value=0.623,
+            interval=(0.423, 0.818),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
+        ),
+        OwnFigure(
+            metric="C-index, T1 and clinical data",
+            value=0.708,
+            interval=(0.532, 0.866),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
         ),
     ),
     notes=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import PublishedFigure, System
+from pathology.systems.system import OwnFigure, PublishedFigure, System
 
 if TYPE_CHECKING:
     from pathology.radiology.recipe import Recipe
@@ -22,6 +22,32 @@ SYSTEM = System(
     status="works",
     data="known from the review only",
     published=(PublishedFigure(metric="none", value="no figure could be read", cohort="not stated", source="review"),),
+    own=(
+        OwnFigure(
+            metric="AUC, clinical data alone",
+            value=0.68,
+            interval=(0.42, 0.91),
+            n=25,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
+        ),
+        OwnFigure(
+            metric="AUC, radiomics of T1",
+            value=0.5,
+            interval=(0.292, 0.705),
+            n=25,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
+        ),
+        OwnFigure(
+            metric="AUC, T1 and clinical data",
+            value=0.64,
+            interval=(0.406, 0.859),
+            n=25,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
+        ),
+    ),
     notes=(
         "Built as B4 is, on grade instead of lung metastasis: the publication is known from the review only.",
         "Shown on T1 MRI of 28 public patients: high grade against low and intermediate.",

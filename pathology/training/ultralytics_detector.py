@@ -182,4 +182,7 @@ def train_ultralytics(
         verbose=False,
         exist_ok=True,
     )
+    # Pickles, which the trainer writes whether asked to or not.
+    for pickle in Path(model.trainer.save_dir).rglob("*.pt"):
+        pickle.unlink()
     return kept, time.monotonic() - began
