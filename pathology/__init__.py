@@ -1,9 +1,9 @@
 """Scoring of whole-slide images of soft tissue sarcomas.  Research use only.
 
-The three names most scripts need are here; they are imported on first use, so that ``import pathology`` stays
+The names most scripts need are here; they are imported on first use, so that ``import pathology`` stays
 fast and pulls in no deep-learning library::
 
-    from pathology import load_bundle, open_slide, score
+    from pathology import load_bundle, open_results, open_slide, score
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import load_bundle
+    from pathology.outputs.results_folder import open_results
     from pathology.scoring.batch import score
     from pathology.slide.open import open_slide
     from pathology.tiling.store import PatchStore
 
-__all__ = ["PatchStore", "__version__", "load_bundle", "open_slide", "score"]
+__all__ = ["PatchStore", "__version__", "load_bundle", "open_results", "open_slide", "score"]
 
 try:
     __version__ = version("sarcoma-pathology")
@@ -28,6 +29,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 _HOMES = {
     "PatchStore": "pathology.tiling.store",
     "load_bundle": "pathology.bundle.catalogue",
+    "open_results": "pathology.outputs.results_folder",
     "open_slide": "pathology.slide.open",
     "score": "pathology.scoring.batch",
 }

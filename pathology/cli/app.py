@@ -268,6 +268,20 @@ def export_command(
     )
 
 
+@app.command("decisions")
+def decisions_command(
+    results: Annotated[Path, typer.Argument(help="A results folder of pathology score.", show_default=False)],
+    slide: Annotated[str, typer.Argument(help="Name of the slide.", show_default=False)],
+    edited: Annotated[
+        Path, typer.Argument(help="Its detections as QuPath exported them (GeoJSON).", show_default=False)
+    ],
+) -> None:
+    """Take in detections that were accepted, rejected or deleted in QuPath."""
+    from pathology.cli.export import take_in
+
+    take_in(results, slide, edited)
+
+
 @app.command("doctor")
 def doctor_command() -> None:
     """Check what is installed, which devices and codecs work, and what to do about what does not."""

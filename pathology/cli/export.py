@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__all__ = ["run"]
+__all__ = ["run", "take_in"]
 
 
 def run(
@@ -52,3 +52,30 @@ def run(
                 print(f"{slide.slide_id}: not exported as {name}: {error.what}", file=sys.stderr)
     print("Research use only.")
     return 1 if problems else 0
+
+
+def take_in(results: Path, slide_id: str, edited: Path) -> None:
+    """Turn detections edited in QuPath into decisions, saved beside the results."""
+    from pathology.errors import UsageError
+    from pathology.outputs.annotations import decided
+    from pathology.outputs.decided_count import count_decided
+    from pathology.outputs.detection_file import write_decisions
+    from pathology.outputs.geojson import read_geojson
+    from pathology.outputs.results_folder import open_results
+
+    slide = open_results(results)[slide_id]
+    if slide.detections is None:
+        raise UsageError("there are no detections: the model is no detector", where=slide.folder)
+    if not edited.is_file():
+        raise UsageError("there is no such file", where=edited)
+    earlier = slide.decisions()
+    decisions = decided(read_geojson(edited), slide.detections, earlier)
+    write_decisions(slide.folder, slide.detections, decisions.values())
+    record = slide.record
+    before = count_decided(slide.detections, earlier, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+    after = count_decided(slide.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+    print(
+        f"{slide_id}: {after.accepted} accepted, {after.rejected} rejected; "
+        f"{before.total} counted before, {after.total} now."
+    )
+    print("Research use only.")
