@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ from pathology.training.detection_batches import tissue_cells
 from pathology.training.detection_data import BOX, CROP, MPP, MitosisData
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["UltralyticsNetwork", "train_ultralytics", "write_yolo_folder"]
 
@@ -34,8 +36,9 @@ def _ultralytics(settings: Path) -> Any:  # noqa: ANN401 - the library has no ty
     os.environ["YOLO_VERBOSE"] = "false"
     os.environ.setdefault("YOLO_CONFIG_DIR", str(settings))
     try:
-        import ultralytics
-        from ultralytics.nn import tasks
+        with _others_left_alone():
+            import ultralytics
+            from ultralytics.nn import tasks
     except ImportError as error:
         raise MissingDependencyError(
             "this detector needs the library ultralytics (AGPL-3.0)",
@@ -44,6 +47,24 @@ def _ultralytics(settings: Path) -> Any:  # noqa: ANN401 - the library has no ty
     update: Any = ultralytics.settings.update
     update({"sync": False, **dict.fromkeys(("clearml", "comet", "dvc", "mlflow", "raytune"), False)})
     return ultralytics, tasks
+
+
+@contextmanager
+def _others_left_alone() -> Iterator[None]:
+    """Undo what the library does to others, some of it when imported and some when its trainer starts.
+
+    It puts functions of its own in the place of ``PIL.Image.open`` (an unreadable image then asks for another package
+    instead of saying what is wrong) and ``torch.save``, lifts Pillow's limit against decompression bombs, and sets the
+    number of OpenMP threads of every process started later.
+    """
+    image_open, limit, save = Image.open, Image.MAX_IMAGE_PIXELS, torch.save
+    threads = os.environ.get("OMP_NUM_THREADS")
+    try:
+        yield
+    finally:
+        Image.open, Image.MAX_IMAGE_PIXELS, torch.save = image_open, limit, save
+        if threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
 
 
 class UltralyticsNetwork(nn.Module):
@@ -156,32 +177,33 @@ def train_ultralytics(
 
     library, _ = _ultralytics(work)
     began = time.monotonic()
-    model = library.YOLO(definition, task="detect")
-    kept: dict[str, Tensor] = {}
+    with _others_left_alone():
+        model = library.YOLO(definition, task="detect")
+        kept: dict[str, Tensor] = {}
 
-    def keep(trainer: Any) -> None:  # noqa: ANN401 - the library has no types
-        kept.update(
-            {name: value.detach().float().cpu().clone() for name, value in trainer.ema.ema.state_dict().items()}
+        def keep(trainer: Any) -> None:  # noqa: ANN401 - the library has no types
+            kept.update(
+                {name: value.detach().float().cpu().clone() for name, value in trainer.ema.ema.state_dict().items()}
+            )
+
+        model.add_callback("on_train_epoch_end", keep)
+        model.train(
+            data=str(data),
+            epochs=epochs,
+            batch=batch,
+            imgsz=CROP,
+            device=device,
+            seed=seed,
+            project=str(work),
+            pretrained=False,
+            amp=False,
+            workers=0,
+            plots=False,
+            val=False,
+            save=False,
+            verbose=False,
+            exist_ok=True,
         )
-
-    model.add_callback("on_train_epoch_end", keep)
-    model.train(
-        data=str(data),
-        epochs=epochs,
-        batch=batch,
-        imgsz=CROP,
-        device=device,
-        seed=seed,
-        project=str(work),
-        pretrained=False,
-        amp=False,
-        workers=0,
-        plots=False,
-        val=False,
-        save=False,
-        verbose=False,
-        exist_ok=True,
-    )
     # Pickles, which the trainer writes whether asked to or not.
     for pickle in Path(model.trainer.save_dir).rglob("*.pt"):
         pickle.unlink()

@@ -371,13 +371,14 @@ def test_modern_schedule_rises_and_falls():
     assert values[-1] < 0.02 * settings.rate
 
 
-@pytest.mark.skip(reason="gives F1 0.67 where 0.8 is asked for; the cause is not known yet")
+@pytest.mark.slow
 def test_a_small_detector_learns_drawn_discs():
     torch.manual_seed(0)
     data = drawn_data()
     network = yolov4_csp(width=0.125, size=128, anchors=ANCHORS)
     settings = FitSettings(
-        iterations=90,
+        # After 90 steps the outcome still hangs on rounding, and so on the number of threads; after 250 it does not.
+        iterations=250,
         batch=4,
         rate=3e-3,
         average=0.9,
@@ -387,7 +388,7 @@ def test_a_small_detector_learns_drawn_discs():
     )
     lines = []
     fitted = fit_detector(network, data, settings, device=CPU, report=lines.append)
-    assert fitted.iterations == 90
+    assert fitted.iterations == 250
     assert len(fitted.false_alarms) == 1
     assert lines
     losses = [loss for _, loss, _, _ in fitted.history]

@@ -1,5 +1,7 @@
 """Ultralytics detectors through our own calls."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from PIL import Image
 from pathology.inference.detection import WindowDetector
 from pathology.training.detection_data import BOX, CROP, Background, MitosisData
 
-pytest.importorskip("ultralytics", reason="needs the extra: ultralytics")
+# Found, not imported: importing it changes other libraries, which is what the last test is about.
+if importlib.util.find_spec("ultralytics") is None:
+    pytest.skip("needs the extra: ultralytics", allow_module_level=True)
 
 from pathology.training.ultralytics_detector import UltralyticsNetwork, train_ultralytics, write_yolo_folder
 
@@ -63,3 +67,11 @@ def test_training_gives_plain_tensors(tmp_path):
     assert state.keys() == fresh.keys()
     UltralyticsNetwork("yolo11n.yaml", state)
     assert not list((tmp_path / "work").rglob("*.pt")), "no pickle is left behind"
+
+
+def test_the_library_leaves_others_as_they_were():
+    before = Image.open, Image.MAX_IMAGE_PIXELS, torch.save
+    UltralyticsNetwork("yolo11n.yaml")
+    assert (Image.open, Image.MAX_IMAGE_PIXELS, torch.save) == before
+    assert Image.open.__module__ == "PIL.Image"
+    assert torch.save.__module__ == "torch.serialization"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,15 +11,15 @@ from pathology.testing.constructed_results import random_detections, write_const
 
 MILLION = 1_000_000
 
-MEASURED = """
-import resource, sys
+MEASURED = r"""
+import re, sys
 from pathlib import Path
 from pathology.outputs.results_folder import open_results
 folder, path = Path(sys.argv[1]), Path(sys.argv[2])
 slide = open_results(folder)["square"]
 {work}
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-assert peak < 2**30, f"{{peak / 2**20:.0f}} MiB"
+peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+assert peak < 2**20, f"{{peak / 2**10:.0f}} MiB"
 """
 
 EXPORT = """
@@ -49,9 +50,11 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to know a peak of memory")
 @pytest.mark.parametrize("work", [EXPORT, VIEW], ids=["export", "view"])
 def test_a_million_detections_stay_below_a_gibibyte(results, tmp_path, work):
-    # A process of its own, because a peak is the whole process's.
+    # A process of its own, because a peak is the whole process's.  VmHWM begins anew with a program; ru_maxrss is
+    # inherited from the process that started it.
     done = subprocess.run(
         [sys.executable, "-c", MEASURED.format(work=work), str(results), str(tmp_path / "a.geojson")],
         capture_output=True,
