@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, spatial
 
-__all__ = ["ArrayPicture", "Picture", "TissuePicture"]
+__all__ = ["TISSUE_KINDS", "ArrayPicture", "Picture", "TissuePicture", "tissue_tile"]
+
+TISSUE_KINDS: Final = ("spindle cells", "round cells", "fat", "myxoid", "necrosis", "small cells")
+"""Kinds of tissue that :func:`tissue_tile` draws."""
 
 _HAEMATOXYLIN: Final = (0.5626, 0.7201, 0.4062)
 _EOSIN: Final = (0.2159, 0.8012, 0.5581)
@@ -286,6 +289,63 @@ def _tumour(mpp: float, random: np.random.Generator) -> NDArray[np.float32]:
     cytoplasm = _fibres(random, 3 / mpp, 2 / mpp)
     nuclei = _nuclei(random, mpp, 10.5, (4.4, 3.3), 1.6)
     return _stain(0.16 + 0.03 * cytoplasm + 0.72 * nuclei, (0.26 + 0.05 * cytoplasm) * (1 - 0.5 * nuclei))
+
+
+def _myxoid(mpp: float, random: np.random.Generator) -> NDArray[np.float32]:
+    """Pale ground substance with few thin nuclei."""
+    ground = _fibres(random, 20 / mpp, 5 / mpp)
+    nuclei = _nuclei(random, mpp, 45.0, (6.0, 1.3), 1.6)
+    return _stain(0.09 + 0.03 * ground + 0.7 * nuclei, 0.1 + 0.03 * ground)
+
+
+def _necrosis(mpp: float, random: np.random.Generator) -> NDArray[np.float32]:
+    """Eosin without nuclei, with dust of broken ones."""
+    debris = _nuclei(random, mpp, 30.0, (1.6, 1.4), 1.6)
+    ghosts = _fibres(random, 4 / mpp, 3 / mpp)
+    return _stain(0.02 + 0.5 * debris, 0.42 + 0.07 * ghosts)
+
+
+def _small_cells(mpp: float, random: np.random.Generator) -> NDArray[np.float32]:
+    """Dense small dark nuclei with hardly any cytoplasm."""
+    nuclei = _nuclei(random, mpp, 7.5, (2.9, 2.7), 1.6)
+    return _stain(0.08 + 1.0 * nuclei, np.full(nuclei.shape, 0.14, np.float32))
+
+
+@lru_cache(maxsize=16)
+def _texture(kind: str, mpp: float, seed: int) -> NDArray[np.float32]:
+    drawn = dict(zip(TISSUE_KINDS, (_stroma, _tumour, _fat, _myxoid, _necrosis, _small_cells), strict=True))
+    return drawn[kind](mpp, np.random.default_rng((seed, TISSUE_KINDS.index(kind))))
+
+
+def tissue_tile(
+    kind: str, side: int, *, mpp: float = 1.0, seed: int = 0, stain: tuple[float, float] = (1.0, 1.0)
+) -> NDArray[np.uint8]:
+    """Draw a square of one kind of tissue.
+
+    Parameters
+    ----------
+    kind
+        One of :data:`TISSUE_KINDS`.
+    side
+        In pixels.
+    mpp
+        Micrometres per pixel.
+    seed
+        Of what is drawn.  The texture repeats every 1024 px.
+    stain
+        Strength of haematoxylin and eosin: what differs between two laboratories.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(side, side, 3)`` uint8 RGB.
+    """
+    random = np.random.default_rng((seed, 2))
+    texture = _texture(kind, mpp, seed % 2)
+    rows, columns = (np.arange(side) + random.integers(_TEXTURE) for _ in range(2))
+    stains = np.array([_HAEMATOXYLIN, _EOSIN], np.float32) * np.float32(-np.log(10)) * np.array([stain], np.float32).T
+    exact = np.exp(texture[np.ix_(rows % _TEXTURE, columns % _TEXTURE)] @ stains) * _GLASS
+    return np.asarray(np.clip(np.rint(exact + random.normal(0, 1.2, (side, side, 1))), 0, 255), np.uint8)
 
 
 def _fat(mpp: float, random: np.random.Generator) -> NDArray[np.float32]:
