@@ -60,6 +60,8 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
     part
         ``(i, n)``: only the i-th of n parts, for training on several devices.  Blocks are dealt out, so parts differ
         in length by some blocks.
+    keep
+        For each store ``(N,)`` bool, the patches to take; by default all.  No other patch is decoded.
 
     Raises
     ------
@@ -79,6 +81,7 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
         open_blocks: int = 16,
         seed: int = 0,
         part: tuple[int, int] = (0, 1),
+        keep: Sequence[NDArray[np.bool_]] | None = None,
     ) -> None:
         super().__init__()
         if not stores:
@@ -87,6 +90,9 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
             raise UsageError(f"open_blocks is {open_blocks}; it must be at least 1")
         if not 0 <= part[0] < part[1]:
             raise UsageError(f"part is {part}; it must be (i, n) with 0 <= i < n")
+        if keep is not None and len(keep) != len(stores):
+            raise UsageError(f"keep says of {len(keep)} stores which patches to take; there are {len(stores)}")
+        self._keep = None if keep is None else [np.asarray(chosen, np.bool_) for chosen in keep]
         self._target, self._transform = target, transform
         self._shuffle, self._open_blocks, self._seed, self._part = shuffle, open_blocks, seed, part
         # In memory that loader workers share, so that those that live on see a new epoch.
@@ -99,9 +105,20 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
             store = given if isinstance(given, PatchStore) else PatchStore.open(given)
             self._places.append((store.path, store.slide_path))
             self._opened[number] = store
-            pairs.append(np.stack([np.full(len(store.plan.blocks), number), np.arange(len(store.plan.blocks))], axis=1))
             starts = store.plan.offsets[:-1]
-            readable.append(np.add.reduceat(store.readable, starts) if len(starts) else np.empty(0, np.intp))
+            taken = store.readable
+            if self._keep is not None:
+                if self._keep[number].shape != taken.shape:
+                    raise UsageError(
+                        f"keep says of {len(self._keep[number])} patches whether to take them; there are {len(taken)}",
+                        where=store.path,
+                    )
+                taken = taken & self._keep[number]
+            lengths = np.add.reduceat(taken, starts, dtype=np.intp) if len(starts) else np.empty(0, np.intp)
+            # A block without any patch to take is not read.
+            used = np.arange(len(starts)) if self._keep is None else np.flatnonzero(lengths)
+            pairs.append(np.stack([np.full(len(used), number), used], axis=1))
+            readable.append(lengths[used])
         self._blocks = np.concatenate(pairs)[part[0] :: part[1]]
         self._lengths = np.concatenate(readable)[part[0] :: part[1]]
 
@@ -146,11 +163,15 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
 
     def _read(self, store: int, k: int, random: np.random.Generator) -> _OpenBlock:
         found = self._store(store)
-        patches = found.read_block(k)
+        part = found.plan.of_block(k)
+        numbers = np.arange(part.start, part.stop)
+        if self._keep is not None:
+            numbers = numbers[self._keep[store][part]]
+        patches = found.read(numbers)
         order = np.flatnonzero(patches.readable)
         if self._shuffle:
             random.shuffle(order)
-        return _OpenBlock(store, int(found.plan.offsets[k]), patches.pixels, order[::-1].tolist())
+        return _OpenBlock(store, numbers, patches.pixels, order[::-1].tolist())
 
     def _store(self, number: int) -> PatchStore:
         # File descriptors and zarr's handles belong to the process that made them.
@@ -168,9 +189,9 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
 class _OpenBlock:
     """A block of which some patches are still to be yielded."""
 
-    def __init__(self, store: int, first: int, pixels: NDArray[np.uint8], order: list[int]) -> None:
+    def __init__(self, store: int, numbers: NDArray[np.intp], pixels: NDArray[np.uint8], order: list[int]) -> None:
         self.store = store
-        self._first, self._pixels, self._order = first, pixels, order
+        self._numbers, self._pixels, self._order = numbers, pixels, order
 
     @property
     def left(self) -> int:
@@ -179,4 +200,4 @@ class _OpenBlock:
     def take(self) -> tuple[NDArray[np.uint8], int]:
         place = self._order.pop()
         # A copy, or one patch that is kept would keep its whole block.
-        return self._pixels[place].copy(), self._first + place
+        return self._pixels[place].copy(), int(self._numbers[place])

@@ -128,3 +128,25 @@ def test_it_crosses_process_borders(stores):
 def test_wrong_parameters_are_refused(stores, wrong):
     with pytest.raises(UsageError):
         ShuffledPatches(**{"stores": stores, **wrong})
+
+
+def test_only_patches_to_keep_are_taken(stores):
+    opened = [PatchStore.open(path) for path in stores]
+    random = np.random.default_rng(2)
+    keep = [random.random(len(store)) < 0.1 for store in opened]
+    keep[0][: len(opened[0]) // 2] = False
+    patches = ShuffledPatches(stores, keep=keep)
+    expected = {(s, int(i)) for s, store in enumerate(opened) for i in np.flatnonzero(store.readable & keep[s])}
+    assert len(patches) == len(expected)
+    seen = set()
+    for pixels, (store, patch) in patches:
+        np.testing.assert_array_equal(pixels.permute(1, 2, 0), opened[store][patch])
+        seen.add((store, patch))
+    assert seen == expected
+
+
+def test_patches_to_keep_must_fit_the_stores(stores):
+    with pytest.raises(UsageError, match="3 stores"):
+        ShuffledPatches(stores, keep=[np.ones(1, bool)] * 3)
+    with pytest.raises(UsageError, match="7 patches"):
+        ShuffledPatches(stores, keep=[np.ones(7, bool), np.ones(320, bool)])

@@ -1,0 +1,101 @@
+"""One training on several devices: torch's own process group, as ``torchrun`` starts it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pathology.errors import UsageError
+
+__all__ = ["Ranks", "joined_ranks"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among those that train together.
+
+    Attributes
+    ----------
+    rank, world
+        Its number and how many there are.
+    device
+        Its device.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return a network whose gradients are averaged over all processes; made anew when what learns changes."""
+        if self.world == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(network, device_ids=devices)
+
+    def smallest(self, value: int) -> int:
+        """Return the smallest of a number over all processes."""
+        if self.world == 1:
+            return value
+        tensor = torch.tensor(value, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MIN)
+        return int(tensor)
+
+    def from_first(self, value: float) -> float:
+        """Return the first process's number."""
+        if self.world == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(tensor, 0)
+        return float(tensor)
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined_ranks(device: str | None = None) -> Iterator[Ranks]:
+    """Join the processes that ``torchrun`` started; alone where it did not.
+
+    Parameters
+    ----------
+    device
+        ``cpu``, ``cuda`` or ``cuda:N``; ``None``: CUDA where there is a device.  With several processes each takes the
+        CUDA device of its own number.
+
+    Raises
+    ------
+    UsageError
+        If the device does not exist.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.split(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"device {device!r} does not exist", remedy="Choose cpu, cuda or cuda:N")
+    if wanted != "cpu" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is available", remedy="Leave out --device, or see: pathology doctor")
+    if world == 1:
+        yield Ranks(0, 1, torch.device(wanted))
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    chosen = torch.device("cpu") if wanted == "cpu" else torch.device("cuda", local)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, chosen)
+    finally:
+        dist.destroy_process_group()
