@@ -16,13 +16,14 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import MissingDependencyError, OutputError, UsageError
-from pathology.inference.engine import Engine, Precision, available_cores, outputs_per_patch
+from pathology.inference.engine import Engine, Precision, available_cores, extra_outputs, outputs_per_patch
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
@@ -31,6 +32,8 @@ __all__ = ["OpenVINOEngine", "cache_folder", "computes_bf16", "converted_model"]
 
 _BATCH = 4
 """Patches a request.  Measured: larger batches leave the processor's caches and gain nothing."""
+
+_FIRST_USE = Lock()
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
@@ -64,11 +67,11 @@ def cache_folder() -> Path:
     return base / "sarcoma-pathology"
 
 
-def converted_model(bundle: Bundle) -> Path:
+def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
     """Return the model as OpenVINO's ``.xml`` (with a ``.bin`` beside it), converting it the first time.
 
     Its input is ``(B, P, P, 3)`` uint8 and its output ``(B, C)`` probabilities: normalisation, temperature and
-    softmax are inside.
+    softmax are inside.  The out-of-domain score, and features if asked for, follow as further columns.
 
     Raises
     ------
@@ -87,6 +90,9 @@ def converted_model(bundle: Bundle) -> Path:
         "input": [card.patch, card.normalisation.model_dump(mode="json"), card.calibration.get("temperature", 1.0)],
         "openvino": openvino.__version__,
     }
+    if extra_outputs(card, features=features):
+        rule = card.trust.out_of_domain if card.trust is not None else None
+        parts["extras"] = [None if rule is None else rule.sha256, features]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_folder() / "openvino" / f"{card.name}-{key}"
     model = folder / "model.xml"
@@ -96,7 +102,7 @@ def converted_model(bundle: Bundle) -> Path:
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 aside = Path(scratch) / "model"
                 aside.mkdir()
-                _convert(bundle, aside / "model.xml", openvino)
+                _convert(bundle, aside / "model.xml", openvino, features)
                 # Another process may have been faster; its result is the same.
                 try:
                     aside.replace(folder)
@@ -113,7 +119,7 @@ def converted_model(bundle: Bundle) -> Path:
     return model
 
 
-def _convert(bundle: Bundle, path: Path, openvino: Any) -> None:  # noqa: ANN401 - the module
+def _convert(bundle: Bundle, path: Path, openvino: Any, features: bool) -> None:  # noqa: ANN401 - the module
     import torch
 
     from pathology.inference.torch_engine import patch_classifier
@@ -121,7 +127,7 @@ def _convert(bundle: Bundle, path: Path, openvino: Any) -> None:  # noqa: ANN401
     example = torch.zeros((_BATCH, bundle.card.patch, bundle.card.patch, 3), dtype=torch.uint8)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, about its own internals
-        program = torch.export.export(patch_classifier(bundle).eval(), (example,))
+        program = torch.export.export(patch_classifier(bundle, features=features).eval(), (example,))
         model = openvino.convert_model(program)
     openvino.save_model(model, path, compress_to_fp16=False)
 
@@ -137,6 +143,8 @@ class OpenVINOEngine(Engine):
         ``fp32`` or ``bf16``.
     threads
         Cores to use; ``None``: all this process may use.
+    features
+        Whether a classifier's penultimate features follow its other outputs.
 
     Raises
     ------
@@ -148,7 +156,9 @@ class OpenVINOEngine(Engine):
 
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, precision: Precision = "fp32", threads: int | None = None, features: bool = False
+    ) -> None:
         openvino = _openvino()
         if precision not in _HINTS:
             raise UsageError(f"precision {precision!r}: OpenVINO computes in {', '.join(_HINTS)} here")
@@ -156,7 +166,7 @@ class OpenVINOEngine(Engine):
         if precision == "bf16" and not computes_bf16():
             raise UsageError("this processor has no bf16 arithmetic", remedy="Use --precision exact")
         streams = threads or available_cores()
-        model = core.read_model(converted_model(bundle))
+        model = core.read_model(converted_model(bundle, features=features))
         model.reshape([_BATCH, bundle.card.patch, bundle.card.patch, 3])
         self._compiled = core.compile_model(
             model,
@@ -174,24 +184,32 @@ class OpenVINOEngine(Engine):
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._requests.put(self._compiled.create_infer_request())
+        # OpenVINO makes its link to numpy when it is first used, behind a lock that two threads can wait for for ever:
+        # one holds it and waits for the interpreter, the other the other way round.  So the first use is here, alone.
+        with _FIRST_USE:
+            self._compute(np.zeros((_BATCH, bundle.card.patch, bundle.card.patch, 3), np.uint8))
         self.device = "cpu"
         self.precision = precision
         self.batch_size = _BATCH
         self.appetite = _BATCH * streams * 4
         self.patch = bundle.card.patch
-        self.classes = outputs_per_patch(bundle.card)
+        self.extras = extra_outputs(bundle.card, features=features)
+        self.classes = outputs_per_patch(bundle.card) + self.extras
+
+    def _compute(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        request = self._requests.get()
+        try:
+            request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
+            return np.array(request.get_output_tensor(0).data, np.float32)
+        finally:
+            self._requests.put(request)
 
     def _predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         result = np.empty((len(patches), self.classes), np.float32)
 
         def compute(start: int) -> None:
             place = slice(start, start + _BATCH)
-            request = self._requests.get()
-            try:
-                request.infer({0: np.ascontiguousarray(patches[place])}, share_inputs=True)
-                result[place] = request.get_output_tensor(0).data
-            finally:
-                self._requests.put(request)
+            result[place] = self._compute(patches[place])
 
         for _ in self._pool.map(compute, range(0, len(patches), _BATCH)):
             pass

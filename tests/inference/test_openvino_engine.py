@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("openvino")
@@ -41,3 +44,26 @@ def test_a_model_is_converted_once(random_bundle):
     stamp = first.stat().st_mtime_ns
     assert converted_model(random_bundle) == first
     assert first.stat().st_mtime_ns == stamp
+
+
+FIRST_USE = """
+import faulthandler, sys, threading
+import numpy as np
+from pathology import load_bundle
+from pathology.inference.openvino_engine import OpenVINOEngine
+faulthandler.dump_traceback_later(60, exit=True)
+bundle = load_bundle(sys.argv[1])
+sys.setswitchinterval(1e-6)
+engine = OpenVINOEngine(bundle, threads=8)
+patches = np.zeros((64, bundle.card.patch, bundle.card.patch, 3), np.uint8)
+assert np.isfinite(engine.predict(patches)).all()
+"""
+
+
+def test_many_threads_at_first_use_do_not_wait_for_ever(random_bundle):
+    """Without a first use in one thread alone, about one process in six hung."""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST_USE, str(random_bundle.path)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
