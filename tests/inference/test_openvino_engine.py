@@ -62,8 +62,7 @@ assert np.isfinite(engine.predict(patches)).all()
 
 def test_many_threads_at_first_use_do_not_wait_for_ever(random_bundle):
     """Without a first use in one thread alone, about one process in six hung."""
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", FIRST_USE, str(random_bundle.directory)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_USE, str(random_bundle.directory)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
