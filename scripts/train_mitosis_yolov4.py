@@ -92,16 +92,27 @@ def train(arguments: argparse.Namespace) -> None:
         if (value := getattr(arguments, name)) is not None
     }
     settings = settings.model_copy(update=changes)
+    if arguments.start is not None:
+        # A trained network raises false alarms from the first step on.
+        settings = settings.model_copy(update={"mining": (0.0, 0.5)})
     if arguments.size is not None:
         settings = settings.model_copy(update={"batches": settings.batches.model_copy(update={"size": arguments.size})})
     anchors = COCO_ANCHORS if released else ANCHORS
     build = {"yolov4": yolov4, "yolov4-csp": yolov4_csp}[arguments.network]
     torch.manual_seed(settings.seed)
     network = build(1, width=arguments.width, anchors=anchors)
+    if arguments.start is not None:
+        load_weights(network, read_state_dict(arguments.start), where=arguments.start)
+        network = network.float()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     fitted = fit_detector(
-        network, data.of("train"), settings, device=device, report=lambda line: print(line, flush=True)
+        network,
+        data.of("train"),
+        settings,
+        device=device,
+        trained=arguments.start is not None,
+        report=lambda line: print(line, flush=True),
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     digest = write_state_dict(fitted.network.state_dict(), arguments.out / "weights.safetensors")
@@ -119,6 +130,7 @@ def train(arguments: argparse.Namespace) -> None:
         "anchors": anchors,
         "parameters": sum(p.numel() for p in network.parameters()),
         "settings": settings.model_dump(mode="json"),
+        "started_from_sha256": None if arguments.start is None else file_sha256(arguments.start),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "iterations": fitted.iterations,
         "images": fitted.images,
@@ -467,6 +479,7 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("--data", type=Path, required=True, help="folder or packed file")
     two.add_argument("--osteosarcoma", type=Path)
     two.add_argument("--out", type=Path, required=True)
+    two.add_argument("--start", type=Path, help="weights of an earlier fit to go on from")
     two.add_argument("--network", choices=("yolov4", "yolov4-csp"), default="yolov4-csp")
     two.add_argument("--width", type=float, default=0.5)
     two.add_argument("--schedule", choices=("modern", "released"), default="modern")

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -233,8 +234,8 @@ def _halved(field: Background) -> tuple[Background, Background]:
     )
 
 
-def write_pack(data: MitosisData, path: Path, quality: int = 92) -> None:
-    """Write everything into one file, images as JPEG without chroma subsampling.
+def write_pack(data: MitosisData, path: Path, crop_error: float = 37, background_error: float = 38) -> None:
+    """Write everything into one file, images as JPEG 2000: half the bytes of JPEG at the same error.
 
     Parameters
     ----------
@@ -242,11 +243,12 @@ def write_pack(data: MitosisData, path: Path, quality: int = 92) -> None:
         What :func:`read_folder` returned.
     path
         An ``.npz`` file.
-    quality
-        Of the JPEG.
+    crop_error, background_error
+        Peak signal-to-noise ratio of crops and of backgrounds, in dB; at 37 a pixel is wrong by 3.6 grey values of
+        256 in the mean square.
     """
-    # Backgrounds were JPEG files already; more quality than they had would keep their blocks, not their tissue.
-    images = [_jpeg(image, quality) for image in data.crops] + [_jpeg(b.pixels, 88) for b in data.backgrounds]
+    images = [_encoded(image, crop_error) for image in data.crops]
+    images += [_encoded(b.pixels, background_error) for b in data.backgrounds]
     ends = np.cumsum([len(image) for image in images])
     np.savez(
         path,
@@ -268,10 +270,9 @@ def read_pack(path: Path) -> MitosisData:
     with np.load(path, allow_pickle=False) as stored:
         content = {name: stored[name] for name in stored.files}
     starts = np.concatenate([[0], content["ends"][:-1]])
-    images = [
-        np.asarray(Image.open(io.BytesIO(content["images"][start:end].tobytes())).convert("RGB"))
-        for start, end in zip(starts, content["ends"], strict=True)
-    ]
+    stored_images = [content["images"][start:end].tobytes() for start, end in zip(starts, content["ends"], strict=True)]
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(_decoded, stored_images))
     count = len(content["slides"])
     look_alikes = np.split(content["look_alikes"], np.cumsum(content["look_alike_counts"])[:-1])
     backgrounds = tuple(
@@ -288,7 +289,12 @@ def read_pack(path: Path) -> MitosisData:
     )
 
 
-def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+def _decoded(content: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _encoded(image: NDArray[np.uint8], error: float) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=0)
+    Image.fromarray(image).save(stream, "JPEG2000", quality_mode="dB", quality_layers=[error], irreversible=True, mct=1)
     return stream.getvalue()

@@ -172,6 +172,7 @@ def fit_detector(
     settings: FitSettings,
     *,
     device: torch.device,
+    trained: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
     """Train a detector.
@@ -186,6 +187,8 @@ def fit_detector(
         How to train.
     device
         Where to train.
+    trained
+        Whether the network's weights are those of an earlier fit rather than random.
     report
         Called with a line of progress now and then.
 
@@ -196,7 +199,8 @@ def fit_detector(
     """
     torch.manual_seed(settings.seed)
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    _start_quiet(network)
+    if not trained:
+        _start_quiet(network)
     maker = BatchMaker(data, settings.batches, device, settings.seed)
     loss_of = YoloLoss.of(network, settings.loss)
     optimiser, average = _optimiser(network, settings), _Average(network, settings.average)

@@ -112,7 +112,7 @@ def test_real_crops_their_objects_and_their_split(data_dir):
 
 def test_pack_round_trip(tmp_path):
     data = drawn_data(4)
-    write_pack(data, tmp_path / "data.npz", quality=95)
+    write_pack(data, tmp_path / "data.npz", crop_error=40)
     again = read_pack(tmp_path / "data.npz")
     np.testing.assert_array_equal(again.objects, data.objects)
     assert again.slides.tolist() == data.slides.tolist()
