@@ -14,14 +14,18 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from pathology.errors import BundleError, OutputError
 from pathology.settings import Settings
+from pathology.training.conformal import ConformalRule
+from pathology.training.out_of_domain import OutOfDomainRule
 
 __all__ = [
     "Abstention",
     "Card",
     "Detection",
     "Figure",
+    "LearnedAggregator",
     "Normalisation",
     "TrainingData",
+    "Trust",
     "read_card",
     "read_card_fields",
     "validate_card",
@@ -102,6 +106,36 @@ class Abstention(Settings):
     """Further fitted parameters, by the method's own names."""
 
 
+class Trust(Settings):
+    """How far an answer can be believed; found on patients who trained nothing."""
+
+    conformal: ConformalRule | None = None
+    """Sets of classes with a stated chance of holding the truth; a set of more or fewer than one class is no answer."""
+    out_of_domain: OutOfDomainRule | None = None
+    """When a slide is outside what the model was trained on."""
+    aggregator: str = "mean"
+    """How patches were put together when the sets were fitted; with another aggregator they are not used."""
+    note: str = ""
+    """What a reader must know to rely on it rightly."""
+
+
+class LearnedAggregator(Settings):
+    """A network that makes one answer of a slide's patches (multiple-instance learning)."""
+
+    name: Literal["attention", "transformer"]
+    """How it is asked for at scoring; see :mod:`pathology.networks.mil`."""
+    features: Annotated[int, Field(ge=1)]
+    """Penultimate features of a patch that it takes."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of its network."""
+    parameters: Annotated[int, Field(gt=0)]
+    """Number of learnable parameters."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of ``aggregator-<name>.safetensors``."""
+    training: str
+    """What it was trained on, and how it was evaluated."""
+
+
 class Detection(Settings):
     """How a detector's boxes become findings."""
 
@@ -162,6 +196,10 @@ class Card(Settings):
     """Fitted calibration parameters (``temperature``), empty if none."""
     abstention: Abstention | None = None
     """When to decline; ``None``: the model always answers."""
+    trust: Trust | None = None
+    """How far answers can be believed; ``None``: nothing was fitted."""
+    aggregators: tuple[LearnedAggregator, ...] = ()
+    """Learned aggregators the bundle has beside the mean over patches."""
     detection: Detection | None = None
     """For detectors: which boxes count."""
     intended_use: str
@@ -181,6 +219,10 @@ class Card(Settings):
             raise ValueError("classes: two have the same name")
         if (self.detection is not None) != (self.task == "detection"):
             raise ValueError("detection: a detector says which boxes count, and only a detector")
+        if self.detection is not None and (self.trust is not None or self.aggregators):
+            raise ValueError("trust, aggregators: are for classifiers")
+        if len({aggregator.name for aggregator in self.aggregators}) != len(self.aggregators):
+            raise ValueError("aggregators: two have the same name")
         if self.colours and len(self.colours) != len(self.classes):
             raise ValueError(f"colours: {len(self.colours)} given for {len(self.classes)} classes")
         return self

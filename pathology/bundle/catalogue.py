@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pathology.bundle.card import CARD_NAME, Card, read_card
+from pathology.bundle.domain import read_domain
+from pathology.bundle.learned_aggregator import read_aggregator
 from pathology.bundle.weights import check_weights, load_weights, read_state_dict, refuse_unsafe, weights_path
 from pathology.errors import BundleError, PathologyError, UnknownArchitectureError, UnknownModelError
 from pathology.networks.registry import architectures, build_network
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pathology.training.out_of_domain import FeatureDomain
 
 __all__ = [
     "Bundle",
@@ -61,6 +65,30 @@ class Bundle:
     def weights(self) -> Path:
         """The weights file."""
         return weights_path(self.directory)
+
+    def domain(self) -> FeatureDomain | None:
+        """Read where the network's features lie for its training data; ``None`` where the card has no such rule.
+
+        Raises
+        ------
+        WeightsHashError, BundleError
+            If the file is not the card's or missing.
+        """
+        rule = self.card.trust.out_of_domain if self.card.trust is not None else None
+        return None if rule is None else read_domain(self.directory, rule)
+
+    def aggregator(self, name: str) -> nn.Module:
+        """Build a learned aggregator with its weights, in evaluation mode on the CPU; see
+        :mod:`pathology.networks.mil`.
+
+        Raises
+        ------
+        BundleError
+            If the bundle has none of this name, or its file does not fit the card.
+        WeightsHashError
+            If the file is not the card's.
+        """
+        return read_aggregator(self.directory, self.card, name)
 
     def network(self) -> nn.Module:
         """Build the network with its weights.
@@ -311,8 +339,8 @@ def verify_bundle(model: str | Path) -> list[Check]:
     """Check a bundle from card to output; everything after the first failure is left out.
 
     In this order: the card's schema; that the folder bears the bundle's name; the weights' hash; that the network
-    can be built and the weights fit it by name and shape; the number of learnable parameters; for a classifier,
-    that one blank patch gives one finite number per class.
+    can be built and the weights fit it by name and shape; the number of learnable parameters; the files that trust
+    and learned aggregators rest on; for a classifier, that one blank patch gives one finite number per class.
 
     Parameters
     ----------
@@ -369,6 +397,13 @@ def verify_bundle(model: str | Path) -> list[Check]:
             )
         return f"{found:,}"
 
+    def trust_is_the_cards() -> str:
+        assert bundle is not None
+        domain = bundle.domain()
+        for aggregator in bundle.card.aggregators:
+            bundle.aggregator(aggregator.name)
+        return "none" if domain is None else f"{domain.centres.shape[1]} features"
+
     def outputs_agree() -> str:
         import torch
 
@@ -394,6 +429,7 @@ def verify_bundle(model: str | Path) -> list[Check]:
         ("the weights are the card's", weights_are_the_cards),
         ("the weights fit the network", weights_fit),
         ("the number of parameters is the card's", parameters_agree),
+        ("what trust rests on is the card's", trust_is_the_cards),
         ("a blank patch gives what the card says", outputs_agree),
     ]
     checks: list[Check] = []

@@ -21,6 +21,8 @@ from pathology.bundle.card import (
 )
 from pathology.bundle.card_page import card_markdown
 from pathology.bundle.catalogue import Bundle, build_card_network, load_bundle, user_folder, verify_bundle
+from pathology.bundle.domain import DOMAIN_NAME
+from pathology.bundle.learned_aggregator import AGGREGATOR_NAMES
 from pathology.bundle.weights import (
     check_weights,
     file_sha256,
@@ -40,7 +42,8 @@ PAGE_NAME: Final = "README.md"
 EVALUATION_NAME: Final = "evaluation.json"
 """Predictions behind the card's figures, where a bundle has them."""
 
-_FILES: Final = (CARD_NAME, WEIGHTS_NAME, EVALUATION_NAME, PAGE_NAME)
+_EXPORTED: Final = (CARD_NAME, WEIGHTS_NAME, DOMAIN_NAME, *AGGREGATOR_NAMES, EVALUATION_NAME)
+_FILES: Final = (*_EXPORTED, PAGE_NAME)
 _CARD_LIMIT: Final = 16 << 20
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
@@ -80,7 +83,7 @@ def export_bundle(model: str | Path, destination: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(partial, "w") as archive:
-            for name in (CARD_NAME, WEIGHTS_NAME, EVALUATION_NAME):
+            for name in _EXPORTED:
                 path = bundle.directory / name
                 if path.is_file():
                     with archive.open(_entry(f"{card.name}/{name}"), "w") as file, path.open("rb") as source:

@@ -14,7 +14,7 @@ from pathology.errors import UsageError
 if TYPE_CHECKING:
     from pathology.bundle.card import Card
 
-__all__ = ["BOXES_PER_PATCH", "ENGINES", "Engine", "Precision", "available_cores", "outputs_per_patch"]
+__all__ = ["BOXES_PER_PATCH", "ENGINES", "Engine", "Precision", "available_cores", "extra_outputs", "outputs_per_patch"]
 
 ENGINES = ("auto", "torch", "openvino")
 """Names under which engines are asked for; ``auto`` tries which is fastest."""
@@ -33,6 +33,36 @@ def available_cores() -> int:
 def outputs_per_patch(card: Card) -> int:
     """Return how many numbers a model gives for a patch: one a class, or five a box for a detector."""
     return len(card.classes) if card.task == "classification" else 5 * BOXES_PER_PATCH
+
+
+def extra_outputs(card: Card, *, features: bool = False) -> int:
+    """Return how many numbers follow the class probabilities of a patch.
+
+    Parameters
+    ----------
+    card
+        The model.
+    features
+        Whether its penultimate features are among them.
+
+    Raises
+    ------
+    UsageError
+        If features are asked of a model that has none.
+    """
+    distance = 0 if card.trust is None or card.trust.out_of_domain is None else 1
+    if not features:
+        return distance
+    if card.task != "classification":
+        raise UsageError(f"{card.name} is no classifier and has no features")
+    import torch
+
+    from pathology.bundle.catalogue import build_card_network
+    from pathology.networks.penultimate import split_classifier
+
+    with torch.device("meta"):
+        _, head = split_classifier(build_card_network(card))
+    return distance + head.in_features
 
 
 class Engine(ABC):
@@ -58,6 +88,9 @@ class Engine(ABC):
         Side of a patch in pixels.
     classes : int
         Number of outputs per patch.
+    extras : int
+        How many of them, at the end, are no class probabilities: the out-of-domain score where the card has a rule
+        for it, then features where they were asked for.
     """
 
     name: ClassVar[str]
@@ -68,6 +101,7 @@ class Engine(ABC):
     appetite: int
     patch: int
     classes: int
+    extras: int = 0
 
     @property
     def description(self) -> str:
@@ -85,8 +119,8 @@ class Engine(ABC):
         Returns
         -------
         numpy.ndarray
-            ``(B, C)`` float32 class probabilities; each row sums to 1.  For a detector boxes; see
-            :class:`pathology.inference.detection.PatchDetector`.
+            ``(B, C)`` float32 class probabilities, each row summing to 1, followed by :attr:`extras`.  For a detector
+            boxes; see :class:`pathology.inference.detection.PatchDetector`.
 
         Raises
         ------

@@ -46,6 +46,7 @@ class NearTies(Engine):
         self.appetite = fast.appetite
         self.patch = fast.patch
         self.classes = fast.classes
+        self.extras = fast.extras
         self.rescored = 0
         self.seen = 0
 
@@ -58,9 +59,9 @@ class NearTies(Engine):
         """Classify patches; see :meth:`Engine.predict`."""
         probabilities = self._fast.predict(patches)
         self.seen += len(probabilities)
-        if self.classes < 2 or not len(probabilities):
+        if self.classes - self.extras < 2 or not len(probabilities):
             return probabilities
-        leading = np.partition(probabilities, -2, axis=1)[:, -2:]
+        leading = np.partition(probabilities[:, : self.classes - self.extras], -2, axis=1)[:, -2:]
         # Also true of NaN: what overflowed the small range of fp16 is computed again too.
         near = np.flatnonzero(~(leading[:, 1] - leading[:, 0] >= self._margin))
         if len(near):

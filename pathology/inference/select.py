@@ -79,6 +79,7 @@ def make_engine(
     device: str | None = None,
     precision: str = "fast",
     threads: int | None = None,
+    features: bool = False,
 ) -> Engine:
     """Load a model into an engine.
 
@@ -94,6 +95,8 @@ def make_engine(
         ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, with near ties computed again in fp32.
     threads
         Cores to use on a processor; ``None``: all this process may use.
+    features
+        Whether a classifier's penultimate features follow its other outputs.
 
     Raises
     ------
@@ -111,32 +114,32 @@ def make_engine(
     if kind == "openvino":
         if device not in (None, "cpu"):
             raise UsageError(f"the OpenVINO engine runs on the processor, not on {device}", remedy="Use --engine torch")
-        return _openvino(bundle, precision, threads)
-    return _torch(bundle, device, precision, threads)
+        return _openvino(bundle, precision, threads, features)
+    return _torch(bundle, device, precision, threads, features)
 
 
-def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | None) -> Engine:
+def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | None, features: bool) -> Engine:
     import torch
 
     from pathology.inference.near_ties import NearTies
     from pathology.inference.torch_engine import TorchEngine, has_bf16
 
-    exact = TorchEngine(bundle, device=device, threads=threads)
+    exact = TorchEngine(bundle, device=device, threads=threads, features=features)
     cuda = exact.device.startswith("cuda")
     # A near tie is a matter of classes; the boxes of a detector are computed in fp32.
     if bundle.card.task == "detection" or precision == "exact":
         return exact
     if not (torch.cuda.is_bf16_supported() if cuda else has_bf16()):
         return exact
-    fast = TorchEngine(bundle, device=device, precision="fp16" if cuda else "bf16", threads=threads)
+    fast = TorchEngine(bundle, device=device, precision="fp16" if cuda else "bf16", threads=threads, features=features)
     return NearTies(fast, exact)
 
 
-def _openvino(bundle: Bundle, precision: str, threads: int | None) -> Engine:
+def _openvino(bundle: Bundle, precision: str, threads: int | None, features: bool) -> Engine:
     from pathology.inference.near_ties import NearTies
     from pathology.inference.openvino_engine import OpenVINOEngine, computes_bf16
 
-    exact = OpenVINOEngine(bundle, threads=threads)
+    exact = OpenVINOEngine(bundle, threads=threads, features=features)
     if bundle.card.task == "detection" or precision == "exact" or not computes_bf16():
         return exact
-    return NearTies(OpenVINOEngine(bundle, precision="bf16", threads=threads), exact)
+    return NearTies(OpenVINOEngine(bundle, precision="bf16", threads=threads, features=features), exact)

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pathology.errors import UsageError
-from pathology.inference.engine import Engine, Precision, available_cores, outputs_per_patch
+from pathology.inference.engine import Engine, Precision, available_cores, extra_outputs, outputs_per_patch
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
+    from pathology.training.out_of_domain import FeatureDomain
 
-__all__ = ["PatchClassifier", "TorchEngine", "has_bf16", "patch_classifier"]
+__all__ = ["DomainDistance", "PatchClassifier", "TorchEngine", "has_bf16", "patch_classifier"]
 
 _BATCH = {"cpu": 8, "cuda": 128}
 """On a processor small batches stay in cache and little is padded; a GPU needs many patches to be busy."""
@@ -33,10 +34,16 @@ class PatchClassifier(nn.Module):
         Per channel, of values scaled to 0..1.
     temperature
         Logits are divided by it before the softmax (Guo et al. 2017); 1 leaves them as they are.
+    domain
+        Where the features of training patches lie; a column with each patch's out-of-domain score then follows the
+        probabilities.
+    features
+        Whether the penultimate features follow as further columns.
     """
 
     scale: Tensor
     shift: Tensor
+    head: nn.Module
 
     def __init__(
         self,
@@ -44,9 +51,19 @@ class PatchClassifier(nn.Module):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         temperature: float = 1.0,
+        *,
+        domain: FeatureDomain | None = None,
+        features: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network
+        if domain is not None or features:
+            from pathology.networks.penultimate import split_classifier
+
+            self.network, self.head = split_classifier(network)
+        else:
+            self.network, self.head = network, nn.Identity()
+        self.distance = None if domain is None else DomainDistance(domain)
+        self.features = features
         self.temperature = temperature
         deviation = torch.tensor(std).view(1, 3, 1, 1)
         # (v / 255 - mean) / std as one multiplication and one addition.
@@ -54,18 +71,53 @@ class PatchClassifier(nn.Module):
         self.register_buffer("shift", -torch.tensor(mean).view(1, 3, 1, 1) / deviation)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Turn ``(B, H, W, 3)`` uint8 patches into ``(B, C)`` float32 probabilities."""
+        """Turn ``(B, H, W, 3)`` uint8 patches into ``(B, C)`` float32 probabilities and what else was asked for."""
         # A permuted NHWC tensor is NCHW in channels-last memory: no copy.
         pixels = patches.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
-        logits = self.network(pixels)
-        return torch.softmax(logits.float() / self.temperature, dim=1)
+        found = self.network(pixels)
+        columns = [torch.softmax(self.head(found).float() / self.temperature, dim=1)]
+        if self.distance is not None:
+            columns.append(self.distance(found.float()))
+        if self.features:
+            columns.append(found.float())
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
 
-def patch_classifier(bundle: Bundle) -> nn.Module:
+class DomainDistance(nn.Module):
+    """The out-of-domain score of :class:`pathology.training.out_of_domain.FeatureDomain` as part of a network."""
+
+    whitening: Tensor
+    middle: Tensor
+    offsets: Tensor
+
+    def __init__(self, domain: FeatureDomain) -> None:
+        super().__init__()
+        self.register_buffer("whitening", torch.from_numpy(domain.whitening))
+        # Far from 0 the difference of two whitened values would lose its last digits in low precision.
+        middle = np.linalg.solve(domain.whitening.T.astype(np.float64), domain.centres.mean(axis=0).astype(np.float64))
+        self.register_buffer("middle", torch.from_numpy(middle.astype(np.float32)))
+        self.register_buffer("offsets", torch.from_numpy(domain.centres - domain.centres.mean(axis=0)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn ``(B, F)`` features into ``(B, 1)`` scores."""
+        white = ((features - self.middle) @ self.whitening).float()
+        squared = (white[:, None, :] - self.offsets[None]).square().mean(dim=2)
+        return squared.amin(dim=1, keepdim=True)
+
+
+def patch_classifier(bundle: Bundle, *, features: bool = False) -> nn.Module:
     """Return a bundle's network with all that stands before and behind it, in fp32 on the processor.
 
-    That is normalisation, temperature and softmax for a classifier; normalisation and the choice of boxes for a
-    detector (:class:`pathology.inference.detection.PatchDetector`).
+    That is normalisation, temperature and softmax for a classifier, and the out-of-domain score where its card has a
+    rule for it; normalisation and the choice of boxes for a detector
+    (:class:`pathology.inference.detection.PatchDetector`).
+
+    Parameters
+    ----------
+    bundle
+        The model.
+    features
+        Whether a classifier's penultimate features follow its other outputs.
     """
     card = bundle.card
     if card.detection is not None:
@@ -76,7 +128,14 @@ def patch_classifier(bundle: Bundle) -> nn.Module:
         assert isinstance(detector, Darknet)
         return PatchDetector(detector, card.normalisation.mean, card.normalisation.std, card.detection.floor)
     temperature = float(card.calibration.get("temperature", 1.0))
-    return PatchClassifier(bundle.network(), card.normalisation.mean, card.normalisation.std, temperature)
+    return PatchClassifier(
+        bundle.network(),
+        card.normalisation.mean,
+        card.normalisation.std,
+        temperature,
+        domain=bundle.domain(),
+        features=features,
+    )
 
 
 def has_bf16() -> bool:
@@ -102,6 +161,8 @@ class TorchEngine(Engine):
         Patches at once; ``None``: fitting the device.
     threads
         Cores to use on the processor; ``None``: all this process may use.
+    features
+        Whether a classifier's penultimate features follow its other outputs.
 
     Raises
     ------
@@ -119,6 +180,7 @@ class TorchEngine(Engine):
         precision: Precision = "fp32",
         batch_size: int | None = None,
         threads: int | None = None,
+        features: bool = False,
     ) -> None:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if chosen.type not in _BATCH:
@@ -133,11 +195,12 @@ class TorchEngine(Engine):
         cores = threads or available_cores()
         self.appetite = self.batch_size * (cores * 2 if chosen.type == "cpu" else 4)
         self.patch = bundle.card.patch
-        self.classes = outputs_per_patch(bundle.card)
+        self.extras = extra_outputs(bundle.card, features=features)
+        self.classes = outputs_per_patch(bundle.card) + self.extras
         # Mixed precision: convolutions in few bits, batch normalisation and softmax in fp32.  Casting the whole
         # network instead was measured at 10 times the difference from fp32.
         low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        model: nn.Module = _Mixed(patch_classifier(bundle), chosen.type, low).eval().to(chosen)
+        model: nn.Module = _Mixed(patch_classifier(bundle, features=features), chosen.type, low).eval().to(chosen)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape = (self.batch_size, self.patch, self.patch, 3)
         self._run: _OnProcessor | _OnCuda

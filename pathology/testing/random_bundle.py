@@ -17,7 +17,7 @@ from pathology.networks.registry import build_network
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
 
-__all__ = ["reference_probabilities", "write_random_bundle"]
+__all__ = ["add_random_trust", "reference_features", "reference_probabilities", "write_random_bundle"]
 
 
 def write_random_bundle(
@@ -102,13 +102,92 @@ def write_random_bundle(
     return folder
 
 
+def add_random_trust(
+    folder: Path,
+    *,
+    limit: float | None = None,
+    threshold: float | None = None,
+    aggregators: tuple[str, ...] = (),
+    seed: int = 0,
+) -> None:
+    """Give a bundle of :func:`write_random_bundle` all that makes it decline, and learned aggregators.
+
+    Parameters
+    ----------
+    folder
+        The bundle's folder.
+    limit
+        Out-of-domain score above which a slide is outside; ``None``: no such rule.
+    threshold
+        Largest score of a class in the prediction set (one minus its probability); ``None``: no such rule.
+    aggregators
+        Names of learned aggregators, with random weights.
+    seed
+        Of patches and weights.
+    """
+    from pathology.bundle.catalogue import load_bundle
+    from pathology.bundle.domain import write_domain
+    from pathology.bundle.learned_aggregator import write_aggregator
+    from pathology.networks.mil import build_aggregator
+    from pathology.training.out_of_domain import fit_domain
+
+    bundle = load_bundle(folder)
+    random = np.random.default_rng(seed)
+    patch = bundle.card.patch
+    patches = np.clip(
+        random.integers(60, 240, (64, 1, 1, 3)) + random.normal(0, 25, (64, patch, patch, 3)), 0, 255
+    ).astype(np.uint8)
+    features = reference_features(bundle, patches)
+    trust: dict[str, Any] = {"note": "random, for tests"}
+    if limit is not None:
+        sha256 = write_domain(fit_domain(features, np.arange(64) % len(bundle.card.classes)), folder)
+        trust["out_of_domain"] = {
+            "limit": limit,
+            "false_alarm": 0.05,
+            "n": 64,
+            "unit": "slides",
+            "features": features.shape[1],
+            "sha256": sha256,
+        }
+    if threshold is not None:
+        trust["conformal"] = {"method": "lac", "coverage": 0.9, "threshold": threshold, "n": 64, "unit": "slides"}
+    torch.manual_seed(seed)
+    entries = [
+        write_aggregator(
+            build_aggregator(name, features.shape[1], len(bundle.card.classes)), folder, name, training="none"
+        ).model_dump(mode="json")
+        for name in aggregators
+    ]
+    card = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
+    card |= {"trust": trust, "aggregators": entries}
+    (folder / "card.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+
+
+def reference_features(bundle: Bundle, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return ``(B, F)`` penultimate features of ``(B, P, P, 3)`` uint8 patches with plain fp32 torch: what goes into
+    the last fully connected layer, caught on its way.
+    """
+    network = bundle.network().float().eval()
+    last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
+    caught: list[torch.Tensor] = []
+    hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    _logits(network, bundle, patches)
+    hook.remove()
+    result: NDArray[np.float32] = caught[0].numpy()
+    return result
+
+
 def reference_probabilities(bundle: Bundle, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Predict ``(B, P, P, 3)`` uint8 patches with plain fp32 torch, step by step as the card says."""
     network = bundle.network().float().eval()
+    result: NDArray[np.float32] = torch.softmax(_logits(network, bundle, patches), dim=1).numpy()
+    return result
+
+
+def _logits(network: torch.nn.Module, bundle: Bundle, patches: NDArray[np.uint8]) -> torch.Tensor:
     mean = np.array(bundle.card.normalisation.mean)
     std = np.array(bundle.card.normalisation.std)
     pixels = ((patches / 255.0 - mean) / std).astype(np.float32)
     with torch.inference_mode():
-        logits = network(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))))
-        result: NDArray[np.float32] = torch.softmax(logits, dim=1).numpy()
-    return result
+        logits: torch.Tensor = network(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))))
+    return logits
