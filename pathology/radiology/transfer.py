@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import nn
-from torchvision.models import get_model_weights
 
 from pathology.bundle.weights import read_state_dict
-from pathology.errors import BundleError, MissingDependencyError
+from pathology.errors import BundleError
+from pathology.training.initialisation import imagenet_state
 
 __all__ = ["start_from"]
 
@@ -40,15 +40,7 @@ def start_from(network: nn.Module, architecture: str, start: str) -> str:
     if start == "random":
         return "random weights"
     if start == "imagenet":
-        try:
-            weights = get_model_weights(architecture).DEFAULT
-            state = weights.get_state_dict(progress=False, check_hash=True)
-        except (OSError, ValueError) as error:
-            raise MissingDependencyError(
-                f"torchvision's ImageNet weights of {architecture} cannot be had ({error})",
-                remedy="Give a safetensors file with the weights, or start at random",
-            ) from error
-        source = f"torchvision's ImageNet weights ({weights})"
+        source, state = imagenet_state(architecture)
     else:
         state = read_state_dict(Path(start))
         source = f"weights of {Path(start).name}"

@@ -36,7 +36,10 @@ SYSTEM = System(
 
 
 def recipe(sequence: str = "MR_T1", start: str = "random") -> Recipe:
-    """Return the recipe for one sequence; the grade in the clinical column ``high_grade`` (0 or 1)."""
+    """Return the recipe for one sequence; the grade in the clinical column ``high_grade`` (0 or 1).
+
+    With the columns ``follow_up_days`` and ``death`` (0 or 1) overall survival is told apart too.
+    """
     from pathology.radiology.classifier import ClassifierSettings
     from pathology.radiology.fit import OptimiserSettings
     from pathology.radiology.image_recipe import ImageRecipe
@@ -47,6 +50,7 @@ def recipe(sequence: str = "MR_T1", start: str = "random") -> Recipe:
         classes=("0", "1"),
         slices=8,
         size=224,
+        survival=("follow_up_days", "death"),
         classifier=ClassifierSettings(
             architecture="densenet161",
             start=start,

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pathology.systems.system import System
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SYSTEM", "run"]
+    from pathology.omics.activity import TransferResult
+
+__all__ = ["SYSTEM", "adapt", "run"]
 
 SYSTEM = System(
     id="williams-2021",
@@ -41,16 +45,60 @@ def run(methylation: Path, promoters: Path, weights: Path) -> pd.DataFrame:
     methylation, promoters
         Tab-separated files; see :mod:`pathology.omics.methylation`.
     weights
-        One of the authors' weight files.
+        One of the authors' weight files, or of :func:`adapt`.
 
     Returns
     -------
     DataFrame
-        The promoters with a column ``enrichment``, log2 of ChIP over control.
+        The promoters with the columns ``windows_with_calls`` (of 40: where it is low the prediction rests on little)
+        and ``enrichment``, log2 of ChIP over control.
     """
-    from pathology.omics.activity import load_keras_weights, predict_activity
+    from pathology.omics.activity import load_activity_weights, predict_activity
     from pathology.omics.methylation import promoter_features, read_methylation, read_promoters, scale_features
 
     table = read_promoters(promoters)
+    features = promoter_features(table, read_methylation(methylation))
+    known = (~np.isnan(features[..., 0])).sum(axis=(1, 2))
+    network = load_activity_weights(weights)
+    return table.assign(
+        windows_with_calls=known, enrichment=predict_activity(network, scale_features(features)).round(6)
+    )
+
+
+def adapt(
+    methylation: Path, promoters: Path, signals: Path, weights: Path, out: Path, *, seed: int = 0
+) -> TransferResult:
+    """Train the last layers on a sample with known histone signals and write the weights.
+
+    Parameters
+    ----------
+    methylation, promoters, signals
+        Tab-separated files; see :mod:`pathology.omics.methylation`.
+    weights
+        To start from.
+    out
+        ``.safetensors`` file to write.
+    seed
+        Decides which promoters are held out, and their order.
+
+    Returns
+    -------
+    TransferResult
+        How it went.
+    """
+    from pathology.omics.activity import load_activity_weights, save_activity_weights, transfer
+    from pathology.omics.methylation import (
+        histone_enrichment,
+        promoter_features,
+        read_methylation,
+        read_promoters,
+        read_signals,
+        scale_features,
+    )
+
+    table = read_promoters(promoters)
     features = scale_features(promoter_features(table, read_methylation(methylation)))
-    return table.assign(enrichment=predict_activity(load_keras_weights(weights), features))
+    target = histone_enrichment(*read_signals(signals, table))
+    trained, result = transfer(load_activity_weights(weights), features, target, seed=seed)
+    save_activity_weights(trained, out)
+    return result

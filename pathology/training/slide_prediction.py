@@ -72,12 +72,12 @@ def predict_slides(
     loaders: int = 0,
     low: torch.dtype | None = None,
 ) -> list[SlideLogits]:
-    """Classify the used patches of some slides.
+    """Give the used patches of some slides to a network.
 
     Parameters
     ----------
     network
-        Gives ``(B, C)`` logits in evaluation mode, which it is left in.
+        Gives ``(B, C)`` logits, or features, in evaluation mode, which it is left in.
     patches
         All slides.
     rows
@@ -103,12 +103,13 @@ def predict_slides(
         num_workers=loaders,
         pin_memory=device.type == "cuda",
     )
-    classes = len(patches.labelled.classes)
-    found = [np.full((len(patches.keep[row]), classes), np.nan, np.float32) for row in rows]
+    found: list[NDArray[np.float32]] = []
     with torch.inference_mode(), mixed(device, low):
         for pixels, (stores, places) in loader:
-            logits = network(normalised(pixels, recipe, device)).float().cpu().numpy()
-            for store, place, answer in zip(stores.tolist(), places.tolist(), logits, strict=True):
+            answers = network(normalised(pixels, recipe, device)).float().cpu().numpy()
+            if not found:
+                found = [np.full((len(patches.keep[row]), answers.shape[1]), np.nan, np.float32) for row in rows]
+            for store, place, answer in zip(stores.tolist(), places.tolist(), answers, strict=True):
                 found[store][place] = answer
     result = []
     for values in found:

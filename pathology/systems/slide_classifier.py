@@ -1,0 +1,68 @@
+"""What a published classifier of slides adds to its catalogue entry: its classes and its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+from pathology.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathology.systems.system import System
+    from pathology.training.slide_recipe import SlideRecipe
+
+__all__ = ["SlideClassifier", "find_classifier", "slide_classifiers"]
+
+
+@dataclass(frozen=True)
+class SlideClassifier:
+    """A published classifier that ``pathology train`` can train.
+
+    Attributes
+    ----------
+    system
+        Its catalogue entry.
+    classes
+        Class names as published, codes of :mod:`pathology.findings.vocabulary` for histotypes.
+    recipe
+        Its training.
+    """
+
+    system: System
+    classes: tuple[str, ...]
+    recipe: SlideRecipe
+
+
+def slide_classifiers() -> tuple[str, ...]:
+    """Return the ids of all classifiers that can be trained, in alphabetical order."""
+    return tuple(sorted(_modules()))
+
+
+def find_classifier(system_id: str) -> SlideClassifier:
+    """Return a classifier by its id, such as ``foersch-2021``.
+
+    Raises
+    ------
+    UsageError
+        If no classifier of slides has this id.
+    """
+    modules = _modules()
+    if system_id not in modules:
+        raise UsageError(
+            f"no classifier of slides is called {system_id!r}", remedy=f"Choose one of {', '.join(sorted(modules))}"
+        )
+    module = import_module(modules[system_id])
+    return SlideClassifier(module.SYSTEM, module.CLASSES, module.recipe())
+
+
+def _modules() -> dict[str, str]:
+    """Modules of classifiers by id: those that name their classes."""
+    package = import_module("pathology.systems")
+    found = {}
+    for info in iter_modules(package.__path__):
+        module = import_module(f"pathology.systems.{info.name}")
+        if hasattr(module, "CLASSES") and hasattr(module, "recipe"):
+            found[module.SYSTEM.id] = module.__name__
+    return found
