@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -27,3 +28,27 @@ def data_dir() -> Path:
 def cmu_slide(data_dir: Path) -> Path:
     """The real Aperio slide: H&E skin, 2220 x 2967 px, 0.499 µm/px."""
     return data_dir / "slides" / "CMU-1-Small-Region.svs"
+
+
+@pytest.fixture(scope="session")
+def write_keras_weights():
+    """A function that writes random weights of MethylationToActivity as Keras does, and returns the file."""
+    h5py = pytest.importorskip("h5py")
+    shapes = {
+        "conv2d_1": (1, 3, 3, 8),
+        "conv2d_2": (1, 3, 8, 8),
+        "conv2d_3": (1, 3, 8, 8),
+        "dense_1": (320, 64),
+        "dense_2": (64, 1),
+    }
+
+    def write(path, seed=0):
+        rng = np.random.default_rng(seed)
+        with h5py.File(path, "w") as file:
+            for name, shape in shapes.items():
+                group = file.create_group(f"model_weights/{name}/{name}")
+                group["kernel:0"] = rng.normal(0, 0.3, shape).astype(np.float32)
+                group["bias:0"] = rng.normal(0, 0.1, shape[-1]).astype(np.float32)
+        return path
+
+    return write

@@ -300,6 +300,7 @@ def systems_command(as_json: Annotated[bool, typer.Option("--json", help="Print 
 
 def _add_groups() -> None:
     from pathology.cli.grade import app as grade
+    from pathology.cli.methylation import app as methylation
     from pathology.cli.models import app as models
     from pathology.cli.patient import app as patient
     from pathology.cli.radiology import app as radiology
@@ -310,6 +311,7 @@ def _add_groups() -> None:
     app.add_typer(patient, name="patient")
     app.add_typer(survival, name="survival")
     app.add_typer(radiology, name="radiology")
+    app.add_typer(methylation, name="methylation")
 
 
 _add_groups()

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from pathology.errors import BundleError, MissingDependencyError, UsageError
+from pathology.errors import BundleError, MissingDependencyError, OutputError, UsageError
 from pathology.omics.methylation import CHANNELS, WINDOW_SIZES, WINDOWS
 from pathology.settings import Settings
 
@@ -26,9 +28,11 @@ __all__ = [
     "ActivityNetwork",
     "TransferResult",
     "TransferSettings",
+    "load_activity_weights",
     "load_keras_weights",
     "predict_activity",
     "published_mark",
+    "save_activity_weights",
     "transfer",
 ]
 
@@ -144,6 +148,53 @@ def load_keras_weights(path: Path) -> ActivityNetwork:
             f"this is no weight file of MethylationToActivity ({str(error).splitlines()[0]})",
             where=path,
             remedy="Give one of the authors' .h5 files (M2A_H3K27ac_Model_V2.h5, M2A_H3K4me3_Model_V2.h5)",
+        ) from error
+    return network.eval()
+
+
+def save_activity_weights(network: ActivityNetwork, path: Path) -> None:
+    """Write weights as ``.safetensors``.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"the weights cannot be written ({error})", where=path) from error
+
+
+def load_activity_weights(path: Path) -> ActivityNetwork:
+    """Read weights: one's own (``.safetensors``) or the authors' (Keras, anything else).
+
+    Parameters
+    ----------
+    path
+        File of :func:`save_activity_weights` or of the authors.
+
+    Returns
+    -------
+    ActivityNetwork
+        Ready to predict.
+
+    Raises
+    ------
+    BundleError
+        The file cannot be read or holds another network.
+    MissingDependencyError
+        It is a Keras file and h5py is not installed.
+    """
+    if path.suffix != ".safetensors":
+        return load_keras_weights(path)
+    network = ActivityNetwork()
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise BundleError(
+            f"these are no weights of MethylationToActivity ({str(error).splitlines()[0]})", where=path
         ) from error
     return network.eval()
 

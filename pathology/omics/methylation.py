@@ -23,6 +23,7 @@ __all__ = [
     "promoter_features",
     "read_methylation",
     "read_promoters",
+    "read_signals",
     "scale_features",
 ]
 
@@ -100,6 +101,46 @@ def read_promoters(path: Path) -> pd.DataFrame:
         Start=_integers(table["Start"], path, "Start"),
         End=_integers(table["End"], path, "End"),
     )
+
+
+def read_signals(path: Path, promoters: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Read histone signals: tab-separated, columns ``EnsmblID_T``, ``chip`` and ``control``.
+
+    Parameters
+    ----------
+    path
+        The file; compressed ones by their ending.  Further transcripts are left out.
+    promoters
+        As :func:`read_promoters` gives them, N transcripts.
+
+    Returns
+    -------
+    tuple of ndarray, each of shape (N,)
+        Signal and control within 1,000 base pairs of each transcription start, in the order of ``promoters``.
+
+    Raises
+    ------
+    InputTableError
+        A column is missing or holds something else, a transcript comes twice or is missing; the message names it.
+    """
+    table = _read(path, ("EnsmblID_T", "chip", "control"))
+    twice = np.flatnonzero(table["EnsmblID_T"].duplicated())
+    if twice.size:
+        raise InputTableError(
+            f"row {twice[0] + 2}: transcript '{table['EnsmblID_T'].iloc[twice[0]]}' comes twice", where=path
+        )
+    values = pd.DataFrame(
+        {name: _floats(table[name], path, name) for name in ("chip", "control")}, index=table["EnsmblID_T"]
+    )
+    wanted = values.reindex(promoters["EnsmblID_T"])
+    unknown = np.flatnonzero(wanted.isna().any(axis=1))
+    if unknown.size:
+        raise InputTableError(
+            f"{unknown.size} transcripts have no signal, such as '{wanted.index[unknown[0]]}'",
+            where=path,
+            remedy="Give a signal of every promoter, or leave those without one out of the promoters",
+        )
+    return wanted["chip"].to_numpy(dtype=float), wanted["control"].to_numpy(dtype=float)
 
 
 def promoter_features(promoters: pd.DataFrame, calls: pd.DataFrame) -> Floats:

@@ -27,23 +27,6 @@ def _features(x):
     return np.stack([x[..., 0], x[..., 1], np.full(x.shape[:3], 9.0), x[..., 2]], axis=-1)
 
 
-def _write_keras(path, seed=0):
-    rng = np.random.default_rng(seed)
-    shapes = {
-        "conv2d_1": (1, 3, 3, 8),
-        "conv2d_2": (1, 3, 8, 8),
-        "conv2d_3": (1, 3, 8, 8),
-        "dense_1": (320, 64),
-        "dense_2": (64, 1),
-    }
-    with h5py.File(path, "w") as file:
-        for name, shape in shapes.items():
-            group = file.create_group(f"model_weights/{name}/{name}")
-            group["kernel:0"] = rng.normal(0, 0.3, shape).astype(np.float32)
-            group["bias:0"] = rng.normal(0, 0.1, shape[-1]).astype(np.float32)
-    return path
-
-
 def _forward(path, x):
     """The network as Keras defines it, in numpy, one window at a time."""
     with h5py.File(path) as file:
@@ -70,8 +53,8 @@ def test_parameters_are_the_published_number():
     assert sum(p.numel() for p in ActivityNetwork().parameters()) == 21_089
 
 
-def test_prediction_equals_a_numpy_forward_pass(tmp_path):
-    path = _write_keras(tmp_path / "w.h5")
+def test_prediction_equals_a_numpy_forward_pass(tmp_path, write_keras_weights):
+    path = write_keras_weights(tmp_path / "w.h5")
     x = np.random.default_rng(1).random((5, 2, 20, 3))
     ours = predict_activity(load_keras_weights(path), _features(x), batch=2)
     assert ours == pytest.approx(_forward(path, x), abs=1e-5)
@@ -87,11 +70,11 @@ def test_published_weights_equal_keras(data_dir, mark):
     assert published_mark(path) == mark
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path, write_keras_weights):
     (tmp_path / "text.h5").write_text("no")
     with pytest.raises(BundleError, match="no weight file"):
         load_keras_weights(tmp_path / "text.h5")
-    path = _write_keras(tmp_path / "w.h5")
+    path = write_keras_weights(tmp_path / "w.h5")
     assert published_mark(path) is None
     with h5py.File(path, "a") as file:
         del file["model_weights/dense_1/dense_1/kernel:0"]
@@ -100,8 +83,8 @@ def test_other_files_are_refused(tmp_path):
         load_keras_weights(path)
 
 
-def test_features_of_another_shape_are_refused(tmp_path):
-    network = load_keras_weights(_write_keras(tmp_path / "w.h5"))
+def test_features_of_another_shape_are_refused(tmp_path, write_keras_weights):
+    network = load_keras_weights(write_keras_weights(tmp_path / "w.h5"))
     with pytest.raises(UsageError, match="expected"):
         predict_activity(network, np.zeros((3, 2, 20, 3)))
     with pytest.raises(UsageError, match="without missing"):
@@ -110,8 +93,8 @@ def test_features_of_another_shape_are_refused(tmp_path):
 
 class TestTransfer:
     @pytest.fixture
-    def start(self, tmp_path):
-        return load_keras_weights(_write_keras(tmp_path / "w.h5"))
+    def start(self, tmp_path, write_keras_weights):
+        return load_keras_weights(write_keras_weights(tmp_path / "w.h5"))
 
     def test_the_last_layers_learn_and_the_convolutions_stay(self, start):
         rng = np.random.default_rng(2)

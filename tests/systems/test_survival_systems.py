@@ -1,6 +1,5 @@
 """The survival systems and MethylationToActivity compose what they say."""
 
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,15 +40,9 @@ def test_red_snn_runs_as_a_system():
     assert {name: score_predictions(result, name).patients for name in quick} == dict.fromkeys(quick, 80)
 
 
-def test_methylation_to_activity_runs_from_files(tmp_path):
+def test_methylation_to_activity_runs_from_files(tmp_path, write_keras_weights):
     rng = np.random.default_rng(0)
-    shapes = {"conv2d_1": (1, 3, 3, 8), "conv2d_2": (1, 3, 8, 8), "conv2d_3": (1, 3, 8, 8)}
-    shapes |= {"dense_1": (320, 64), "dense_2": (64, 1)}
-    with h5py.File(tmp_path / "w.h5", "w") as file:
-        for name, shape in shapes.items():
-            group = file.create_group(f"model_weights/{name}/{name}")
-            group["kernel:0"] = rng.normal(0, 0.2, shape).astype(np.float32)
-            group["bias:0"] = np.zeros(shape[-1], np.float32)
+    write_keras_weights(tmp_path / "w.h5")
     calls = pd.DataFrame({"chrom": "chr1", "pos": np.arange(1000, 90_000, 37), "mval": 0.0})
     calls["mval"] = rng.normal(size=len(calls)).round(3)
     calls.to_csv(tmp_path / "calls.tsv", sep="\t", index=False)
