@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -77,41 +78,110 @@ def result(probabilities, count, began, cpu):
     }
 
 
+class Busy:
+    """How busy a GPU is, sampled ten times a second while a ``with`` statement lasts."""
+
+    def __init__(self, device):
+        self.device, self.shares = device, []
+
+    def __enter__(self):
+        if self.device:
+            self.over = threading.Event()
+            self.thread = threading.Thread(target=self.sample)
+            self.thread.start()
+        return self
+
+    def sample(self):
+        """Ask the driver until told to stop."""
+        import torch
+
+        while not self.over.wait(0.1):
+            self.shares.append(torch.cuda.utilization())
+
+    def __exit__(self, *exception):
+        if self.device:
+            self.over.set()
+            self.thread.join()
+
+    def figures(self):
+        """Percent of the time in which a kernel ran, as the driver counts it."""
+        return {"gpu_busy_percent": float(np.mean(self.shares))} if self.shares else {}
+
+
+def hold_patches(blocks, patches, count):
+    """Read patches into memory, spread over the slide so that many look different."""
+    held = []
+    for k in np.linspace(0, len(patches.blocks) - 1, len(patches.blocks)).astype(int)[
+        :: max(1, len(patches.blocks) // 24)
+    ]:
+        held.append(blocks.read(int(patches.blocks[k]), patches.positions[patches.of_block(k)]).pixels)
+        if sum(map(len, held)) >= count:
+            break
+    held = np.concatenate(held)
+    return np.concatenate([held] * -(-count // len(held)))[:count]
+
+
+def rate_in_memory(engine, held, seconds):
+    """Patches a second of an engine on patches in memory."""
+    engine.predict(held[: engine.appetite])
+    rounds, began = 0, time.perf_counter()
+    while not rounds or time.perf_counter() - began < seconds:
+        for start in range(0, len(held), engine.appetite):
+            engine.predict(held[start : start + engine.appetite])
+        rounds += 1
+    return rounds * len(held) / (time.perf_counter() - began)
+
+
 def engine_case(name, model, slide, arguments):
     """Our engine: bare on patches in memory, then the pipeline from the slide."""
+    from contextlib import ExitStack
+
     from pathology.inference.pipeline import predict_blocks
+    from pathology.inference.reading_processes import ReadingProcesses
+    from pathology.inference.reading_threads import ReadingThreads
     from pathology.inference.select import make_engine
     from pathology.slide.open import open_slide
     from pathology.tiling.blocks import BlockReader
 
     kind, _, exact = name.partition("-")
     patches = plan(slide, arguments.patch)
-    engine = make_engine(model, kind=kind, device=arguments.device, precision=exact or "fast")
+    threads = arguments.threads or None
+    engine = make_engine(model, kind=kind, device=arguments.device, precision=exact or "fast", threads=threads)
     ks = list(range(len(patches.blocks)))
-    with open_slide(slide) as reader:
+    nothing = np.zeros((engine.appetite, engine.classes), np.float32)
+    figures = {}
+    with ExitStack() as stack:
+        reader = stack.enter_context(open_slide(slide))
         blocks = BlockReader(reader, patches.grid)
-        held, wanted = [], max(engine.appetite * 2, 512 if arguments.device else 128)
-        for k in ks:
-            held.append(blocks.read(int(patches.blocks[k]), patches.positions[patches.of_block(k)]).pixels)
-            if sum(map(len, held)) >= wanted:
-                break
-        held = np.concatenate(held)[: wanted // engine.batch_size * engine.batch_size]
-        engine.predict(held[: engine.appetite])
-        rounds, began = 0, time.perf_counter()
-        while not rounds or time.perf_counter() - began < arguments.seconds:
-            engine.predict(held)
-            rounds += 1
-        bare = rounds * len(held) / (time.perf_counter() - began)
-        del held
+        held = hold_patches(blocks, patches, engine.appetite * max(2, -(-128 // engine.appetite)))
+        if arguments.processes:
+            processes = stack.enter_context(ReadingProcesses(arguments.processes))
+            source = stack.enter_context(processes.slide(slide, patches))
+        else:
+            source = stack.enter_context(ReadingThreads(blocks, patches, arguments.readers))
+
+        def stream(predict):
+            return list(predict_blocks(predict, engine.classes, engine.appetite, source, patches, ks))
+
+        stream(lambda batch: nothing[: len(batch)]) if arguments.processes else None  # the processes start
+        if arguments.device or arguments.reading:
+            began = time.perf_counter()
+            stream(lambda batch: nothing[: len(batch)])
+            figures["reading_patches_per_s"] = len(patches) / (time.perf_counter() - began)
+        figures["bare_patches_per_s"] = rate_in_memory(engine, held, arguments.seconds)
+        if hasattr(engine, "fast"):
+            figures["bare_without_correction"] = rate_in_memory(engine.fast, held, arguments.seconds / 2)
         cpu, began = usage()[0], time.perf_counter()
-        found = [
-            block.probabilities
-            for block in predict_blocks(
-                engine.predict, engine.classes, engine.appetite, blocks, patches, ks, readers=arguments.readers
-            )
-        ]
-    figures = result(np.concatenate(found), len(patches), began, cpu)
-    figures |= {"bare_patches_per_s": bare, "of_bare": figures["patches_per_s"] / bare}
+        if hasattr(engine, "rescored"):
+            engine.rescored = engine.seen = 0
+        with Busy(arguments.device) as busy:
+            found = stream(engine.predict)
+            took = result(np.concatenate([block.probabilities for block in found]), len(patches), began, cpu)
+        # Once more, since on a shared machine the bare rate of a minute ago is not the one of now.
+        again = rate_in_memory(engine, held, arguments.seconds)
+    figures = took | figures | busy.figures()
+    figures["bare_patches_per_s"] = (figures["bare_patches_per_s"] + again) / 2
+    figures["of_bare"] = figures["patches_per_s"] / figures["bare_patches_per_s"]
     if hasattr(engine, "rescored"):
         figures["rescored_share"] = engine.rescored / max(1, engine.seen)
     return figures
@@ -256,6 +326,9 @@ def main():
     parser.add_argument("--cases", nargs="*", default=CASES)
     parser.add_argument("--case")
     parser.add_argument("--readers", type=int, default=2, help="blocks read ahead")
+    parser.add_argument("--processes", type=int, default=0, help="processes that read, instead of threads")
+    parser.add_argument("--reading", action="store_true", help="also measure reading alone")
+    parser.add_argument("--threads", type=int, default=0, help="cores of our engines; 0: all")
     parser.add_argument("--loaders", type=int, default=0, help="DataLoader processes of the peers' loops")
     parser.add_argument("--seconds", type=float, default=5, help="how long the bare engine runs")
     parser.add_argument("--limit", type=int, default=0, help="patches after which the peers' loop is stopped")

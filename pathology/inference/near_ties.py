@@ -29,6 +29,8 @@ class NearTies(Engine):
 
     Attributes
     ----------
+    fast : Engine
+        The engine of low precision alone.
     rescored : int
         Patches computed twice so far.
     seen : int
@@ -36,7 +38,7 @@ class NearTies(Engine):
     """
 
     def __init__(self, fast: Engine, exact: Engine, margin: float = MARGIN) -> None:
-        self._fast = fast
+        self.fast = fast
         self._exact = exact
         self._margin = margin
         self.name = fast.name  # type: ignore[misc]
@@ -53,11 +55,11 @@ class NearTies(Engine):
     @property
     def description(self) -> str:
         """The fast engine's, with the correction said."""
-        return f"{self._fast.description}, near ties fp32"
+        return f"{self.fast.description}, near ties fp32"
 
     def predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify patches; see :meth:`Engine.predict`."""
-        probabilities = self._fast.predict(patches)
+        probabilities = self.fast.predict(patches)
         self.seen += len(probabilities)
         if self.classes - self.extras < 2 or not len(probabilities):
             return probabilities
@@ -74,5 +76,5 @@ class NearTies(Engine):
 
     def close(self) -> None:
         """Close both."""
-        self._fast.close()
+        self.fast.close()
         self._exact.close()

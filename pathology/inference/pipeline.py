@@ -1,21 +1,49 @@
-"""Reading and predicting at the same time: while one batch is computed, the next blocks are read."""
+"""Reading and predicting at the same time: while one batch is computed, the next blocks are read.
+
+Patches lie in a ring of memory, each at its place in the order of prediction, so that a batch is a piece of the ring
+and nothing is copied together.  Who fills the ring, threads or processes, makes no difference to the results.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.tiling.blocks import BlockPatches, BlockReader
 from pathology.tiling.plan import TilePlan
 
-__all__ = ["BlockPrediction", "predict_blocks"]
+__all__ = ["BlockPrediction", "BlockSource", "predict_blocks"]
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+_RING_BYTES = 2**30
+"""Patches in memory take no more than this, unless a single block and a batch do."""
+
+
+class BlockSource(Protocol):
+    """Reads the blocks of one plan into a ring of patches."""
+
+    @property
+    def ahead(self) -> int:
+        """Blocks to ask for at once, so that nobody who reads is ever idle."""
+
+    def ring(self, capacity: int) -> AbstractContextManager[NDArray[np.uint8]]:
+        """Lend memory for patches: ``(capacity, P, P, 3)`` uint8.  Nothing may be read into it afterwards."""
+
+    def read(self, k: int, places: tuple[slice, ...]) -> Future[NDArray[np.bool_]]:
+        """Read the plan's ``k``-th block into the ring's places, one after the other.
+
+        Returns
+        -------
+        Future of numpy.ndarray
+            ``(n,)`` bool: false where a stored tile under the patch could not be decoded.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +66,14 @@ def predict_blocks(
     predict: Predict,
     classes: int,
     batch_size: int,
-    blocks: BlockReader,
+    source: BlockSource,
     plan: TilePlan,
     ks: Sequence[int],
-    *,
-    readers: int = 2,
 ) -> Iterator[BlockPrediction]:
     """Predict blocks in order, yielding each as soon as its last patch is done.
 
-    Batches run across block borders, so that only the last batch is padded.  At most ``readers + 1`` blocks are
-    held at once.
+    Batches run across block borders, so that only the last batch is short.  The memory held does not grow with the
+    number of blocks.
 
     Parameters
     ----------
@@ -57,71 +83,71 @@ def predict_blocks(
         ``C``.
     batch_size
         Patches handed over at once.
-    blocks
+    source
         Reads the slide.
     plan
         The patches.
     ks
         Which of the plan's blocks, in the order wanted.
-    readers
-        Blocks read ahead, each in its own thread.
     """
     if not ks:
         return
-    open_blocks: deque[tuple[int, NDArray[np.float32]]] = deque()
-    waiting: deque[tuple[NDArray[np.float32], NDArray[np.intp]]] = deque()  # where the queued patches' rows go
-    queue: list[NDArray[np.uint8]] = []
-    queued = 0
-
-    def flush(count: int) -> None:
-        nonlocal queued
-        joined = queue[0] if len(queue) == 1 else np.concatenate(queue)
-        predictions = predict(joined[:count])
-        queue[:] = [joined[count:]] if len(joined) > count else []
-        queued -= count
-        done = 0
-        while done < count:
-            result, rows = waiting.popleft()
-            take = min(len(rows), count - done)
-            result[rows[:take]] = predictions[done : done + take]
-            done += take
-            if take < len(rows):
-                waiting.appendleft((result, rows[take:]))
-
-    def read(k: int) -> BlockPatches:
-        return blocks.read(int(plan.blocks[k]), plan.positions[plan.of_block(k)])
-
-    with ThreadPoolExecutor(readers, thread_name_prefix="read") as pool:
-        ahead: deque[tuple[int, Future[BlockPatches]]] = deque()
-        pending = iter(ks)
+    sizes = [int(plan.offsets[k + 1] - plan.offsets[k]) for k in ks]
+    starts = [0, *np.cumsum(sizes).tolist()]  # of each block in the order of prediction
+    capacity = _capacity(max(sizes), batch_size, source.ahead, 3 * plan.grid.settings.patch**2, starts[-1])
+    with source.ring(capacity) as ring:
+        reads: deque[Future[NDArray[np.bool_]]] = deque()
+        results: deque[NDArray[np.float32]] = deque()  # of the blocks asked for and not yet handed out
+        readable: deque[NDArray[np.bool_]] = deque()
+        asked = read = handed = predicted = 0  # blocks, blocks, blocks, patches
         try:
-            for k in pending:
-                ahead.append((k, pool.submit(read, k)))
-                if len(ahead) == readers:
-                    break
-            while ahead:
-                k, future = ahead.popleft()
-                patches = future.result()
-                following = next(pending, None)
-                if following is not None:
-                    ahead.append((following, pool.submit(read, following)))
-                result = np.full((len(patches.readable), classes), np.nan, np.float32)
-                rows = np.flatnonzero(patches.readable)
-                open_blocks.append((k, result))
-                if len(rows):
-                    queue.append(patches.pixels if len(rows) == len(patches.readable) else patches.pixels[rows])
-                    waiting.append((result, rows))
-                    queued += len(rows)
-                while queued >= batch_size:
-                    flush(batch_size)
-                still_queued = {id(entry[0]) for entry in waiting}
-                while open_blocks and id(open_blocks[0][1]) not in still_queued:
-                    ready, values = open_blocks.popleft()
-                    yield BlockPrediction(ready, values)
-            if queued:
-                flush(queued)
-            for ready, values in open_blocks:
-                yield BlockPrediction(ready, values)
+            while handed < len(ks):
+                while asked < len(ks) and len(reads) < source.ahead and starts[asked + 1] - predicted <= capacity:
+                    reads.append(source.read(ks[asked], _places(starts[asked], sizes[asked], capacity)))
+                    results.append(np.empty((sizes[asked], classes), np.float32))
+                    asked += 1
+                if reads:
+                    readable.append(reads.popleft().result())
+                    read += 1
+                while (waiting := starts[read] - predicted) >= batch_size or (waiting and read == len(ks)):
+                    count = min(batch_size, waiting)
+                    place = predicted % capacity  # batches divide the ring, so none runs over its end
+                    found = predict(ring[place : place + count])
+                    _hand_out(found, predicted, starts[handed:], results)
+                    predicted += count
+                while handed < read and starts[handed + 1] <= predicted:
+                    values = results.popleft()
+                    values[~readable.popleft()] = np.nan
+                    yield BlockPrediction(ks[handed], values)
+                    handed += 1
         finally:
-            for _, future in ahead:
+            for future in reads:
                 future.cancel()
+            wait(reads)  # the ring must not be lent again while somebody writes into it
+
+
+def _capacity(largest: int, batch_size: int, ahead: int, patch_bytes: int, total: int) -> int:
+    """Patches in the ring: a multiple of the batch, enough for one block behind an unfinished batch."""
+    wanted = min(largest * ahead + batch_size, _RING_BYTES // patch_bytes, total)
+    return -(-max(wanted, largest + batch_size) // batch_size) * batch_size
+
+
+def _places(start: int, size: int, capacity: int) -> tuple[slice, ...]:
+    """Return where a block's patches lie in the ring: at its end it goes on at its beginning."""
+    first = start % capacity
+    until_end = min(size, capacity - first)
+    places = (slice(first, first + until_end), slice(0, size - until_end))
+    return places if until_end < size else places[:1]
+
+
+def _hand_out(
+    found: NDArray[np.float32], first: int, starts: Sequence[int], results: Sequence[NDArray[np.float32]]
+) -> None:
+    """Put the predictions of patches ``first``, ``first + 1``, ... into the rows of the blocks they belong to."""
+    last = first + len(found)
+    for start, values in zip(starts, results, strict=False):
+        if start >= last:
+            break
+        begin, end = max(first, start), min(last, start + len(values))
+        if begin < end:
+            values[begin - start : end - start] = found[begin - first : end - first]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_engine", "make_engine"]
 
+_NEAR_TIES_ON_GPU = 32
+"""Batch of the engine that computes near ties again: of 1,024 patches there are a few to a few dozen."""
+
 
 def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str = "fast", seconds: float = 1.0) -> str:
     """Try the engines that run here and return the fastest one's name.
@@ -124,13 +127,13 @@ def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | No
     from pathology.inference.near_ties import NearTies
     from pathology.inference.torch_engine import TorchEngine, has_bf16
 
-    exact = TorchEngine(bundle, device=device, threads=threads, features=features)
-    cuda = exact.device.startswith("cuda")
+    cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
     # A near tie is a matter of classes; the boxes of a detector are computed in fp32.
-    if bundle.card.task == "detection" or precision == "exact":
-        return exact
-    if not (torch.cuda.is_bf16_supported() if cuda else has_bf16()):
-        return exact
+    if bundle.card.task == "detection" or precision == "exact" or not (cuda or has_bf16()):
+        return TorchEngine(bundle, device=device, threads=threads, features=features)
+    # Near ties are few: a GPU's full batch would mostly compute padding.
+    size = _NEAR_TIES_ON_GPU if cuda else None
+    exact = TorchEngine(bundle, device=device, batch_size=size, threads=threads, features=features)
     fast = TorchEngine(bundle, device=device, precision="fp16" if cuda else "bf16", threads=threads, features=features)
     return NearTies(fast, exact)
 

@@ -37,6 +37,8 @@ class SlideJob:
         The engine that was chosen where ``engine`` is ``auto``.
     out
         The slide's results folder.
+    readers
+        Processes that read patches; ``None``: chosen for the device, 0: threads of the predicting process.
     attempt
         1 for the first try.
     """
@@ -54,6 +56,7 @@ class SlideJob:
     device: str | None
     out: Path
     engine_used: str = ""
+    readers: int | None = None
     attempt: int = 1
 
     @property

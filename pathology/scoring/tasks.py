@@ -13,7 +13,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -28,7 +29,7 @@ from pathology.settings import GridSettings
 from pathology.tiling.grid import Grid
 from pathology.tiling.order import compact_order
 from pathology.tiling.plan import TilePlan
-from pathology.tiling.tile_work import tiles_under
+from pathology.tiling.tile_work import TileWork, tiles_under
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,17 +38,20 @@ if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
     from pathology.findings.slide_result import SlideResult
     from pathology.inference.engine import Engine
+    from pathology.inference.pipeline import BlockSource
+    from pathology.inference.reading_processes import ReadingProcesses
     from pathology.outputs.mitosis_report import Candidate
+    from pathology.slide.stain import StainNormaliser
 
 __all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_READERS_FOR_CPU = 2
+_READING_THREADS = 2
 """Where the processor predicts, two blocks ahead are enough, and more threads would take its time."""
-_READERS_FOR_GPU = 8
-"""A GPU takes patches faster than one core decodes them; each block read ahead holds some 50 MB."""
+_CORES_FOR_GPU = 2
+"""Cores left to the process that holds a GPU; all others read."""
 
 _PLAN = "plan.npz"
 _ABOUT = "about.json"
@@ -74,19 +78,35 @@ class _Loaded:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._engines: dict[tuple[str, ...], tuple[Engine, threading.Lock]] = {}
+        self._reading: dict[int, ReadingProcesses] = {}
 
     def engine(self, job: SlideJob) -> tuple[Engine, threading.Lock]:
         from pathology.inference.select import make_engine
+        from pathology.scoring.answer import needs_features
 
         kind = job.engine_used or job.engine
-        wanted = (job.weights_sha256, str(job.bundle), kind, str(job.device), job.settings.precision)
+        features = needs_features(job.settings.aggregator)
+        wanted = (job.weights_sha256, str(job.bundle), kind, str(job.device), job.settings.precision, str(features))
         with self._lock:
             if wanted not in self._engines:
                 engine = make_engine(
-                    load(job), kind=kind, device=job.device, precision=job.settings.precision, threads=_threads()
+                    load(job),
+                    kind=kind,
+                    device=job.device,
+                    precision=job.settings.precision,
+                    threads=_threads(),
+                    features=features,
                 )
                 self._engines[wanted] = engine, threading.Lock()
             return self._engines[wanted]
+
+    def reading(self, processes: int) -> ReadingProcesses:
+        from pathology.inference.reading_processes import ReadingProcesses
+
+        with self._lock:
+            if processes not in self._reading:
+                self._reading[processes] = ReadingProcesses(processes)
+            return self._reading[processes]
 
 
 _loaded = _Loaded()
@@ -230,9 +250,7 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
         Called with the number of patches whenever a block is done.
     """
     from pathology.inference.pipeline import predict_blocks
-    from pathology.scoring.readers import lent_reader
     from pathology.slide.stain import StainNormaliser
-    from pathology.tiling.blocks import BlockReader
 
     about = _read_about(job)
     plan = _load_plan(job, about)
@@ -244,14 +262,37 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
             return engine.predict(patches)
 
     done = 0
-    with lent_reader(job.path) as lent:
-        blocks = BlockReader(lent.reader, plan.grid, stain.apply if stain is not None else None)
-        readers = _READERS_FOR_GPU if engine.device.startswith("cuda") else _READERS_FOR_CPU
-        for block in predict_blocks(predict, engine.classes, engine.appetite, blocks, plan, ks, readers=readers):
-            _save_block(job, block.k, block.probabilities, lent.reader.unreadable_tiles, engine.description)
+    with _reading(job, engine, plan, stain) as (source, unreadable, work):
+        for block in predict_blocks(predict, engine.classes, engine.appetite, source, plan, ks):
+            _save_block(job, block.k, block.probabilities, unreadable(), engine.description)
             done += len(block.probabilities)
             report(len(block.probabilities))
-        return ChunkDone(done, lent.take_work())
+        return ChunkDone(done, work())
+
+
+@contextmanager
+def _reading(
+    job: SlideJob, engine: Engine, plan: TilePlan, stain: StainNormaliser | None
+) -> Iterator[tuple[BlockSource, Callable[[], frozenset[tuple[int, int, int]]], Callable[[], TileWork]]]:
+    """Provide who reads the slide's blocks: threads of this process, or processes where a GPU must be fed."""
+    from pathology.inference.engine import available_cores
+
+    processes = job.readers
+    if processes is None and engine.device.startswith("cuda"):
+        processes = max(1, (_threads() or available_cores()) - _CORES_FOR_GPU)
+    if processes:
+        state = json.dumps(source_signature(job.path))
+        with _loaded.reading(processes).slide(job.path, plan, stain, state=state) as source:
+            yield source, lambda: source.unreadable_tiles, source.take_work
+        return
+    from pathology.inference.reading_threads import ReadingThreads
+    from pathology.scoring.readers import lent_reader
+    from pathology.tiling.blocks import BlockReader
+
+    with lent_reader(job.path) as lent:
+        blocks = BlockReader(lent.reader, plan.grid, stain.apply if stain is not None else None)
+        with ReadingThreads(blocks, plan, _READING_THREADS) as threads:
+            yield threads, lambda: lent.reader.unreadable_tiles, lent.take_work
 
 
 def _save_block(
@@ -285,6 +326,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         Wall time from the slide's first step to now.
     """
     from pathology.outputs.slide_folder import write_slide_folder
+    from pathology.scoring.answer import slide_answer
 
     about = _read_about(job)
     with np.load(job.work / _PLAN, allow_pickle=False) as saved:
@@ -301,7 +343,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
             engines.add(str(block["engine"]))
     probabilities = np.concatenate(parts)
     card = load(job).card
-    detections = None
+    detections = answer = None
     if card.task == "detection":
         from pathology.scoring.detections import patch_scores, slide_detections
 
@@ -309,6 +351,8 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
             card, plan, probabilities, slide_id=job.slide_id, fingerprint=about["fingerprint"]
         )
         probabilities = patch_scores(probabilities)
+    else:
+        probabilities, answer = slide_answer(load(job), probabilities, job.settings.aggregator)
 
     def gallery(rows: Sequence[int]) -> tuple[Candidate, ...]:
         from pathology.outputs.mitosis_report import cut_gallery
@@ -325,6 +369,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         probabilities=probabilities,
         detections=detections,
         gallery=gallery,
+        answer=answer,
         overview=overview,
         mask=mask,
         spoilt=spoilt,

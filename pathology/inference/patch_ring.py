@@ -1,0 +1,61 @@
+"""Memory for patches that processes share."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PatchRing"]
+
+
+class PatchRing:
+    """Room for patches in memory without a name.
+
+    It belongs to whoever holds its descriptor and is gone with the last process that does, however that ends:
+    named shared memory outlives a killed process, and ``/dev/shm`` is 64 MiB small in many containers.
+
+    Parameters
+    ----------
+    capacity
+        Number of patches.
+    patch
+        Side of a patch in pixels.
+    descriptor
+        Of a ring that another process made; ``None`` makes one.
+
+    Attributes
+    ----------
+    patches : numpy.ndarray
+        ``(capacity, patch, patch, 3)`` uint8.
+    descriptor : int
+        To be sent to another process.
+    """
+
+    def __init__(self, capacity: int, patch: int, descriptor: int | None = None) -> None:
+        shape = (capacity, patch, patch, 3)
+        size = int(np.prod(shape))
+        self.descriptor = _anonymous_file(size) if descriptor is None else descriptor
+        self._memory = mmap.mmap(self.descriptor, size)
+        self.patches: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8).reshape(shape)
+
+    def close(self) -> None:
+        """Give the memory back once nothing refers to it any more.  Closing twice is allowed."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+            # The mapping itself ends with the last array that looks into it.
+            del self.patches, self._memory
+
+
+def _anonymous_file(size: int) -> int:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pathology-patches")
+    else:  # macOS: a file without a name, which stays in the page cache
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
