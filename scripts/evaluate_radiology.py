@@ -3,11 +3,13 @@
 Usage::
 
     python scripts/evaluate_radiology.py DATA OUT [--only features,nomograms,...] [--device cuda] [--small]
+                                             [--minutes M]
 
 DATA holds ``sts/<patient>/<sequence>_image.nii.gz`` and ``sts_clinical.csv`` (collection Soft-tissue-Sarcoma of The
 Cancer Imaging Archive, Vallières et al. 2015, CC BY 3.0).  Every part writes its figures to ``OUT/<part>.json``; a part
-whose file is there is not run again.  ``--small`` shortens the training of networks to what a CPU does in minutes; such
-figures say that the machinery works and are a lower bound of what it can do.
+whose file is there is not run again.  The longest parts, segmentation and constructed, stop once ``--minutes`` are over
+and go on when called again.  ``--small`` shortens the training of networks to what a CPU does in minutes; such figures
+say that the machinery works and are a lower bound of what it can do.
 """
 
 from __future__ import annotations
@@ -16,21 +18,32 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from pathology.bundle.card import Figure
+from pathology.radiology.adversarial import AcganSettings
+from pathology.radiology.agreement import dice
+from pathology.radiology.classifier import cross_validated_probabilities
 from pathology.radiology.cohort import Cohort, read_cohort
+from pathology.radiology.deep_features import DeepFeatureSettings, deep_feature_table
 from pathology.radiology.fit import OptimiserSettings
+from pathology.radiology.image_recipe import ImageRecipe
 from pathology.radiology.nested import within_fold_area
 from pathology.radiology.nested_plots import draw_nested_plots
 from pathology.radiology.recipe import as_figure
-from pathology.radiology.signature import Classifier, nested_scores
+from pathology.radiology.segmentation import SegmentationRecipe, SegmentedCase
+from pathology.radiology.signature import Classifier, SignatureSettings, nested_scores
 from pathology.radiology.signature_recipe import SignatureRecipe, nested_probabilities
+from pathology.radiology.stratification import predicted_groups
+from pathology.survival.outcome import Outcome
+from pathology.survival.plots import draw_kaplan_meier
 from pathology.systems import (
     banerjee_2018,
     gao_2021,
@@ -45,6 +58,9 @@ from pathology.systems import (
     yang_2022_lipoma,
     ye_2021,
 )
+from pathology.training.metrics import score_by_patient
+from pathology.training.splits import grouped_k_fold
+from pathology.training.statistics import bootstrap
 
 SEQUENCES = ("MR_T1", "CT", "PET")
 
@@ -55,6 +71,8 @@ def patients(data: Path, work: Path) -> Cohort:
     table["high_grade"] = table["grade"].map({"Low": 0, "Intermediate": 1, "High": 1})
     table["is_high"] = table["grade"].map({"Low": 0, "Intermediate": 0, "High": 1})
     table["relapse"] = table["outcome"].notna().astype(int)
+    table["death"] = (table["status"] == "D").astype(int)
+    table["follow_up_days"] = table["days_diagnosis_to_followup"]
     table["relapse_days"] = table["days_diagnosis_to_outcome"].fillna(table["days_diagnosis_to_followup"])
     work.mkdir(parents=True, exist_ok=True)
     table.to_csv(work / "clinical.csv", index=False)
@@ -112,12 +130,40 @@ def nomograms(cohort: Cohort, work: Path, seed: int) -> dict[str, list[Figure]]:
     return found
 
 
+def deep(cohort: Cohort, work: Path, seed: int, device: str) -> dict[str, list[Figure]]:
+    """B4 and B10 with features of untrained networks beside the radiomics: ImageNet weights are not at hand."""
+    table = features(cohort, work)
+    found: dict[str, list[Figure]] = {}
+    for backbone, sequences in (("resnet34", ("MR_T1",)), ("densenet161", ("MR_T1",)), ("resnet34", SEQUENCES)):
+        radiomic = [c for c in table.columns if str(c).split(":")[0] in sequences]
+        joined = table[radiomic]
+        for sequence in sequences:
+            joined = joined.join(deep_features(cohort, work, backbone, sequence, device))
+        for system, recipe in (("liang-2022", liang_2022.recipe()), ("yang-2022-grade", yang_2022_grade.recipe())):
+            assert isinstance(recipe, SignatureRecipe)
+            chosen = cohort.having(("MR_T1",), recipe.label)
+            name = f"{system}, {' + '.join(sequences)}, {backbone} with random weights"
+            found[name] = list(recipe.evaluate_table(joined, chosen, seed=seed, progress=told))
+    return found
+
+
+def deep_features(cohort: Cohort, work: Path, backbone: Any, sequence: str, device: str) -> pd.DataFrame:  # noqa: ANN401
+    """Compute deep features; kept in OUT."""
+    path = work / f"deep-{backbone}-{sequence}.csv"
+    if not path.exists():
+        settings = DeepFeatureSettings(sequence=sequence, backbone=backbone, slices=4)
+        deep_feature_table(cohort, settings, device=device, progress=told).to_csv(path)
+    return pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")
+
+
 def chosen_inside(recipe: SignatureRecipe, table: pd.DataFrame, cohort: Cohort, seed: int) -> Figure:
     """Let inner folds choose among the classifiers that Liang et al. compared."""
     chosen = cohort.having(("MR_T1",), recipe.label)
     labels = recipe.labels(chosen)
     kinds: tuple[Classifier, ...] = ("logistic", "tree", "forest", "svm", "adaboost")
-    candidates = {k: recipe.signature.model_copy(update={"classifier": k}) for k in kinds}
+    candidates: dict[str, SignatureSettings] = {}
+    for kind in kinds:
+        candidates[kind] = recipe.signature.model_copy(update={"classifier": kind})
     scores = nested_scores(
         table.loc[list(chosen.patients)], labels, chosen.patients, candidates, repeats=3, seed=seed, progress=folds
     )
@@ -135,7 +181,7 @@ def folds(done: int, total: int) -> None:
     told("outer folds", done, total)
 
 
-def permuted(cohort: Cohort, work: Path, seed: int, repeats: int) -> dict[str, list[Figure]]:
+def permuted(cohort: Cohort, work: Path, seed: int, device: str, repeats: int) -> dict[str, list[Figure]]:
     """The whole of B4 on shuffled outcomes: the mean must be 0.5."""
     table = features(cohort, work)
     recipe = liang_2022.recipe()
@@ -143,6 +189,7 @@ def permuted(cohort: Cohort, work: Path, seed: int, repeats: int) -> dict[str, l
     chosen = cohort.having(("MR_T1",), recipe.label)
     labels, clinical = recipe.labels(chosen), recipe.clinical(chosen)
     part = table.loc[list(chosen.patients), [c for c in table.columns if str(c).startswith("MR_T1:")]]
+    part = part.join(deep_features(cohort, work, "resnet34", "MR_T1", device))
     areas = []
     for repeat in range(repeats):
         shuffled = np.random.default_rng([seed, repeat]).permutation(labels)
@@ -160,92 +207,205 @@ def permuted(cohort: Cohort, work: Path, seed: int, repeats: int) -> dict[str, l
         method="normal, over permutations",
         n=repeats,
         unit="permutations",
-        data=f"{len(labels)} patients, all steps of B4 with clinical data, nested 5-fold cross-validation",
+        data=f"{len(labels)} patients, B4 with deep features and clinical data, nested 5-fold cross-validation",
     )
     return {"liang-2022, shuffled": [figure]}
 
 
-def segmentation(cohort: Cohort, seed: int, device: str, small: bool) -> dict[str, list[Figure]]:
-    """B8 on CT, B11 on T1 and on PET-CT."""
-    steps = {"optimiser": OptimiserSettings(steps=250, batch=8, learning_rate=5e-3)} if small else {}
-    planar = {"window": (1, 64, 64), "widths": (8, 16, 32), "spacing_mm": (4.0, 4.0, 3.27)} if small else {}
-    block = {"window": (8, 32, 32), "widths": (8, 16, 32), "spacing_mm": (4.0, 4.0, 4.0)} if small else {}
-    block |= {"optimiser": OptimiserSettings(steps=250, batch=4, learning_rate=5e-3)} if small else {}
-    recipes = {
+def segmentation_recipes(small: bool) -> dict[str, SegmentationRecipe]:
+    """B8 and B11 on T1, on CT and on PET-CT."""
+    planar: dict[str, Any] = {}
+    block: dict[str, Any] = {}
+    if small:
+        rate = 3e-3
+        planar = {
+            "window": (1, 64, 64),
+            "spacing_mm": (3.0, 3.0, 3.27),
+            "optimiser": OptimiserSettings(steps=600, batch=8, learning_rate=rate),
+        }
+        block = {
+            "window": (16, 48, 48),
+            "widths": (8, 16, 32, 64),
+            "spacing_mm": (4.0, 4.0, 4.0),
+            "optimiser": OptimiserSettings(steps=600, batch=2, learning_rate=rate),
+        }
+    named = {
+        "marin-2022, 2.5D on T1": marin_2022.recipe(("MR_T1",)).model_copy(update=planar),
         "holbrook-2020, 3D on T1": holbrook_2020.recipe(("MR_T1",)).model_copy(update=block),
-        "marin-2022, 2.5D on CT": marin_2022.recipe(("CT",)).model_copy(update=steps | planar),
-        "marin-2022, 2.5D on T1": marin_2022.recipe(("MR_T1",)).model_copy(update=steps | planar),
-        "holbrook-2020, 3D on PET and CT": holbrook_2020.recipe(("CT", "PET")).model_copy(update=block),
+        "marin-2022, 2.5D on CT and PET": marin_2022.recipe(("CT", "PET")).model_copy(update=planar),
+        "holbrook-2020, 3D on CT and PET": holbrook_2020.recipe(("CT", "PET")).model_copy(update=block),
+        "marin-2022, 2.5D on CT": marin_2022.recipe(("CT",)).model_copy(update=planar),
     }
+    return {name: recipe for name, recipe in named.items() if isinstance(recipe, SegmentationRecipe)}
+
+
+def segmentation(
+    cohort: Cohort, work: Path, seed: int, device: str, small: bool, until: float
+) -> dict[str, list[Figure]]:
+    """Segment every patient by networks trained on others; a finished fold is kept in OUT and not run again."""
+    k = 5
     found = {}
-    for name, recipe in recipes.items():
+    for name, recipe in segmentation_recipes(small).items():
+        settings = {"recipe": recipe.model_dump(mode="json"), "seed": seed, "folds": k}
+        folder = work / "segmentation" / name.replace(", ", "-").replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        kept: dict[int, list[SegmentedCase]] = {}
+        for path in sorted(folder.glob("fold-*.json")):
+            record = json.loads(path.read_text())
+            if record["settings"] == settings:
+                kept[int(path.stem.removeprefix("fold-"))] = [SegmentedCase(**c) for c in record["cases"]]
         started = time.monotonic()
-        found[name] = list(recipe.evaluate(cohort, folds=2 if small else 5, seed=seed, device=device, progress=told))
-        print(f"  {name}: {time.monotonic() - started:.0f} s", flush=True)
+        steps = recipe.by_fold(cohort, folds=k, seed=seed, device=device, skip=kept, progress=told)
+        for index, cases in steps:
+            kept[index] = list(cases)
+            seconds, started = round(time.monotonic() - started), time.monotonic()
+            record = {"settings": settings, "seconds": seconds, "cases": [c.model_dump() for c in cases]}
+            (folder / f"fold-{index}.json").write_text(json.dumps(record))
+            dice = [c.agreement.dice for c in cases]
+            print(f"  {name}, fold {index + 1}: Dice {np.mean(dice):.3f}, {seconds} s", flush=True)
+            if time.monotonic() > until:
+                raise OutOfTimeError
+        found[name] = list(recipe.figures([c for i in sorted(kept) for c in kept[i]], folds=k, seed=seed))
+    found["no picture, T1"] = [without_picture(cohort, "MR_T1", k, seed)]
+    found["no picture, CT"] = [without_picture(cohort, "CT", k, seed)]
+    found["PET above 41 % of its greatest value"] = [fixed_threshold(cohort, seed)]
     return found
 
 
+class OutOfTimeError(Exception):
+    """The time asked for is over; what is finished is kept."""
+
+
+def dice_figure(values: Mapping[str, float], data: str, seed: int) -> Figure:
+    """Average Dice coefficients over patients."""
+    array = np.asarray(list(values.values()))
+    interval = bootstrap(lambda rows: float(array[rows].mean()), list(values), seed=seed)
+    return as_figure("Dice coefficient", interval, unit="patients", data=data, note="mean over patients")
+
+
+def without_picture(cohort: Cohort, sequence: str, k: int, seed: int) -> Figure:
+    """What a guess scores that never looks at the image: the training patients' tumours, laid over each other.
+
+    The images are cropped around the tumour, so their frame alone tells something.
+    """
+    chosen = cohort.having((sequence,))
+    masks = {c.patient_id: c.contours(sequence, c.open(sequence))[0].array for c in chosen.cases}
+    side = 32
+    boxes = {p: scaled_to(m.astype(np.float32), (side,) * 3) for p, m in masks.items()}
+    patients = list(chosen.patients)
+    scores = {}
+    for fold in grouped_k_fold(patients, k=k, seed=seed):
+        train = [boxes[patients[i]] for i in fold.train]
+        mean = np.mean(train, axis=0)
+        levels = np.linspace(0.1, 0.9, 17)
+        best = max(levels, key=lambda level: np.mean([dice(t >= 0.5, mean >= level) for t in train]))
+        for i in fold.test:
+            truth = masks[patients[i]]
+            scores[patients[i]] = dice(truth, scaled_to(mean, truth.shape) >= best)
+    return dice_figure(scores, f"{len(scores)} patients, {k}-fold by patient, mean training tumour in the frame", seed)
+
+
+def scaled_to(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Interpolate an array onto a shape."""
+    factors = [b / a for a, b in zip(array.shape, shape, strict=True)]
+    return np.asarray(ndimage.zoom(array, factors, order=1, grid_mode=True, mode="nearest"), np.float32)
+
+
+def fixed_threshold(cohort: Cohort, seed: int) -> Figure:
+    """Voxels above 41 % of the greatest SUV, the fixed threshold of Boellaard et al. 2015 (EANM guideline)."""
+    scores = {}
+    for case in cohort.having(("PET",)).cases:
+        opened = case.open("PET")
+        truth = case.contours("PET", opened)[0].array
+        scores[case.patient_id] = dice(truth, opened.volume.array >= 0.41 * opened.volume.array.max())
+    return dice_figure(scores, f"{len(scores)} patients, nothing trained, on the PET grid", seed)
+
+
 def images(cohort: Cohort, seed: int, device: str, small: bool) -> dict[str, list[Figure]]:
-    """B2 on T1 and B5 on PET-CT."""
+    """B5 on PET-CT."""
     few = {"optimiser": OptimiserSettings(steps=60, batch=8, learning_rate=1e-3)} if small else {}
     petct = peng_2019.recipe()
     petct = petct.model_copy(update={"classifier": petct.classifier.model_copy(update=few)})  # type: ignore[attr-defined]
     if small:
         petct = petct.model_copy(update={"size": 24})
-    found = {"peng-2019": list(petct.evaluate(cohort, seed=seed, device=device, progress=told))}
-    if not small:  # DenseNet-161 is beyond a CPU's minutes
-        found["navarro-2021"] = list(
-            navarro_2021.recipe().evaluate(cohort, folds=3, seed=seed, device=device, progress=told)
-        )
-    return found
+    return {"peng-2019": list(petct.evaluate(cohort, seed=seed, device=device, progress=told))}
 
 
-def constructed(seed: int, device: str, small: bool) -> dict[str, list[Figure]]:
+def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> dict[str, list[Figure]]:
+    """B2 on T1, with survival by predicted grade; draws the curves and where the network looked in one patient."""
+    recipe = navarro_2021.recipe()
+    assert isinstance(recipe, ImageRecipe)
+    if small:
+        optimiser = OptimiserSettings(steps=80, batch=8, learning_rate=3e-4)
+        classifier = recipe.classifier.model_copy(update={"optimiser": optimiser})
+        recipe = recipe.model_copy(update={"classifier": classifier, "size": 96, "slices": 4})
+    read = recipe.images(cohort, told)
+    scores = cross_validated_probabilities(read, 2, recipe.classifier, seed=seed, device=device, progress=told)
+    data = f"{len(set(read.patients))} patients, 5-fold cross-validation by patient, densenet161 on MR_T1, 'high_grade'"
+    found = list(recipe.figures(read, scores, cohort, data=data, seed=seed))
+    names, means = score_by_patient(scores, read.patients)
+    known = recipe.followed(cohort) or {}
+    kept = [i for i, name in enumerate(names) if name in known]
+    outcome = Outcome(np.asarray([known[names[i]][0] for i in kept]), np.asarray([known[names[i]][1] for i in kept]))
+    groups = predicted_groups(means[kept, 1], ("low grade", "high grade"))
+    title = "Predicted by networks that did not see the patient"
+    draw_kaplan_meier(outcome, groups, what="Overall survival", title=title).savefig(work / "grading.png", dpi=110)
+    return {"navarro-2021": found}
+
+
+def constructed(work: Path, seed: int, device: str, small: bool, until: float) -> dict[str, list[Figure]]:
     """B1, B5, B6, B7, B8, B9 and B12 where the answer is known.  Nothing here says anything about patients."""
     found: dict[str, list[Figure]] = {}
+    folder = work / "constructed"
+    folder.mkdir(parents=True, exist_ok=True)
 
     def run(name: str, module: Any, recipe: Any, count: int, folds: int) -> None:  # noqa: ANN401
-        with tempfile.TemporaryDirectory() as folder:
+        path = folder / f"{name.replace(', ', '-').replace(' ', '-')}.json"
+        if not path.exists():
+            if time.monotonic() > until:
+                raise OutOfTimeError
             started = time.monotonic()
-            cohort = module.constructed(Path(folder), patients=count, seed=seed)
-            found[name] = list(recipe.evaluate(cohort, folds=folds, seed=seed, device=device, progress=told))
-            print(f"  {name}: {time.monotonic() - started:.0f} s", flush=True)
+            with tempfile.TemporaryDirectory() as place:
+                cohort = module.constructed(Path(place), patients=count, seed=seed)
+                figures = recipe.evaluate(cohort, folds=folds, seed=seed, device=device, progress=told)
+            seconds = round(time.monotonic() - started)
+            print(f"  {name}: {seconds} s", flush=True)
+            path.write_text(json.dumps({"seconds": seconds, "figures": [f.model_dump(mode="json") for f in figures]}))
+        found[name] = [Figure.model_validate(f) for f in json.loads(path.read_text())["figures"]]
 
     known = {"label": "class", "classes": ("different", "same")}
 
-    def shortened(recipe: Any, size: int, steps: int, rate: float, batch: int = 16) -> Any:  # noqa: ANN401
+    def shortened(recipe: Any, steps: int, rate: float, *, batch: int = 16, **changes: Any) -> Any:  # noqa: ANN401
         if not small:
             return recipe
         optimiser = OptimiserSettings(steps=steps, batch=batch, learning_rate=rate)
-        classifier = recipe.classifier.model_copy(update={"optimiser": optimiser})
-        return recipe.model_copy(update={"classifier": classifier, "size": size})
+        classifier = recipe.classifier.model_copy(update={"optimiser": optimiser, "shift": 2})
+        return recipe.model_copy(update={"classifier": classifier} | changes)
 
-    petct = peng_2019.recipe().model_copy(update=known)
-    run("peng-2019, both streams", peng_2019, shortened(petct, 16, 150, 5e-3), 48, 3)
+    petct = shortened(peng_2019.recipe().model_copy(update=known), 150, 5e-3, size=16)
+    run("peng-2019, both streams", peng_2019, petct, 48, 3)
     for alone in ("PET", "CT"):  # the other stream sees the same image twice
-        run(
-            f"peng-2019, {alone} alone",
-            peng_2019,
-            shortened(petct, 16, 150, 5e-3).model_copy(update={"sequences": (alone, alone)}),
-            48,
-            3,
-        )
+        run(f"peng-2019, {alone} alone", peng_2019, petct.model_copy(update={"sequences": (alone, alone)}), 48, 3)
     run("yang-2022-lipoma", yang_2022_lipoma, yang_2022_lipoma.recipe(), 16 if small else 40, 4)
-    habitat = jardim_perassi_2021.recipe()
-    if small:
-        classifier = habitat.classifier.model_copy(  # type: ignore[attr-defined]
-            update={"optimiser": OptimiserSettings(steps=40, batch=32, learning_rate=2e-3)}
-        )
-        habitat = habitat.model_copy(update={"classifier": classifier, "patch": 9, "per_case": 150})
+    habitat = shortened(jardim_perassi_2021.recipe(), 40, 2e-3, batch=32, patch=9, per_case=150)
     run("jardim-perassi-2021", jardim_perassi_2021, habitat, 6 if small else 16, 2 if small else 4)
-    if not small:  # AlexNet, ResNet-50 and VGG-19 need an accelerator
-        fused = banerjee_2018.recipe().model_copy(update=known | {"registration": None})
-        run("banerjee-2018, fused", banerjee_2018, fused, 48, 4)
-        for alone in ("T1GD", "DWI"):
-            run(f"banerjee-2018, {alone} alone", banerjee_2018, fused.model_copy(update={"sequences": (alone,)}), 48, 4)
-        run("ye-2021", ye_2021, ye_2021.recipe(), 32, 4)
-        run("gao-2021", gao_2021, gao_2021.recipe(), 30, 5)
-        run("marin-2022, four readers", marin_2022, marin_2022.recipe(), 24, 4)
+    margins = shortened(ye_2021.recipe(), 60, 1e-3, size=64, slices=6)
+    run("ye-2021", ye_2021, margins, 16 if small else 32, 4)
+    readers = marin_2022.recipe()
+    if small:
+        optimiser = OptimiserSettings(steps=200, batch=8, learning_rate=3e-3)
+        readers = readers.model_copy(update={"optimiser": optimiser, "window": (1, 48, 48)})
+    run("marin-2022, four readers", marin_2022, readers, 12 if small else 24, 3 if small else 4)
+    fused = banerjee_2018.recipe().model_copy(update=known | {"registration": None})
+    fused = shortened(fused, 150, 3e-4, size=64, slices=2)
+    run("banerjee-2018, fused", banerjee_2018, fused, 48, 3)
+    for alone in ("T1GD", "DWI"):
+        run(f"banerjee-2018, {alone} alone", banerjee_2018, fused.model_copy(update={"sequences": (alone,)}), 48, 3)
+    adversarial = gao_2021.recipe()
+    if small:
+        gan = AcganSettings(width=16, steps=800, batch=16)
+        adversarial = shortened(adversarial, 150, 2e-4, size=32, slices=4, acgan=gan, synthetic=400)
+    run("gao-2021", gao_2021, adversarial, 30, 3 if small else 5)
     return found
 
 
@@ -254,19 +414,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", default="nomograms,permuted,segmentation,images,constructed")
+    parser.add_argument("--only", default="nomograms,deep,permuted,segmentation,images,grading,constructed")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
     cohort = patients(options.data, options.out)
+    until = time.monotonic() + 60 * options.minutes
     small, device, seed = options.small, options.device, options.seed
     parts: dict[str, Callable[[], dict[str, list[Figure]]]] = {
         "nomograms": lambda: nomograms(cohort, options.out, seed),
-        "permuted": lambda: permuted(cohort, options.out, seed, 10 if small else 100),
-        "segmentation": lambda: segmentation(cohort, seed, device, small),
+        "permuted": lambda: permuted(cohort, options.out, seed, device, 60 if small else 100),
+        "segmentation": lambda: segmentation(cohort, options.out, seed, device, small, until),
         "images": lambda: images(cohort, seed, device, small),
-        "constructed": lambda: constructed(seed, device, small),
+        "deep": lambda: deep(cohort, options.out, seed, device),
+        "grading": lambda: grading(cohort, options.out, seed, device, small),
+        "constructed": lambda: constructed(options.out, seed, device, small, until),
         "features": lambda: measured(cohort, options.out),
     }
     for name in options.only.split(","):
@@ -275,7 +439,11 @@ def main() -> None:
             continue
         started = time.monotonic()
         print(f"{name}:", flush=True)
-        found = parts[name]()
+        try:
+            found = parts[name]()
+        except OutOfTimeError:
+            print("time is over; the same command goes on", flush=True)
+            raise SystemExit(75) from None
         record = {
             "part": name,
             "small": small,

@@ -22,7 +22,19 @@ from typing import Final
 from torch import nn
 from torchvision import models
 
-__all__ = ["CLASSIFIERS", "alexnet", "classifier_features", "densenet161", "resnet18", "resnet34", "resnet50", "vgg19"]
+from pathology.networks.petct import TwoStreamNetwork
+
+__all__ = [
+    "CLASSIFIERS",
+    "alexnet",
+    "classifier_features",
+    "densenet161",
+    "last_feature_map",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "vgg19",
+]
 
 
 def alexnet(classes: int, channels: int = 3) -> nn.Module:
@@ -86,6 +98,28 @@ def classifier_features(network: nn.Module) -> nn.Module:
         head = list(network.classifier.children())[:-1]
         return nn.Sequential(network.features, network.avgpool, nn.Flatten(), *head)
     raise TypeError(f"features are taken from torchvision's classifiers, got {type(network).__name__}")
+
+
+def last_feature_map(network: nn.Module) -> nn.Module:
+    """Return the module whose output is the last one with a grid, for Grad-CAM.
+
+    AlexNet, VGG-19: the last pooling.  ResNet: the last block, after its ReLU.  DenseNet-161: the last normalisation,
+    before the ReLU that torchvision applies to it.  Two-stream network: the deepest fusion.
+
+    Raises
+    ------
+    TypeError
+        If the network is none of these.
+    """
+    if isinstance(network, models.ResNet):
+        layer: nn.Module = network.layer4
+        return layer
+    if isinstance(network, models.DenseNet | models.AlexNet | models.VGG):
+        layer = network.features
+        return layer
+    if isinstance(network, TwoStreamNetwork):
+        return network.fusion[-1]
+    raise TypeError(f"no last feature map is known of {type(network).__name__}")
 
 
 def _with_channels(network: nn.Module, channels: int) -> nn.Module:

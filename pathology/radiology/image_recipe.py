@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pathology.bundle.card import Figure
+from pathology.networks.torchvision_classifiers import last_feature_map
+from pathology.radiology.attention import draw_attention
 from pathology.radiology.bundle import CardText, RadiologyCard, load_network, save_radiology_bundle
 from pathology.radiology.classifier import (
     ClassifierSettings,
@@ -26,9 +28,16 @@ from pathology.radiology.geometry import Geometry
 from pathology.radiology.intensity import IntensitySettings, normalise
 from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe
 from pathology.radiology.sitk import RegistrationSettings, register, resample
+from pathology.radiology.stratification import stratification_figures
 from pathology.radiology.volume import Mask, Volume, crop
+from pathology.survival.outcome import Outcome
+from pathology.training.grad_cam import grad_cam
+from pathology.training.metrics import score_by_patient
 
 __all__ = ["ImageRecipe"]
+
+_EXPLAINED = 9
+"""Images of a patient, at most, for which a map is drawn."""
 
 
 class ImageRecipe(Recipe):
@@ -61,6 +70,9 @@ class ImageRecipe(Recipe):
     """Normalisation by sequence, where it is not the modality's default."""
     classifier: ClassifierSettings
     """Network and training."""
+    survival: tuple[str, str] | None = None
+    """Clinical columns with the follow-up (days) and with death (1) or not (0).  Where a table has both, the evaluation
+    also says whether the answer tells survival apart; for two classes."""
 
     @model_validator(mode="after")
     def _channels_fit(self) -> ImageRecipe:
@@ -166,7 +178,44 @@ class ImageRecipe(Recipe):
         patients = len(set(images.patients))
         what = f"{self.classifier.architecture} on {' + '.join(self.sequences)}"
         data = f"{patients} patients, {folds}-fold cross-validation by patient, {what}, '{self.label}'"
-        return patient_figures(images, scores, self.classes, data=data, seed=seed)
+        return self.figures(images, scores, cohort, data=data, seed=seed)
+
+    def figures(
+        self, images: LabelledImages, scores: NDArray[np.float64], cohort: Cohort, *, data: str, seed: int = 0
+    ) -> tuple[Figure, ...]:
+        """Measure by patient what held-out probabilities of images say, and whether they tell survival apart.
+
+        Parameters
+        ----------
+        images
+            The cohort's images.
+        scores
+            ``(N, classes)``, by models that saw none of the patient's images.
+        cohort
+            The patients.
+        data
+            How the scores came about.
+        seed
+            Of the bootstrap.
+        """
+        figures = patient_figures(images, scores, self.classes, data=data, seed=seed)
+        known = self.followed(cohort)
+        if known is None:
+            return figures
+        names, means = score_by_patient(scores, images.patients)
+        kept = [i for i, name in enumerate(names) if name in known]
+        outcome = Outcome(
+            np.asarray([known[names[i]][0] for i in kept]), np.asarray([known[names[i]][1] for i in kept])
+        )
+        pair = (self.classes[0], self.classes[1])
+        return figures + stratification_figures(outcome, means[kept, 1], pair, data=data, what="death", seed=seed)
+
+    def followed(self, cohort: Cohort) -> dict[str, tuple[float, float]] | None:
+        """Return follow-up and event of the patients who have both; ``None`` where nothing of the kind is asked for."""
+        if self.survival is None or not set(self.survival) <= set(cohort.clinical.columns) or len(self.classes) != 2:
+            return None
+        table = cohort.clinical.loc[[p for p in cohort.patients if p in cohort.clinical.index], list(self.survival)]
+        return {str(p): (float(t), float(e)) for p, t, e in table.dropna().itertuples()}
 
     def train(
         self,
@@ -217,12 +266,16 @@ class ImageRecipe(Recipe):
         mean = found.mean(axis=0)
         out.mkdir(parents=True, exist_ok=True)
         _save_inputs(images, out / "inputs.png")
+        maps = grad_cam(network, last_feature_map(network), torch.from_numpy(images[:_EXPLAINED]))
+        draw_attention(images[:_EXPLAINED, 0], maps, title=f"{case.patient_id}, {card.name} {card.version}").savefig(
+            out / "attention.png", dpi=110
+        )
         return {
             "prediction": self.classes[int(np.argmax(mean))],
             "probabilities": {c: float(p) for c, p in zip(self.classes, mean, strict=True)},
             "images": len(images),
             "spread": {c: float(s) for c, s in zip(self.classes, found.std(axis=0), strict=True)},
-            "files": ["inputs.png"],
+            "files": ["inputs.png", "attention.png"],
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -27,6 +27,7 @@ from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure
 from pathology.radiology.sitk import resample
 from pathology.radiology.sliding_window import WindowSettings, predict_volume, window
 from pathology.radiology.volume import Mask, Volume
+from pathology.settings import Settings
 from pathology.training.splits import audit_leakage, grouped_k_fold
 from pathology.training.statistics import bootstrap
 
@@ -58,24 +59,17 @@ class PreparedCase:
     geometry: Geometry
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SegmentedCase:
-    """A segmentation by a model that did not see the patient.
-
-    Attributes
-    ----------
-    patient_id
-        Pseudonym.
-    agreement
-        Against the contour, on the image's own grid.
-    continuous_dice, soft_dice
-        Of the confidence against the contours, on the image's own grid.
-    """
+class SegmentedCase(Settings):
+    """A segmentation by a model that did not see the patient."""
 
     patient_id: str
+    """Pseudonym."""
     agreement: Agreement
+    """Against the contour, on the image's own grid."""
     continuous_dice: float
+    """Of the confidence against the contour, on the image's own grid."""
     soft_dice: float
+    """Of the confidence against the confidence map of all contours, on the image's own grid."""
 
 
 class SegmentationRecipe(Recipe):
@@ -232,29 +226,56 @@ class SegmentationRecipe(Recipe):
         progress: Progress | None = None,
     ) -> tuple[SegmentedCase, ...]:
         """Segment every patient who has the sequences by a model trained on others."""
+        parts = self.by_fold(cohort, folds=folds, seed=seed, device=device, progress=progress)
+        found = {case.patient_id: case for _, part in parts for case in part}
+        return tuple(found[p] for p in cohort.having(self.sequences).patients)
+
+    def by_fold(
+        self,
+        cohort: Cohort,
+        *,
+        folds: int = 5,
+        seed: int = 0,
+        device: str = "cpu",
+        skip: Collection[int] = (),
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, tuple[SegmentedCase, ...]]]:
+        """Go through the folds of :meth:`cross_validate`, so that a long run can be broken off between them.
+
+        Parameters
+        ----------
+        cohort, folds, seed, device, progress
+            As in :meth:`cross_validate`.
+        skip
+            Folds that are done already.
+
+        Yields
+        ------
+        int, tuple of SegmentedCase
+            A fold's number, from 0, and its patients.
+        """
         cohort = cohort.having(self.sequences)
         patients = list(cohort.patients)
+        divisions = [f for f in grouped_k_fold(patients, k=folds, seed=seed) if f.index not in skip]
+        if not divisions:
+            return
         prepared = []
         for number, case in enumerate(cohort.cases):
             prepared.append(self.prepare(case, with_target=True)[0])
             if progress is not None:
                 progress("reading", number + 1, len(cohort))
-        found: dict[str, SegmentedCase] = {}
-        divisions = grouped_k_fold(patients, k=folds, seed=seed)
         for fold in divisions:
             audit_leakage(
                 {"train": fold.train, "test": fold.test}, patients=patients, contents=[c.image for c in prepared]
             )
-            name = f"fold {fold.index + 1} of {len(divisions)}"
+            name = f"fold {fold.index + 1} of {folds}"
             network = self.fit_cases(
                 [prepared[i] for i in fold.train],
                 seed=seed,
                 device=device,
                 progress=None if progress is None else lambda a, b, name=name: progress(name, a, b),  # type: ignore[misc]
             )
-            for i in fold.test:
-                found[patients[i]] = self._measure(network, cohort.cases[i], prepared[i], device)
-        return tuple(found[p] for p in patients)
+            yield fold.index, tuple(self._measure(network, cohort.cases[i], prepared[i], device) for i in fold.test)
 
     def _measure(self, network: nn.Module, case: Case, prepared: PreparedCase, device: str) -> SegmentedCase:
         drawn_on = self.contour or self.sequences[0]
@@ -263,17 +284,34 @@ class SegmentationRecipe(Recipe):
         confidence, mask = self.segment(network, prepared, source.volume.geometry, device=device)
         contour = contour_at(truth, self.threshold)
         return SegmentedCase(
-            case.patient_id,
-            agreement(mask, contour),
-            continuous_dice(contour.array, confidence.array),
-            soft_dice(truth.array, confidence.array),
+            patient_id=case.patient_id,
+            agreement=agreement(mask, contour),
+            continuous_dice=continuous_dice(contour.array, confidence.array),
+            soft_dice=soft_dice(truth.array, confidence.array),
         )
 
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
     ) -> tuple[Figure, ...]:
         """Measure by cross-validation by patient; see :meth:`Recipe.evaluate`."""
-        cases = self.cross_validate(cohort, folds=folds, seed=seed, device=device, progress=progress)
+        return self.figures(
+            self.cross_validate(cohort, folds=folds, seed=seed, device=device, progress=progress),
+            folds=folds,
+            seed=seed,
+        )
+
+    def figures(self, cases: Sequence[SegmentedCase], *, folds: int, seed: int = 0) -> tuple[Figure, ...]:
+        """Average over patients of a cross-validation, with bootstrap intervals over patients.
+
+        Parameters
+        ----------
+        cases
+            Of all folds.
+        folds
+            How many there were.
+        seed
+            Of the bootstrap.
+        """
         what = f"{self.shape} on {' + '.join(self.sequences)}"
         data = f"{len(cases)} patients, {folds}-fold cross-validation by patient, {what}"
         columns: dict[str, list[float]] = {
@@ -294,7 +332,7 @@ class SegmentationRecipe(Recipe):
             kept = np.flatnonzero(np.isfinite(array))
             if not len(kept):
                 continue
-            interval = bootstrap(_mean_of(array[kept]), [cases[i].patient_id for i in kept], seed=seed)
+            interval = bootstrap(_mean_of(array[kept]), [cases[int(i)].patient_id for i in kept], seed=seed)
             figures.append(as_figure(metric, interval, unit="patients", data=data, note=note))
         return tuple(figures)
 

@@ -1,0 +1,77 @@
+"""Grad-CAM: where in an image a classifier's answer comes from.
+
+Selvaraju et al. 2017 (ICCV, arXiv 1610.02391): each channel of a feature map is weighted by the mean over space of the
+logit's gradient, and the positive part of the weighted sum is kept.  The map is coarse, and it shows where a network
+looks, not whether it is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pathology.errors import UsageError
+
+__all__ = ["grad_cam"]
+
+
+def grad_cam(
+    network: nn.Module, layer: nn.Module, images: Tensor, classes: Sequence[int] | None = None
+) -> NDArray[np.float32]:
+    """Compute the maps of a batch.
+
+    Parameters
+    ----------
+    network
+        A classifier that gives ``(B, classes)`` logits; used in evaluation mode and left in the mode it was in.
+    layer
+        The module whose output is the feature map: the last one with a grid.  Taken as it is, before an activation that
+        follows it.
+    images
+        ``(B, C, H, W)`` or ``(B, C, D, H, W)``, prepared as the network wants them.
+    classes
+        Class to explain, by image; ``None``: the one with the greatest logit.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(B, H, W)`` or ``(B, D, H, W)``, 0 and more, in units of the logit, brought to the images' grid linearly.
+
+    Raises
+    ------
+    UsageError
+        If the layer is not part of the forward pass or has no grid.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:  # noqa: ANN401  # torch's hook
+        seen.append(output)
+        # A copy goes on: an activation that works in place would change what is kept.
+        return output.clone()
+
+    training = network.training
+    network.eval()
+    hook = layer.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            # A frozen network gives gradients too, if its input asks for them.
+            logits = network(images.detach().requires_grad_())
+        if not seen or seen[-1].ndim != images.ndim:
+            raise UsageError("the layer gave no feature map with a grid", remedy="Name a convolution's output")
+        chosen = logits.argmax(dim=1) if classes is None else torch.as_tensor(list(classes), device=logits.device)
+        wanted = logits.gather(1, chosen[:, None]).sum()
+        (gradient,) = torch.autograd.grad(wanted, seen[-1])
+    finally:
+        hook.remove()
+        network.train(training)
+    grid = tuple(range(2, images.ndim))
+    weight = gradient.mean(dim=grid, keepdim=True)
+    maps = torch.relu((weight * seen[-1].detach()).sum(dim=1, keepdim=True))
+    mode = "bilinear" if images.ndim == 4 else "trilinear"
+    full = nn.functional.interpolate(maps, size=images.shape[2:], mode=mode, align_corners=False)
+    return np.asarray(full[:, 0].cpu().numpy(), np.float32)
