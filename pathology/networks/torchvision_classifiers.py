@@ -17,7 +17,7 @@ name            publication                                  at 1000 classes at 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from torch import nn
 from torchvision import models
@@ -112,11 +112,9 @@ def last_feature_map(network: nn.Module) -> nn.Module:
         If the network is none of these.
     """
     if isinstance(network, models.ResNet):
-        layer: nn.Module = network.layer4
-        return layer
+        return cast("nn.Module", network.layer4)
     if isinstance(network, models.DenseNet | models.AlexNet | models.VGG):
-        layer = network.features
-        return layer
+        return cast("nn.Module", network.features)
     if isinstance(network, TwoStreamNetwork):
         return network.fusion[-1]
     raise TypeError(f"no last feature map is known of {type(network).__name__}")
