@@ -45,7 +45,9 @@ Workers = Annotated[
 Scheduler = Annotated[
     str | None,
     typer.Option(
-        "--scheduler", help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False
+        "--scheduler",
+        help="A running Dask scheduler: its address, such as tcp://host:8786, or its scheduler file.",
+        show_default=False,
     ),
 ]
 Stride = Annotated[
@@ -87,6 +89,18 @@ def score_command(
     mpp: Mpp = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    slurm: Annotated[
+        Path | None,
+        typer.Option("--slurm", help="YAML file that says which SLURM jobs to start as workers.", show_default=False),
+    ] = None,
+    readers: Annotated[
+        int | None,
+        typer.Option(
+            "--readers",
+            help="Processes of each worker that read patches; by default all cores but two with a GPU, else none.",
+            show_default=False,
+        ),
+    ] = None,
     stride: Stride = None,
     min_tissue: MinTissue = 0.5,
     quality: Annotated[
@@ -96,6 +110,14 @@ def score_command(
     engine: Engine = "auto",
     device: Device = None,
     precision: Annotated[str, typer.Option("--precision", help="fast, or exact: everything in fp32.")] = "fast",
+    aggregator: Annotated[
+        str,
+        typer.Option(
+            "--aggregator",
+            help="How patches become one answer: mean, share, majority, top; attention or transformer if the model"
+            " has them.",
+        ),
+    ] = "mean",
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try slides again that failed before and have not changed.")
     ] = False,
@@ -112,12 +134,15 @@ def score_command(
             mpp=mpp,
             workers=workers,
             scheduler=scheduler,
+            slurm=slurm,
+            readers=readers,
             stride=stride,
             min_tissue=min_tissue,
             quality=quality,
             engine=engine,
             device=device,
             precision=precision,
+            aggregator=aggregator,
             retry_failed=retry_failed,
             verbose=verbose,
         )
@@ -224,13 +249,17 @@ def view_command(
         list[Path] | None,
         typer.Option("--slides", help="Folder where slides are now, if they were moved.", show_default=False),
     ] = None,
+    patients: Annotated[
+        Path | None,
+        typer.Option("--patients", help="Folder of pathology patient build, to link to its pages.", show_default=False),
+    ] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
     """Look at results in the browser: table, slides, heatmaps, detections."""
     from pathology.cli.view import run
 
-    run(results, slides=slides or [], port=port, browser=browser)
+    run(results, slides=slides or [], patients=patients, port=port, browser=browser)
 
 
 @app.command("export")
@@ -299,6 +328,7 @@ def systems_command(as_json: Annotated[bool, typer.Option("--json", help="Print 
 
 
 def _add_groups() -> None:
+    from pathology.cli.classifiers import add_commands
     from pathology.cli.grade import app as grade
     from pathology.cli.methylation import app as methylation
     from pathology.cli.models import app as models
@@ -306,6 +336,7 @@ def _add_groups() -> None:
     from pathology.cli.radiology import app as radiology
     from pathology.cli.survival import app as survival
 
+    add_commands(app)
     app.add_typer(models, name="models")
     app.add_typer(grade, name="grade")
     app.add_typer(patient, name="patient")

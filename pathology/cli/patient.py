@@ -163,7 +163,9 @@ def show(
         score = slide.probabilities.get(slide.prediction or "")
         typer.echo(f"  slide {slide.slide_id}: {said}{f' ({score:.3f})' if score is not None else ''}")
     for study in record.imaging:
-        typer.echo(f"  {study.study} {study.modality}: {len(study.findings)} findings")
+        said = f"{len(study.findings)} findings" if study.status == "done" else study.status
+        leads = f"{study.prediction}, " if study.prediction else ""
+        typer.echo(f"  {study.study} {study.modality}: {leads}{said}")
     for p in record.survival:
         chances = ", ".join(f"{time} {100 * v:.0f} %" for time, v in p.survival.items())
         typer.echo(f"  {p.outcome} by {p.model} ({p.kind}): {p.group} risk; without the event {chances}")

@@ -10,7 +10,7 @@ from types import FrameType
 __all__ = ["run"]
 
 
-def run(results: list[Path], *, slides: list[Path], port: int, browser: bool) -> None:
+def run(results: list[Path], *, slides: list[Path], patients: Path | None, port: int, browser: bool) -> None:
     """Serve until Ctrl-C (or a signal to end)."""
     from pathology.errors import UsageError
     from pathology.viewer.batch import Batch
@@ -19,7 +19,7 @@ def run(results: list[Path], *, slides: list[Path], port: int, browser: bool) ->
     for folder in slides:
         if not folder.is_dir():
             raise UsageError("--slides names no folder", where=folder)
-    batch = Batch(results, slides)
+    batch = Batch(results, slides, patients=patients)
     server = ViewerServer(batch, _page(), port=port)
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 Value = str | float
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+_IMAGING_TEXT = ("study", "study_id", "modality", "status", "model", "prediction", "of", "error")
 
 
 class SlideSummary(Settings):
@@ -59,7 +60,15 @@ class ImagingStudy(Settings):
     study: str
     """Name of the study or, without one, its place in the table."""
     modality: str = ""
+    status: str = "done"
+    """``done`` or ``failed``."""
+    model: str = ""
+    prediction: str | None = None
+    """The class that leads, where the model gives one."""
+    of: str = ""
+    """What a ``probability`` among the findings is of."""
     findings: dict[str, float] = Field(default_factory=dict)
+    error: str = ""
 
 
 class SurvivalPrediction(Settings):
@@ -189,9 +198,20 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, SlideSummary]]:
 
 
 def read_radiology_results(folder: Path) -> list[tuple[str | None, ImagingStudy]]:
-    """Read the results folder of the radiology module: ``results.csv`` with ``patient_id`` and columns of numbers.
+    """Read the results folder of ``pathology radiology predict``, or any table with ``patient_id`` and numbers.
 
-    Columns ``study`` (or ``study_id``) and ``modality`` are taken as names; other text is left out.
+    Text is taken from the columns ``study`` (or ``study_id``), ``modality``, ``status``, ``model``, ``prediction``,
+    ``of`` and ``error``; other text is left out.
+
+    Parameters
+    ----------
+    folder
+        With ``results.csv``, or a CSV itself.
+
+    Returns
+    -------
+    list of tuple
+        Patient id (None where the row names none) and study, in the order of the table.
 
     Raises
     ------
@@ -201,17 +221,22 @@ def read_radiology_results(folder: Path) -> list[tuple[str | None, ImagingStudy]
     table = _results(folder, ("patient_id",))
     result: list[tuple[str | None, ImagingStudy]] = []
     for i, row in enumerate(table.to_dict("records")):
-        names = ("patient_id", "study", "study_id", "modality")
-        findings = {str(k): _number(v) for k, v in row.items() if k not in names}
+        text = {name: str(row.get(name, "") or "").strip() for name in _IMAGING_TEXT}
+        findings = {str(k): _number(v) for k, v in row.items() if k != "patient_id" and k not in _IMAGING_TEXT}
         patient = str(row["patient_id"]).strip()
-        study = str(row.get("study") or row.get("study_id") or f"study {i + 1}")
+        failed = text["status"] == "failed"
         result.append(
             (
                 patient or None,
                 ImagingStudy(
-                    study=study,
-                    modality=str(row.get("modality", "") or ""),
-                    findings={k: v for k, v in findings.items() if v is not None},
+                    study=text["study"] or text["study_id"] or f"study {i + 1}",
+                    modality=text["modality"],
+                    status="failed" if failed else "done",
+                    model=text["model"],
+                    prediction=text["prediction"] or None,
+                    of=text["of"],
+                    findings={} if failed else {k: v for k, v in findings.items() if v is not None},
+                    error=text["error"],
                 ),
             )
         )
@@ -282,8 +307,14 @@ def build_records(
                 for s in own_slides
             ]
         studies = of_imaging.get(patient, [])
+        failed = sum(s.status != "done" for s in studies)
+        if failed:
+            notes.append(f"{failed} of {len(studies)} imaging studies could not be evaluated")
         if pseudonyms is not None:
-            studies = [s.model_copy(update={"study": f"study {i + 1}"}) for i, s in enumerate(studies)]
+            studies = [
+                s.model_copy(update={"study": f"study {i + 1}", "error": "failed" if s.error else ""})
+                for i, s in enumerate(studies)
+            ]
         records.append(
             PatientRecord(
                 patient_id=shown(patient),

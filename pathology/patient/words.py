@@ -205,10 +205,10 @@ def _tissue(record: PatientRecord, notes: _Notes) -> list[Sentence]:
 
 
 def _scans(record: PatientRecord, notes: _Notes) -> list[Sentence]:
-    if not record.imaging:
+    n = sum(study.status == "done" for study in record.imaging)
+    if n == 0:
         return []
-    n = len(record.imaging)
-    fact = notes.of("imaging", str(n))
+    fact = notes.of("imaging (done)", str(n))
     noun = "scan was" if n == 1 else "scans were"
     return [
         Sentence(text=f"{n} {noun} measured by a computer program.", facts=(fact,)),

@@ -34,6 +34,7 @@ from pathology.outputs.results_folder import Results, SlideFolder, open_results
 from pathology.outputs.slide_folder import read_masks
 from pathology.outputs.wording import RESEARCH_USE_ONLY, sentence, valid_text
 from pathology.viewer.detection_index import DetectionIndex
+from pathology.viewer.records import PatientPages
 from pathology.viewer.slides import OpenSlides
 from pathology.viewer.tiles import ByteCache
 
@@ -290,17 +291,20 @@ class Batch:
         One, or several to compare: of the same slides by other models.
     slides
         Where slides may be that are no longer where they were.
+    patients
+        Folder of patient records, to which slides link by the patient's id.
 
     Raises
     ------
     StoreError
-        If one is no results folder.
+        If one is no results folder, or ``patients`` no folder of records.
     """
 
-    def __init__(self, folders: Sequence[Path], slides: Sequence[Path] = ()) -> None:
+    def __init__(self, folders: Sequence[Path], slides: Sequence[Path] = (), *, patients: Path | None = None) -> None:
         if not folders:
             raise UsageError("no results folder is given")
         self._runs = [_Run(open_results(folder), Path(folder).absolute().name) for folder in folders]
+        self.patients = None if patients is None else PatientPages(patients)
         self.slides = OpenSlides(tuple(slides))
         self.tiles = ByteCache(_TILE_CACHE)
         self._views: OrderedDict[tuple[int, str], SlideView] = OrderedDict()
@@ -377,6 +381,7 @@ class Batch:
             "id": valid_text(record.slide_id),
             "key": quote(record.slide_id.encode("utf-8", "surrogateescape"), safe=""),
             "patient": None if record.patient_id is None else valid_text(record.patient_id),
+            "patient_record": None if self.patients is None else self.patients.address(record.patient_id),
             "status": "failed" if record.status == "failed" else "abstained" if record.abstained else "scored",
             "model": record.model,
             "prediction": record.prediction,

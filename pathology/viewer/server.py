@@ -263,6 +263,10 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
         def do_POST(self) -> None:
             self._answer(self._post)
 
+        def _is_page(self) -> bool:
+            """Tell whether the viewer's own page is asked for, and no report."""
+            return self.path.split("/")[2:3] not in (["api"], ["records"])
+
         def _own_names(self) -> tuple[str, str]:
             port = int(self.request.getsockname()[1])
             return f"127.0.0.1:{port}", f"localhost:{port}"
@@ -283,6 +287,8 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
             parts, query = self._parts()
             if parts == ["api", "batch"]:
                 return _json(batch.overview())
+            if parts[:1] == ["records"] and batch.patients is not None:
+                return *batch.patients.file(parts[1:]), _ASK
             if len(parts) >= 4 and parts[0] == "api" and parts[1] in of_slide:
                 least, function = of_slide[parts[1]]
                 if len(parts) - 4 >= least:
@@ -328,7 +334,7 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
                 self.close_connection = True  # a body that was not read would be taken for the next request
             self.send_response(status)
             for name, value in _HEADERS.items():
-                if name == "Content-Security-Policy" and kind.startswith("text/html") and "/api/" in self.path:
+                if name == "Content-Security-Policy" and kind.startswith("text/html") and not self._is_page():
                     value = _REPORT_POLICY  # a report holds its style and pictures within itself
                 self.send_header(name, value)
             self.send_header("Content-Type", kind)

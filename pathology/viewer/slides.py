@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pathology.errors import SlideNotFoundError
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import SlideNotFoundError, StoreError
 from pathology.outputs.results_folder import SlideFolder
 from pathology.slide.open import open_slide
 from pathology.slide.reader import SlideReader
@@ -46,6 +49,16 @@ def find_slide(slide: SlideFolder, folders: tuple[Path, ...]) -> Path:
         where=stated,
         remedy="Put it back, or say where it is now with --slides FOLDER",
     )
+
+
+def _overview(slide: SlideFolder, reader: SlideReader) -> NDArray[np.uint8] | None:
+    """Return the picture stored with the results if it is one of these pixels."""
+    if slide.record.fingerprint is None or slide.record.fingerprint != reader.fingerprint:
+        return None
+    try:
+        return slide.overview.pixels
+    except StoreError:
+        return None  # the slide itself shows the same, only later
 
 
 @dataclass
@@ -121,10 +134,11 @@ class OpenSlides:
                 return held
         path = find_slide(slide, self._folders)
         reader = open_slide(path)
+        pyramid = TilePyramid(reader, _overview(slide, reader))
         with self._lock:
             held = self._held.get(key)
             if held is None:
-                held = self._held[key] = _Held(reader, TilePyramid(reader), path)
+                held = self._held[key] = _Held(reader, pyramid, path)
             else:
                 reader.close()  # another request was faster
             held.users += 1

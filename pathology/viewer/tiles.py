@@ -17,6 +17,7 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pathology.errors import UsageError
 from pathology.slide.reader import Rect, SlideReader
@@ -131,6 +132,9 @@ class TilePyramid:
     ----------
     reader
         The slide; stays the caller's to close.
+    overview
+        ``(H, W, 3)`` uint8 picture of the whole slide, if there is one.  Coarse levels that the slide does not store
+        are then made from it, and a slide without a pyramid is not read as a whole before it is seen.
 
     Attributes
     ----------
@@ -142,8 +146,9 @@ class TilePyramid:
         Number of the coarsest level: the first that fits into one tile.
     """
 
-    def __init__(self, reader: SlideReader) -> None:
+    def __init__(self, reader: SlideReader, overview: NDArray[np.uint8] | None = None) -> None:
         self._reader = reader
+        self._overview = overview
         self.width, self.height = reader.dimensions
         side, other = reader.tile_size
         suits = side == other and _SMALLEST_TILE <= side <= _LARGEST_TILE
@@ -152,8 +157,10 @@ class TilePyramid:
         self._shrink = float(_MOST_REDUCTION)
         while max(self.width, self.height) / self._shrink > _WHOLE_LONGEST:
             self._shrink *= 2
+        self._base: NDArray[np.uint8] | None = None
         self._whole: dict[int, NDArray[np.uint8]] = {}
         self._making = threading.Lock()
+        self._reading = threading.Lock()
 
     def level_size(self, z: int) -> tuple[int, int]:
         """``(width, height)`` of a level in its own pixels."""
@@ -217,11 +224,29 @@ class TilePyramid:
         return complete_jpeg(data, encoding)
 
     def _of_whole(self, z: int) -> NDArray[np.uint8]:
-        """Return a whole level; made once, from one pass over the slide."""
+        """Return a whole level; made once."""
         with self._making:
-            if not self._whole:
-                base = thumbnail(self._reader, 1.0, self._shrink).pixels
-                for number in range(int(math.log2(self._shrink)), self.coarsest + 1):
-                    resized = cv2.resize(base, self.level_size(number), interpolation=cv2.INTER_AREA)
-                    self._whole[number] = base = np.asarray(resized, np.uint8)
-        return self._whole[z]
+            found = self._whole.get(z)
+        if found is None:
+            found = self._squeezed(self._picture(z), z)
+            with self._making:
+                self._whole[z] = found
+        return found
+
+    def _picture(self, z: int) -> NDArray[np.uint8]:
+        """Return a picture of the whole slide that is at least as fine as a level."""
+        width, height = self.level_size(z)
+        if self._overview is not None and self._overview.shape[0] >= height and self._overview.shape[1] >= width:
+            return self._overview
+        with self._reading:  # one pass over the slide serves all levels
+            if self._base is None:
+                self._base = thumbnail(self._reader, 1.0, self._shrink).pixels
+            return self._base
+
+    def _squeezed(self, picture: NDArray[np.uint8], z: int) -> NDArray[np.uint8]:
+        """Bring a picture that covers the slide exactly to a level, whose last pixels hang over its edge."""
+        width, height = self.level_size(z)
+        across, down = width * 2**z * picture.shape[1] / self.width, height * 2**z * picture.shape[0] / self.height
+        beyond = ((0, math.ceil(down) - picture.shape[0]), (0, math.ceil(across) - picture.shape[1]), (0, 0))
+        padded = Image.fromarray(np.pad(picture, beyond, mode="edge"))
+        return np.asarray(padded.resize((width, height), Image.Resampling.HAMMING, box=(0, 0, across, down)))

@@ -52,6 +52,7 @@ def wide(browser):
     assert made.complaints == []
 
 
+# Asked for before the page, and so closed after it: a page that still wants tiles from a closed server complains.
 @pytest.fixture
 def site(results, serve, built_page):
     with serve(*results, page=built_page) as client:
@@ -254,7 +255,7 @@ def test_layers_of_tissue_and_quality(wide, seen):
     assert found == pytest.approx([0, 0, 1000, 800], abs=25)
 
 
-def test_detections_are_decided_by_keyboard(opened, site, results):
+def test_detections_are_decided_by_keyboard(site, opened, results):
     page = opened.slide(site, 0, "square")
     settled(page)
     total = int(page.inner_text("[data-count=total]"))
@@ -283,7 +284,7 @@ def test_detections_are_decided_by_keyboard(opened, site, results):
     assert [(d["row"], d["verdict"]) for d in saved["decisions"]] == [(first, "accepted")]
 
 
-def test_keys_pressed_fast_are_all_done_in_order(wide, site, results):
+def test_keys_pressed_fast_are_all_done_in_order(site, wide, results):
     page = wide.slide(site, 0, "square")
     settled(page)
     for key in "nrnanrnu":
@@ -293,7 +294,7 @@ def test_keys_pressed_fast_are_all_done_in_order(wide, site, results):
     assert [d.verdict for d in decisions.values()] == ["rejected", "accepted", "rejected"]
 
 
-def test_a_click_chooses_a_detection(wide, site, results):
+def test_a_click_chooses_a_detection(site, wide, results):
     left, top, right, bottom = open_results(results[0])["square"].detections.found.boxes[0].tolist()
     page = wide.slide(site, 0, "square", f"?x={(left + right) / 2:.0f}&y={(top + bottom) / 2:.0f}&s=1")
     settled(page)
@@ -389,7 +390,7 @@ def test_two_models_side_by_side_move_together(opened, seen):
     assert page.locator(".pane").count() == 1
 
 
-def test_a_slide_whose_file_has_moved_is_still_shown(opened, site, results):
+def test_a_slide_whose_file_has_moved_is_still_shown(site, opened, results):
     (results[0].parent / "slides").rename(results[0].parent / "gone")
     page = opened.slide(site, 0, "square")
     settled(page)
@@ -474,3 +475,4 @@ def test_the_real_slide(opened, serve, built_page, cmu_slide, tmp_path):
         page.keyboard.press("5")  # 20x: all the slide has
         settled(page)
         assert screenshot(page).std() > 10
+        page.goto("about:blank")

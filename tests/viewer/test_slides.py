@@ -59,3 +59,18 @@ def test_a_slide_that_is_nowhere(slides, tmp_path):
             assert pyramid.width == 1200
     finally:
         away.rename(path)
+
+
+def test_the_stored_overview_serves_coarse_levels_of_the_same_pixels_only(slides, tmp_path):
+    from pathology.viewer.slides import _overview
+
+    slide = slides[0]
+    with OpenSlides().pyramid("a", slide) as pyramid:
+        assert pyramid._overview is not None
+        assert pyramid._overview.shape == slide.overview.pixels.shape
+    changed = type(slide)(slide.folder, slide.record.model_copy(update={"fingerprint": "0" * 64}))
+    with OpenSlides().pyramid("a", changed) as pyramid:
+        assert pyramid._overview is None
+    nowhere = type(slide)(tmp_path, slide.record)
+    with OpenSlides().pyramid("a", nowhere) as pyramid:
+        assert _overview(nowhere, pyramid._reader) is None

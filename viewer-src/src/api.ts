@@ -6,6 +6,8 @@ export interface Row {
   /** The slide's name as it stands in addresses. */
   key: string;
   patient: string | null;
+  /** Address of the patient's record, below `records/`. */
+  patient_record: string | null;
   status: "scored" | "abstained" | "failed";
   model: string;
   prediction: string | null;
@@ -164,6 +166,8 @@ export const tileAddress = (run: number, key: string, z: number, column: number,
   `api/tile/${run}/${key}/${z}/${column}/${row}`;
 
 export const fileAddress = (run: number, key: string, name: string): string => `api/file/${run}/${key}/${name}`;
+
+export const recordAddress = (record: string): string => `records/${record}`;
 
 export async function heatmap(run: number, key: string, name: string | null): Promise<Uint8Array> {
   const query = name === null ? "" : `?class=${encodeURIComponent(name)}`;

@@ -155,6 +155,9 @@ class SlidePage {
       about.patient === null
         ? null
         : element("a", { href: patientAddress(about.patient) }, `Patient ${about.patient}`),
+      about.patient_record === null
+        ? null
+        : element("a", { href: api.recordAddress(about.patient_record), target: "_blank", rel: "noopener" }, "Record"),
       about.report &&
         element(
           "a",

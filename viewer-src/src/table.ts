@@ -1,6 +1,6 @@
 /** The table of slides: sorted by any column, filtered, a hundred rows at a time. */
 
-import type { Overview, Row } from "./api";
+import { type Overview, recordAddress, type Row } from "./api";
 import { element, swatch } from "./dom";
 import { area, density, percent, whole } from "./wording";
 
@@ -193,13 +193,22 @@ export function showTable(app: HTMLElement, overview: Overview, patient: string 
     );
   };
 
+  const record = patient === null ? null : overview.slides.find((row) => row.patient === patient)?.patient_record ?? null;
   app.replaceChildren(
     element(
       "main",
       { class: "table-page" },
       patient === null
         ? element("h1", {}, "Slides")
-        : element("div", {}, element("p", {}, element("a", { href: "#/" }, "← All slides")), element("h1", {}, `Patient ${patient}`)),
+        : element(
+            "div",
+            {},
+            element("p", {}, element("a", { href: "#/" }, "← All slides")),
+            element("h1", {}, `Patient ${patient}`),
+            record === null
+              ? null
+              : element("p", {}, element("a", { href: recordAddress(record), target: "_blank", rel: "noopener" }, "Patient record")),
+          ),
       element("div", { class: "filters" }, text, status, overview.runs.length > 1 ? runs : null, element("div", { class: "narrow" }, by, turned)),
       counts,
       element("div", { class: "scroll" }, element("table", { class: "slides" }, element("thead", {}, head), body)),
