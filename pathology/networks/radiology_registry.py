@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
+
+from pathology.networks.registry import build_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
 __all__ = ["build_radiology_network", "radiology_architectures"]
@@ -53,12 +52,4 @@ def build_radiology_network(architecture: str, classes: int, **options: Any) -> 
     ValueError
         If ``classes`` is below 1.
     """
-    if classes < 1:
-        raise ValueError(f"classes: expected at least 1, got {classes}")
-    try:
-        module, function = _BUILDERS[architecture]
-    except KeyError:
-        known = ", ".join(radiology_architectures())
-        raise LookupError(f"no radiology network is called {architecture!r}; there are {known}") from None
-    build = cast("Callable[..., nn.Module]", getattr(import_module(module), function))
-    return build(classes, **options)
+    return build_from(_BUILDERS, architecture, classes, "radiology network", **options)

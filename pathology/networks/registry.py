@@ -6,17 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import nn
 
-__all__ = ["architectures", "build_network"]
+__all__ = ["architectures", "build_from", "build_network"]
 
 # Names, not functions, so that asking what there is does not import torch.
 _BUILDERS: Final[dict[str, tuple[str, str]]] = {
     "densenet121": ("pathology.networks.densenet", "densenet121"),
     "densenet121-foersch": ("pathology.networks.densenet", "densenet121_foersch"),
     "inception-v3": ("pathology.networks.inception", "inception_v3"),
+    "ultralytics": ("pathology.networks.ultralytics_detectors", "ultralytics_detector"),
     "yolov4": ("pathology.networks.yolov4", "yolov4"),
     "yolov4-csp": ("pathology.networks.yolov4", "yolov4_csp"),
 }
@@ -53,12 +54,38 @@ def build_network(architecture: str, classes: int, **options: Any) -> nn.Module:
     ValueError
         If ``classes`` is below 1.
     """
+    return build_from(_BUILDERS, architecture, classes, "network", **options)
+
+
+def build_from(
+    builders: Mapping[str, tuple[str, str]],
+    architecture: str,
+    classes: int,
+    what: str,
+    **options: Any,  # each builder documents its own
+) -> nn.Module:
+    """Build a network out of a table of builders, and say what there is where a name is unknown.
+
+    Parameters
+    ----------
+    builders
+        Module and function by name.
+    architecture, classes, options
+        As in :func:`build_network`.
+    what
+        What the table holds, for the message.
+
+    Raises
+    ------
+    LookupError, TypeError, ValueError
+        As in :func:`build_network`.
+    """
     if classes < 1:
         raise ValueError(f"classes: expected at least 1, got {classes}")
     try:
-        module, function = _BUILDERS[architecture]
+        module, function = builders[architecture]
     except KeyError:
-        known = ", ".join(architectures())
-        raise LookupError(f"no network is called {architecture!r}; there are {known}") from None
+        known = ", ".join(sorted(builders))
+        raise LookupError(f"no {what} is called {architecture!r}; there are {known}") from None
     build = cast("Callable[..., nn.Module]", getattr(import_module(module), function))
     return build(classes, **options)
