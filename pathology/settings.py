@@ -103,3 +103,6 @@ class ScoreSettings(Settings):
     """``exact`` computes everything in fp32; ``fast`` may use lower precision within the stated agreement."""
     block: Annotated[int, Field(ge=256, le=65536)] = 2048
     """Side of a block in pixels at the model's scale; see :attr:`GridSettings.block`."""
+    aggregator: Literal["mean", "share", "majority", "top", "attention", "transformer"] = "mean"
+    """How a slide's patches become one answer: mean probability, a rule of :mod:`pathology.findings.patch_rules`, or a
+    network learned for it that the model must bring."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pathology.bundle.card import Card, Figure
+from pathology.training.conformal import ConformalRule
+from pathology.training.out_of_domain import OutOfDomainRule
 
-__all__ = ["card_markdown"]
+__all__ = ["card_markdown", "conformal_said", "domain_said"]
 
 
 def card_markdown(card: Card) -> str:
@@ -39,6 +41,14 @@ def card_markdown(card: Card) -> str:
         "Started from": card.initialisation,
         "Calibration": _pairs(card.calibration) or "none",
         "Abstention": _abstention(card),
+        "Trust": _trust(card),
+        "Learned aggregators": "; ".join(
+            f"{entry.name}: {entry.parameters:,} parameters on {entry.features} features"
+            + (f" ({_pairs(entry.options)})" if entry.options else "")
+            + f", SHA-256 `{entry.sha256}`, {entry.training}"
+            for entry in card.aggregators
+        )
+        or "none",
         "Licence of the weights": card.licence,
         "Reference": card.reference or "none",
         "Made by": card.made_by or "not stated",
@@ -110,6 +120,49 @@ def _abstention(card: Card) -> str:
     if rule.parameters:
         parts.append(_pairs(rule.parameters))
     return "; ".join(parts)
+
+
+def conformal_said(rule: ConformalRule) -> str:
+    """Say in one sentence what prediction sets hold, and on what that rests."""
+    name = {"lac": "least ambiguous sets", "aps": "adaptive sets"}[rule.method]
+    data = f" ({rule.data})" if rule.data else ""
+    if rule.threshold is None:
+        return (
+            f"prediction sets with {rule.coverage:.0%} coverage cannot be given: {rule.n} calibration {rule.unit} are"
+            f" too few{data}; every set holds all classes"
+        )
+    return (
+        f"the slide's set of classes ({name}, score up to {rule.threshold:.3g}) is meant to hold the truth for"
+        f" {rule.coverage:.0%} of {rule.unit} like the {rule.n} calibration {rule.unit}{data}; a set of more or fewer"
+        " than one class is no answer"
+    )
+
+
+def domain_said(rule: OutOfDomainRule) -> str:
+    """Say in one sentence when a slide is outside the model's domain, and on what that rests."""
+    data = f" ({rule.data})" if rule.data else ""
+    if rule.limit is None:
+        return (
+            f"a slide's likeness to the training data is given, but no limit: {rule.n} calibration {rule.unit} are too"
+            f" few for {rule.false_alarm:.0%} false alarms{data}"
+        )
+    return (
+        f"a slide whose score (Mahalanobis distance of {rule.features} features, median over patches, 1 for training"
+        f" patches) exceeds {rule.limit:.3g} is outside what the model was trained on; {rule.false_alarm:.0%} of"
+        f" {rule.unit} like the {rule.n} calibration {rule.unit} are meant to exceed it{data}"
+    )
+
+
+def _trust(card: Card) -> str:
+    if card.trust is None:
+        return "nothing was fitted"
+    trust = card.trust
+    parts = [conformal_said(trust.conformal)] if trust.conformal is not None else []
+    if trust.conformal is not None and trust.aggregator != "mean":
+        parts.append(f"sets hold for the aggregator {trust.aggregator}")
+    if trust.out_of_domain is not None:
+        parts.append(f"{domain_said(trust.out_of_domain)}; SHA-256 of the domain `{trust.out_of_domain.sha256}`")
+    return "; ".join([*parts, trust.note]) if trust.note else "; ".join(parts)
 
 
 def _pairs(values: Mapping[str, object]) -> str:

@@ -19,12 +19,15 @@ def run(
     mpp: float | None,
     workers: int | None,
     scheduler: str | None,
+    slurm: Path | None,
+    readers: int | None,
     stride: int | None,
     min_tissue: float,
     quality: bool,
     engine: str,
     device: str | None,
     precision: str,
+    aggregator: str,
     retry_failed: bool,
     verbose: bool,
 ) -> int:
@@ -36,7 +39,13 @@ def run(
 
     try:
         settings = ScoreSettings.model_validate(
-            {"stride": stride, "min_tissue": min_tissue, "precision": precision, "quality": {} if quality else None}
+            {
+                "stride": stride,
+                "min_tissue": min_tissue,
+                "precision": precision,
+                "quality": {} if quality else None,
+                "aggregator": aggregator,
+            }
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -51,6 +60,8 @@ def run(
             mpp=mpp,
             workers=workers,
             scheduler=scheduler,
+            slurm=slurm,
+            readers=readers,
             engine=engine,
             device=device,
             retry_failed=retry_failed,

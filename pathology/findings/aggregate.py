@@ -20,7 +20,7 @@ class SlideAggregate:
     Attributes
     ----------
     probabilities
-        ``(C,)`` mean class probability over the patches scored.
+        ``(C,)`` class probabilities: the mean over the patches scored, or another aggregator's.
     shares
         ``(C,)`` share of the scored tissue area whose leading class this is; sums to 1.
     areas_mm2
@@ -44,7 +44,10 @@ class SlideAggregate:
 
 
 def aggregate(
-    probabilities: NDArray[np.float32], tissue: NDArray[np.float32], settings: GridSettings
+    probabilities: NDArray[np.float32],
+    tissue: NDArray[np.float32],
+    settings: GridSettings,
+    slide_probabilities: NDArray[np.floating] | None = None,
 ) -> SlideAggregate:
     """Aggregate patches by mean probability and by tissue area.
 
@@ -60,6 +63,8 @@ def aggregate(
         ``(N,)`` tissue share of each patch, 0 to 1.
     settings
         The grid the patches lie on.
+    slide_probabilities
+        ``(C,)`` of another aggregator, in place of the mean.
 
     Raises
     ------
@@ -80,4 +85,5 @@ def aggregate(
     total = areas.sum()
     # Without any tissue weight (a grid that keeps bare patches) the patches themselves are counted.
     votes = areas if total > 0 else np.bincount(leading, minlength=kept.shape[1]).astype(np.float64)
-    return SlideAggregate(kept.mean(axis=0), votes / votes.sum(), areas, int(readable.sum()), int((~readable).sum()))
+    of_slide = kept.mean(axis=0) if slide_probabilities is None else np.asarray(slide_probabilities, np.float64)
+    return SlideAggregate(of_slide, votes / votes.sum(), areas, int(readable.sum()), int((~readable).sum()))

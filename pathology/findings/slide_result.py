@@ -45,6 +45,13 @@ class SlideResult(Settings):
     classes: tuple[ClassFinding, ...] = ()
     abstained: bool = False
     abstained_because: str = ""
+    prediction_set: tuple[str, ...] | None = None
+    """Classes that cannot be excluded at the model's stated coverage, the most probable first; ``None`` where the model
+    has no such rule, or the slide is outside its domain."""
+    out_of_domain: bool | None = None
+    """Whether the slide is outside what the model was trained on; ``None`` where the model cannot tell."""
+    domain_score: float | None = None
+    """The slide's out-of-domain score: about 1 for training patches, higher the stranger."""
     patches: Annotated[int, Field(ge=0)] = 0
     """Patches scored."""
     unreadable_tiles: Annotated[int, Field(ge=0)] = 0
@@ -73,3 +80,14 @@ class SlideResult(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
     extra: dict[str, Any] = Field(default_factory=dict)
     """Findings of other kinds (mitotic count, quality shares), by name."""
+
+    @property
+    def answer(self) -> str:
+        """What is said of the slide in few words: the class, or why there is none; empty for a failed slide."""
+        if self.status == "failed":
+            return ""
+        if self.out_of_domain:
+            return "outside what this model was trained on"
+        if self.abstained and self.prediction_set is not None and len(self.prediction_set) != 1:
+            return f"not sure: {' or '.join(self.prediction_set) or 'no class is probable enough'}"
+        return "no prediction" if self.abstained else self.prediction or ""

@@ -328,7 +328,7 @@ class _Sheet:
         result, card = self.result, self.card
         y = self._text(self.title, result.slide_id, x, y, width, lines=3) + self.gap // 3
         if result.abstained:
-            y = self._text(self.strong, "No prediction: the model abstained", x, y, width, WARNING)
+            y = self._text(self.strong, sentence(result.answer), x, y, width, WARNING)
             y = self._text(self.small, sentence(result.abstained_because), x, y, width, GREY, lines=3)
         elif result.prediction is not None:
             y = self._text(self.strong, f"Prediction: {result.prediction}", x, y, width, lines=3)

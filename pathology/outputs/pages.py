@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pathology import __version__
+from pathology.bundle.card_page import conformal_said, domain_said
 from pathology.outputs import wording
 
 __all__ = ["data_uri", "relative_link", "render"]
@@ -52,6 +53,8 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "area": wording.area,
+        "conformal_said": conformal_said,
+        "domain_said": domain_said,
         "duration": wording.duration,
         "percent": wording.percent,
         "scale": wording.scale,

@@ -245,7 +245,7 @@ def _answer(result: SlideResult) -> Table:
     if result.status == "failed":
         lines, colour = [("This slide was not scored", result.error)], _WARNING
     elif result.abstained:
-        lines, colour = [("No prediction: the model abstained", result.abstained_because)], colors.HexColor("#b36b00")
+        lines, colour = [(sentence(result.answer), result.abstained_because)], colors.HexColor("#b36b00")
     else:
         finding = next((f for f in result.classes if f.name == result.prediction), None)
         colour = _GREY if finding is None else colors.HexColor(finding.colour)
@@ -426,7 +426,7 @@ def _row(result: SlideResult) -> list[Any]:
     if result.status == "failed":
         said = _text(sentence(result.error), 8, colour=_WARNING)
     elif result.abstained:
-        said = _text(f"Abstained: {result.abstained_because}", 8)
+        said = _text(sentence(result.abstained_because), 8)
     else:
         said = _text(result.prediction or NOT_KNOWN, 8, bold=True)
     shown = finding is not None and result.status == "scored"

@@ -4,7 +4,8 @@
 ``predictions.zarr``     ``coords (N, 2)`` int32 level-0 corners, ``probabilities (N, C)`` float32 (NaN where a patch
                          could not be read), ``tissue (N,)`` float32, ``tissue_mask (rows, columns)`` bool over the
                          whole slide, and such a mask for each thing that spoils it (``pen_mask``, ...), at its own
-                         scale; attributes: classes, patch extent and stride in level-0 pixels, grid, slide
+                         scale; ``domain_score (N,)`` and ``attention (N,)`` float32 where the model gives them;
+                         attributes: classes, patch extent and stride in level-0 pixels, grid, slide
 ``detections.parquet``   of a detector: every candidate; see :mod:`pathology.outputs.detection_file`
 ``heatmap.ome.zarr``     the class probabilities as an image with physical coordinates
 ``annotations.geojson``  where each class leads and where tissue is, for QuPath
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,7 @@ from pathology.errors import StoreError
 from pathology.findings.aggregate import aggregate
 from pathology.findings.mitotic_count import HotspotCount, count_mitoses, tissue_share
 from pathology.findings.slide_result import ClassFinding, SlideResult
+from pathology.findings.trust import judge
 from pathology.outputs.annotations import class_features, detection_features, hotspot_feature, tissue_features
 from pathology.outputs.atomic import output_error, write_bytes, write_text
 from pathology.outputs.decided_count import HOTSPOT_LIMIT
@@ -57,6 +60,7 @@ __all__ = [
     "CARD",
     "HEATMAP",
     "OVERVIEW_LONGEST_SIDE",
+    "SlideAnswer",
     "read_heatmap",
     "read_masks",
     "redraw_overlay",
@@ -77,6 +81,28 @@ _MASK = "_mask"
 """What the names of masks in ``predictions.zarr`` end in."""
 
 
+@dataclass(frozen=True, eq=False)
+class SlideAnswer:
+    """What a classifier gives for a slide beside its patches' probabilities.
+
+    Attributes
+    ----------
+    probabilities
+        ``(C,)`` of the slide by another aggregator than the mean over patches; ``None``: the mean.
+    aggregator
+        Name of the aggregator.
+    attention
+        ``(N,)`` weight of each patch in a learned aggregator's answer, NaN where it could not be read.
+    domain_scores
+        ``(N,)`` out-of-domain score of each patch, NaN where it could not be read.
+    """
+
+    probabilities: NDArray[np.floating] | None = None
+    aggregator: str = "mean"
+    attention: NDArray[np.floating] | None = None
+    domain_scores: NDArray[np.floating] | None = None
+
+
 def write_slide_folder(
     folder: Path,
     *,
@@ -89,6 +115,7 @@ def write_slide_folder(
     spoilt: Mapping[str, NDArray[np.bool_]] | None = None,
     detections: SlideDetections | None = None,
     gallery: Callable[[Sequence[int]], Sequence[Candidate]] = lambda _: (),
+    answer: SlideAnswer | None = None,
 ) -> SlideResult:
     """Aggregate a model's predictions and write everything about the slide.
 
@@ -115,6 +142,8 @@ def write_slide_folder(
         ``SlideResult.extra["mitoses"]``.
     gallery
         Cuts pictures of the detections in these rows out of the slide.
+    answer
+        What is known of the slide beside its patches' probabilities.
 
     Returns
     -------
@@ -128,11 +157,10 @@ def write_slide_folder(
     OutputError
         If the folder cannot be written.
     """
-    found = aggregate(probabilities, plan.tissue, plan.grid.settings)
+    answer = answer or SlideAnswer()
+    found = aggregate(probabilities, plan.tissue, plan.grid.settings, answer.probabilities)
     colours = class_colours(card)
-    rule = card.abstention
-    leading = float(found.probabilities[found.leading])
-    undecided = rule is not None and rule.min_probability is not None and leading < rule.min_probability
+    verdict = judge(card, found.probabilities, answer.domain_scores, aggregator=answer.aggregator)
     result = SlideResult(
         status="scored",
         prediction=card.classes[found.leading],
@@ -142,12 +170,11 @@ def write_slide_folder(
                 card.classes, colours, found.probabilities, found.shares, found.areas_mm2, strict=True
             )
         ),
-        abstained=undecided,
-        abstained_because=(
-            f"the leading class has probability {leading:.2f}, below the model's limit of {rule.min_probability:.2f}"
-            if undecided and rule is not None
-            else ""
-        ),
+        abstained=bool(verdict.because),
+        abstained_because=verdict.because,
+        prediction_set=verdict.prediction_set,
+        out_of_domain=verdict.out_of_domain,
+        domain_score=verdict.domain_score,
         patches=found.scored,
         masked_patches=found.masked,
         **about,
@@ -167,7 +194,9 @@ def write_slide_folder(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "slide.json").unlink(missing_ok=True)  # until everything is new, the folder is not whole
     (folder / "traceback.txt").unlink(missing_ok=True)
-    _write_predictions(folder / PREDICTIONS, card, plan, probabilities, {"tissue": mask, **(spoilt or {})}, result)
+    _write_predictions(
+        folder / PREDICTIONS, card, plan, probabilities, {"tissue": mask, **(spoilt or {})}, result, answer
+    )
     if all(heatmap.shape):
         write_ome_zarr(
             folder / HEATMAP, heatmap, mpp=grid.slide_mpp, name=f"{result.slide_id}: {card.name}", colours=colours
@@ -219,6 +248,7 @@ def _with_count(
             "classes": (),
             "abstained": False,
             "abstained_because": "",
+            "prediction_set": None,
             "extra": {**result.extra, "mitoses": {**candidates, **count.model_dump(mode="json")}},
         }
     )
@@ -321,12 +351,17 @@ def _write_predictions(
     probabilities: NDArray[np.float32],
     masks: Mapping[str, NDArray[np.bool_]],
     result: SlideResult,
+    answer: SlideAnswer,
 ) -> None:
     aside = path.with_name(f"{path.name}.partial")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         group = zarr.open_group(aside, mode="w", zarr_format=3)
         arrays: dict[str, NDArray[Any]] = {"coords": plan.coords, "probabilities": probabilities, "tissue": plan.tissue}
+        if answer.domain_scores is not None:
+            arrays["domain_score"] = np.asarray(answer.domain_scores, np.float32)
+        if answer.attention is not None:
+            arrays["attention"] = np.asarray(answer.attention, np.float32)
         arrays |= {f"{name}{_MASK}": mask for name, mask in masks.items()}
         for name, values in arrays.items():
             # Some 8 MB a chunk: one file for most slides, and no chunk too large to read at once.

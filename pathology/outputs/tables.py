@@ -60,6 +60,9 @@ _FURTHER = {
     "attempts": pa.int64(),
     "warnings": pa.string(),
     "key": pa.string(),
+    "prediction_set": pa.string(),  # classes joined by " | "; "none" where no class is in it
+    "out_of_domain": pa.bool_(),
+    "domain_score": pa.float64(),
 }
 _FIXED = _BEFORE_CLASSES | _AFTER_CLASSES | _FURTHER
 _PER_CLASS = {"p_": "probability", "share_": "share", "area_mm2_": "area_mm2"}
@@ -86,8 +89,10 @@ def _schema(classes: Sequence[str]) -> pa.Schema:
 
 
 def _row(result: SlideResult) -> dict[str, Any]:
-    row = {name: getattr(result, name) for name in _FIXED if name != "warnings"}
+    row = {name: getattr(result, name) for name in _FIXED if name not in ("warnings", "prediction_set")}
     row["warnings"] = " | ".join(result.warnings)
+    if result.prediction_set is not None:
+        row["prediction_set"] = " | ".join(result.prediction_set) or "none"
     for finding in result.classes:
         row |= {prefix + finding.name: getattr(finding, field) for prefix, field in _PER_CLASS.items()}
     # Text that is no valid UTF-8 (a file name in a foreign encoding) would stop the whole table.

@@ -30,6 +30,7 @@ from pathology.tiling.tile_work import TileWork
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
     from pathology.inference.schedule import Failure
+    from pathology.inference.slurm import SlurmSettings
 
 __all__ = ["BatchResult", "score"]
 
@@ -76,6 +77,8 @@ def score(
     mpp: float | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    slurm: str | PathLike[str] | None = None,
+    readers: int | None = None,
     engine: str = "auto",
     device: str | None = None,
     retry_failed: bool = False,
@@ -101,7 +104,13 @@ def score(
     workers
         Local worker processes; ``None``: one a GPU, else one.
     scheduler
-        Address of a running Dask scheduler, instead of local workers.
+        Address of a running Dask scheduler, or its scheduler file, instead of local workers.
+    slurm
+        YAML file that says which SLURM jobs to start as workers
+        (:class:`pathology.inference.slurm.SlurmSettings`), instead of local workers.
+    readers
+        Processes of each worker that read patches; ``None``: all cores but two where it predicts on a GPU, else 0,
+        for threads of the worker itself.
     engine, device
         See :func:`pathology.inference.select.make_engine`.
     retry_failed
@@ -127,13 +136,26 @@ def score(
         raise UsageError(f"mpp is {mpp}; it must be above 0 micrometres per pixel")
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; it must be at least 1")
+    if readers is not None and readers < 0:
+        raise UsageError(f"readers is {readers}; it must be at least 0")
+    if scheduler is not None and slurm is not None:
+        raise UsageError("a running scheduler and SLURM jobs are both asked for", remedy="Give one of them")
+    jobs_of_slurm = None
+    if slurm is not None:
+        from pathology.inference.slurm import read_slurm_settings
+
+        jobs_of_slurm = read_slurm_settings(Path(slurm))
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r} does not exist", remedy=f"Choose one of: {', '.join(ENGINES)}")
     bundle = load_bundle(model)
+    if settings.aggregator != "mean":
+        from pathology.scoring.answer import check_aggregator
+
+        check_aggregator(bundle.card, settings.aggregator)
     entries = select_slides([slides] if isinstance(slides, str | PathLike) else slides)
     out = Path(out).absolute()
     with _results_folder(out):
-        jobs = [_job(entry, bundle, out, settings, mpp, engine, device) for entry in entries]
+        jobs = [replace(_job(entry, bundle, out, settings, mpp, engine, device), readers=readers) for entry in entries]
         results: dict[str, SlideResult] = {}
         for job in jobs:
             earlier = _earlier(job, retry_failed=retry_failed)
@@ -146,6 +168,8 @@ def score(
         tiles: dict[str, TileWork] = {}
         if todo:
             record = _run_record(bundle, settings, mpp, workers, scheduler, engine, device)
+            if jobs_of_slurm is not None:
+                record["options"]["slurm"] = jobs_of_slurm.model_dump(mode="json")
             record["engine_used"] = _earlier_engine(out, bundle, engine)
             _write_run(out, {**record, "state": "running"})
 
@@ -164,6 +188,7 @@ def score(
                 progress,
                 workers=workers,
                 scheduler=scheduler,
+                slurm=jobs_of_slurm,
                 device=device,
                 engine_used=record["engine_used"],
                 chosen=chosen,
@@ -364,8 +389,7 @@ def _write_run(out: Path, record: dict[str, Any]) -> None:
 def _outcome(result: SlideResult) -> str:
     if result.status == "failed":
         return result.error
-    call = "not sure" if result.abstained else result.prediction
-    return f"{call} ({result.patches} patches, {result.seconds or 0:.1f} s)"
+    return f"{result.answer} ({result.patches} patches, {result.seconds or 0:.1f} s)"
 
 
 def _run(
@@ -375,6 +399,7 @@ def _run(
     *,
     workers: int | None,
     scheduler: str | None,
+    slurm: SlurmSettings | None,
     device: str | None,
     engine_used: str,
     chosen: Callable[[str], None],
@@ -385,12 +410,14 @@ def _run(
     from pathology.scoring.tasks import engine_for, finish_slide, prepare_slide, score_chunk
 
     steps = Steps(prepare_slide, score_chunk, finish_slide, _failed)
-    with connect(workers=workers or (0 if scheduler else default_workers(device)), scheduler=scheduler) as pool:
+    local = 0 if scheduler or slurm else workers or default_workers(device)
+    with connect(workers=local, scheduler=scheduler, slurm=slurm, device=device) as pool:
         progress.workers(pool.slots, pool.dashboard)
         if jobs[0].engine != "auto":
             engine_used = jobs[0].engine
         elif not engine_used:
-            engine_used = str(pool.client.submit(engine_for, jobs[0], pure=False).result())
+            trial = pool.client.submit(engine_for, jobs[0], pure=False, resources=dict(pool.predicting) or None)
+            engine_used = str(trial.result())
             chosen(engine_used)
         jobs = [replace(job, engine_used=engine_used) for job in jobs]
         return run_slides(jobs, steps, pool, settled, progress), engine_used
