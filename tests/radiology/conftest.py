@@ -1,5 +1,8 @@
 """Phantoms shared by the radiology tests."""
 
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -35,3 +38,18 @@ def mr(axial):
 @pytest.fixture
 def ct(axial):
     return tumour_phantom(axial, seed=2, modality="CT")
+
+
+@pytest.fixture
+def check_conformance():
+    """Fails where Debian's dicom3tools find an error in a DICOM file; skips where they are not installed."""
+
+    def check(path):
+        program = shutil.which("dciodvfy")
+        if program is None:
+            pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
+        result = subprocess.run([program, str(path)], capture_output=True, text=True, check=False)
+        errors = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("Error")]
+        assert not errors, errors
+
+    return check

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from highdicom.seg import segread
 
 from pathology.errors import BundleError, OutputError, WeightsHashError
 from pathology.radiology.agreement import agreement
@@ -78,7 +79,7 @@ def test_train_card_predict(cohort, tmp_path, shape):
         chosen.train(cohort, tmp_path / "model", TEXT, system="marin-2022", constructed=True)
 
 
-def test_dicom_in_dicom_out(tmp_path, cohort):
+def test_dicom_in_dicom_out(tmp_path, cohort, check_conformance):
     """A DICOM series with contours goes in, a DICOM SEG comes out on its grid."""
     geometry = cohort.cases[0].open("CT").volume.geometry
     image, truth = tumour_phantom(geometry, seed=77, modality="CT", contrast=120, noise=15)
@@ -94,6 +95,11 @@ def test_dicom_in_dicom_out(tmp_path, cohort):
     from_dicom = open_mask(tmp_path / "out" / "segmentation.dcm", opened)
     from_nifti = open_mask(tmp_path / "out" / "segmentation.nii.gz", opened)
     np.testing.assert_array_equal(from_dicom.array, from_nifti.array)
+    # The library reads it without our help, and finds the same voxels in the same slices.
+    written = segread(tmp_path / "out" / "segmentation.dcm")
+    frames = written.get_pixels_by_source_instance([s.SOPInstanceUID for s in series.slices], [1])
+    np.testing.assert_array_equal(frames[..., 0].astype(bool), from_nifti.array)
+    check_conformance(tmp_path / "out" / "segmentation.dcm")
 
 
 def test_confidence_targets_come_from_all_contours(cohort):
