@@ -1,0 +1,118 @@
+"""``pathology train``, ``evaluate`` and ``readers`` as commands; what they do is imported when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["add_commands"]
+
+Slides = Annotated[
+    list[Path],
+    typer.Option(
+        "--slides", "-s", help="Slide file, folder of slides or CSV manifest; repeatable.", show_default=False
+    ),
+]
+Labels = Annotated[
+    Path,
+    typer.Option(
+        "--labels",
+        "-l",
+        help="CSV with slide_id, patient_id, label; optionally site, set, regions and further columns.",
+        show_default=False,
+    ),
+]
+Mpp = Annotated[
+    float | None,
+    typer.Option("--mpp", help="Micrometres per pixel of every slide's finest level.", show_default=False),
+]
+Workers = Annotated[int | None, typer.Option("--workers", help="Processes that read slides.", show_default=False)]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA where there is a device.", show_default=False),
+]
+
+
+def train_command(
+    system: Annotated[str, typer.Argument(help="Id of a classifier, such as foersch-2021; see: pathology systems.")],
+    slides: Slides,
+    labels: Labels,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder of the new bundle; the same command again resumes.", show_default=False
+        ),
+    ],
+    init: Annotated[
+        str, typer.Option("--init", help="Weights to start from: imagenet, random, a safetensors file or a bundle.")
+    ] = "imagenet",
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Other classes than the published ones: a,b,c.", show_default=False)
+    ] = None,
+    target_mpp: Annotated[
+        float | None,
+        typer.Option("--target-mpp", help="Micrometres per pixel of the patches.", show_default=False),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change a setting of the recipe: patch=299, epochs=10; repeatable.", show_default=False
+        ),
+    ] = None,
+    folds: Annotated[
+        int, typer.Option("--folds", help="Folds of a nested cross-validation; 0: one set of test patients.")
+    ] = 0,
+    keep_sites: Annotated[
+        bool, typer.Option("--keep-sites", help="Never put one hospital on two sides of a split (column site).")
+    ] = False,
+    mpp: Mpp = None,
+    device: Device = None,
+    loaders: Annotated[
+        int | None,
+        typer.Option("--loaders", help="Processes that read and change patches; 0: none.", show_default=False),
+    ] = None,
+    workers: Workers = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of split, order, changes and random weights.")] = 0,
+    data_name: Annotated[str, typer.Option("--data-name", help="What the slides are called on the card.")] = (
+        "slides of the user's own"
+    ),
+    data_source: Annotated[str, typer.Option("--data-source", help="Where they are from.")] = "not stated",
+    data_licence: Annotated[str, typer.Option("--data-licence", help="Their licence.")] = "not stated",
+    licence: Annotated[str, typer.Option("--licence", help="Licence of the trained weights.")] = "not stated",
+) -> None:
+    """Train a published classifier on labelled slides and write a bundle with its figures.
+
+    On several GPUs: torchrun --nproc-per-node N -m pathology train ...
+    """
+    from pathology.cli.train import run
+
+    raise typer.Exit(
+        run(
+            system,
+            slides,
+            labels,
+            out,
+            start=init,
+            classes=classes,
+            target_mpp=target_mpp,
+            changes=changes or [],
+            folds=folds,
+            keep_sites=keep_sites,
+            mpp=mpp,
+            device=device,
+            loaders=loaders,
+            workers=workers,
+            seed=seed,
+            data_name=data_name,
+            data_source=data_source,
+            data_licence=data_licence,
+            licence=licence,
+        )
+    )
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Give the commands to the program."""
+    app.command("train")(train_command)

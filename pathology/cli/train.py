@@ -1,0 +1,165 @@
+"""``pathology train``: a published classifier, trained on the user's slides."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pathology.cli.display import LineProgress
+
+__all__ = ["run"]
+
+
+def run(
+    system: str,
+    slides: list[Path],
+    labels: Path,
+    out: Path,
+    *,
+    start: str,
+    classes: str | None,
+    target_mpp: float | None,
+    changes: list[str],
+    folds: int,
+    keep_sites: bool,
+    mpp: float | None,
+    device: str | None,
+    loaders: int | None,
+    workers: int | None,
+    seed: int,
+    data_name: str,
+    data_source: str,
+    data_licence: str,
+    licence: str,
+) -> int:
+    """Train and return the exit status."""
+    from pathology.scoring.selection import select_slides
+    from pathology.systems.slide_classifier import find_classifier
+    from pathology.training.ranks import joined_ranks
+    from pathology.training.recipe_changes import changed_recipe
+    from pathology.training.slide_bundle import BundleWords
+    from pathology.training.slide_training import plan_training, train_classifier
+
+    chosen = find_classifier(system)
+    scale = [] if target_mpp is None else [f"mpp={target_mpp}"]
+    recipe = changed_recipe(chosen.recipe, [*scale, *changes])
+    names = tuple(name.strip() for name in classes.split(",")) if classes else chosen.classes
+    plan = plan_training(
+        system,
+        recipe,
+        names,
+        select_slides(slides),
+        labels,
+        out,
+        start=start,
+        folds=folds,
+        keep_sites=keep_sites,
+        seed=seed,
+    )
+    words = BundleWords(
+        title=f"{chosen.system.title} (reimplementation; research use only)",
+        data_name=data_name,
+        data_source=data_source,
+        data_licence=data_licence,
+        licence=licence,
+        reference=chosen.system.reference,
+        command=" ".join(["pathology", "train", system, *(f"--set {change}" for change in changes)]),
+    )
+    with joined_ranks(device) as ranks, _Shown() as progress:
+        given = loaders if loaders is not None else _loaders(ranks.device.type, ranks.world)
+        trained = train_classifier(plan, out, words, ranks, progress, mpp=mpp, loaders=given, workers=workers)
+    if trained is None:
+        return 0
+    waiting = sum(r.waiting * r.seconds for r in trained.fitted.history)
+    seconds = sum(r.seconds for r in trained.fitted.history)
+    print(f"Trained in {trained.fitted.precision} on {ranks.device}; {waiting / max(seconds, 1e-9):.0%} of the time")
+    print("was spent waiting for patches.")
+    places: tuple[tuple[Literal["patient", "slide"], str], ...] = (
+        ("patient", "mean"),
+        ("slide", "mean"),
+        ("slide", "share"),
+    )
+    for level, rule in places:
+        report = trained.evaluation.at(level, rule).report
+        print(f"  balanced accuracy by {level}, {rule}: {report.balanced_accuracy}")
+        print(f"  mean area under the ROC curve by {level}, {rule}: {report.macro_auc}")
+    print(f"Bundle: {out}\nReport: {out / 'report.html'}\nResearch use only.")
+    return 0
+
+
+def _loaders(device: str, world: int) -> int:
+    """Processes that read patches: all cores but the trainers' where a GPU trains, one in four where cores do."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, (cores - world) // world if device == "cuda" else cores // 4)
+
+
+class _Cutting(LineProgress):
+    """One line a slide that is cut into patches."""
+
+    def began(self, slides: int, unchanged: int) -> None:
+        """Say what is to do; nothing where all slides were cut before."""
+        self._total = slides
+        if slides:
+            self._say(f"{slides} slides to cut into patches, {unchanged} cut before.")
+
+
+class _Shown:
+    """Progress of a training: bars on a terminal, lines in a log."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self.tiling = _Cutting()
+        self._bars: Progress | None = None
+        self._bar: TaskID | None = None
+
+    def __enter__(self) -> _Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+        self._stop()
+        print(line, file=sys.stderr, flush=True)
+
+    def step(self, stage: int, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Move the epoch's bar, with the running loss; a log gets a line an epoch only."""
+        if not self._console.is_terminal:
+            return
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]:.3f}"),
+                TimeRemainingColumn(compact=True),
+                console=self._console,
+                transient=True,
+            )
+            self._bars.start()
+        if self._bar is None:
+            self._bar = self._bars.add_task(f"stage {stage}, epoch {epoch}", total=steps, loss=loss)
+        self._bars.update(self._bar, completed=step, loss=loss)
+
+    def epoch(self, record: object) -> None:
+        """Show an epoch's losses."""
+        from pathology.training.slide_fit import EpochRecord
+
+        assert isinstance(record, EpochRecord)
+        self.say(
+            f"stage {record.stage}, epoch {record.epoch}: loss {record.loss:.4f}, validation loss "
+            f"{record.validation_loss:.4f}, patches right {record.validation_accuracy:.3f}, "
+            f"{record.patches_per_second:.1f} patches/s, {record.waiting:.0%} waiting"
+            + (", best so far" if record.best else "")
+        )
+
+    def _stop(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = self._bar = None
