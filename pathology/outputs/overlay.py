@@ -24,7 +24,17 @@ from pathology.outputs.heatmap import Heatmap
 from pathology.outputs.lettering import Lettering
 from pathology.outputs.palette import class_colours, colour_map, hex_to_rgb
 from pathology.outputs.picture import SlidePicture
-from pathology.outputs.wording import RESEARCH_USE_ONLY, area, extent, length, percent, round_length, scale, sentence
+from pathology.outputs.wording import (
+    RESEARCH_USE_ONLY,
+    area,
+    extent,
+    heading,
+    length,
+    percent,
+    round_length,
+    scale,
+    sentence,
+)
 
 __all__ = ["LONGEST_SIDE", "ScaleBar", "compose_overlay", "leading_opacity", "paint", "scale_bar", "write_overlay"]
 
@@ -328,7 +338,7 @@ class _Sheet:
         result, card = self.result, self.card
         y = self._text(self.title, result.slide_id, x, y, width, lines=3) + self.gap // 3
         if result.abstained:
-            y = self._text(self.strong, sentence(result.answer), x, y, width, WARNING)
+            y = self._text(self.strong, heading(result.answer), x, y, width, WARNING)
             y = self._text(self.small, sentence(result.abstained_because), x, y, width, GREY, lines=3)
         elif result.prediction is not None:
             y = self._text(self.strong, f"Prediction: {result.prediction}", x, y, width, lines=3)

@@ -56,6 +56,7 @@ def _environment() -> Environment:
         "conformal_said": conformal_said,
         "domain_said": domain_said,
         "duration": wording.duration,
+        "heading": wording.heading,
         "percent": wording.percent,
         "scale": wording.scale,
         "sentence": wording.sentence,

@@ -35,6 +35,7 @@ from pathology.outputs.wording import (
     area,
     duration,
     extent,
+    heading,
     percent,
     scale,
     sentence,
@@ -245,7 +246,7 @@ def _answer(result: SlideResult) -> Table:
     if result.status == "failed":
         lines, colour = [("This slide was not scored", result.error)], _WARNING
     elif result.abstained:
-        lines, colour = [(sentence(result.answer), result.abstained_because)], colors.HexColor("#b36b00")
+        lines, colour = [(heading(result.answer), result.abstained_because)], colors.HexColor("#b36b00")
     else:
         finding = next((f for f in result.classes if f.name == result.prediction), None)
         colour = _GREY if finding is None else colors.HexColor(finding.colour)

@@ -13,6 +13,7 @@ __all__ = [
     "area",
     "duration",
     "extent",
+    "heading",
     "length",
     "one_line",
     "percent",
@@ -124,6 +125,13 @@ def sentence(text: str) -> str:
     if re.match(r"[a-z]+[ ,]", text):
         text = text[0].upper() + text[1:]
     return text if not text or text[-1] in ".!?…" else f"{text}."
+
+
+def heading(answer: str) -> str:
+    """Return what is said of a slide without an answer as a line of its own: a capital first and no stop."""
+    if answer == "no prediction":
+        return "No prediction: the model abstained"
+    return sentence(answer).removesuffix(".")
 
 
 def valid_text(text: str) -> str:
