@@ -27,10 +27,10 @@ def run(results: list[Path], *, slides: list[Path], patients: Path | None, port:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
-    print(f"Viewer: {server.address}\nOnly this machine can open it. Ctrl-C ends it. Research use only.", flush=True)
-    if browser:
-        webbrowser.open(server.address)
     try:
+        print(f"Viewer: {server.address}\nOnly this machine can open it. Ctrl-C ends it. Research use only.", flush=True)
+        if browser:
+            webbrowser.open(server.address)
         server.serve()
     except KeyboardInterrupt:
         print("\nThe viewer is closed.")

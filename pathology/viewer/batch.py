@@ -20,6 +20,7 @@ from pathology import __version__
 from pathology.errors import PathologyError, StoreError, UsageError
 from pathology.outputs.decided_count import count_decided
 from pathology.outputs.detection_file import (
+    DECISIONS,
     DETECTIONS,
     Decision,
     SlideDetections,
@@ -277,6 +278,14 @@ def _quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
+class _Count:
+    """Mitoses of a slide, and how many a mm² in its hotspot."""
+
+    total: int | None
+    per_mm2: float | None
+
+
+@dataclass(frozen=True)
 class _Run:
     results: Results
     name: str
@@ -308,6 +317,7 @@ class Batch:
         self.slides = OpenSlides(tuple(slides))
         self.tiles = ByteCache(_TILE_CACHE)
         self._views: OrderedDict[tuple[int, str], SlideView] = OrderedDict()
+        self._counts: dict[tuple[int, str], tuple[int, _Count]] = {}
         self._lock = threading.Lock()
 
     def slide(self, run: int, slide_id: str) -> SlideFolder:
@@ -375,6 +385,7 @@ class Batch:
 
     def _row(self, run: int, slide: SlideFolder) -> dict[str, Any]:
         record = slide.record
+        count = self._count(run, slide)
         leading = next((c for c in record.classes if c.name == record.prediction), None)
         return {
             "run": run,
@@ -385,16 +396,38 @@ class Batch:
             "status": "failed" if record.status == "failed" else "abstained" if record.abstained else "scored",
             "model": record.model,
             "prediction": record.prediction,
+            "answer": sentence(record.answer) if record.abstained else "",
+            "prediction_set": None if record.prediction_set is None else list(record.prediction_set),
+            "out_of_domain": record.out_of_domain,
             "colour": None if leading is None else leading.colour,
             "confidence": None if leading is None else leading.probability,
             "reason": sentence(record.error or record.abstained_because)
             if record.status != "scored" or record.abstained
             else "",
-            "mitoses_per_mm2": _mitoses_per_mm2(record.extra),
+            "mitoses": count.total,
+            "mitoses_per_mm2": count.per_mm2,
             "tissue_mm2": record.tissue_mm2,
             "patches": record.patches,
             "seconds": record.seconds,
         }
+
+    def _count(self, run: int, slide: SlideFolder) -> _Count:
+        """Return a slide's mitotic count, with the decisions that people have made."""
+        try:
+            decided = (slide.folder / DECISIONS).stat()
+        except OSError:
+            return _recorded_count(slide.record.extra)
+        key = (run, slide.slide_id)
+        known = self._counts.get(key)
+        if known is None or known[0] != decided.st_mtime_ns:
+            try:
+                count = SlideView(slide).count()
+            except PathologyError:  # damaged: said where the slide is looked at
+                return _recorded_count(slide.record.extra)
+            hotspot = count["hotspot"]
+            density = hotspot["per_mm2"] if hotspot is not None else 0.0 if count["total"] == 0 else None
+            known = self._counts[key] = (decided.st_mtime_ns, _Count(count["total"], density))
+        return known[1]
 
     def about(self, run: int, slide_id: str) -> dict[str, Any]:
         """Return everything the viewer needs to know about a slide but its pixels and maps.
@@ -410,6 +443,7 @@ class Batch:
             **self._row(run, slide),
             "path": valid_text(record.path),
             "classes": [finding.model_dump() for finding in record.classes],
+            "maps": [],
             "warnings": [sentence(warning) for warning in record.warnings],
             "mpp": record.mpp,
             "width": record.width,
@@ -447,6 +481,8 @@ class Batch:
                 "stride": heatmap.stride,
                 "covered": min(heatmap.extent, heatmap.stride),
             }
+            colours = {finding.name: finding.colour for finding in record.classes}
+            about["maps"] = [{"name": name, "colour": colours.get(name, _OTHER_LAYER)} for name in heatmap.classes]
             about["layers"] = [
                 {"name": name, "colour": QUALITY_COLOURS.get(name, _OTHER_LAYER)} for name in read_masks(slide.folder)
             ]
@@ -495,11 +531,14 @@ class Batch:
         self.slides.close()
 
 
-def _mitoses_per_mm2(extra: dict[str, Any]) -> float | None:
-    """Return the density in the hotspot of a slide's mitotic count, if there is one."""
+def _recorded_count(extra: dict[str, Any]) -> _Count:
+    """Return a slide's mitotic count as it was scored, if there is one."""
     count = extra.get("mitoses")
-    hotspot = count.get("hotspot") if isinstance(count, dict) else None
-    value = hotspot.get("per_mm2") if isinstance(hotspot, dict) else None
-    if value is None and isinstance(count, dict) and count.get("total") == 0:
-        return 0.0
-    return float(value) if isinstance(value, (int, float)) else None
+    if not isinstance(count, dict):
+        return _Count(None, None)
+    total = count.get("total")
+    hotspot = count.get("hotspot")
+    density = hotspot.get("per_mm2") if isinstance(hotspot, dict) else 0.0 if total == 0 else None
+    return _Count(
+        int(total) if isinstance(total, int) else None, float(density) if isinstance(density, (int, float)) else None
+    )

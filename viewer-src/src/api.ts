@@ -11,9 +11,16 @@ export interface Row {
   status: "scored" | "abstained" | "failed";
   model: string;
   prediction: string | null;
+  /** In few words why there is no prediction, where the model abstained. */
+  answer: string;
+  /** Classes that cannot be excluded; `null` where the model has no such rule. */
+  prediction_set: string[] | null;
+  out_of_domain: boolean | null;
   colour: string | null;
   confidence: number | null;
   reason: string;
+  mitoses: number | null;
+  /** In the hotspot. */
   mitoses_per_mm2: number | null;
   tissue_mm2: number | null;
   patches: number;
@@ -79,7 +86,10 @@ export interface DetectionClass {
 
 export interface About extends Row {
   path: string;
+  /** Empty where the model finds objects instead of classes. */
   classes: ClassFinding[];
+  /** What the heatmap has a map of. */
+  maps: { name: string; colour: string }[];
   warnings: string[];
   mpp: number | null;
   width: number | null;
@@ -235,14 +245,25 @@ export const nextDetection = (
   return json(`api/detections/${run}/${key}/next?${query}`);
 };
 
-export const decide = (
+let decided = false;
+
+/** Whether something was decided since this was last asked: the table's counts are then old. */
+export function takeDecided(): boolean {
+  const was = decided;
+  decided = false;
+  return was;
+}
+
+export function decide(
   run: number,
   key: string,
   row: number,
   verdict: Verdict,
-): Promise<{ detection: Detection; count: Count }> =>
-  json(`api/decision/${run}/${key}`, {
+): Promise<{ detection: Detection; count: Count }> {
+  decided = true;
+  return json(`api/decision/${run}/${key}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ row, verdict }),
   });
+}

@@ -36,7 +36,7 @@ async function start(): Promise<void> {
   const app = document.getElementById("app")!;
   const body = element("div", { id: "content" });
   try {
-    const overview = await api.overview();
+    let overview = await api.overview();
     app.replaceChildren(
       element(
         "header",
@@ -46,11 +46,16 @@ async function start(): Promise<void> {
       ),
       body,
     );
-    const turn = (): void => {
-      show(body, overview).catch((error: unknown) => problem(body, error));
+    const turn = async (): Promise<void> => {
+      try {
+        if (api.takeDecided()) overview = await api.overview();
+        await show(body, overview);
+      } catch (error) {
+        problem(body, error);
+      }
     };
-    window.addEventListener("hashchange", turn);
-    turn();
+    window.addEventListener("hashchange", () => void turn());
+    await turn();
   } catch (error) {
     app.replaceChildren(body);
     problem(body, error);

@@ -74,7 +74,7 @@ class SlidePage {
     detections?: HTMLInputElement;
   } = {};
   private readonly look: HeatmapLook;
-  private lastClass: string = LEADING;
+  private lastClass: string;
   private following = false;
   private readonly listening = new AbortController();
 
@@ -84,9 +84,9 @@ class SlidePage {
     private readonly about: api.About,
   ) {
     const kind = kept.look?.shown;
-    const known = kind === null || kind === undefined || about.classes.some((finding) => finding.name === kind);
+    const known = kind === undefined || (kind === null ? about.classes.length > 0 : about.maps.some((map) => map.name === kind));
     this.look = {
-      shown: null,
+      shown: about.classes.length > 0 ? null : undefined,
       colourMap: "viridis",
       opacity: overview.opacity[1],
       threshold: 0,
@@ -94,6 +94,7 @@ class SlidePage {
       onTissueOnly: true,
       ...(known ? kept.look : null),
     };
+    this.lastClass = about.classes.length > 0 ? LEADING : `class ${about.maps[0]?.name ?? ""}`;
     this.help = this.keyHelp();
   }
 
@@ -138,13 +139,15 @@ class SlidePage {
     const { about } = this;
     const finding =
       about.status === "scored"
-        ? element(
-            "span",
-            { class: "finding" },
-            about.colour === null ? null : swatch(about.colour),
-            element("b", {}, about.prediction ?? "–"),
-            ` ${percent(about.confidence)}`,
-          )
+        ? about.prediction === null
+          ? null
+          : element(
+              "span",
+              { class: "finding" },
+              about.colour === null ? null : swatch(about.colour),
+              element("b", {}, about.prediction),
+              ` ${percent(about.confidence)}`,
+            )
         : element("span", { class: `tag ${about.status}` }, about.status);
     return element(
       "div",
@@ -175,7 +178,7 @@ class SlidePage {
     else if (about.image_error !== null) {
       said.push(say(`${about.image_error} The stored overview is shown instead, without detail.`, "abstained"));
     }
-    if (about.status === "abstained") said.push(say(`The model abstained. ${about.reason}`, "abstained"));
+    if (about.status === "abstained") said.push(say(`The model abstained. ${about.answer} ${about.reason}`, "abstained"));
     said.push(...about.warnings.map((warning) => say(warning, "abstained")));
     this.notices.replaceChildren(...said);
   }
@@ -265,8 +268,9 @@ class SlidePage {
   /** Another model may not have the class that is shown. */
   private lookFor(about: api.About): HeatmapLook {
     const { shown } = this.look;
-    const known = shown === null || shown === undefined || about.classes.some((finding) => finding.name === shown);
-    return known ? this.look : { ...this.look, shown: null };
+    const leading = about.classes.length > 0;
+    const known = shown === undefined || (shown === null ? leading : about.maps.some((map) => map.name === shown));
+    return known ? this.look : { ...this.look, shown: leading ? null : undefined };
   }
 
   private follow(half: Half, view: View): void {
@@ -379,8 +383,8 @@ class SlidePage {
         },
       },
       option(NOTHING, "none"),
-      option(LEADING, "leading class"),
-      ...about.classes.map((finding) => option(`class ${finding.name}`, finding.name)),
+      about.classes.length > 0 && option(LEADING, "leading class"),
+      ...about.maps.map((map) => option(`class ${map.name}`, map.name)),
     );
     this.controls.shown = shown;
     const slider = (label: string, current: number, set: (value: number) => void): HTMLElement => {
@@ -461,7 +465,7 @@ class SlidePage {
       }
       context.putImageData(image, 0, 0);
       this.legend.replaceChildren(
-        element("p", {}, `Probability of ${look.shown}`),
+        element("p", {}, about.classes.length > 0 ? `Probability of ${look.shown}` : `Highest score of ${look.shown} in each patch`),
         canvas,
         element("p", { class: "ends" }, element("span", {}, "0 %"), element("span", {}, "50 %"), element("span", {}, "100 %")),
       );
@@ -515,6 +519,8 @@ class SlidePage {
           "tbody",
           {},
           row("Model", about.model),
+          about.prediction_set === null ? null : row("Not excluded", about.prediction_set.join(", ") || "no class"),
+          about.out_of_domain === null ? null : row("Domain", about.out_of_domain ? "outside what the model was trained on" : "as in training"),
           row("Tissue", area(about.tissue_mm2)),
           row("Patches", whole(about.patches)),
           row("Scale", about.mpp === null ? "not known" : `${about.mpp.toPrecision(3)} µm/px`),

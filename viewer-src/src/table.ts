@@ -38,13 +38,17 @@ function columns(overview: Overview): Column[] {
     },
     {
       title: "Prediction",
-      value: (r) => (r.status === "scored" ? r.prediction : null),
+      value: (r) => (r.status === "scored" ? r.prediction ?? r.mitoses : null),
       cell: (r) => {
-        if (r.status !== "scored") return element("span", { class: "reason" }, r.reason);
+        if (r.status === "abstained") {
+          return element("span", {}, r.answer, r.reason === r.answer ? null : element("span", { class: "reason" }, ` ${r.reason}`));
+        }
+        if (r.status === "failed") return element("span", { class: "reason" }, r.reason);
+        if (r.prediction === null && r.mitoses !== null) return `${whole(r.mitoses)} ${r.mitoses === 1 ? "mitosis" : "mitoses"}`;
         return element("span", {}, r.colour === null ? null : swatch(r.colour), r.prediction ?? "–");
       },
     },
-    {
+    overview.slides.some((r) => r.confidence !== null) && {
       title: "Confidence",
       value: (r) => r.confidence,
       cell: (r) => percent(r.confidence),
@@ -81,7 +85,7 @@ function matching(overview: Overview, patient: string | null): Row[] {
     if (patient !== null && row.patient !== patient) return false;
     if (state.status && row.status !== state.status) return false;
     if (state.run && String(row.run) !== state.run) return false;
-    const text = `${row.id} ${row.patient ?? ""} ${row.prediction ?? ""} ${row.model} ${row.reason}`.toLowerCase();
+    const text = `${row.id} ${row.patient ?? ""} ${row.prediction ?? ""} ${row.model} ${row.answer} ${row.reason}`.toLowerCase();
     return words.every((word) => text.includes(word));
   });
 }
