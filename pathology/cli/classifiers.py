@@ -113,6 +113,71 @@ def train_command(
     )
 
 
+def evaluate_command(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Name of a model bundle, or its folder.", show_default=False)
+    ],
+    slides: Slides,
+    labels: Labels,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the report; the same command resumes.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option("--name", help="What this evaluation is called.")] = "external",
+    data: Annotated[str, typer.Option("--data-name", help="Which slides these are.")] = "slides of the user's own",
+    mpp: Mpp = None,
+    min_tissue: Annotated[
+        float, typer.Option("--min-tissue", min=0, max=1, help="Smallest share of a patch that must be tissue.")
+    ] = 0.5,
+    workers: Workers = None,
+    device: Device = None,
+    aggregator: Annotated[
+        str, typer.Option("--aggregator", help="How patches become a slide: mean, or one the bundle has learned.")
+    ] = "mean",
+    time: Annotated[
+        str | None, typer.Option("--time", help="Column of follow-up, for a model of risk.", show_default=False)
+    ] = None,
+    event: Annotated[
+        str | None, typer.Option("--event", help="Column that is 1 where the event was seen.", show_default=False)
+    ] = None,
+    covariates: Annotated[
+        str | None, typer.Option("--covariates", help="Columns to adjust for: age,sex.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure a bundle on labelled slides, beside the figures of its training."""
+    from pathology.cli.evaluate import run
+
+    raise typer.Exit(
+        run(
+            model,
+            slides,
+            labels,
+            out,
+            name=name,
+            data=data,
+            mpp=mpp,
+            min_tissue=min_tissue,
+            workers=workers,
+            device=device,
+            aggregator=aggregator,
+            time=time,
+            event=event,
+            covariates=covariates,
+        )
+    )
+
+
+def readers_command(
+    table: Annotated[Path, typer.Argument(help="CSV with reader, case, truth, unaided, aided.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare readers' accuracy without and with a model's help."""
+    from pathology.cli.evaluate import run_readers
+
+    run_readers(table, as_json=as_json)
+
+
 def add_commands(app: typer.Typer) -> None:
     """Give the commands to the program."""
     app.command("train")(train_command)
+    app.command("evaluate")(evaluate_command)
+    app.command("readers")(readers_command)

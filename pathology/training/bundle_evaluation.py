@@ -150,8 +150,7 @@ def evaluate_bundle(
     sections = (_declined(labelled, results),)
     write_text(out / "evaluation.json", evaluation.model_dump_json(indent=1))
     shown = (own, evaluation) if own is not None and own.classes == card.classes else (evaluation,)
-    result = BundleEvaluation(shown, findings, labelled, sections)
-    return result
+    return BundleEvaluation(shown, findings, labelled, sections)
 
 
 def write_bundle_evaluation(

@@ -1,0 +1,97 @@
+"""``pathology evaluate``: a bundle on labelled slides; and ``pathology readers``: people with and without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pathology.cli.display import shown_progress
+
+__all__ = ["run", "run_readers"]
+
+
+def run(
+    model: str,
+    slides: list[Path],
+    labels: Path,
+    out: Path,
+    *,
+    name: str,
+    data: str,
+    mpp: float | None,
+    min_tissue: float,
+    workers: int | None,
+    device: str | None,
+    aggregator: str,
+    time: str | None,
+    event: str | None,
+    covariates: str | None,
+) -> int:
+    """Evaluate and return the exit status."""
+    from pathology.bundle.catalogue import load_bundle
+    from pathology.errors import UsageError
+    from pathology.outputs.atomic import write_text
+    from pathology.scoring.selection import select_slides
+    from pathology.settings import ScoreSettings
+    from pathology.survival.groups import RiskGroups
+    from pathology.training.bundle_evaluation import evaluate_bundle, write_bundle_evaluation
+    from pathology.training.slide_risk import patient_risks, risk_report, risk_section
+
+    if (time is None) != (event is None):
+        raise UsageError("--time and --event come together or not at all")
+    bundle = load_bundle(model)
+    groups = bundle.card.calibration.get("risk_groups")
+    if time is not None and groups is None:
+        raise UsageError(
+            f"{bundle.card.name} has no cut-off of a risk", remedy="Evaluate a model of two classes that train made"
+        )
+    with shown_progress() as display:
+        found = evaluate_bundle(
+            bundle,
+            select_slides(slides),
+            labels,
+            out,
+            name=name,
+            data=data,
+            settings=ScoreSettings.model_validate({"min_tissue": min_tissue, "aggregator": aggregator}),
+            mpp=mpp,
+            workers=workers,
+            device=device,
+            progress=display,
+        )
+    extra = []
+    if time is not None and event is not None:
+        cut = RiskGroups.model_validate(groups)
+        columns = [part.strip() for part in covariates.split(",")] if covariates else []
+        table = patient_risks(found.findings, found.labelled, [time, event, *columns])
+        report = risk_report(table, cut, time=time, event=event, covariates=columns)
+        write_text(out / "risk.json", report.model_dump_json(indent=1))
+        extra.append(risk_section(table, cut, report, out / "pictures", time=time, event=event))
+    page = write_bundle_evaluation(found, bundle, out, extra=extra)
+    for evaluation in found.evaluations:
+        print(f"{evaluation.name}: {evaluation.slides} slides of {evaluation.patients} patients")
+        for rule in ("mean", "share"):
+            measured = evaluation.at("slide", rule).report
+            areas = ", ".join(
+                f"{c} {measured.auc[c].value:.2f} (n = {measured.support[c]})" for c in evaluation.classes
+            )
+            print(f"  {rule}: balanced accuracy {measured.balanced_accuracy}; areas {areas}")
+    print(f"Report: {page}\nResearch use only.")
+    return 0
+
+
+def run_readers(table: Path, *, as_json: bool) -> None:
+    """Print a reader study."""
+    from pathology.training.reader_table import read_reader_study
+
+    study = read_reader_study(table)
+    if as_json:
+        print(json.dumps(study.model_dump(mode="json"), indent=1))
+        return
+    print(f"{study.readers} readers, {study.cases} cases")
+    print(f"accuracy without aid: {study.unaided}, SD between readers {study.unaided_sd:.3f}")
+    print(f"accuracy with aid:    {study.aided}, SD between readers {study.aided_sd:.3f}")
+    print(f"gain: {study.gain}")
+    print(f"paired t test P = {study.t_test.p:.3g}, Wilcoxon P = {study.wilcoxon_p:.3g}")
+    for number, test in enumerate(study.by_reader, 1):
+        print(f"  reader {number}: {test.difference.value:+.3f}, McNemar P = {test.p:.3g}")
