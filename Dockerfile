@@ -1,0 +1,13 @@
+# The command `pathology` with everything it needs, for CPUs and NVIDIA GPUs:
+#   docker build -t pathology .
+#   docker run --rm -v "$PWD/slides:/slides:ro" -v "$PWD/results:/results" pathology \
+#     score /slides --model osteosarcoma-viability --out /results
+FROM python:3.11-slim
+WORKDIR /opt/pathology
+# The front end of the viewer is built with the package and needs Node, which comes as a Python package.
+COPY . .
+RUN python -m pip install --no-cache-dir --constraint constraints.txt '.[all]' \
+    && useradd --create-home scorer
+USER scorer
+ENTRYPOINT ["pathology"]
+CMD ["--help"]
