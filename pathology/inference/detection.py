@@ -11,8 +11,12 @@ from torchvision.ops import batched_nms, box_convert
 
 from pathology.inference.engine import BOXES_PER_PATCH
 from pathology.networks.darknet import Darknet
+from pathology.networks.ultralytics_detectors import UltralyticsDetector
 
-__all__ = ["PatchDetector", "WindowDetector", "strongest_boxes"]
+__all__ = ["DetectorNetwork", "PatchDetector", "WindowDetector", "calibrated", "strongest_boxes"]
+
+DetectorNetwork = Darknet | UltralyticsDetector
+"""Networks that give boxes."""
 
 MOST_BOXES = 64
 """Boxes kept of a window.  A window of 416 pixels at 0.25 µm (0.011 mm²) holds a dozen mitoses at most."""
@@ -56,8 +60,14 @@ def strongest_boxes(decoded: Tensor, *, floor: float, iou: float = 0.4, most: in
     return result
 
 
+def calibrated(confidence: Tensor, calibration: tuple[float, float]) -> Tensor:
+    """Return ``sigmoid(slope logit(confidence) + intercept)`` (Platt 1999), for ``(slope, intercept)``."""
+    slope, intercept = calibration
+    return torch.sigmoid(slope * torch.logit(confidence, eps=1e-6) + intercept)
+
+
 class WindowDetector:
-    """Runs a Darknet detector over windows.
+    """Runs a detector over windows.
 
     Parameters
     ----------
@@ -75,7 +85,7 @@ class WindowDetector:
 
     def __init__(
         self,
-        network: Darknet,
+        network: DetectorNetwork,
         *,
         device: torch.device,
         batch_size: int = 8,
@@ -104,16 +114,14 @@ class WindowDetector:
                 part = np.ascontiguousarray(windows[start : start + self.batch_size])
                 pixels = torch.from_numpy(part).to(self.device).permute(0, 3, 1, 2).float() / 255
                 decoded = self._network.decode(self._network(pixels), pixels.shape[-1])
-                slope, intercept = self.calibration
                 if self.calibration != (1.0, 0.0):
-                    logit = torch.logit(decoded[..., 4:], eps=1e-6)
-                    decoded = torch.cat([decoded[..., :4], torch.sigmoid(slope * logit + intercept)], dim=-1)
+                    decoded = torch.cat([decoded[..., :4], calibrated(decoded[..., 4:], self.calibration)], dim=-1)
                 parts.append(strongest_boxes(decoded, floor=self.floor).cpu().numpy())
         return np.concatenate(parts)
 
 
 class PatchDetector(nn.Module):
-    """A Darknet detector with its input scaling and a choice of its boxes built in, of fixed output size.
+    """A detector with its input scaling, its calibration and a choice of its boxes built in, of fixed output size.
 
     Every engine runs it as it runs a classifier; what it gives for a patch is ``BOXES_PER_PATCH`` boxes of five
     numbers.  Boxes that mean one object are joined later, over all patches at once.
@@ -125,18 +133,26 @@ class PatchDetector(nn.Module):
     mean, std
         Per channel, of values scaled to 0..1.
     floor
-        Smallest confidence kept.
+        Smallest score kept.
+    calibration
+        Slope and intercept on the logit of the confidence (Platt 1999); (1, 0) leaves it as it is.
     """
 
     scale: Tensor
     shift: Tensor
 
     def __init__(
-        self, network: Darknet, mean: tuple[float, float, float], std: tuple[float, float, float], floor: float
+        self,
+        network: DetectorNetwork,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        floor: float,
+        calibration: tuple[float, float] = (1.0, 0.0),
     ) -> None:
         super().__init__()
         self.network = network
         self.floor = floor
+        self.calibration = calibration
         deviation = torch.tensor(std).view(1, 3, 1, 1)
         self.register_buffer("scale", 1 / (255 * deviation))
         self.register_buffer("shift", -torch.tensor(mean).view(1, 3, 1, 1) / deviation)
@@ -147,26 +163,18 @@ class PatchDetector(nn.Module):
         Returns
         -------
         Tensor
-            ``(B, BOXES_PER_PATCH * 5)`` float32: left, top, right, bottom in patch pixels and confidence, by falling
-            confidence; zeros where there are fewer boxes.
+            ``(B, BOXES_PER_PATCH * 5)`` float32: left, top, right, bottom in patch pixels and score, by falling
+            score; zeros where there are fewer boxes.
         """
         pixels = patches.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
-        found = []
-        for head, raw in zip(self.network.heads, self.network(pixels), strict=True):
-            split = head.split(raw.float())
-            boxes = head.boxes(split, patches.shape[2] / raw.shape[-1])
-            chances = split[..., 4:] if head.new_coords else split[..., 4:].sigmoid()
-            confidence = chances[..., 0] * chances[..., 1:].amax(dim=-1)
-            # Of each cell its surest anchor, and of each 3 x 3 cells the surest cell: neighbours mean one object.
-            best, anchor = confidence.max(dim=1)
-            peak = torch.where(best == functional.max_pool2d(best, 3, 1, 1), best, 0.0)
-            chosen = boxes.gather(1, anchor[:, None, :, :, None].expand(-1, 1, -1, -1, 4))[:, 0]
-            found.append(torch.cat([chosen, peak[..., None]], dim=-1).flatten(1, 2))
-        rows = torch.cat(found, dim=1)
+        rows = self.network.candidates(pixels)
         confidence, place = rows[..., 4].topk(min(BOXES_PER_PATCH, rows.shape[1]), dim=1)
         rows = rows.gather(1, place[..., None].expand(-1, -1, 5))
+        if self.calibration != (1.0, 0.0):
+            # A box that its neighbourhood outdid has no confidence, and gets none.
+            confidence = torch.where(confidence > 0, calibrated(confidence, self.calibration), 0.0)
         half = rows[..., 2:4] / 2
-        result = torch.cat([rows[..., :2] - half, rows[..., :2] + half, rows[..., 4:]], dim=-1)
+        result = torch.cat([rows[..., :2] - half, rows[..., :2] + half, confidence[..., None]], dim=-1)
         result = torch.where((confidence >= self.floor)[..., None], result, 0.0)
         missing = BOXES_PER_PATCH - result.shape[1]
         return functional.pad(result, (0, 0, 0, missing)).flatten(1)

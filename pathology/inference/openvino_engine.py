@@ -87,7 +87,7 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
         "weights": card.weights_sha256,
         "network": [card.architecture, card.architecture_options, len(card.classes)],
         "detection": card.detection.model_dump(mode="json") if card.detection is not None else None,
-        "input": [card.patch, card.normalisation.model_dump(mode="json"), card.calibration.get("temperature", 1.0)],
+        "input": [card.patch, card.normalisation.model_dump(mode="json"), card.calibration],
         "openvino": openvino.__version__,
     }
     if extra_outputs(card, features=features):
@@ -127,7 +127,10 @@ def _convert(bundle: Bundle, path: Path, openvino: Any, features: bool) -> None:
     example = torch.zeros((_BATCH, bundle.card.patch, bundle.card.patch, 3), dtype=torch.uint8)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, about its own internals
-        program = torch.export.export(patch_classifier(bundle, features=features).eval(), (example,))
+        network = patch_classifier(bundle, features=features).eval()
+        if bundle.card.task == "detection":
+            network(example)  # some detectors keep what their first call makes, which an export would not
+        program = torch.export.export(network, (example,))
         model = openvino.convert_model(program)
     openvino.save_model(model, path, compress_to_fp16=False)
 

@@ -121,12 +121,12 @@ def patch_classifier(bundle: Bundle, *, features: bool = False) -> nn.Module:
     """
     card = bundle.card
     if card.detection is not None:
-        from pathology.inference.detection import PatchDetector
-        from pathology.networks.darknet import Darknet
+        from pathology.inference.detection import DetectorNetwork, PatchDetector
 
         detector = bundle.network()
-        assert isinstance(detector, Darknet)
-        return PatchDetector(detector, card.normalisation.mean, card.normalisation.std, card.detection.floor)
+        assert isinstance(detector, DetectorNetwork)
+        platt = (float(card.calibration.get("slope", 1.0)), float(card.calibration.get("intercept", 0.0)))
+        return PatchDetector(detector, card.normalisation.mean, card.normalisation.std, card.detection.floor, platt)
     temperature = float(card.calibration.get("temperature", 1.0))
     return PatchClassifier(
         bundle.network(),

@@ -395,6 +395,33 @@ class Darknet(nn.Module):
             [head.decode(raw.float(), width / raw.shape[-1]) for head, raw in zip(self.heads, maps, strict=True)], dim=1
         )
 
+    def candidates(self, x: Tensor) -> Tensor:
+        """Run the network and keep the surest boxes of each neighbourhood.
+
+        Parameters
+        ----------
+        x
+            As for :meth:`forward`.
+
+        Returns
+        -------
+        Tensor
+            ``(B, N, 5)``: centre x, centre y, width, height in input pixels, and the confidence of the surest class;
+            0 where a neighbour, a cell of the same map at most one away, is surer of the same object.
+        """
+        found = []
+        for head, raw in zip(self.heads, self(x), strict=True):
+            split = head.split(raw.float())
+            boxes = head.boxes(split, x.shape[-1] / raw.shape[-1])
+            chances = split[..., 4:] if head.new_coords else split[..., 4:].sigmoid()
+            confidence = chances[..., 0] * chances[..., 1:].amax(dim=-1)
+            # Of each cell its surest anchor, and of each 3 x 3 cells the surest cell.
+            best, anchor = confidence.max(dim=1)
+            peak = torch.where(best == functional.max_pool2d(best, 3, 1, 1), best, 0.0)
+            chosen = boxes.gather(1, anchor[:, None, :, :, None].expand(-1, 1, -1, -1, 4))[:, 0]
+            found.append(torch.cat([chosen, peak[..., None]], dim=-1).flatten(1, 2))
+        return torch.cat(found, dim=1)
+
 
 def _convolution(section: Section, previous: int) -> tuple[nn.Module, int]:
     filters, size = section.integer("filters", 1), section.integer("size", 1)

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pathology.findings.detections import Detections, suppress
-from pathology.inference.detection import WindowDetector
+from pathology.inference.detection import DetectorNetwork, WindowDetector
 from pathology.networks.darknet import Darknet
 from pathology.settings import Settings
 from pathology.training.detection_batches import BatchMaker, BatchSettings, tissue_cells
@@ -287,7 +287,7 @@ def _mine(network: Darknet, data: MitosisData, maker: BatchMaker, device: torch.
 
 
 def evaluate_crops(
-    network: Darknet,
+    network: DetectorNetwork,
     data: MitosisData,
     *,
     device: torch.device,
@@ -330,7 +330,7 @@ def evaluate_crops(
 
 
 def evaluate_windows(
-    network: Darknet,
+    network: DetectorNetwork,
     data: MitosisData,
     *,
     device: torch.device,
@@ -374,7 +374,7 @@ def evaluate_windows(
 
 
 def detect_image(
-    network: Darknet,
+    network: DetectorNetwork,
     pixels: NDArray[np.uint8],
     *,
     device: torch.device,
@@ -434,7 +434,7 @@ def at_crop_scale(background: Background) -> NDArray[np.uint8]:
 
 
 def false_alarms(
-    network: Darknet,
+    network: DetectorNetwork,
     backgrounds: tuple[Background, ...],
     *,
     device: torch.device,
@@ -480,6 +480,6 @@ def to_detections(rows: NDArray[np.float32]) -> Detections:
     return Detections(kept[:, :4], kept[:, 4])
 
 
-def best_f1(network: Darknet, data: MitosisData, *, device: torch.device) -> tuple[float, float]:
+def best_f1(network: DetectorNetwork, data: MitosisData, *, device: torch.device) -> tuple[float, float]:
     """Return the threshold with the highest F1 on crops, and that F1."""
     return threshold_of_best_f1(evaluate_crops(network, data, device=device), MATCH_PIXELS)

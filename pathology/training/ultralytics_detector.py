@@ -1,104 +1,30 @@
-"""Detectors of the Ultralytics family, trained by their own trainer, run through the contract of our own.
+"""Training detectors of the Ultralytics family with their own trainer, on the same crops as our own.
 
-Ultralytics is licensed under the AGPL-3.0 and is an optional extra; this is the only file that imports it.  Nothing
-phones home: its settings go to a folder of ours, its analytics, update check, font and weight downloads are off, and
-it is told that there is no network.  Weights leave it as plain tensors, so that no pickle is loaded when scoring.
+Ultralytics is licensed under the AGPL-3.0 and is an optional extra; see
+:mod:`pathology.networks.ultralytics_detectors`, where it is imported.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import yaml
 from PIL import Image
-from torch import Tensor, nn
 
-from pathology.errors import MissingDependencyError
+from pathology.networks.ultralytics_detectors import (
+    others_left_alone,
+    ultralytics_library,
+    yolov4_csp_definition,
+)
 from pathology.training.detection_batches import tissue_cells
 from pathology.training.detection_data import BOX, CROP, MPP, MitosisData
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from torch import Tensor
 
-__all__ = ["UltralyticsNetwork", "train_ultralytics", "write_yolo_folder"]
-
-
-def _ultralytics(settings: Path) -> Any:  # noqa: ANN401 - the library has no types
-    """Import the library with everything switched off that reaches outside."""
-    os.environ["YOLO_OFFLINE"] = "true"
-    os.environ["YOLO_AUTOINSTALL"] = "false"
-    os.environ["YOLO_VERBOSE"] = "false"
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(settings))
-    try:
-        with _others_left_alone():
-            import ultralytics
-            from ultralytics.nn import tasks
-    except ImportError as error:
-        raise MissingDependencyError(
-            "this detector needs the library ultralytics (AGPL-3.0)",
-            remedy='Install it with: pip install "sarcoma-pathology[ultralytics]"',
-        ) from error
-    update: Any = ultralytics.settings.update
-    update({"sync": False, **dict.fromkeys(("clearml", "comet", "dvc", "mlflow", "raytune"), False)})
-    return ultralytics, tasks
-
-
-@contextmanager
-def _others_left_alone() -> Iterator[None]:
-    """Undo what the library does to others, some of it when imported and some when its trainer starts.
-
-    It puts functions of its own in the place of ``PIL.Image.open`` (an unreadable image then asks for another package
-    instead of saying what is wrong) and ``torch.save``, lifts Pillow's limit against decompression bombs, and sets the
-    number of OpenMP threads of every process started later.
-    """
-    image_open, limit, save = Image.open, Image.MAX_IMAGE_PIXELS, torch.save
-    threads = os.environ.get("OMP_NUM_THREADS")
-    try:
-        yield
-    finally:
-        Image.open, Image.MAX_IMAGE_PIXELS, torch.save = image_open, limit, save
-        if threads is None:
-            os.environ.pop("OMP_NUM_THREADS", None)
-
-
-class UltralyticsNetwork(nn.Module):
-    """A detector of the Ultralytics family behind the calls of :class:`pathology.networks.darknet.Darknet`.
-
-    Parameters
-    ----------
-    definition
-        Name of one of the library's model files, such as ``yolo11n.yaml``.
-    state
-        Weights by name; ``None``: random.
-
-    Raises
-    ------
-    MissingDependencyError
-        If the library is not installed.
-    """
-
-    def __init__(self, definition: str, state: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__()
-        with tempfile.TemporaryDirectory() as folder:
-            _, tasks = _ultralytics(Path(folder))
-            self.model: nn.Module = tasks.DetectionModel(definition, nc=1, verbose=False)
-        if state is not None:
-            self.model.load_state_dict({name: value.float() for name, value in state.items()})
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return one tensor ``(B, 4 + 1, N)`` of boxes (centre x, centre y, width, height, confidence)."""
-        output = self.model(x)
-        return [output[0] if isinstance(output, (tuple, list)) else output]
-
-    def decode(self, maps: list[Tensor], width: int) -> Tensor:  # noqa: ARG002 - the contract's argument
-        """Return ``(B, N, 5)`` boxes, as a Darknet detector does."""
-        return maps[0].transpose(1, 2).float()
+__all__ = ["train_ultralytics", "write_yolo_folder"]
 
 
 def write_yolo_folder(data: MitosisData, folder: Path, *, seed: int = 0) -> Path:
@@ -148,25 +74,39 @@ def write_yolo_folder(data: MitosisData, folder: Path, *, seed: int = 0) -> Path
 
 
 def train_ultralytics(
-    definition: str, data: Path, work: Path, *, epochs: int, batch: int = 16, device: str = "cpu", seed: int = 0
+    definition: str,
+    data: Path,
+    work: Path,
+    *,
+    width: float | None = None,
+    epochs: int = 100,
+    seconds: float | None = None,
+    batch: int = 16,
+    device: str = "cpu",
+    seed: int = 0,
 ) -> tuple[dict[str, Tensor], float]:
     """Train a detector from random weights with the library's own trainer and defaults.
 
     Parameters
     ----------
-    definition
-        Name of one of the library's model files.
+    definition, width
+        As :func:`pathology.networks.ultralytics_detectors.ultralytics_detector` takes them.
     data
         The ``data.yaml`` of :func:`write_yolo_folder`.
     work
         Folder for the trainer's files.
-    epochs, batch, device, seed
+    epochs
+        Rounds over the images.
+    seconds
+        Time budget, instead of ``epochs``.
+    batch, device, seed
         As the trainer calls them.
 
     Returns
     -------
     tuple
-        Averaged weights by name, and the seconds the fit took.
+        Averaged weights by the names of
+        :class:`pathology.networks.ultralytics_detectors.UltralyticsDetector`, and the seconds the fit took.
 
     Raises
     ------
@@ -175,21 +115,25 @@ def train_ultralytics(
     """
     import time
 
-    library, _ = _ultralytics(work)
+    library, _ = ultralytics_library(work)
+    if definition == "yolov4-csp":
+        work.mkdir(parents=True, exist_ok=True)
+        definition = str(work / "own-yolov4-csp.yaml")
+        Path(definition).write_text(yaml.safe_dump(yolov4_csp_definition(width=width or 1.0)), encoding="utf-8")
     began = time.monotonic()
-    with _others_left_alone():
+    with others_left_alone():
         model = library.YOLO(definition, task="detect")
         kept: dict[str, Tensor] = {}
 
         def keep(trainer: Any) -> None:  # noqa: ANN401 - the library has no types
-            kept.update(
-                {name: value.detach().float().cpu().clone() for name, value in trainer.ema.ema.state_dict().items()}
-            )
+            averaged = trainer.ema.ema.state_dict()
+            kept.update({f"model.{name}": value.detach().float().cpu().clone() for name, value in averaged.items()})
 
         model.add_callback("on_train_epoch_end", keep)
         model.train(
             data=str(data),
             epochs=epochs,
+            time=None if seconds is None else seconds / 3600,
             batch=batch,
             imgsz=CROP,
             device=device,

@@ -7,14 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
-from pathology.inference.detection import WindowDetector
+from pathology.bundle.catalogue import load_bundle, verify_bundle
+from pathology.bundle.weights import write_state_dict
+from pathology.inference.engine import BOXES_PER_PATCH
+from pathology.inference.select import make_engine
+from pathology.testing.random_detector import write_random_detector
 from pathology.training.detection_data import BOX, CROP, Background, MitosisData
 
 # Found, not imported: importing it changes other libraries, which is what the last test is about.
 if importlib.util.find_spec("ultralytics") is None:
     pytest.skip("needs the extra: ultralytics", allow_module_level=True)
 
-from pathology.training.ultralytics_detector import UltralyticsNetwork, train_ultralytics, write_yolo_folder
+from pathology.networks.ultralytics_detectors import ultralytics_detector
+from pathology.training.ultralytics_detector import train_ultralytics, write_yolo_folder
 
 
 @pytest.fixture(autouse=True)
@@ -46,32 +51,35 @@ def test_folder_of_images(tmp_path):
     assert len(list((path.parent / "images" / "val").iterdir())) == 4
 
 
-def test_boxes_come_as_from_our_own_detectors():
-    torch.manual_seed(0)
-    network = UltralyticsNetwork("yolo11n.yaml").eval()
-    again = UltralyticsNetwork("yolo11n.yaml", network.model.state_dict()).eval()
-    windows = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    first, second = (WindowDetector(n, device=torch.device("cpu"), floor=0.0).detect(windows) for n in (network, again))
-    np.testing.assert_array_equal(first, second)
-    assert (first[:, 0, 2:4] > first[:, 0, :2]).all(), "left and top before right and bottom"
-    assert (np.diff(first[..., 4], axis=1) <= 0).all()
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_training_gives_plain_tensors(tmp_path):
+@pytest.mark.parametrize(("definition", "width"), [("yolo26n.yaml", None), ("yolov4-csp", 0.125)])
+def test_training_gives_plain_tensors_that_a_bundle_scores_with(definition, width, tmp_path):
     path = write_yolo_folder(drawn_data(), tmp_path / "data")
-    state, seconds = train_ultralytics("yolo11n.yaml", path, tmp_path / "work", epochs=1, batch=4)
+    state, seconds = train_ultralytics(definition, path, tmp_path / "work", width=width, epochs=1, batch=4)
     assert seconds > 0
-    assert all(isinstance(value, torch.Tensor) for value in state.values())
-    fresh = UltralyticsNetwork("yolo11n.yaml").model.state_dict()
-    assert state.keys() == fresh.keys()
-    UltralyticsNetwork("yolo11n.yaml", state)
     assert not list((tmp_path / "work").rglob("*.pt")), "no pickle is left behind"
+    network = ultralytics_detector(1, definition=definition, width=width)
+    assert state.keys() == network.state_dict().keys()
+    options = {"definition": definition} | ({} if width is None else {"width": width})
+    folder = write_random_detector(
+        tmp_path / "trained",
+        architecture="ultralytics",
+        architecture_options=options,
+        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        weights_sha256=write_state_dict(state, tmp_path / "weights.safetensors"),
+    )
+    (tmp_path / "weights.safetensors").replace(folder / "weights.safetensors")
+    assert not [check for check in verify_bundle(folder) if check.error]
+    windows = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    engine = make_engine(load_bundle(folder), kind="torch", device="cpu", threads=1)
+    boxes = engine.predict(windows)
+    assert boxes.shape == (2, 5 * BOXES_PER_PATCH)
+    assert np.isfinite(boxes).all()
 
 
 def test_the_library_leaves_others_as_they_were():
     before = Image.open, Image.MAX_IMAGE_PIXELS, torch.save
-    UltralyticsNetwork("yolo11n.yaml")
+    ultralytics_detector(1, definition="yolo26n.yaml")
     assert (Image.open, Image.MAX_IMAGE_PIXELS, torch.save) == before
     assert Image.open.__module__ == "PIL.Image"
     assert torch.save.__module__ == "torch.serialization"
