@@ -51,8 +51,7 @@ def imports():
             elif isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{path}: imports are written out in full"
                 names = [node.module]
-            for name in names:
-                found.append((path.relative_to(PACKAGE), name))
+            found.extend((path.relative_to(PACKAGE), name) for name in names)
     return found
 
 
