@@ -95,7 +95,12 @@ def measure(code, data):
 
     torch.set_num_threads(1)
     source = {"name": "any", "source": "any", "licence": "any", "images": 1, "used_for": "training"}
-    text = CardText(name="memory", title="Memory", training_data=(source,), limits=("For measuring memory only.",))
+    text = CardText(
+        name="memory",
+        title="Memory",
+        training_data=(source,),
+        limits=("Constructed.",),
+    )
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "made").mkdir()

@@ -213,7 +213,7 @@ def permuted(cohort: Cohort, work: Path, seed: int, device: str, repeats: int) -
 
 
 def segmentation_recipes(small: bool) -> dict[str, SegmentationRecipe]:
-    """B8 and B11 on T1, on CT and on PET-CT."""
+    """B8 and B11 on T1 and on PET-CT."""
     planar: dict[str, Any] = {}
     block: dict[str, Any] = {}
     if small:
@@ -234,7 +234,6 @@ def segmentation_recipes(small: bool) -> dict[str, SegmentationRecipe]:
         "holbrook-2020, 3D on T1": holbrook_2020.recipe(("MR_T1",)).model_copy(update=block),
         "marin-2022, 2.5D on CT and PET": marin_2022.recipe(("CT", "PET")).model_copy(update=planar),
         "holbrook-2020, 3D on CT and PET": holbrook_2020.recipe(("CT", "PET")).model_copy(update=block),
-        "marin-2022, 2.5D on CT": marin_2022.recipe(("CT",)).model_copy(update=planar),
     }
     return {name: recipe for name, recipe in named.items() if isinstance(recipe, SegmentationRecipe)}
 
@@ -382,30 +381,31 @@ def constructed(work: Path, seed: int, device: str, small: bool, until: float) -
         classifier = recipe.classifier.model_copy(update={"optimiser": optimiser, "shift": 2})
         return recipe.model_copy(update={"classifier": classifier} | changes)
 
-    petct = shortened(peng_2019.recipe().model_copy(update=known), 150, 5e-3, size=16)
-    run("peng-2019, both streams", peng_2019, petct, 48, 3)
-    for alone in ("PET", "CT"):  # the other stream sees the same image twice
-        run(f"peng-2019, {alone} alone", peng_2019, petct.model_copy(update={"sequences": (alone, alone)}), 48, 3)
-    run("yang-2022-lipoma", yang_2022_lipoma, yang_2022_lipoma.recipe(), 16 if small else 40, 4)
-    habitat = shortened(jardim_perassi_2021.recipe(), 40, 2e-3, batch=32, patch=9, per_case=150)
-    run("jardim-perassi-2021", jardim_perassi_2021, habitat, 6 if small else 16, 2 if small else 4)
-    margins = shortened(ye_2021.recipe(), 60, 1e-3, size=64, slices=6)
-    run("ye-2021", ye_2021, margins, 16 if small else 32, 4)
-    readers = marin_2022.recipe()
-    if small:
-        optimiser = OptimiserSettings(steps=200, batch=8, learning_rate=3e-3)
-        readers = readers.model_copy(update={"optimiser": optimiser, "window": (1, 48, 48)})
-    run("marin-2022, four readers", marin_2022, readers, 12 if small else 24, 3 if small else 4)
+    k = 2 if small else 4
     fused = banerjee_2018.recipe().model_copy(update=known | {"registration": None})
-    fused = shortened(fused, 150, 3e-4, size=64, slices=2)
-    run("banerjee-2018, fused", banerjee_2018, fused, 48, 3)
+    fused = shortened(fused, 100, 3e-4, size=64, slices=2)
+    run("banerjee-2018, fused", banerjee_2018, fused, 48, k)
     for alone in ("T1GD", "DWI"):
-        run(f"banerjee-2018, {alone} alone", banerjee_2018, fused.model_copy(update={"sequences": (alone,)}), 48, 3)
+        run(f"banerjee-2018, {alone} alone", banerjee_2018, fused.model_copy(update={"sequences": (alone,)}), 48, k)
     adversarial = gao_2021.recipe()
     if small:
-        gan = AcganSettings(width=16, steps=800, batch=16)
-        adversarial = shortened(adversarial, 150, 2e-4, size=32, slices=4, acgan=gan, synthetic=400)
-    run("gao-2021", gao_2021, adversarial, 30, 3 if small else 5)
+        gan = AcganSettings(width=16, steps=500, batch=16)
+        adversarial = shortened(adversarial, 100, 2e-4, size=32, slices=4, acgan=gan, synthetic=300)
+    run("gao-2021", gao_2021, adversarial, 24 if small else 30, 2 if small else 5)
+    habitat = shortened(jardim_perassi_2021.recipe(), 40, 2e-3, batch=32, patch=9, per_case=150)
+    run("jardim-perassi-2021", jardim_perassi_2021, habitat, 8 if small else 16, k)
+    readers = marin_2022.recipe()
+    if small:
+        optimiser = OptimiserSettings(steps=150, batch=8, learning_rate=3e-3)
+        readers = readers.model_copy(update={"optimiser": optimiser, "window": (1, 48, 48)})
+    run("marin-2022, four readers", marin_2022, readers, 12 if small else 24, k)
+    margins = shortened(ye_2021.recipe(), 40, 1e-3, size=64, slices=6)
+    run("ye-2021", ye_2021, margins, 16 if small else 32, k)
+    petct = shortened(peng_2019.recipe().model_copy(update=known), 150, 5e-3, size=16)
+    run("peng-2019, both streams", peng_2019, petct, 48, k)
+    for alone in ("PET", "CT"):  # the other stream sees the same image twice
+        run(f"peng-2019, {alone} alone", peng_2019, petct.model_copy(update={"sequences": (alone, alone)}), 48, k)
+    run("yang-2022-lipoma", yang_2022_lipoma, yang_2022_lipoma.recipe(), 16 if small else 40, 4)
     return found
 
 
@@ -425,7 +425,7 @@ def main() -> None:
     small, device, seed = options.small, options.device, options.seed
     parts: dict[str, Callable[[], dict[str, list[Figure]]]] = {
         "nomograms": lambda: nomograms(cohort, options.out, seed),
-        "permuted": lambda: permuted(cohort, options.out, seed, device, 60 if small else 100),
+        "permuted": lambda: permuted(cohort, options.out, seed, device, 40 if small else 100),
         "segmentation": lambda: segmentation(cohort, options.out, seed, device, small, until),
         "images": lambda: images(cohort, seed, device, small),
         "deep": lambda: deep(cohort, options.out, seed, device),
