@@ -29,49 +29,49 @@ EPOCHS = 150
 HORIZON = 60 * 365.25 / 12
 
 
+def measure(seed: int) -> dict[str, float]:
+    """Return the three mean AUCs on one data set of coin tosses, and how often a fold was started afresh."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(PATIENTS, 9))
+    survived = rng.random(PATIENTS) < 0.5
+    months = np.where(survived, rng.uniform(60, 180, PATIENTS), rng.uniform(1, 60, PATIENTS))
+    found = published_rule(x, months, survived, settings=BhambhvaniSettings(epochs=EPOCHS), seed=seed)
+    table = pd.DataFrame(x, columns=[f"x{i}" for i in range(9)])
+    result = cross_validate(
+        table,
+        Outcome(months * 365.25 / 12, ~survived),
+        CovariateSettings(numeric=tuple(table.columns)),
+        {"ours": [Candidate(kind="bhambhvani", settings={"epochs": EPOCHS, "patience": 40})]},
+        [HORIZON],
+        CrossValidationSettings(seed=seed, resamples=200),
+    )
+    return {
+        "seed": seed,
+        "published": float(np.mean(found.reported)),
+        "last_epoch": float(np.mean(found.honest)),
+        "ours": score_predictions(result, "ours").auc[f"{HORIZON:g}"].value,
+        "restarts": int(sum(found.restarts)),
+    }
+
+
 def main() -> None:
-    """Run from the command line."""
+    """Run from the command line; data sets already in OUT.json are not measured again."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-sets", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    reported, honest, ours, restarts = [], [], [], []
+    each = json.loads(options.out.read_text())["each"] if options.out.exists() else []
     for seed in range(options.data_sets):
-        rng = np.random.default_rng(seed)
-        x = rng.normal(size=(PATIENTS, 9))
-        survived = rng.random(PATIENTS) < 0.5
-        months = np.where(survived, rng.uniform(60, 180, PATIENTS), rng.uniform(1, 60, PATIENTS))
-        found = published_rule(x, months, survived, settings=BhambhvaniSettings(epochs=EPOCHS), seed=seed)
-        reported.append(float(np.mean(found.reported)))
-        honest.append(float(np.mean(found.honest)))
-        restarts.append(int(sum(found.restarts)))
-        table = pd.DataFrame(x, columns=[f"x{i}" for i in range(9)])
-        result = cross_validate(
-            table,
-            Outcome(months * 365.25 / 12, ~survived),
-            CovariateSettings(numeric=tuple(table.columns)),
-            {"ours": [Candidate(kind="bhambhvani", settings={"epochs": EPOCHS, "patience": 40})]},
-            [HORIZON],
-            CrossValidationSettings(seed=seed, resamples=200),
-        )
-        ours.append(score_predictions(result, "ours").auc[f"{HORIZON:g}"].value)
-        print(
-            f"data set {seed}: published {reported[-1]:.3f}, last epoch {honest[-1]:.3f}, ours {ours[-1]:.3f}",
-            flush=True,
-        )
-    summary = {
-        "patients": PATIENTS,
-        "data_sets": options.data_sets,
-        "epochs": EPOCHS,
-        "restarts": restarts,
-        **{
-            name: {"each": values, "mean": str(mean_interval(values))}
-            for name, values in (("published", reported), ("last_epoch", honest), ("ours", ours))
-        },
-    }
-    options.out.write_text(json.dumps(summary, indent=1))
-    print(json.dumps(summary, indent=1))
+        if seed in [one["seed"] for one in each]:
+            continue
+        each.append(measure(seed))
+        print(json.dumps(each[-1]), flush=True)
+        names = ("published", "last_epoch", "ours")
+        means = {name: str(mean_interval([one[name] for one in each])) for name in names} if len(each) > 1 else {}
+        summary = {"patients": PATIENTS, "epochs": EPOCHS, "each": each, "means": means}
+        options.out.write_text(json.dumps(summary, indent=1))
+    print(json.dumps(json.loads(options.out.read_text())["means"], indent=1))
 
 
 if __name__ == "__main__":

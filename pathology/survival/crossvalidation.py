@@ -20,7 +20,16 @@ from pydantic import Field
 from pathology.errors import UsageError
 from pathology.settings import Settings
 from pathology.survival.covariates import CovariateSettings, Preparation
-from pathology.survival.evaluation import TIED_RISK, calibration_slope, harrell_c, observed_to_expected
+from pathology.survival.evaluation import (
+    TIED_RISK,
+    brier_terms,
+    calibration_slope,
+    case_control_pairs,
+    comparable_pairs,
+    harrell_c,
+    inverse_or_zero,
+    observed_to_expected,
+)
 from pathology.survival.groups import RiskGroups
 from pathology.survival.model import SurvivalModel, model_kinds
 from pathology.survival.nonparametric import censoring_distribution, kaplan_meier
@@ -255,18 +264,15 @@ def score_predictions(result: CrossValidation, name: str) -> ModelScore:
         score, floor = np.zeros((n, len(at))), np.zeros((n, len(at)))
         for p in (p for p in folds if p.fold.repeat == repeat):
             train, test = outcome.take(p.fold.train), outcome.take(p.fold.test)
-            remaining = censoring_distribution(train)
-            pairs["harrell"].add(p.fold.test, *_concordant(test, p.risk, np.ones(len(test))))
-            early = test.event & (test.time < at[-1])
-            weight = np.where(early, _inverse(remaining(test.time)), 0.0)
-            pairs["uno"].add(p.fold.test, *_concordant(test, p.risk, weight**2))
+            weight = inverse_or_zero(censoring_distribution(train)(test.time))
+            pairs["harrell"].add(p.fold.test, *comparable_pairs(test, p.risk, np.ones(len(test))))
+            early = np.where(test.time < at[-1], weight, 0.0)
+            pairs["uno"].add(p.fold.test, *comparable_pairs(test, p.risk, early**2))
             for i, t in enumerate(at):
-                pairs[f"{t:g}"].add(
-                    p.fold.test, *_dynamic(test, 1 - p.survival[:, i], _inverse(remaining(test.time)), t)
-                )
-            score[p.fold.test] = _brier_parts(test, p.survival, at, remaining(test.time), remaining(at))
+                pairs[f"{t:g}"].add(p.fold.test, *case_control_pairs(test, 1 - p.survival[:, i], weight, t))
+            score[p.fold.test] = brier_terms(train, test, p.survival, at)
             flat = np.broadcast_to(kaplan_meier(train).at(at), p.survival.shape)
-            floor[p.fold.test] = _brier_parts(test, flat, at, remaining(test.time), remaining(at))
+            floor[p.fold.test] = brier_terms(train, test, flat, at)
         harrell.append(pairs["harrell"])
         uno.append(pairs["uno"])
         areas.append({f"{t:g}": pairs[f"{t:g}"] for t in at})
@@ -335,40 +341,10 @@ class _Pairs:
         return np.where(comparable > 0, won / np.where(comparable > 0, comparable, 1), np.nan)
 
 
-def _won(risk: Floats) -> Floats:
-    difference = risk[:, None] - risk[None, :]
-    return np.where(np.abs(difference) <= TIED_RISK, 0.5, (difference > 0).astype(float))
-
-
-def _concordant(test: Outcome, risk: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    time = test.time[:, None]
-    later = (test.time[None, :] > time) | ((test.time[None, :] == time) & ~test.event[None, :])
-    comparable = (weight * test.event)[:, None] * later
-    return comparable * _won(risk), comparable
-
-
-def _dynamic(test: Outcome, risk: Floats, weight: Floats, t: float) -> tuple[Floats, Floats]:
-    case, control = test.event & (test.time <= t), test.time > t
-    comparable = np.where(case, weight, 0.0)[:, None] * control[None, :]
-    return comparable * _won(risk), comparable
-
-
-def _brier_parts(test: Outcome, survival: Floats, at: Floats, at_own: Floats, at_times: Floats) -> Floats:
-    case = (test.time[:, None] <= at) & test.event[:, None]
-    control = test.time[:, None] > at
-    return np.asarray(
-        survival**2 * case * _inverse(at_own)[:, None] + (1 - survival) ** 2 * control * _inverse(at_times)
-    )
-
-
 def _integrate(score: Floats, at: Floats) -> Floats:
     if len(at) == 1:
         return np.asarray(score[:, 0])
     return np.asarray(np.trapezoid(score, at, axis=1) / (at[-1] - at[0]), dtype=float)
-
-
-def _inverse(chance: Floats) -> Floats:
-    return np.where(chance > 0, 1 / np.where(chance > 0, chance, 1.0), 0.0)
 
 
 def _draws(n: int, resamples: int, seed: int) -> Floats:

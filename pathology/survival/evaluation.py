@@ -23,12 +23,16 @@ __all__ = [
     "DecisionCurve",
     "LogRank",
     "brier_score",
+    "brier_terms",
     "calibration_groups",
     "calibration_slope",
+    "case_control_pairs",
+    "comparable_pairs",
     "decision_curve",
     "dynamic_auc",
     "harrell_c",
     "integrated_brier_score",
+    "inverse_or_zero",
     "inverse_probability_weights",
     "log_rank",
     "mean_dynamic_auc",
@@ -168,12 +172,9 @@ def dynamic_auc(train: Outcome, test: Outcome, risk: npt.ArrayLike, times: npt.A
     weight[counted] = _reciprocal(censoring_distribution(train), test.time[counted], train)
     areas = np.full(len(at), np.nan)
     for i, t in enumerate(at):
-        case, control = test.event & (test.time <= t), test.time > t
-        if not case.any() or not control.any():
-            continue
-        difference = r[case, i][:, None] - r[control, i][None, :]
-        won = np.where(np.abs(difference) <= TIED_RISK, 0.5, difference > 0)
-        areas[i] = np.average(won.mean(axis=1), weights=weight[case])
+        won, comparable = case_control_pairs(test, r[:, i], weight, t)
+        if comparable.any():
+            areas[i] = won.sum() / comparable.sum()
     return areas
 
 
@@ -220,13 +221,7 @@ def brier_score(train: Outcome, test: Outcome, survival: npt.ArrayLike, times: n
     p = np.asarray(survival, dtype=float)
     if p.shape != (len(test), len(at)) or not np.isfinite(p).all() or p.min() < -1e-9 or p.max() > 1 + 1e-9:
         raise UsageError(f"survival has shape {p.shape}, expected ({len(test)}, {len(at)}) of probabilities 0 to 1")
-    remaining = censoring_distribution(train)
-    with np.errstate(divide="ignore"):
-        at_case = np.where(remaining(test.time) > 0, 1 / remaining(test.time), 0.0)
-        at_time = np.where(remaining(at) > 0, 1 / remaining(at), 0.0)
-    case = (test.time[:, None] <= at[None, :]) & test.event[:, None]
-    control = test.time[:, None] > at[None, :]
-    return np.asarray(np.mean(p**2 * case * at_case[:, None] + (1 - p) ** 2 * control * at_time[None, :], axis=0))
+    return np.asarray(brier_terms(train, test, p, at).mean(axis=0))
 
 
 def integrated_brier_score(train: Outcome, test: Outcome, survival: npt.ArrayLike, times: npt.ArrayLike) -> float:
@@ -259,8 +254,7 @@ def inverse_probability_weights(train: Outcome, outcome: Outcome, horizon: float
     ndarray, shape (N,)
     """
     known = outcome.event | (outcome.time >= horizon)
-    remaining = censoring_distribution(train)(np.minimum(outcome.time, horizon))
-    return np.where(known & (remaining > 0), 1 / np.where(remaining > 0, remaining, 1.0), 0.0)
+    return np.where(known, inverse_or_zero(censoring_distribution(train)(np.minimum(outcome.time, horizon))), 0.0)
 
 
 def observed_to_expected(outcome: Outcome, survival: npt.ArrayLike, horizon: float) -> float:
@@ -464,18 +458,102 @@ def log_rank(outcome: Outcome, groups: Sequence[str] | npt.NDArray[np.generic]) 
     )
 
 
+def comparable_pairs(
+    outcome: Outcome, risk: Floats, weight: Floats, cases: npt.NDArray[np.int64] | None = None
+) -> tuple[Floats, Floats]:
+    """Return the pairs of which concordance indices are made.
+
+    Parameters
+    ----------
+    outcome
+        Follow-up of N patients.
+    risk
+        Higher means earlier event, shape (N,).
+    weight
+        Of each patient as the one with the earlier event, shape (N,).
+    cases
+        Rows to pair with all patients, M of them; all by default.
+
+    Returns
+    -------
+    tuple of ndarray, each of shape (M, N)
+        Weight of each pair times 1 if the earlier event had the higher risk, one half if risks are equal, else 0; and
+        the weight itself, 0 where a pair cannot be compared.
+    """
+    rows = np.arange(len(outcome)) if cases is None else cases
+    time = outcome.time[rows][:, None]
+    later = (outcome.time > time) | ((outcome.time == time) & ~outcome.event)
+    comparable = (weight * outcome.event)[rows][:, None] * later
+    return comparable * _won(risk[rows], risk), comparable
+
+
+def case_control_pairs(outcome: Outcome, risk: Floats, weight: Floats, t: float) -> tuple[Floats, Floats]:
+    """Return the pairs of which a dynamic AUC is made: event by time ``t`` against still without it.
+
+    Parameters
+    ----------
+    outcome
+        Follow-up of N patients.
+    risk
+        Higher means earlier event, shape (N,).
+    weight
+        Of each patient as a case, shape (N,).
+    t
+        The time.
+
+    Returns
+    -------
+    tuple of ndarray, each of shape (N, N)
+        As :func:`comparable_pairs` does.
+    """
+    case, control = outcome.event & (outcome.time <= t), outcome.time > t
+    comparable = np.where(case, weight, 0.0)[:, None] * control[None, :]
+    return comparable * _won(risk, risk), comparable
+
+
+def brier_terms(train: Outcome, test: Outcome, survival: Floats, times: Floats) -> Floats:
+    """Return each patient's weighted squared error at each time; their mean is :func:`brier_score`.
+
+    Parameters
+    ----------
+    train
+        Patients from whom the censoring distribution is estimated.
+    test
+        Patients to be judged, N of them.
+    survival
+        Predicted probability of being without the event at each time, shape (N, T).
+    times
+        T times, ascending.
+
+    Returns
+    -------
+    ndarray, shape (N, T)
+    """
+    remaining = censoring_distribution(train)
+    case = (test.time[:, None] <= times) & test.event[:, None]
+    control = test.time[:, None] > times
+    at_event, at_time = inverse_or_zero(remaining(test.time)), inverse_or_zero(remaining(times))
+    return np.asarray(survival**2 * case * at_event[:, None] + (1 - survival) ** 2 * control * at_time)
+
+
+def inverse_or_zero(chance: Floats) -> Floats:
+    """Return 1 / chance, 0 where there is no chance: who cannot be observed has no weight."""
+    return np.where(chance > 0, 1 / np.where(chance > 0, chance, 1.0), 0.0)
+
+
+def _won(first: Floats, second: Floats) -> Floats:
+    difference = first[:, None] - second[None, :]
+    return np.where(np.abs(difference) <= TIED_RISK, 0.5, (difference > 0).astype(float))
+
+
 def _concordance(outcome: Outcome, risk: Floats, weight: Floats) -> tuple[float, float]:
     """Weighted concordant and comparable pairs, a block of patients at a time to bound memory."""
     good = comparable = 0.0
     cases = np.flatnonzero(outcome.event & (weight > 0))
     for block in np.array_split(cases, max(1, len(cases) * len(outcome) // 4_000_000 + 1)):
-        time = outcome.time[block][:, None]
-        later = (outcome.time > time) | ((outcome.time == time) & ~outcome.event)
-        difference = risk[block][:, None] - risk
-        tied = np.abs(difference) <= TIED_RISK
-        won = ((difference > 0) & ~tied) + 0.5 * tied
-        good += float(weight[block] @ np.sum(won * later, axis=1))
-        comparable += float(weight[block] @ later.sum(axis=1))
+        won, all_pairs = comparable_pairs(outcome, risk, weight, block)
+        good += float(won.sum())
+        comparable += float(all_pairs.sum())
     return good, comparable
 
 

@@ -130,6 +130,48 @@ def test_test_rows_cannot_change_the_model(cohort):
         assert not np.array_equal(after.risk[:3], first.risk[:3])
 
 
+QUICK = {
+    "cox": {"penalty": 0.05},
+    "deepsurv": {"epochs": 4},
+    "discrete": {"epochs": 4},
+    "deephit": {"epochs": 4},
+    "red_snn": {"epochs": 2, "window": 500.0, "max_windows": 4},
+    "bhambhvani": {"epochs": 2, "folds": 2, "horizon": 700.0},
+}
+
+
+def _later(outcome, rows):
+    """Move these follow-ups up to the next one of the same kind, so that no order and no stratum changes."""
+    time = outcome.time.copy()
+    for seen in (True, False):
+        same = np.sort(outcome.time[outcome.event == seen])
+        for row in rows[outcome.event[rows] == seen]:
+            above = same[same > outcome.time[row]]
+            time[row] += 0.9 * (above[0] - outcome.time[row]) if above.size else 500.0
+    return Outcome(time, outcome.event)
+
+
+@pytest.mark.parametrize("imputation", ["median", "knn"])
+@pytest.mark.parametrize("kind", QUICK)
+def test_neither_covariates_nor_follow_up_of_test_patients_reach_the_model(cohort, kind, imputation):
+    """Whatever is learnt (coding, gaps, scale, time grid, weights, cut-offs) comes from the training patients."""
+    frame, outcome = cohort
+    spec = SPEC.model_copy(update={"imputation": imputation})
+    models = {kind: [Candidate(kind=kind, settings=QUICK[kind])]}
+    settings = CrossValidationSettings(outer=2, resamples=100)
+    before = cross_validate(frame, outcome, spec, models, AT, settings).predictions[kind][0]
+    spoilt = frame.copy()
+    spoilt.loc[before.fold.test[:5], ["a", "b"]] = [1e4, np.nan]
+    spoilt.loc[before.fold.test[:5], "site"] = "moon"
+    later = _later(outcome, before.fold.test)
+    assert not np.array_equal(later.time, outcome.time)
+    after = cross_validate(spoilt, later, spec, models, AT, settings).predictions[kind][0]
+    assert np.array_equal(after.fold.test, before.fold.test)
+    assert np.array_equal(after.risk[5:], before.risk[5:])
+    assert np.array_equal(after.survival[5:], before.survival[5:])
+    assert after.groups[5:] == before.groups[5:]
+
+
 def test_random_outcomes_score_a_half(cohort):
     """Ours on shuffled follow-up: no skill is found."""
     frame, outcome = cohort
