@@ -18,7 +18,7 @@ from pathology.inference.engine import ENGINES
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
-    from pathology.inference.engine import Engine
+    from pathology.inference.engine import Engine, Precision
 
 __all__ = ["choose_engine", "make_engine"]
 
@@ -95,7 +95,8 @@ def make_engine(
     device
         ``cpu``, ``cuda``, ``cuda:N``; ``None``: the best there is.
     precision
-        ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, with near ties computed again in fp32.
+        ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, with near ties, and patches with candidates
+        of a detector, computed again in fp32.
     threads
         Cores to use on a processor; ``None``: all this process may use.
     features
@@ -124,25 +125,32 @@ def make_engine(
 def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | None, features: bool) -> Engine:
     import torch
 
+    from pathology.inference.near_candidates import CandidatesExact, easier
     from pathology.inference.near_ties import NearTies
     from pathology.inference.torch_engine import TorchEngine, has_bf16
 
     cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    # A near tie is a matter of classes; the boxes of a detector are computed in fp32.
-    if bundle.card.task == "detection" or precision == "exact" or not (cuda or has_bf16()):
+    if precision == "exact" or not (cuda or has_bf16()):
         return TorchEngine(bundle, device=device, threads=threads, features=features)
     # Near ties are few: a GPU's full batch would mostly compute padding.
     size = _NEAR_TIES_ON_GPU if cuda else None
     exact = TorchEngine(bundle, device=device, batch_size=size, threads=threads, features=features)
-    fast = TorchEngine(bundle, device=device, precision="fp16" if cuda else "bf16", threads=threads, features=features)
-    return NearTies(fast, exact)
+    low: Precision = "fp16" if cuda else "bf16"
+    if bundle.card.task == "detection":
+        looking = TorchEngine(easier(bundle), device=device, precision=low, threads=threads, features=features)
+        return CandidatesExact(looking, exact)
+    return NearTies(TorchEngine(bundle, device=device, precision=low, threads=threads, features=features), exact)
 
 
 def _openvino(bundle: Bundle, precision: str, threads: int | None, features: bool) -> Engine:
+    from pathology.inference.near_candidates import CandidatesExact, easier
     from pathology.inference.near_ties import NearTies
     from pathology.inference.openvino_engine import OpenVINOEngine, computes_bf16
 
     exact = OpenVINOEngine(bundle, threads=threads, features=features)
-    if bundle.card.task == "detection" or precision == "exact" or not computes_bf16():
+    if precision == "exact" or not computes_bf16():
         return exact
+    if bundle.card.task == "detection":
+        looking = OpenVINOEngine(easier(bundle), precision="bf16", threads=threads, features=features)
+        return CandidatesExact(looking, exact)
     return NearTies(OpenVINOEngine(bundle, precision="bf16", threads=threads, features=features), exact)

@@ -1,5 +1,7 @@
 """Detectors through the engines' contract."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ import torch
 from pathology.bundle.catalogue import load_bundle, verify_bundle
 from pathology.findings.detections import Detections, suppress
 from pathology.inference.detection import PatchDetector, WindowDetector
-from pathology.inference.engine import BOXES_PER_PATCH
+from pathology.inference.engine import BOXES_PER_PATCH, Engine
+from pathology.inference.near_candidates import CandidatesExact, easier
 from pathology.inference.select import make_engine
 from pathology.testing.random_detector import write_random_detector
 
@@ -30,7 +33,7 @@ def test_engines_agree(bundle, patches):
     pytest.importorskip("openvino")
     results = []
     for kind in ("torch", "openvino"):
-        engine = make_engine(bundle, kind=kind, device="cpu", threads=1)
+        engine = make_engine(bundle, kind=kind, device="cpu", precision="exact", threads=1)
         assert engine.classes == 5 * BOXES_PER_PATCH
         assert engine.precision == "fp32"
         results.append(engine.predict(patches).reshape(5, -1, 5))
@@ -71,3 +74,80 @@ def test_boxes_become_level_0_pixels():
     found = Detections.of_patches(outputs, np.array([[100, 200], [1000, 0], [5, 5]], np.int32), 2.0)
     np.testing.assert_allclose(found.boxes, [[120, 240, 160, 280], [1000, 0, 1016, 16]])
     np.testing.assert_allclose(found.scores, [0.9, 0.5])
+
+
+class Looking(Engine):
+    """Stands in for an engine of low precision: finds candidates where it is told to."""
+
+    name = "looking"
+
+    def __init__(self, exact, scores):
+        self.device, self.precision, self.batch_size, self.appetite = "cpu", "bf16", exact.batch_size, exact.appetite
+        self.patch, self.classes, self.scores = exact.patch, exact.classes, scores
+
+    def predict(self, patches):
+        result = np.zeros((len(patches), self.classes), np.float32)
+        result[:, 4] = self.scores[: len(patches)]
+        return result
+
+    def _predict(self, patches):
+        return self.predict(patches)
+
+    def close(self):
+        pass
+
+
+def test_patches_with_candidates_are_computed_again_in_full_precision(bundle, patches):
+    exact = make_engine(bundle, kind="torch", device="cpu", precision="exact", threads=1)
+    whole = exact.predict(patches)
+    engine = CandidatesExact(Looking(exact, [0.2, 0, np.nan, 0, 0.9]), exact)
+    found = engine.predict(patches)
+    for patch in (0, 2, 4):  # what is no number counts as a candidate
+        np.testing.assert_allclose(found[patch], whole[patch], atol=1e-3)
+    assert not found[[1, 3]].any()
+    assert (engine.rescored, engine.seen) == (3, 5)
+    assert engine.predict(patches[:0]).shape == (0, engine.classes)
+
+
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_fast_precision_finds_what_full_precision_finds(bundle, patches, kind):
+    if kind == "openvino":
+        pytest.importorskip("openvino")
+    results = []
+    for precision in ("exact", "fast"):
+        engine = make_engine(bundle, kind=kind, device="cpu", precision=precision, threads=1)
+        results.append(engine.predict(patches))
+        engine.close()
+    np.testing.assert_allclose(*results, atol=1e-3)
+
+
+def test_half_the_score_is_enough_to_be_looked_at_again(bundle):
+    assert easier(bundle).card.detection.floor == bundle.card.detection.floor / 2
+    assert easier(bundle).card.detection.threshold == bundle.card.detection.threshold
+
+
+def test_calibration_changes_scores_and_not_boxes(bundle, patches):
+    plain = PatchDetector(bundle.network(), (0, 0, 0), (1, 1, 1), 0.0).eval()
+    steep = PatchDetector(bundle.network(), (0, 0, 0), (1, 1, 1), 0.0, (2.0, -0.5)).eval()
+    with torch.inference_mode():
+        one, other = (m(torch.from_numpy(patches)).view(5, -1, 5) for m in (plain, steep))
+    np.testing.assert_array_equal(one[..., :4], other[..., :4])
+    claimed = one[..., 4] > 1e-5  # the logit of less is cut off
+    expected = torch.sigmoid(2 * torch.logit(one[..., 4][claimed]) - 0.5)
+    np.testing.assert_allclose(other[..., 4][claimed], expected, rtol=1e-4)
+    assert not other[..., 4][one[..., 4] == 0].any(), "no box stays no box"
+
+
+def test_a_cards_calibration_is_in_every_engine(bundle, patches):
+    pytest.importorskip("openvino")
+    card = bundle.card.model_copy(update={"calibration": {"slope": 0.7, "intercept": 0.4}})
+    scores = []
+    for kind in ("torch", "openvino"):
+        for model in (bundle, dataclasses.replace(bundle, card=card)):
+            engine = make_engine(model, kind=kind, device="cpu", precision="exact", threads=1)
+            scores.append(engine.predict(patches).reshape(5, -1, 5)[:, 0, 4])
+            engine.close()
+    expected = 1 / (1 + np.exp(-(0.7 * np.log(scores[0] / (1 - scores[0])) + 0.4)))
+    np.testing.assert_allclose(scores[1], expected, rtol=1e-3)
+    np.testing.assert_allclose(scores[3], expected, rtol=1e-3)
+    np.testing.assert_allclose(scores[2], scores[0], rtol=1e-3)
