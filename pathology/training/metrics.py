@@ -1,4 +1,7 @@
-"""Classification metrics with n and an interval: scikit-learn computes the figure, this file says how sure it is.
+"""Classification metrics with n and an interval.
+
+A bootstrap computes a figure thousands of times on few rows, where scikit-learn's checks of its input take a hundred
+times as long as the arithmetic.  So the figures are written out here, and held equal to scikit-learn's in the tests.
 
 Where each patient has one row, shares get Wilson's interval and areas DeLong's; where patients have several rows
 (tiles, slides) everything is bootstrapped by patient, because their rows are not independent.
@@ -11,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 from sklearn import metrics as sk
 
 from pathology.errors import UsageError
@@ -183,7 +187,7 @@ def binary_report(
         specificity=share(~called, ~truth),
         positive_predictive_value=share(truth, called),
         negative_predictive_value=share(~truth, ~called),
-        f1=resampled(lambda r: float(sk.f1_score(truth[r], called[r], zero_division=0))),
+        f1=resampled(lambda r: _f1(truth[r], called[r])),
         brier=resampled(lambda r: float(np.mean((scores[r] - truth[r]) ** 2))),
     )
 
@@ -239,13 +243,8 @@ def classification_report(
         present = [c for c in numbers if 0 < np.sum(truth[r] == c) < len(r)]
         return float(np.mean([_auc(truth[r] == c, p[r, c]) for c in present])) if present else float("nan")
 
-    def macro_f1(r: npt.NDArray[np.int64]) -> float:
-        return float(sk.f1_score(truth[r], called[r], average="macro", labels=np.unique(truth[r]), zero_division=0))
-
-    def kappa(r: npt.NDArray[np.int64]) -> float:
-        if len(set(truth[r]) | set(called[r])) < 2:
-            return float("nan")
-        return float(sk.cohen_kappa_score(truth[r], called[r], labels=numbers))
+    def confusion(r: npt.NDArray[np.int64]) -> Floats:
+        return _confusion(truth[r], called[r], len(classes))
 
     everybody = np.ones(len(truth), dtype=bool)
     return ClassificationReport(
@@ -253,12 +252,12 @@ def classification_report(
         rows=len(truth),
         patients=len({str(o) for o in owner}),
         support={name: int(np.sum(truth == c)) for c, name in enumerate(classes)},
-        confusion=tuple(tuple(int(v) for v in row) for row in sk.confusion_matrix(truth, called, labels=numbers)),
+        confusion=tuple(tuple(int(v) for v in row) for row in confusion(np.arange(len(truth)))),
         accuracy=share(truth == called, everybody),
         balanced_accuracy=resampled(lambda r: _balanced_accuracy(truth[r], called[r])),
-        macro_f1=resampled(macro_f1),
+        macro_f1=resampled(lambda r: _macro_f1(confusion(r))),
         macro_auc=resampled(macro_auc),
-        kappa=resampled(kappa),
+        kappa=resampled(lambda r: _kappa(confusion(r))),
         calibration_error=resampled(lambda r: expected_calibration_error(truth[r], p[r])),
         auc={
             name: area_under_roc(truth == c, p[:, c], patients=owner, level=level, resamples=resamples, seed=seed)
@@ -379,11 +378,52 @@ def _one_row_each(patients: Groups) -> bool:
 
 
 def _auc(truth: npt.NDArray[np.bool_], scores: Floats) -> float:
-    return float(sk.roc_auc_score(truth, scores)) if 0 < truth.sum() < len(truth) else float("nan")
+    """Area under the ROC curve as Mann and Whitney's statistic; ties count half."""
+    positives = int(truth.sum())
+    negatives = len(truth) - positives
+    if not positives or not negatives:
+        return float("nan")
+    above = float(rankdata(scores)[truth].sum()) - positives * (positives + 1) / 2
+    return above / (positives * negatives)
 
 
 def _average_precision(truth: npt.NDArray[np.bool_], scores: Floats) -> float:
-    return float(sk.average_precision_score(truth, scores)) if truth.any() else float("nan")
+    """Sum over the distinct scores of precision times the recall that each adds."""
+    positives = int(truth.sum())
+    if not positives:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last = np.append(ordered[1:] != ordered[:-1], True)
+    found = np.cumsum(truth[order])[last]
+    precision = found / (np.flatnonzero(last) + 1)
+    return float(np.sum(np.diff(found, prepend=0) * precision) / positives)
+
+
+def _confusion(truth: npt.NDArray[np.int64], called: npt.NDArray[np.int64], classes: int) -> Floats:
+    """Rows are the truth, columns the prediction."""
+    counts = np.bincount(truth * classes + called, minlength=classes**2)
+    return np.asarray(counts.reshape(classes, classes), np.float64)
+
+
+def _f1(truth: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_]) -> float:
+    """Harmonic mean of precision and recall; 0 where there is neither a positive nor a call."""
+    size = int(truth.sum()) + int(called.sum())
+    return 2 * int((truth & called).sum()) / size if size else 0.0
+
+
+def _macro_f1(confusion: Floats) -> float:
+    """Mean over the classes that occur of the harmonic mean of precision and recall."""
+    right, true, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    present = true > 0
+    return float(np.mean(2 * right[present] / (true + called)[present]))
+
+
+def _kappa(confusion: Floats) -> float:
+    """Cohen's kappa (1960); NaN where truth and prediction are one and the same class throughout."""
+    total = confusion.sum()
+    chance = float(confusion.sum(axis=0) @ confusion.sum(axis=1)) / total**2
+    return (float(np.trace(confusion)) / total - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
 def _balanced_accuracy(truth: npt.NDArray[np.generic], called: npt.NDArray[np.generic]) -> float:

@@ -135,7 +135,7 @@ def evaluate_slides(
     data: str,
     thresholds: Mapping[str, float] | None = None,
     threshold_rule: str = "mean",
-    resamples: int = 2000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
     """Measure a classifier.

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -124,3 +126,25 @@ def test_shapes_are_checked():
         classification_report([0, 2], np.ones((2, 2)), ["a", "b"])
     with pytest.raises(UsageError):
         binary_report([0, 1], np.ones(3), threshold=0.5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=40)
+)
+def test_figures_with_ties_equal_scikit_learn(rows):
+    truth = np.array([row[0] for row in rows])
+    scores = np.array([row[1] / 4 for row in rows])
+    if 0 < truth.sum() < len(truth):
+        assert area_under_roc(truth, scores).value == pytest.approx(sk.roc_auc_score(truth, scores))
+        assert area_under_precision_recall(truth, scores, resamples=100).value == pytest.approx(
+            sk.average_precision_score(truth, scores)
+        )
+    labels, called = np.array([row[2] for row in rows]), np.array([row[3] for row in rows])
+    report = classification_report(labels, np.eye(3)[called], ("a", "b", "c"), resamples=100)
+    present = np.unique(labels)
+    expected = sk.f1_score(labels, called, average="macro", labels=present, zero_division=0)
+    assert report.macro_f1.value == pytest.approx(expected)
+    if len(set(labels) | set(called)) > 1:
+        expected = sk.cohen_kappa_score(labels, called, labels=[0, 1, 2])
+        assert report.kappa.value == pytest.approx(expected, nan_ok=True)

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pathology.errors import InputTableError, LeakageError, UsageError
+from pathology.training.slide_labels import LabelledSlide, LabelledSlides
+from pathology.training.slide_split import DEFAULT_SHARES, audit_sets, split_slides
+
+
+def cohort(patients_per_class, slides_per_patient=2, sites=None, sets=None):
+    slides = []
+    for label, count in enumerate(patients_per_class):
+        for number in range(count):
+            name = f"{label}-{number}"
+            for k in range(slides_per_patient):
+                slides.append(
+                    LabelledSlide(
+                        f"{name}-{k}",
+                        Path(f"{name}-{k}.svs"),
+                        name,
+                        label,
+                        site=sites(label, number) if sites else None,
+                        set=sets(label, number, k) if sets else None,
+                    )
+                )
+    return LabelledSlides(tuple(f"class {c}" for c in range(len(patients_per_class))), tuple(slides))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(4, 30), min_size=2, max_size=5),
+    st.integers(1, 3),
+    st.integers(0, 2**31),
+)
+def test_no_patient_is_in_two_sets_and_every_class_in_each(patients, slides, seed):
+    labelled = cohort(patients, slides)
+    sets = split_slides(labelled, seed=seed)
+    assert sorted(np.concatenate(list(sets.values())).tolist()) == list(range(len(labelled)))
+    audit_sets(labelled, sets, fingerprints=[s.slide_id for s in labelled.slides])
+    for rows in sets.values():
+        assert {labelled.slides[row].label for row in rows} == set(range(len(patients)))
+    largest = patients.index(max(patients))
+    inside = {labelled.slides[row].patient_id for row in sets["train"] if labelled.slides[row].label == largest}
+    # Every set has one patient; the others are dealt out by the shares.
+    assert abs(len(inside) - 1 - DEFAULT_SHARES["train"] * (max(patients) - 4)) <= 1
+
+
+def test_seed_decides():
+    labelled = cohort([20, 20])
+    first, again, other = (split_slides(labelled, seed=s)["test"].tolist() for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_class_with_too_few_patients_is_refused():
+    with pytest.raises(UsageError, match="class 1 has 2 patients for 4 sets"):
+        split_slides(cohort([9, 2]))
+
+
+def test_sites_stay_together():
+    labelled = cohort([16, 16], sites=lambda label, number: f"hospital {number % 8}")
+    sets = split_slides(labelled, keep_sites=True)
+    audit = audit_sets(labelled, sets, fingerprints=[s.slide_id for s in labelled.slides], keep_sites=True)
+    assert "sites" in audit.checked
+    with pytest.raises(UsageError, match="have none"):
+        split_slides(cohort([8, 8]), keep_sites=True)
+    lone = cohort([8, 8], sites=lambda label, number: f"hospital {label}{number % 2}")
+    with pytest.raises((InputTableError, UsageError), match=r"has no slide of|independent sites"):
+        split_slides(lone, keep_sites=True)
+
+
+def test_a_table_may_fix_the_sets():
+    names = ("train", "validation", "calibration", "test")
+    labelled = cohort([8, 8], sets=lambda label, number, k: names[number % 4])
+    sets = split_slides(labelled)
+    assert {labelled.slides[row].set for row in sets["calibration"]} == {"calibration"}
+    without = cohort([8, 8], sets=lambda label, number, k: names[0] if label else names[number % 4])
+    with pytest.raises(InputTableError, match="set 'validation' has no slide of class 1"):
+        split_slides(without)
+
+
+def test_a_planted_leak_is_caught():
+    labelled = cohort([8, 8])
+    sets = split_slides(labelled)
+    own = [s.slide_id for s in labelled.slides]
+    moved = {**sets, "test": np.append(sets["test"], sets["train"][0])}
+    with pytest.raises(LeakageError, match="both sides"):
+        audit_sets(labelled, moved, fingerprints=own)
+    names = ("train", "validation", "calibration", "test")
+    torn = cohort([8, 8], sets=lambda label, number, k: names[(number + (k if number == 0 else 0)) % 4])
+    with pytest.raises(LeakageError, match="patients on both sides"):
+        audit_sets(torn, split_slides(torn), fingerprints=own)
+    # The same file under another name and another patient.
+    copied = list(own)
+    copied[sets["test"][0]] = own[sets["train"][0]]
+    with pytest.raises(LeakageError, match="fingerprints on both sides"):
+        audit_sets(labelled, sets, fingerprints=copied)
