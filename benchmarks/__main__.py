@@ -1,4 +1,4 @@
-"""``python -m benchmarks [tiling | compression | memory | scoring] [OPTIONS]``.
+"""``python -m benchmarks [tiling | compression | memory | scoring | scheduling] [OPTIONS]``.
 
 Without a name: tiling, then compression.
 """
@@ -6,7 +6,7 @@ Without a name: tiling, then compression.
 import runpy
 import sys
 
-NAMES = ("tiling", "compression", "memory", "scoring")
+NAMES = ("tiling", "compression", "memory", "scoring", "scheduling")
 
 
 def main() -> None:
