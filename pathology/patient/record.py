@@ -48,6 +48,10 @@ class SlideSummary(Settings):
     probabilities: dict[str, float] = Field(default_factory=dict)
     abstained: bool = False
     abstained_because: str = ""
+    answer: str = ""
+    """In few words what the model says where it abstained: which classes it cannot tell apart, or that the slide is
+    unlike those it was trained on."""
+    out_of_domain: bool = False
     tissue_mm2: float | None = None
     findings: dict[str, float] = Field(default_factory=dict)
     """Further numbers by name, such as ``mitoses_per_mm2``."""
@@ -163,7 +167,7 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, SlideSummary]]:
         slide_id = str(row["slide_id"])
         record = folder / "slides" / slide_id / "slide.json"
         extra: dict[str, float] = {}
-        model = str(row.get("model", "") or "")
+        model, answer, outside = str(row.get("model", "") or ""), "", False
         if record.is_file():
             try:
                 found = SlideResult.model_validate_json(record.read_text(encoding="utf-8"))
@@ -172,6 +176,7 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, SlideSummary]]:
                     "the slide's record is damaged", where=record, remedy="Score the slide again"
                 ) from error
             extra, model = _numbers_within(found.extra), found.model
+            answer, outside = found.answer if found.abstained else "", bool(found.out_of_domain)
         # Shares of the tissue by class (necrosis among them) are covariates of their own.
         shares = {str(k): _number(v) for k, v in row.items() if str(k).startswith("share_")}
         extra |= {k: v for k, v in shares.items() if v is not None}
@@ -188,6 +193,8 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, SlideSummary]]:
                     probabilities={k: v for k, v in probabilities.items() if v is not None},
                     abstained=str(row.get("abstained", "")).lower() in ("true", "1"),
                     abstained_because=str(row.get("abstained_because", "") or ""),
+                    answer=answer,
+                    out_of_domain=outside,
                     tissue_mm2=_number(row.get("tissue_mm2")),
                     findings=extra,
                     error=str(row.get("error", "") or ""),

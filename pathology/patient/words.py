@@ -188,7 +188,10 @@ def _tissue(record: PatientRecord, notes: _Notes) -> list[Sentence]:
     out = [Sentence(text=f"A computer program looked at {len(scored)} {noun} of your tissue.", facts=(count,))]
     for i, slide in scored:
         if slide.abstained:
-            out.append(Sentence(text="On a slide the program was not sure enough, so it gave no answer."))
+            if slide.out_of_domain:
+                out.append(Sentence(text="A slide was unlike those the program learnt from, so it gave no answer."))
+            else:
+                out.append(Sentence(text="On a slide the program was not sure enough, so it gave no answer."))
             continue
         if slide.prediction is None:
             continue

@@ -90,6 +90,38 @@ def test_the_imaging_patients_and_their_clinic_become_records(data_dir, tmp_path
     assert json.loads(run("show", tmp_path / "out2", patients[0], "--json").output)["patient_id"] == patients[0]
 
 
+@pytest.mark.slow
+def test_slides_that_were_really_scored_join_the_imaging_patients(data_dir, tmp_path):
+    """Three constructed slides through the scoring of a batch, under the names of imaging patients."""
+    from pathology.scoring.batch import score
+    from pathology.testing.random_bundle import write_random_bundle
+    from pathology.testing.synthetic_slides import TissuePicture, write_svs
+
+    patients = sorted(p.name for p in (data_dir / "radiology" / "sts").iterdir())
+    for number in range(3):
+        picture = TissuePicture(1200, 1000, tissue=0.7, seed=number)
+        write_svs(tmp_path / f"s{number}.svs", picture, factors=(1, 4))
+    owners = [patients[0], patients[0], "CONSTRUCTED_1"]
+    pd.DataFrame(
+        {"path": [f"s{n}.svs" for n in range(3)], "slide_id": ["s0", "s1", "s2"], "patient_id": owners}
+    ).to_csv(tmp_path / "manifest.csv", index=False)
+    score([tmp_path / "manifest.csv"], write_random_bundle(tmp_path / "bundle", patch=64, mpp=2.0), tmp_path / "out")
+    result = run(
+        "build", "--slides", tmp_path / "out", "--radiology", _imaging(tmp_path / "rad", patients), "--clinical",
+        data_dir / "radiology" / "sts_clinical.csv", "--out", tmp_path / "records",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "44 patients: 2 with slides, 28 with imaging, 43 with a clinical row, 1 with all" in result.output
+    record = json.loads((tmp_path / "records" / "patients" / patients[0] / "record.json").read_text())
+    assert [slide["slide_id"] for slide in record["slides"]] == ["s0", "s1"]
+    scored = pd.read_csv(tmp_path / "out" / "results.csv").set_index("slide_id")
+    for slide in record["slides"]:
+        for name, probability in slide["probabilities"].items():
+            assert probability == pytest.approx(scored.loc[slide["slide_id"], f"p_{name}"])
+    page = (tmp_path / "records" / "patients" / patients[0] / "patient.html").read_text()
+    assert all(text in page for text in ("s0", "s1", "volume_ml", "Research use only"))
+
+
 def test_pseudonyms(tmp_path):
     slides = _slides(tmp_path / "slides", ["Smith, John", "Roe", "Doe"])
     first = run("build", "--slides", slides, "--hash-ids", tmp_path / "key", "--out", tmp_path / "a")

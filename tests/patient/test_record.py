@@ -20,6 +20,7 @@ from pathology.patient.record import (
     read_slide_results,
 )
 from pathology.patient.words import plain_text
+from pathology.radiology.batch import _flat
 
 
 @pytest.fixture
@@ -43,6 +44,9 @@ def slides(tmp_path):
         "model": "sts 1",
         "model_sha256": "0",
         "extra": {"mitoses": {"per_mm2": 4.5, "note": "x"}, "hot": True},
+        "abstained": True,
+        "prediction_set": ["LMS", "UPS"],
+        "out_of_domain": False,
     }
     (out / "slides" / "s1" / "slide.json").write_text(json.dumps(record))
     return out
@@ -69,8 +73,40 @@ def test_slides_are_read_with_their_findings(slides):
     assert first.probabilities == {"LMS": 0.8, "UPS": 0.2}
     assert first.findings == {"mitoses.per_mm2": 4.5, "hot": 1.0, "share_LMS": 0.7}
     assert first.model == "sts 1"
+    assert (first.answer, first.out_of_domain) == ("not sure: LMS or UPS", False)
     assert found[2][1].error == "truncated"
     assert found[4][1].abstained
+
+
+def test_what_radiology_writes_is_read_as_it_is(tmp_path):
+    """The layout of ``pathology radiology predict``, with a study that could not be evaluated."""
+    classified = {
+        "patient_id": "A",
+        "model": "m 1.0.0",
+        "system": "x",
+        "prediction": "high",
+        "probabilities": {"high": 0.8, "low": 0.2},
+        "volume_cm3": 12.5,
+        "files": ["inputs.png"],
+        "intended_use": "research",
+        "status": "done",
+        "key": "0",
+    }
+    failed = {"status": "failed", "key": "0", "error": "no mask"}
+    rows = [_flat(row) for row in (classified, {"patient_id": "A", **failed}, {"patient_id": "B", **failed})]
+    pd.DataFrame(rows).to_csv(tmp_path / "results.csv", index=False)
+    found = read_radiology_results(tmp_path)
+    first, second = found[0][1], found[1][1]
+    assert (first.prediction, first.model, first.status) == ("high", "m 1.0.0", "done")
+    assert first.findings == {"probabilities.high": 0.8, "probabilities.low": 0.2, "volume_cm3": 12.5}
+    assert (second.status, second.error, second.findings) == ("failed", "no mask", {})
+    records, _ = build_records(imaging=found)
+    assert records[0].notes == ("1 of 2 imaging studies could not be evaluated",)
+    table = patient_table(records).set_index("patient_id")
+    assert table.loc["A", "imaging.volume_cm3"] == 12.5
+    assert pd.isna(table.loc["B", "imaging.volume_cm3"])
+    assert "scan" not in plain_text(records[1]).text()
+    assert "1 scan was measured" in plain_text(records[0]).text()
 
 
 def test_everything_is_joined_or_reported(slides, clinical, tmp_path):

@@ -79,6 +79,12 @@ def test_what_is_not_known_is_not_mentioned():
     assert plain.facts == ()
 
 
+def test_a_strange_slide_is_said_to_be_one(record):
+    strange = SlideSummary(slide_id="b", status="scored", abstained=True, out_of_domain=True)
+    assert "unlike those the program learnt from" in plain_text(record.model_copy(update={"slides": (strange,)})).text()
+    assert "not sure enough" in plain_text(record).text()
+
+
 def test_no_letter_to_the_dead(record):
     for change in ({"status": "dead"}, {"os_event": 1.0}):
         dead = record.model_copy(update={"clinical": {**record.clinical, **change}})
