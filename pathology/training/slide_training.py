@@ -30,7 +30,7 @@ from pathology.training.checkpoint import Checkpoint
 from pathology.training.conformal import coverage, one_per_patient, prediction_sets
 from pathology.training.evaluation_report import evaluation_pictures, write_evaluation_report
 from pathology.training.initialisation import Start, resolve_start
-from pathology.training.metrics import classification_report
+from pathology.training.metrics import classification_report, score_by_patient
 from pathology.training.out_of_domain import slide_score
 from pathology.training.ranks import Ranks
 from pathology.training.slide_bundle import (
@@ -377,8 +377,8 @@ class _Run:
         split, trust = self.calibrate(fitted, sets)
         thresholds = fit_thresholds(trust.findings, classes)
         calibration: dict[str, Any] = {"thresholds": thresholds}
-        if len(classes) == 2:
-            calibration["risk_groups"] = self._risk_groups(split, trust).model_dump(mode="json")
+        if len(classes) == 2 and (groups := self._risk_groups(split, trust)) is not None:
+            calibration["risk_groups"] = groups.model_dump(mode="json")
         if held_out:
             findings = [finding for fold in held_out for finding in fold]
             data = (
@@ -421,13 +421,17 @@ class _Run:
         )
         return TrainedClassifier(out, card, evaluation, fitted)
 
-    def _risk_groups(self, split: SplitNetwork, trust: TrustFit) -> RiskGroups:
+    def _risk_groups(self, split: SplitNetwork, trust: TrustFit) -> RiskGroups | None:
         """Cut the probability of the second class at the median of patients who did not shape the weights."""
         rows = np.concatenate([self.plan.sets["validation"], self.plan.sets["calibration"]])
         findings, _ = self.predict(split, trust, rows)
-        owners = [finding.patient_id for finding in findings]
-        risk = np.array([finding.patches[:, 1].mean() for finding in findings])
-        return RiskGroups.cut([risk[[o == owner for o in owners]].mean() for owner in sorted(set(owners))])
+        risk = score_by_patient(
+            np.array([finding.patches[:, 1].mean() for finding in findings]), [f.patient_id for f in findings]
+        )[1]
+        if len(np.unique(risk)) < 2:
+            self.progress.say("no cut-off of a risk: the model gives all development patients the same")
+            return None
+        return RiskGroups.cut(risk)
 
     def _baseline(self, sets: Mapping[str, Rows]) -> tuple[Rows, NDArray[np.float64]]:
         colours = slide_colours(self.patches, seed=self.plan.seed)

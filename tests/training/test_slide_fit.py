@@ -1,0 +1,210 @@
+"""Fitting on patch stores: stages, rates, weights, stopping, and going on after an interruption."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pathology.errors import UsageError
+from pathology.networks.registry import build_network
+from pathology.settings import GridSettings
+from pathology.testing.array_reader import ArrayReader
+from pathology.tiling.blocks import BlockReader
+from pathology.tiling.grid import Grid, TissueShare
+from pathology.tiling.plan import plan_tiles
+from pathology.tiling.store import PatchStore
+from pathology.training.checkpoint import Checkpoint
+from pathology.training.ranks import Ranks
+from pathology.training.slide_fit import fit_slides, validation_figures
+from pathology.training.slide_labels import LabelledSlide, LabelledSlides
+from pathology.training.slide_patches import SlidePatches, TrainingPatches
+from pathology.training.slide_prediction import SlideLogits, predict_slides
+from pathology.training.slide_recipe import SlideRecipe, Stage
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+ROWS = np.arange(4)
+
+
+def recipe(**changes):
+    return SlideRecipe.model_validate(
+        {
+            "architecture": "densenet121-foersch",
+            "mpp": 1.0,
+            "patch": 32,
+            "batch": 4,
+            "stages": (Stage(epochs=1, frozen=True, learning_rate=1e-3), Stage(epochs=2, learning_rate=1e-3)),
+            "augmentation": "none",
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    """Four slides of two classes, dark and bright, eight patches each."""
+    folder = tmp_path_factory.mktemp("stores")
+    stores, slides = [], []
+    for number in range(4):
+        random = np.random.default_rng(number)
+        picture = np.clip(random.normal(80 + 90 * (number % 2), 25, (64, 128, 3)), 0, 255).astype(np.uint8)
+        reader = ArrayReader(picture)
+        grid = Grid(GridSettings(patch=32, mpp=0.5, stride=32, block=256), reader.dimensions, 0.5)
+        plan = plan_tiles(grid, TissueShare(np.ones((2, 2), bool), reader.dimensions))
+        path = folder / f"{number}.zarr"
+        store = PatchStore.create(path, plan, "decoded", slide=reader.path, fingerprint=str(number), description={})
+        blocks = BlockReader(reader, grid)
+        for k in range(len(plan.blocks)):
+            store.write_block(k, blocks.read(int(plan.blocks[k]), plan.positions[plan.of_block(k)]))
+        store.finish()
+        stores.append(path)
+        slides.append(LabelledSlide(f"s{number}", Path(f"{number}.svs"), f"p{number}", number % 2))
+    keep = [np.ones(8, bool) for _ in stores]
+    keep[0][2:] = False
+    return SlidePatches(LabelledSlides(("dark", "bright"), tuple(slides)), tuple(stores), tuple(keep))
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return build_network("densenet121-foersch", 2)
+
+
+def test_patches_to_keep_and_their_counts(patches):
+    assert patches.counts(ROWS).tolist() == [2 + 8, 16]
+    data = TrainingPatches(patches.shuffled(ROWS, seed=0), patches.labelled.labels, "none", 0)
+    seen = [label for _, label in data]
+    assert len(data) == len(seen) == 26
+    assert np.bincount(seen).tolist() == [10, 16]
+
+
+def test_changes_depend_on_seed_epoch_and_patch_alone(patches):
+    def pixels(epoch, seed=0):
+        data = TrainingPatches(patches.shuffled(ROWS, seed=seed), patches.labelled.labels, "turns-and-colour", seed)
+        data.set_epoch(epoch)
+        return sorted(bytes(p.numpy()) for p, _ in data)
+
+    assert pixels(0) == pixels(0)
+    assert pixels(0) != pixels(1)
+    assert pixels(0) != pixels(0, seed=1)
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAfter:
+    """Ends a training as abruptly as Python allows, after some epochs."""
+
+    def __init__(self, epochs):
+        self.left = epochs
+
+    def step(self, stage, epoch, step, steps, loss):
+        assert 1 <= step <= steps
+        assert np.isfinite(loss)
+
+    def epoch(self, record):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def whole(patches):
+    return fit_slides(network(), patches, ROWS, ROWS, recipe(), ranks=ALONE)
+
+
+def test_it_learns_what_is_plain_to_see(whole, patches):
+    assert [(r.stage, r.epoch) for r in whole.history] == [(1, 1), (2, 1), (2, 2)]
+    assert whole.history[-1].loss < whole.history[0].loss
+    assert whole.best in whole.history
+    assert all(0 <= r.waiting <= 1 for r in whole.history)
+    # scikit-learn's balanced weights: n / (classes * count).
+    np.testing.assert_allclose(whole.class_weights, [26 / 20, 26 / 32], rtol=1e-6)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_interrupted_training_ends_with_the_same_weights(whole, patches, tmp_path, epochs):
+    checkpoint = Checkpoint(tmp_path / "state", "one")
+    with pytest.raises(Killed):
+        fit_slides(
+            network(), patches, ROWS, ROWS, recipe(), ranks=ALONE, checkpoint=checkpoint, progress=KillAfter(epochs)
+        )
+    resumed = fit_slides(network(9), patches, ROWS, ROWS, recipe(), ranks=ALONE, checkpoint=checkpoint)
+    assert [r.loss for r in resumed.history] == pytest.approx([r.loss for r in whole.history], rel=1e-3)
+    assert [r.learning_rate for r in resumed.history] == pytest.approx([r.learning_rate for r in whole.history])
+    assert [r.best for r in resumed.history] == [r.best for r in whole.history]
+    for (name, a), (_, b) in zip(whole.network.named_parameters(), resumed.network.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3, msg=name)
+    assert len(list(checkpoint.folder.glob("*.safetensors"))) == 1
+    with pytest.raises(UsageError, match="another training"):
+        fit_slides(
+            network(), patches, ROWS, ROWS, recipe(), ranks=ALONE, checkpoint=Checkpoint(tmp_path / "state", "two")
+        )
+
+
+def test_a_finished_training_is_read_and_not_repeated(patches, tmp_path):
+    short = recipe(stages=(Stage(epochs=1),))
+    checkpoint = Checkpoint(tmp_path / "state", "one")
+    first = fit_slides(network(), patches, ROWS, ROWS, short, ranks=ALONE, checkpoint=checkpoint)
+    again = fit_slides(
+        network(5), patches, ROWS, ROWS, short, ranks=ALONE, checkpoint=checkpoint, progress=KillAfter(1)
+    )
+    assert again.history == first.history
+    for a, b in zip(first.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_frozen_body_keeps_its_weights(patches):
+    net = network()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    fit_slides(
+        net, patches, ROWS, ROWS, recipe(stages=(Stage(epochs=1, frozen=True, learning_rate=1e-2),)), ranks=ALONE
+    )
+    after = net.state_dict()
+    assert torch.equal(before["0.0.conv0.weight"], after["0.0.conv0.weight"])
+    assert not torch.equal(before["1.8.weight"], after["1.8.weight"])
+    assert not torch.equal(before["0.0.norm0.weight"], after["0.0.norm0.weight"])  # fastai's train_bn
+
+
+def test_patience_stops_a_stage_on_validation_alone(patches):
+    # With a rate of nearly nothing no epoch is better than the first by more than noise of the running means.
+    still = recipe(
+        stages=(Stage(epochs=6, learning_rate=1e-12),), patience=2, choose="patch accuracy", weight_decay=0.0
+    )
+    fitted = fit_slides(network(), patches, ROWS, np.array([1, 2]), still, ranks=ALONE)
+    assert len(fitted.history) < 6
+    assert not any(r.best for r in fitted.history[-2:])
+
+
+def test_validation_figures_by_hand():
+    def slide(p):
+        return SlideLogits(np.arange(len(p)), np.log(np.array(p, np.float32)))
+
+    found = [slide([[0.8, 0.2], [0.4, 0.6]]), slide([[0.5, 0.5]])]
+    loss, accuracy, slide_loss = validation_figures(found, [0, 1])
+    assert loss == pytest.approx((-(np.log(0.8) + np.log(0.4)) / 2 - np.log(0.5)) / 2, rel=1e-5)
+    assert accuracy == pytest.approx(1 / 3)  # the tie goes to the first class, which is wrong
+    assert slide_loss == pytest.approx((-np.log(0.6) - np.log(0.5)) / 2, rel=1e-5)
+
+
+def test_predictions_come_slide_by_slide_whatever_the_loaders(patches):
+    net = network().eval()
+    alone, shared = (
+        predict_slides(net, patches, np.array([2, 0]), recipe(), device=ALONE.device, loaders=n) for n in (0, 2)
+    )
+    assert [len(s.patches) for s in alone] == [8, 2]
+    for a, b in zip(alone, shared, strict=True):
+        np.testing.assert_array_equal(a.patches, b.patches)
+        np.testing.assert_allclose(a.logits, b.logits, rtol=1e-3, atol=1e-4)
+    pixels = PatchStore.open(patches.stores[2])[[0]]
+    mean, std = np.array(recipe().mean), np.array(recipe().std)
+    x = torch.from_numpy(((pixels / 255 - mean) / std).astype(np.float32)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = net(x).numpy()
+    np.testing.assert_allclose(alone[0].logits[:1], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_too_few_patches_are_refused(patches):
+    lone = SlidePatches(patches.labelled, patches.stores, tuple(np.arange(8) < 1 for _ in range(4)))
+    with pytest.raises(UsageError, match="1 training patches"):
+        fit_slides(network(), lone, np.array([0]), ROWS, recipe(), ranks=ALONE)
