@@ -7,7 +7,7 @@ Usage::
 
 DATA holds ``sts/<patient>/<sequence>_image.nii.gz`` and ``sts_clinical.csv`` (collection Soft-tissue-Sarcoma of The
 Cancer Imaging Archive, Vallières et al. 2015, CC BY 3.0).  Every part writes its figures to ``OUT/<part>.json``; a part
-whose file is there is not run again.  The longest parts, segmentation and constructed, stop once ``--minutes`` are over
+whose file is there is not run again.  The longest (segmentation, deep, constructed) stop once ``--minutes`` are over
 and go on when called again.  ``--small`` shortens the training of networks to what a CPU does in minutes; such figures
 say that the machinery works and are a lower bound of what it can do.
 """
@@ -18,7 +18,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,26 @@ def nomograms(cohort: Cohort, work: Path, seed: int) -> dict[str, list[Figure]]:
     return found
 
 
-def deep(cohort: Cohort, work: Path, seed: int, device: str) -> dict[str, list[Figure]]:
+def remembered(work: Path, part: str, name: str, until: float, make: Callable[[], Sequence[Figure]]) -> list[Figure]:
+    """Return the figures of a step, which are kept in OUT as soon as they are known."""
+    path = work / part / f"{name.replace(', ', '-').replace(' ', '-')}.json"
+    if not path.exists():
+        if time.monotonic() > until:
+            raise OutOfTimeError
+        started = time.monotonic()
+        figures = [f.model_dump(mode="json") for f in make()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seconds = round(time.monotonic() - started)
+        print(f"  {name}: {seconds} s", flush=True)
+        path.write_text(json.dumps({"seconds": seconds, "figures": figures}))
+    return [Figure.model_validate(f) for f in json.loads(path.read_text())["figures"]]
+
+
+def deep(cohort: Cohort, work: Path, seed: int, device: str, until: float) -> dict[str, list[Figure]]:
     """B4 and B10 with features of untrained networks beside the radiomics: ImageNet weights are not at hand."""
     table = features(cohort, work)
     found: dict[str, list[Figure]] = {}
-    for backbone, sequences in (("resnet34", ("MR_T1",)), ("densenet161", ("MR_T1",)), ("resnet34", SEQUENCES)):
+    for backbone, sequences in (("resnet34", ("MR_T1",)), ("resnet34", SEQUENCES), ("densenet161", ("MR_T1",))):
         radiomic = [c for c in table.columns if str(c).split(":")[0] in sequences]
         joined = table[radiomic]
         for sequence in sequences:
@@ -143,7 +159,8 @@ def deep(cohort: Cohort, work: Path, seed: int, device: str) -> dict[str, list[F
             assert isinstance(recipe, SignatureRecipe)
             chosen = cohort.having(("MR_T1",), recipe.label)
             name = f"{system}, {' + '.join(sequences)}, {backbone} with random weights"
-            found[name] = list(recipe.evaluate_table(joined, chosen, seed=seed, progress=told))
+            measure = partial(recipe.evaluate_table, joined, chosen, seed=seed, progress=told)
+            found[name] = remembered(work, "deep", name, until, measure)
     return found
 
 
@@ -355,22 +372,17 @@ def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> 
 def constructed(work: Path, seed: int, device: str, small: bool, until: float) -> dict[str, list[Figure]]:
     """B1, B5, B6, B7, B8, B9 and B12 where the answer is known.  Nothing here says anything about patients."""
     found: dict[str, list[Figure]] = {}
-    folder = work / "constructed"
-    folder.mkdir(parents=True, exist_ok=True)
 
     def run(name: str, module: Any, recipe: Any, count: int, folds: int) -> None:  # noqa: ANN401
-        path = folder / f"{name.replace(', ', '-').replace(' ', '-')}.json"
-        if not path.exists():
-            if time.monotonic() > until:
-                raise OutOfTimeError
-            started = time.monotonic()
+        def measure() -> Sequence[Figure]:
             with tempfile.TemporaryDirectory() as place:
                 cohort = module.constructed(Path(place), patients=count, seed=seed)
-                figures = recipe.evaluate(cohort, folds=folds, seed=seed, device=device, progress=told)
-            seconds = round(time.monotonic() - started)
-            print(f"  {name}: {seconds} s", flush=True)
-            path.write_text(json.dumps({"seconds": seconds, "figures": [f.model_dump(mode="json") for f in figures]}))
-        found[name] = [Figure.model_validate(f) for f in json.loads(path.read_text())["figures"]]
+                figures: Sequence[Figure] = recipe.evaluate(
+                    cohort, folds=folds, seed=seed, device=device, progress=told
+                )
+                return figures
+
+        found[name] = remembered(work, "constructed", name, until, measure)
 
     known = {"label": "class", "classes": ("different", "same")}
 
@@ -428,7 +440,7 @@ def main() -> None:
         "permuted": lambda: permuted(cohort, options.out, seed, device, 40 if small else 100),
         "segmentation": lambda: segmentation(cohort, options.out, seed, device, small, until),
         "images": lambda: images(cohort, seed, device, small),
-        "deep": lambda: deep(cohort, options.out, seed, device),
+        "deep": lambda: deep(cohort, options.out, seed, device, until),
         "grading": lambda: grading(cohort, options.out, seed, device, small),
         "constructed": lambda: constructed(options.out, seed, device, small, until),
         "features": lambda: measured(cohort, options.out),
