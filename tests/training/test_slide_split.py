@@ -11,21 +11,19 @@ from pathology.training.slide_split import DEFAULT_SHARES, audit_sets, split_sli
 
 
 def cohort(patients_per_class, slides_per_patient=2, sites=None, sets=None):
-    slides = []
-    for label, count in enumerate(patients_per_class):
-        for number in range(count):
-            name = f"{label}-{number}"
-            for k in range(slides_per_patient):
-                slides.append(
-                    LabelledSlide(
-                        f"{name}-{k}",
-                        Path(f"{name}-{k}.svs"),
-                        name,
-                        label,
-                        site=sites(label, number) if sites else None,
-                        set=sets(label, number, k) if sets else None,
-                    )
-                )
+    slides = [
+        LabelledSlide(
+            f"{label}-{number}-{k}",
+            Path(f"{label}-{number}-{k}.svs"),
+            f"{label}-{number}",
+            label,
+            site=sites(label, number) if sites else None,
+            set=sets(label, number, k) if sets else None,
+        )
+        for label, count in enumerate(patients_per_class)
+        for number in range(count)
+        for k in range(slides_per_patient)
+    ]
     return LabelledSlides(tuple(f"class {c}" for c in range(len(patients_per_class))), tuple(slides))
 
 
