@@ -11,7 +11,7 @@ test slides out unless told otherwise, so that training cannot see them.
     python scripts/train_mitosis_yolov4.py bundle --run RUN --data DIR --out models/mitosis-yolov4
 
 ``train`` writes ``weights.safetensors`` (half precision, averaged weights) and ``run.json`` with the settings, the
-history and the figures on the validation slides, among them the threshold with the best F1.  It uses a GPU where
+history and, where the data hold them, the figures on the validation slides.  It uses a GPU where
 there is one.  On a processor, ``--iterations 20 --width 0.125 --batch 4 --size 128
 --mining-windows 16`` shows that everything runs.
 
@@ -28,6 +28,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,9 +75,8 @@ def load(path: Path, osteosarcoma: Path | None = None) -> MitosisData:
 def pack(arguments: argparse.Namespace) -> None:
     """Write the data into one file."""
     data = read_folder(arguments.data, arguments.osteosarcoma)
-    if not arguments.with_test:
-        data = data.of("train", "validation")
-    write_pack(data, arguments.file)
+    data = data.of(*arguments.parts)
+    write_pack(data, arguments.file, arguments.error, arguments.error)
     print(f"{len(data.crops)} crops, {len(data.backgrounds)} backgrounds, {arguments.file.stat().st_size / 1e6:.1f} MB")
 
 
@@ -116,14 +116,6 @@ def train(arguments: argparse.Namespace) -> None:
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     digest = write_state_dict(fitted.network.state_dict(), arguments.out / "weights.safetensors")
-    validation = data.of("validation")
-    threshold, _ = best_f1(fitted.network, validation, device=device)
-    images = evaluate_crops(fitted.network, validation, device=device)
-    measured = rates(images, threshold, MATCH_PIXELS)
-    curve = froc(images, MATCH_PIXELS)
-    shifted = evaluate_windows(fitted.network, validation, device=device)
-    elsewhere = rates(shifted, threshold, MATCH_PIXELS)
-    alarms, area = false_alarms(fitted.network, validation.backgrounds, device=device, threshold=threshold)
     record = {
         "network": arguments.network,
         "width": arguments.width,
@@ -139,25 +131,40 @@ def train(arguments: argparse.Namespace) -> None:
         "skipped": fitted.skipped,
         "history": fitted.history,
         "weights_sha256": digest,
-        "validation": {
-            "slides": len(set(validation.slides.tolist())),
-            "mitoses": measured.true_positives + measured.false_negatives,
-            "threshold": threshold,
-            "precision": [measured.precision, *measured.precision_interval],
-            "recall": [measured.recall, *measured.recall_interval],
-            "f1": [measured.f1, *measured.f1_interval],
-            "windows": {
-                "best_f1": threshold_of_best_f1(shifted, MATCH_PIXELS),
-                "precision": [elsewhere.precision, *elsewhere.precision_interval],
-                "recall": [elsewhere.recall, *elsewhere.recall_interval],
-                "f1": [elsewhere.f1, *elsewhere.f1_interval],
-            },
-            "backgrounds": {"false_alarms": alarms, "tissue_mm2": area},
-            "sensitivity_at_fp_per_mm2": {str(n): curve.sensitivity_at(n) for n in (5, 10, 20, 50, 100)},
-        },
     }
     (arguments.out / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    validation = data.of("validation")
+    if len(validation.crops):
+        record["validation"] = on_validation(fitted.network, validation, device)
+        (arguments.out / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     print(json.dumps({k: v for k, v in record.items() if k != "history"}))
+
+
+def on_validation(network: Darknet, validation: MitosisData, device: torch.device) -> dict[str, Any]:
+    """Return the figures on the validation slides, at the threshold with the best F1 on their crops."""
+    threshold, _ = best_f1(network, validation, device=device)
+    images = evaluate_crops(network, validation, device=device)
+    measured = rates(images, threshold, MATCH_PIXELS)
+    curve = froc(images, MATCH_PIXELS)
+    shifted = evaluate_windows(network, validation, device=device)
+    elsewhere = rates(shifted, threshold, MATCH_PIXELS)
+    alarms, area = false_alarms(network, validation.backgrounds, device=device, threshold=threshold)
+    return {
+        "slides": len(set(validation.slides.tolist())),
+        "mitoses": measured.true_positives + measured.false_negatives,
+        "threshold": threshold,
+        "precision": [measured.precision, *measured.precision_interval],
+        "recall": [measured.recall, *measured.recall_interval],
+        "f1": [measured.f1, *measured.f1_interval],
+        "windows": {
+            "best_f1": threshold_of_best_f1(shifted, MATCH_PIXELS),
+            "precision": [elsewhere.precision, *elsewhere.precision_interval],
+            "recall": [elsewhere.recall, *elsewhere.recall_interval],
+            "f1": [elsewhere.f1, *elsewhere.f1_interval],
+        },
+        "backgrounds": {"false_alarms": alarms, "tissue_mm2": area},
+        "sensitivity_at_fp_per_mm2": {str(n): curve.sensitivity_at(n) for n in (5, 10, 20, 50, 100)},
+    }
 
 
 def darkest_spots(images: np.ndarray) -> list[Detections]:
@@ -473,7 +480,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("file", type=Path)
     one.add_argument("--data", type=Path, required=True)
     one.add_argument("--osteosarcoma", type=Path)
-    one.add_argument("--with-test", action="store_true", help="include the test slides")
+    one.add_argument("--parts", nargs="+", choices=("train", "validation", "test"), default=("train", "validation"))
+    one.add_argument("--error", type=float, default=37, help="peak signal-to-noise ratio of the images in dB")
     one.set_defaults(run=pack)
     two = commands.add_parser("train", help="train and measure on the validation slides")
     two.add_argument("--data", type=Path, required=True, help="folder or packed file")
