@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,16 @@ from pathology.patient.words import PlainText
 
 __all__ = ["index_page", "patient_page", "words_page", "write_folder"]
 
-_MEANING = {f.name: f"{f.meaning}{', ' + f.unit if f.unit else ''}" for f in FIELDS}
+_MEANING = {f.name: f"{f.meaning[:1].upper()}{f.meaning[1:]}{', ' + f.unit if f.unit else ''}" for f in FIELDS}
+_FINDINGS = {
+    "mitoses.total": "Mitoses counted",
+    "mitoses.overall_per_mm2": "Mitoses per mm² of tissue",
+    "mitoses.hotspot.count": "Mitoses in the hotspot",
+    "mitoses.hotspot.per_mm2": "Mitoses per mm² of the hotspot",
+    "mitoses.hotspot.area_mm2": "Area of the hotspot, mm²",
+    "mitoses.hotspot.tissue_share": "Share of the hotspot that is tissue",
+}
+"""Findings of slides under names for people; where a hotspot lies and the like stays in the record."""
 
 
 @cache
@@ -36,14 +45,26 @@ def _environment() -> Environment:
         "link": lambda folder: relative_link("patients", folder, "patient.html"),
         "sentence": wording.sentence,
     }
+    environment.filters["findings"] = _findings
     environment.globals |= {"research_use_only": wording.RESEARCH_USE_ONLY, "version": __version__}
     return environment
+
+
+def _findings(findings: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return what a page shows of a slide's findings."""
+    shown = []
+    for name, value in findings.items():
+        if name.startswith("share_"):
+            shown.append((f"Share of tissue where {name.removeprefix('share_')} leads", value))
+        elif name in _FINDINGS or not name.startswith("mitoses."):
+            shown.append((_FINDINGS.get(name, name), value))
+    return shown
 
 
 def patient_page(record: PatientRecord) -> str:
     """Return the page of one patient, for professionals."""
     clinical = [
-        (name, f"{value:g}" if isinstance(value, float) else value, _MEANING.get(name, ""))
+        (_MEANING.get(name, name), f"{value:g}" if isinstance(value, float) else value)
         for name, value in record.clinical.items()
     ]
     return _render("patient.html", record=record, clinical=clinical)

@@ -193,6 +193,10 @@ def _tissue(record: PatientRecord, notes: _Notes) -> list[Sentence]:
             else:
                 out.append(Sentence(text="On a slide the program was not sure enough, so it gave no answer."))
             continue
+        if "mitoses.total" in slide.findings:
+            value = f"{slide.findings['mitoses.total']:.0f}"
+            fact = notes.of(f"slides[{i}].findings.mitoses.total", value)
+            out.append(Sentence(text=f"It counted {value} cells that seem to be dividing.", facts=(fact,)))
         if slide.prediction is None:
             continue
         name = _EXPLAINED.get(slide.prediction, (slide.prediction, ""))[0]

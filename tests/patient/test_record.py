@@ -8,7 +8,7 @@ import pytest
 from pathology.errors import InputTableError, OutputError, UsageError
 from pathology.patient.clinical import validate_clinical
 from pathology.patient.identity import Pseudonyms
-from pathology.patient.pages import write_folder
+from pathology.patient.pages import patient_page, write_folder
 from pathology.patient.record import (
     ImagingStudy,
     PatientRecord,
@@ -194,6 +194,21 @@ def test_folders_have_harmless_names():
     assert "/" not in odd
     assert "." not in odd
     assert PatientRecord(patient_id="a b").folder != PatientRecord(patient_id="a/b").folder
+
+
+def test_the_page_names_things_for_people():
+    slide = SlideSummary(
+        slide_id="s",
+        status="scored",
+        findings={"mitoses.total": 48.0, "mitoses.hotspot.x": 3674.0, "share_necrosis": 0.25, "own": 2.0},
+    )
+    failed = SlideSummary(slide_id="f", status="failed", error="the file is cut off.")
+    record = PatientRecord(patient_id="x", clinical={"age_years": 61.0, "extra": "yes"}, slides=(slide, failed))
+    page = patient_page(record)
+    for text in ("Age at diagnosis, years", "extra", "Mitoses counted", "Share of tissue where necrosis leads", "own"):
+        assert text in page
+    assert "3674" not in page
+    assert "cut off.<" in page
 
 
 def test_pages_escape_what_they_are_given(tmp_path):

@@ -79,6 +79,13 @@ def test_what_is_not_known_is_not_mentioned():
     assert plain.facts == ()
 
 
+def test_dividing_cells_are_counted_with_their_source(record):
+    counted = SlideSummary(slide_id="b", status="scored", findings={"mitoses.total": 48.0})
+    plain = plain_text(record.model_copy(update={"slides": (counted,)}))
+    assert "It counted 48 cells that seem to be dividing." in plain.text()
+    assert {f.path: f.value for f in plain.facts}["slides[0].findings.mitoses.total"] == "48"
+
+
 def test_a_strange_slide_is_said_to_be_one(record):
     strange = SlideSummary(slide_id="b", status="scored", abstained=True, out_of_domain=True)
     assert "unlike those the program learnt from" in plain_text(record.model_copy(update={"slides": (strange,)})).text()

@@ -380,7 +380,7 @@ def test_two_models_side_by_side_move_together(opened, seen):
     settled(page)
     assert where(page, 0) == pytest.approx(where(page, 1), abs=3)
     assert where(page, 0)[2] == pytest.approx(where(page, 1)[2], abs=1e-3)
-    assert "second: constructed 1.0.0" in page.inner_text(".pane-name")
+    assert page.locator(".pane-name").all_inner_texts() == ["first: constructed 1.0.0", "second: constructed 1.0.0"]
     # A class that only one of them has does not trouble the other.
     page.get_by_label("Show", exact=True).select_option("tumour")
     settled(page)
@@ -388,6 +388,7 @@ def test_two_models_side_by_side_move_together(opened, seen):
     assert overlay(page, 1)[0].any()
     page.get_by_label("With").select_option(index=0)
     assert page.locator(".pane").count() == 1
+    assert page.locator(".pane-name").count() == 0
 
 
 def test_a_slide_whose_file_has_moved_is_still_shown(site, opened, results):

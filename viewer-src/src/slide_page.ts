@@ -127,7 +127,8 @@ class SlidePage {
 
   close(): void {
     this.listening.abort();
-    kept.look = this.look;
+    // What a slide of a detector shows says nothing about the maps of a classifier.
+    kept.look = this.about.classes.length > 0 ? this.look : { ...this.look, shown: kept.look?.shown ?? null };
     for (const { pane } of this.halves) pane.close();
     this.halves.length = 0;
     document.title = "pathology viewer";
@@ -293,12 +294,15 @@ class SlidePage {
       second.pane.close();
       this.halves.pop();
     }
+    this.pane.box.querySelector(".pane-name")?.remove();
     this.stages.classList.toggle("two", choice !== NOTHING);
     const other = this.about.others[Number(choice)];
     if (choice === NOTHING || !other) return;
     const half = this.addHalf(await api.about(other.run, other.key));
-    const label = (about: api.About): string => `${this.overview.runs[about.run]?.name ?? ""}: ${about.model}`;
-    half.pane.box.append(element("p", { class: "pane-name" }, label(half.about)));
+    for (const { pane, about } of this.halves) {
+      const label = `${this.overview.runs[about.run]?.name ?? ""}: ${about.model}`;
+      pane.box.append(element("p", { class: "pane-name" }, label));
+    }
     await half.pane.whenOpen();
     const { x, y, scale } = this.pane.target();
     half.pane.goTo(x, y, scale, true);
