@@ -21,6 +21,7 @@ from pathology.survival.cox import (
 from pathology.survival.evaluation import LogRank, harrell_c, log_rank
 from pathology.survival.groups import RiskGroups
 from pathology.survival.model import fit_model
+from pathology.survival.outcome import Outcome
 from pathology.survival.plots import draw_kaplan_meier
 from pathology.survival.report import Cell, Section, Table, picture
 from pathology.training.slide_evaluation import SlideFinding
@@ -50,6 +51,8 @@ class RiskReport(Settings):
     """Of a Cox model of the risk group and the covariates."""
     likelihood_ratio: LikelihoodRatioTest | None = None
     """Whether the risk group adds anything to the covariates."""
+    note: str = ""
+    """Why there is no comparison, where there is none."""
 
 
 def patient_risks(findings: Sequence[SlideFinding], labelled: LabelledSlides, columns: Sequence[str]) -> pd.DataFrame:
@@ -112,7 +115,7 @@ def risk_report(
     Raises
     ------
     UsageError
-        If the Cox model cannot be estimated.
+        If there is not one cut-off.
     """
     if len(groups.cuts) != 1:
         raise UsageError(f"the risk has {len(groups.cuts)} cut-offs; one is needed")
@@ -123,25 +126,13 @@ def risk_report(
     known[RISK_COLUMN] = [float(name == groups.names[1]) for name in named]
     both = 0 < known[RISK_COLUMN].sum() < len(known) and outcome.events > 0
     ratios: tuple[HazardRatio, ...] = ()
-    test = None
+    test, note = None, "" if both else "All patients are of one group, or nobody had the event."
     if both:
-        numeric, categorical = _kinds(known, covariates)
-        full = fit_model(
-            known,
-            outcome,
-            CovariateSettings(numeric=(RISK_COLUMN, *numeric), categorical=categorical),
-            CoxModel(),
-            groups=2,
-        )
-        ratios = hazard_ratios(full)
-        reduced = None
-        if covariates:
-            settings = CovariateSettings(numeric=numeric, categorical=categorical)
-            model = fit_model(known, outcome, settings, CoxModel(), groups=2).model
-            assert isinstance(model, CoxModel)
-            reduced = model
-        assert isinstance(full.model, CoxModel)
-        test = likelihood_ratio_test(full.model, reduced, outcome)
+        try:
+            ratios, test = _cox(known, outcome, covariates)
+        except UsageError as error:
+            # Few patients or events are no reason to withhold curves and concordance.
+            note = f"{error.what[0].upper()}{error.what[1:]}."
     return RiskReport(
         patients=len(known),
         events=outcome.events,
@@ -151,7 +142,25 @@ def risk_report(
         log_rank=log_rank(outcome, named) if both else None,
         hazard_ratios=ratios,
         likelihood_ratio=test,
+        note=note,
     )
+
+
+def _cox(
+    table: pd.DataFrame, outcome: Outcome, covariates: Sequence[str]
+) -> tuple[tuple[HazardRatio, ...], LikelihoodRatioTest]:
+    """Fit the model with and without the risk group."""
+    numeric, categorical = _kinds(table, covariates)
+    settings = CovariateSettings(numeric=(RISK_COLUMN, *numeric), categorical=categorical)
+    full = fit_model(table, outcome, settings, CoxModel(), groups=2)
+    reduced = None
+    if covariates:
+        less = CovariateSettings(numeric=numeric, categorical=categorical)
+        model = fit_model(table, outcome, less, CoxModel(), groups=2).model
+        assert isinstance(model, CoxModel)
+        reduced = model
+    assert isinstance(full.model, CoxModel)
+    return hazard_ratios(full), likelihood_ratio_test(full.model, reduced, outcome)
 
 
 def _kinds(table: pd.DataFrame, covariates: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -195,4 +204,5 @@ def risk_section(
         " patients. The cut-off was fixed on patients of the training's own and is on the model's card.",
         table=Table(head=("figure", "value"), rows=tuple(rows)),
         pictures=(picture(figure, folder / "kaplan-meier", "Kaplan-Meier curves by risk"),),
+        note=report.note,
     )

@@ -84,6 +84,12 @@ def test_one_group_has_no_comparison(table):
     assert report.high == 120
 
 
+def test_a_model_that_cannot_be_estimated_is_said(table):
+    report = risk_report(table.iloc[:2].assign(risk=[0.1, 0.9], event=["0", "1"]), CUT, time="months", event="event")
+    assert report.hazard_ratios == ()
+    assert "cannot be estimated" in report.note
+
+
 def test_the_page_shows_curves_and_numbers(table, tmp_path):
     report = risk_report(table, CUT, time="months", event="event", covariates=("age",))
     section = risk_section(table, CUT, report, tmp_path, time="months", event="event")
