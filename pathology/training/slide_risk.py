@@ -160,7 +160,14 @@ def _cox(
         assert isinstance(model, CoxModel)
         reduced = model
     assert isinstance(full.model, CoxModel)
-    return hazard_ratios(full), likelihood_ratio_test(full.model, reduced, outcome)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratios = hazard_ratios(full)
+    if not all(np.isfinite((ratio.low, ratio.high)).all() for ratio in ratios):
+        raise UsageError(
+            f"the proportional hazards model cannot be estimated from {len(outcome)} patients with {outcome.events}"
+            " events: a hazard ratio grows without limit"
+        )
+    return ratios, likelihood_ratio_test(full.model, reduced, outcome)
 
 
 def _kinds(table: pd.DataFrame, covariates: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

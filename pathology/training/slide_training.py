@@ -461,15 +461,9 @@ class _Run:
         scores = np.stack([finding.patches.mean(axis=0) for finding in findings])
 
         def figure(rows: Rows) -> float:
-            return float(
-                np.nanmean(
-                    [
-                        _macro_auc(truth[r], scores[r])
-                        for f in range(len(held_out))
-                        if len(r := rows[fold_of[rows] == f])
-                    ]
-                )
-            )
+            inside = [rows[fold_of[rows] == fold] for fold in range(len(held_out))]
+            areas = [area for r in inside if len(r) and np.isfinite(area := _macro_auc(truth[r], scores[r]))]
+            return float(np.mean(areas)) if areas else float("nan")
 
         owners = [finding.patient_id for finding in findings]
         interval: Interval = bootstrap(figure, owners, strata=fold_of, resamples=1000)
