@@ -15,6 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from pathology.training.calibration import reliability
 from pathology.training.slide_evaluation import LevelReport
 from pathology.training.slide_fit import EpochRecord
+from pathology.training.statistics import Interval
 
 __all__ = ["draw_calibration", "draw_confusion", "draw_curves", "draw_precision_recall", "draw_roc"]
 
@@ -78,7 +79,7 @@ def draw_roc(truth: NDArray[np.integer], scores: Floats, report: LevelReport, *,
         if 0 < positive.sum() < len(positive):
             fpr, tpr, _ = roc_curve(positive, scores[:, c])
             area = report.report.auc[name]
-            label = f"{name}: {area.value:.2f} ({area.low:.2f} to {area.high:.2f}), n = {positive.sum()}"
+            label = _legend(name, area, int(positive.sum()))
             axes.plot(fpr, tpr, color=_COLOURS[c % len(_COLOURS)], label=label)
     axes.legend(loc="lower right", fontsize=7, frameon=False, title="area (95 % CI), positive", title_fontsize=7)
     return figure
@@ -95,7 +96,7 @@ def draw_precision_recall(
             precision, recall, _ = precision_recall_curve(positive, scores[:, c])
             area = report.average_precision[name]
             colour = _COLOURS[c % len(_COLOURS)]
-            label = f"{name}: {area.value:.2f} ({area.low:.2f} to {area.high:.2f}), n = {positive.sum()}"
+            label = _legend(name, area, int(positive.sum()))
             axes.step(recall, precision, where="post", color=colour, label=label)
             axes.axhline(positive.mean(), color=colour, linewidth=0.8, linestyle=":")
     axes.legend(
@@ -132,6 +133,11 @@ def draw_calibration(
         axes.scatter(x, y, s=12 + 160 * size, color=_COLOURS[i], alpha=0.7, label=f"{name} (n = {len(p)})")
     axes.legend(loc="upper left", fontsize=8, frameon=False)
     return figure
+
+
+def _legend(name: str, area: Interval, positive: int) -> str:
+    interval = f"{area.low:.2f} to {area.high:.2f}" if np.isfinite(area.low) else "no interval"
+    return f"{name}: {area.value:.2f} ({interval}), n = {positive}"
 
 
 def _square(across: str, up: str, title: str) -> tuple[Figure, Axes]:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
@@ -209,10 +208,9 @@ class _Fit:
     def _class_weights(self, counts: NDArray[np.int64]) -> Tensor | None:
         if not self.recipe.class_weights:
             return None
-        present = np.flatnonzero(counts)
-        labels = np.repeat(present, counts[present])
+        present = counts > 0
         weights = np.ones(len(counts))
-        weights[present] = compute_class_weight("balanced", classes=present, y=labels)
+        weights[present] = counts.sum() / (present.sum() * counts[present])
         return torch.tensor(weights, dtype=torch.float32, device=self.ranks.device)
 
     # -- the whole ---------------------------------------------------------------------------------------------

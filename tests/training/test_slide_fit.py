@@ -1,23 +1,25 @@
 """Fitting on patch stores: stages, rates, weights, stopping, and going on after an interruption."""
 
+import os
+import pickle
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from sklearn.utils.class_weight import compute_class_weight
 
 from pathology.errors import UsageError
 from pathology.networks.registry import build_network
-from pathology.settings import GridSettings
-from pathology.testing.array_reader import ArrayReader
-from pathology.tiling.blocks import BlockReader
-from pathology.tiling.grid import Grid, TissueShare
-from pathology.tiling.plan import plan_tiles
 from pathology.tiling.store import PatchStore
 from pathology.training.checkpoint import Checkpoint
-from pathology.training.ranks import Ranks
+from pathology.training.ranks import Ranks, joined_ranks
 from pathology.training.slide_fit import fit_slides, validation_figures
-from pathology.training.slide_labels import LabelledSlide, LabelledSlides
+from pathology.training.slide_labels import LabelledSlides
 from pathology.training.slide_patches import SlidePatches, TrainingPatches
 from pathology.training.slide_prediction import SlideLogits, predict_slides
 from pathology.training.slide_recipe import SlideRecipe, Stage
@@ -38,30 +40,6 @@ def recipe(**changes):
             **changes,
         }
     )
-
-
-@pytest.fixture(scope="module")
-def patches(tmp_path_factory):
-    """Four slides of two classes, dark and bright, eight patches each."""
-    folder = tmp_path_factory.mktemp("stores")
-    stores, slides = [], []
-    for number in range(4):
-        random = np.random.default_rng(number)
-        picture = np.clip(random.normal(80 + 90 * (number % 2), 25, (64, 128, 3)), 0, 255).astype(np.uint8)
-        reader = ArrayReader(picture)
-        grid = Grid(GridSettings(patch=32, mpp=0.5, stride=32, block=256), reader.dimensions, 0.5)
-        plan = plan_tiles(grid, TissueShare(np.ones((2, 2), bool), reader.dimensions))
-        path = folder / f"{number}.zarr"
-        store = PatchStore.create(path, plan, "decoded", slide=reader.path, fingerprint=str(number), description={})
-        blocks = BlockReader(reader, grid)
-        for k in range(len(plan.blocks)):
-            store.write_block(k, blocks.read(int(plan.blocks[k]), plan.positions[plan.of_block(k)]))
-        store.finish()
-        stores.append(path)
-        slides.append(LabelledSlide(f"s{number}", Path(f"{number}.svs"), f"p{number}", number % 2))
-    keep = [np.ones(8, bool) for _ in stores]
-    keep[0][2:] = False
-    return SlidePatches(LabelledSlides(("dark", "bright"), tuple(slides)), tuple(stores), tuple(keep))
 
 
 def network(seed=0):
@@ -118,8 +96,9 @@ def test_it_learns_what_is_plain_to_see(whole, patches):
     assert whole.history[-1].loss < whole.history[0].loss
     assert whole.best in whole.history
     assert all(0 <= r.waiting <= 1 for r in whole.history)
-    # scikit-learn's balanced weights: n / (classes * count).
-    np.testing.assert_allclose(whole.class_weights, [26 / 20, 26 / 32], rtol=1e-6)
+    labels = np.repeat([0, 1], patches.counts(ROWS))
+    balanced = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels)
+    np.testing.assert_allclose(whole.class_weights, balanced, rtol=1e-6)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -202,6 +181,52 @@ def test_predictions_come_slide_by_slide_whatever_the_loaders(patches):
     with torch.inference_mode():
         expected = net(x).numpy()
     np.testing.assert_allclose(alone[0].logits[:1], expected, rtol=1e-3, atol=1e-4)
+
+
+def _train_apart(stores, keep, slides, classes, results):
+    """One of two processes; leaves the head's weights."""
+    patches = SlidePatches(LabelledSlides(classes, slides), stores, keep)
+    with joined_ranks("cpu") as ranks:
+        fitted = fit_slides(network(), patches, ROWS, ROWS, recipe(stages=(Stage(epochs=1),)), ranks=ranks)
+        assert (ranks.world, ranks.first) == (2, ranks.rank == 0)
+        save_file({"head": fitted.network[1][8].weight.detach().clone()}, results / f"{ranks.rank}.safetensors")
+
+
+def test_two_processes_train_one_network(patches, tmp_path):
+    labelled = patches.labelled
+    code = (
+        "import pickle, sys; sys.path.insert(0, sys.argv[1]); import test_slide_fit as t;"
+        "t._train_apart(*pickle.loads(open(sys.argv[2], 'rb').read()))"
+    )
+    given = tmp_path / "given"
+    given.write_bytes(pickle.dumps((patches.stores, patches.keep, labelled.slides, labelled.classes, tmp_path)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(Path(__file__).parent), str(given)],
+            env={
+                **os.environ,
+                "WORLD_SIZE": "2",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "OMP_NUM_THREADS": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+    first, second = (load_file(tmp_path / f"{rank}.safetensors")["head"] for rank in range(2))
+    # The gradients were averaged: both have learnt the same, and something.
+    assert torch.equal(first, second)
+    assert not torch.equal(first, network()[1][8].weight)
 
 
 def test_too_few_patches_are_refused(patches):
