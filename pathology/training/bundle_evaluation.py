@@ -162,7 +162,12 @@ def write_bundle_evaluation(
         page,
         f"Evaluation of {bundle.card.name} {bundle.card.version}",
         found.evaluations,
-        evaluation_pictures(out / "pictures", found.evaluations[-1], found.findings),
+        evaluation_pictures(
+            out / "pictures",
+            found.evaluations[-1],
+            found.findings,
+            temperature=float(bundle.card.calibration.get("temperature", 1.0)),
+        ),
         extra=[*found.sections, *extra],
         warnings=warnings,
     )

@@ -123,14 +123,14 @@ def draw_calibration(
     """
     figure, axes = _square("probability of the leading class", "share called right", title)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle="--")
-    sets = [("as trained", before)] if after is None else [("as trained", before), ("with temperature", after)]
+    sets = [("", before)] if after is None else [("without temperature, ", before), ("with temperature, ", after)]
     for i, (name, p) in enumerate(sets):
         filled = [b for b in reliability(np.asarray(truth), p, bins=bins) if b.n]
         x = np.array([b.confidence for b in filled], float)
         y = np.array([b.accuracy for b in filled], float)
         size = np.array([b.n for b in filled]) / len(p)
         axes.plot(x, y, color=_COLOURS[i], linewidth=1, alpha=0.7)
-        axes.scatter(x, y, s=12 + 160 * size, color=_COLOURS[i], alpha=0.7, label=f"{name} (n = {len(p)})")
+        axes.scatter(x, y, s=12 + 160 * size, color=_COLOURS[i], alpha=0.7, label=f"{name}n = {len(p)}")
     axes.legend(loc="upper left", fontsize=8, frameon=False)
     return figure
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pathology.outputs.wording import RESEARCH_USE_ONLY
 from pathology.survival.report import Cell, Picture, Section, Table, picture, write_report
+from pathology.training.calibration import tempered
 from pathology.training.evaluation_pictures import (
     draw_calibration,
     draw_confusion,
@@ -25,7 +26,12 @@ __all__ = ["evaluation_pictures", "side_by_side", "write_evaluation_report"]
 
 
 def evaluation_pictures(
-    folder: Path, evaluation: Evaluation, findings: Sequence[SlideFinding], *, rule: str = "mean"
+    folder: Path,
+    evaluation: Evaluation,
+    findings: Sequence[SlideFinding],
+    *,
+    rule: str = "mean",
+    temperature: float = 1.0,
 ) -> tuple[Picture, ...]:
     """Draw confusion matrix, ROC, precision and recall, and calibration of one evaluation.
 
@@ -39,13 +45,16 @@ def evaluation_pictures(
         The slides.
     rule
         How patches become a slide.
+    temperature
+        That the patches' probabilities have had; their calibration is drawn without it too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     truth = np.array([finding.label for finding in findings])
     scores = slide_scores(findings, rule)
     slide, name = evaluation.at("slide", rule), evaluation.name
-    patches = np.concatenate([f.patches[~np.isnan(f.patches).any(axis=1)] for f in findings])
-    labels = np.repeat(truth, [int((~np.isnan(f.patches).any(axis=1)).sum()) for f in findings])
+    readable = [f.patches[~np.isnan(f.patches).any(axis=1)] for f in findings]
+    patches = np.concatenate(readable).astype(np.float64)
+    labels = np.repeat(truth, [len(p) for p in readable])
     about = f"{name}: {evaluation.slides} slides, {evaluation.patients} patients"
     return (
         picture(draw_confusion(slide, title=about), folder / f"{name}-confusion", f"Confusion matrix, {about}"),
@@ -61,7 +70,7 @@ def evaluation_pictures(
             f"Calibration by slide, {about}",
         ),
         picture(
-            draw_calibration(labels, patches.astype(float), title=f"{about}, by patch"),
+            draw_calibration(labels, tempered(patches, 1 / temperature), patches, title=f"{about}, by patch"),
             folder / f"{name}-calibration-patches",
             f"Calibration by patch, {about}; the label of a patch is its slide's",
         ),

@@ -416,7 +416,12 @@ class _Run:
             out / "report.html",
             words.title,
             [evaluation],
-            evaluation_pictures(out / "pictures", evaluation, findings),
+            evaluation_pictures(
+                out / "pictures",
+                evaluation,
+                findings,
+                temperature=trust.temperature.temperature if not held_out else 1.0,
+            ),
             history=fitted.history,
         )
         return TrainedClassifier(out, card, evaluation, fitted)

@@ -1,0 +1,260 @@
+"""The whole way from a folder of slides and a table: train, kill, resume, evaluate, score."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from pathology.bundle.card import read_card
+from pathology.bundle.catalogue import verify_bundle
+from pathology.cli.app import app
+from pathology.errors import LeakageError, PathologyError
+from pathology.testing.constructed_slides import construct_cohort, drawn_tiles
+from pathology.training.statistics import Interval
+
+SMALL = ["--set", "patch=96", "--set", "epochs=1", "--set", "batch=4", "--set", "patches-per-slide=8"]
+OPTIONS = {
+    "foersch-2021": ["--set", "stain=none", "--set", "lowest_rate=0.00001"],
+    "zhang-2022": ["--set", "network.aux_logits=false"],
+    "frankel-2022": ["--set", "network.aux_logits=false"],
+}
+CLASSES = ("ARMS", "ERMS")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides")
+    tiles = drawn_tiles(CLASSES, 4, tiles_per_patient=1, side=192, seed=3)
+    construct_cohort(folder, tiles, slides_per_patient=1, rows=2, columns=2, cell=192, margin=48, seed=3)
+    return folder
+
+
+def arguments(system, cohort, out, *more):
+    return [
+        *("train", system, "--slides", str(cohort), "--labels", str(cohort / "labels.csv"), "--out", str(out)),
+        *("--init", "random", "--classes", ",".join(CLASSES), "--target-mpp", "1", "--loaders", "0", "--workers", "1"),
+        *("--data-name", "drawn slides", "--device", "cpu"),
+        *SMALL,
+        *OPTIONS[system],
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(cohort, tmp_path_factory):
+    """One bundle of each system."""
+    folder = tmp_path_factory.mktemp("models")
+    for system in OPTIONS:
+        result = CliRunner().invoke(app, arguments(system, cohort, folder / system), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert "loss" in result.stderr
+    return folder
+
+
+@pytest.mark.parametrize("system", OPTIONS)
+def test_a_training_leaves_a_bundle_that_says_what_it_is(trained, system):
+    folder = trained / system
+    assert all(check.error is None for check in verify_bundle(folder))
+    card = read_card(folder / "card.yaml")
+    assert card.classes == CLASSES
+    assert card.patch == 96
+    assert card.initialisation == "random weights"
+    assert card.training_data[0].patients == 6
+    assert "no rows, patients, slide fingerprints in two sets" in card.split
+    assert any("colour baseline" in figure.metric for figure in card.figures)
+    assert {"mean", "share"} <= {word for f in card.figures for word in f.metric.replace(",", "").split()}
+    for figure in card.figures:
+        assert (figure.value is None) == (figure.interval is None)
+    assert card.trust is not None
+    assert card.calibration["temperature"] > 0
+    assert set(card.calibration["thresholds"]) <= set(CLASSES)
+    written = (folder / "card.yaml").read_text() + (folder / "evaluation.json").read_text()
+    assert "patient-0" not in written  # nobody's identity travels with a model
+    for name in ("curves", "internal-confusion", "internal-roc", "internal-precision-recall", "internal-calibration"):
+        with Image.open(folder / "pictures" / f"{name}.png") as picture:
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    page = (folder / "report.html").read_text()
+    assert "Research use only" in page
+    assert "waiting for patches" in page
+
+
+@pytest.mark.parametrize("system", OPTIONS)
+def test_its_bundle_scores_and_is_evaluated_beside_its_own_figures(trained, cohort, tmp_path, system):
+    table = tmp_path / "labels.csv"
+    with (cohort / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))[3:5]
+    followed = [{**row, "months": 10 + 7 * i, "event": i % 2} for i, row in enumerate(rows)]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["slide_id", "patient_id", "label", "months", "event"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(followed)
+    out = tmp_path / "evaluation"
+    result = CliRunner().invoke(
+        app,
+        [
+            *("evaluate", "--model", str(trained / system), "--slides", str(cohort), "--labels", str(table)),
+            *("--out", str(out), "--time", "months", "--event", "event", "--workers", "1", "--device", "cpu"),
+        ],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    assert "internal: 2 slides" in result.output
+    assert "external: 2 slides" in result.output
+    page = (out / "report.html").read_text()
+    assert "internal (2 slides, 2 patients)" in page
+    assert "external (2 slides, 2 patients)" in page
+    assert "share of the patches a class leads in" in page
+    measured = json.loads((out / "evaluation.json").read_text())
+    assert {(level["level"], level["rule"]) for level in measured["levels"]} >= {
+        *(("patch", "none"), ("slide", "mean"), ("slide", "share"), ("patient", "mean"), ("slide", "model"))
+    }
+    accuracy = Interval.model_validate(measured["levels"][1]["report"]["accuracy"])
+    assert accuracy.n == 2
+    risk = json.loads((out / "risk.json").read_text())
+    assert (risk["patients"], risk["events"]) == (2, 1)
+    assert risk["cut"] == read_card(trained / system / "card.yaml").calibration["risk_groups"]["cuts"][0]
+    with (out / "scores" / "results.csv").open() as file:
+        scored = {row["slide_id"]: row for row in csv.DictReader(file)}
+    assert set(scored) == {row["slide_id"] for row in rows}
+    assert all(row["status"] == "scored" for row in scored.values())
+
+
+def test_a_killed_training_goes_on_and_ends_alike(trained, cohort, tmp_path):
+    system, out = "foersch-2021", tmp_path / "foersch-2021"
+    command = [sys.executable, "-m", "pathology", *arguments(system, cohort, out)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("stage 1, epoch 1"):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    state = out / "training" / "final" / "checkpoint.json"
+    until = time.monotonic() + 30
+    while not state.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(json.loads(state.read_text())["history"]) == 1
+    assert not (out / "card.yaml").exists()
+    result = CliRunner().invoke(app, arguments(system, cohort, out), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "stage 2, epoch 1" in result.stderr
+    assert "stage 1, epoch 1" not in result.stderr
+    whole, resumed = (json.loads((f / "evaluation.json").read_text()) for f in (trained / system, out))
+    for a, b in zip(whole["history"], resumed["history"], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["validation_loss"] == pytest.approx(b["validation_loss"], rel=1e-2)
+    # Another training is not mixed with it.
+    with pytest.raises(PathologyError, match="another training"):
+        CliRunner().invoke(app, arguments(system, cohort, out, "--seed", "9"), catch_exceptions=False)
+
+
+def edited(cohort, tmp_path, change):
+    with (cohort / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    rows = change(rows)
+    table = tmp_path / "labels.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda rows: [*rows, {**rows[0], "slide_id": "gone"}], "1 labelled slides are not there: gone"),
+        (lambda rows: [{**r, "patient_id": "same"} for r in rows], "of two classes: same is ARMS and ERMS"),
+        (lambda rows: rows[2:], "class ARMS has 2 patients"),
+        (lambda rows: [{k: v for k, v in r.items() if k != "label"} for r in rows], "no column 'label'"),
+        (lambda rows: [{**rows[0], "label": "LMS"}, *rows[1:]], "none of the classes"),
+    ],
+)
+def test_bad_input_is_one_clear_error_before_any_work(cohort, tmp_path, change, what):
+    table = edited(cohort, tmp_path, change)
+    out = tmp_path / "model"
+    call = arguments("frankel-2022", cohort, out)
+    call[call.index("--labels") + 1] = str(table)
+    with pytest.raises(PathologyError, match=what) as caught:
+        CliRunner().invoke(app, call, catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_status == 2
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (["--set", "patch=banana"], "patch"),
+        (["--set", "pach=96"], "Did you mean patch"),
+        (["--set", "patch"], "NAME=VALUE"),
+        (["--set", "network.aux_logits=true"], "needs 299 px"),
+        (["--init", "nowhere"], "Give random, imagenet"),
+        (["--folds", "1"], "folds is 1"),
+        (["--folds", "5"], "needs at least 5"),
+        (["--keep-sites"], "Fill in the column 'site'"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(cohort, tmp_path, more, what):
+    with pytest.raises(PathologyError, match=what):
+        CliRunner().invoke(app, arguments("frankel-2022", cohort, tmp_path / "model", *more), catch_exceptions=False)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_planted_leak_is_caught_before_any_work(cohort, tmp_path):
+    """One slide's file under another name, of another patient, in another set."""
+    sets = ("train", "validation", "calibration", "test")
+    shutil.copy(cohort / "patient-01-1.tiff", tmp_path / "other.tiff")
+
+    def plant(rows):
+        fixed = [{**row, "set": sets[i % 4]} for i, row in enumerate(rows)]
+        return [*fixed, {**fixed[0], "slide_id": "other", "patient_id": "somebody else", "set": "test"}]
+
+    call = arguments("frankel-2022", cohort, tmp_path / "model", "--slides", str(tmp_path / "other.tiff"))
+    call[call.index("--labels") + 1] = str(edited(cohort, tmp_path, plant))
+    with pytest.raises(LeakageError, match=r"1 slide fingerprints on both sides of the split.*in train.*in test"):
+        CliRunner().invoke(app, call, catch_exceptions=False)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_nested_cross_validation_tests_every_slide_once(cohort, tmp_path):
+    out = tmp_path / "folds"
+    more = ["--folds", "4", "--set", "stages=1", "--set", "patches-per-slide=4"]
+    result = CliRunner().invoke(app, arguments("foersch-2021", cohort, out, *more), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    record = json.loads((out / "evaluation.json").read_text())["internal"]
+    assert (record["slides"], record["patients"]) == (8, 8)
+    card = read_card(out / "card.yaml")
+    assert "4-fold cross-validation by patient" in card.split
+    assert card.training_data[0].patients == 8
+    assert any("mean over folds" in figure.metric for figure in card.figures)
+    with (out / "predictions.csv").open() as file:
+        assert len({row["slide_id"] for row in csv.DictReader(file)}) == 8
+
+
+def test_a_system_without_a_published_scale_asks_for_one(cohort, tmp_path):
+    call = arguments("foersch-2021", cohort, tmp_path / "model")
+    place = call.index("--target-mpp")
+    del call[place : place + 2]
+    with pytest.raises(PathologyError, match="--target-mpp"):
+        CliRunner().invoke(app, call, catch_exceptions=False)
+
+
+def test_an_unknown_system_and_a_bad_name_are_refused(cohort, tmp_path):
+    with pytest.raises(PathologyError, match=r"foersch-2021, .*frankel-2022"):
+        CliRunner().invoke(
+            app, ["train", "forsch", *arguments("foersch-2021", cohort, tmp_path)[2:]], catch_exceptions=False
+        )
+    with pytest.raises(PathologyError, match="cannot name a bundle"):
+        CliRunner().invoke(app, arguments("foersch-2021", cohort, tmp_path / "My Model"), catch_exceptions=False)
