@@ -31,6 +31,24 @@ from pathology.survival.report import Cell, Picture, Section, Table, write_repor
 
 __all__ = ["predict_cohort"]
 
+_CAPTIONS = {
+    "attention.png": "Where the network looked (Grad-CAM)",
+    "inputs.png": "What the network saw",
+    "montage.png": "Slices with outlines",
+    "nomogram.png": "The nomogram",
+}
+"""What stands above a picture on the page."""
+_HEADS = {
+    "patient_id": "patient",
+    "volume_cm3": "volume, cm³",
+    "points": "points of",
+    "probabilities": "probability of",
+    "spread": "SD over images,",
+    "values": "value of",
+    "votes": "images called",
+}
+"""Headings of the page's table, where a column's name is not one."""
+
 
 def predict_cohort(
     model: Path,
@@ -156,11 +174,12 @@ def _run(card: RadiologyCard, device: str, patients: int) -> dict[str, Any]:
 def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
     done = [r for r in rows if r["status"] == "done"]
     flat = [_flat(r) for r in rows]
-    columns = [
-        c for c in dict.fromkeys(c for r in flat for c in r) if c not in ("study", "modality", "model", "system")
-    ]
+    # The reason of a failure is a sentence: it stands above the table, not in a cell.
+    hidden = ("study", "modality", "model", "system", "error")
+    columns = [c for c in dict.fromkeys(c for r in flat for c in r) if c not in hidden]
     table = Table(
-        head=tuple(columns), rows=tuple(tuple(Cell(value=_said(r.get(c, ""))) for c in columns) for r in flat)
+        head=tuple(_headed(c) for c in columns),
+        rows=tuple(tuple(Cell(value=_said(r.get(c, ""))) for c in columns) for r in flat),
     )
     measured = Table(
         head=("figure", "value", "n", "data"),
@@ -197,11 +216,20 @@ def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
 def _study(out: Path, row: dict[str, Any]) -> Section:
     folder = out / "studies" / row["patient_id"]
     pictures = tuple(
-        Picture(caption=name, address=data_uri((folder / name).read_bytes(), "image/png"), width=720)
+        Picture(
+            caption=_CAPTIONS.get(name, name), address=data_uri((folder / name).read_bytes(), "image/png"), width=720
+        )
         for name in row.get("files", [])
         if name.endswith(".png") and (folder / name).exists()
     )
     return Section(heading=row["patient_id"], pictures=pictures)
+
+
+def _headed(column: str) -> str:
+    """Return a column's heading: ``probabilities.high`` is read as ``probability of high``."""
+    group, _, member = column.partition(".")
+    named = _HEADS.get(group, group.replace("_", " "))
+    return f"{named} {member}" if member else named
 
 
 def _said(value: object) -> str:

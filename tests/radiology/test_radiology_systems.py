@@ -135,7 +135,7 @@ def test_jardim_perassi(tmp_path):
 def fatty(tmp_path_factory):
     """Fatty tumours with every clinical column that a nomogram asks for."""
     folder = tmp_path_factory.mktemp("fatty")
-    fat_cohort(folder, patients=16, seed=3, size=14)
+    fat_cohort(folder, patients=12, seed=3, size=14)
     table = pd.read_csv(folder / "clinical.csv")
     random = np.random.default_rng(0)
     table["lung_metastasis"] = table["is_high"] = table["recurrence"] = (table["diagnosis"] == "liposarcoma").astype(
@@ -163,7 +163,8 @@ QUICK = FeatureSettings(families=("statistics",), spacing_mm=None)
 def test_nomogram_systems(fatty, tmp_path, module, name):
     recipe = module.recurrence_recipe("MR_T1", 6.0) if name == "recurrence_recipe" else module.recipe()
     signature = recipe.signature.model_copy(update={"inner_folds": 2})
-    recipe = recipe.model_copy(update={"features": dict.fromkeys(recipe.sequences, QUICK), "signature": signature})
+    features = dict.fromkeys(recipe.sequences, QUICK)
+    recipe = recipe.model_copy(update={"features": features, "signature": signature, "repeats": 1})
     _, found = runs(module, recipe, fatty, tmp_path)
     assert 0 < found["probability"] < 1
 
