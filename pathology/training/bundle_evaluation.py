@@ -166,7 +166,7 @@ def write_bundle_evaluation(
             out / "pictures",
             found.evaluations[-1],
             found.findings,
-            temperature=float(bundle.card.calibration.get("temperature", 1.0)),
+            temperature=bundle.card.calibration.get("temperature"),
         ),
         extra=[*found.sections, *extra],
         warnings=warnings,

@@ -31,7 +31,7 @@ def evaluation_pictures(
     findings: Sequence[SlideFinding],
     *,
     rule: str = "mean",
-    temperature: float = 1.0,
+    temperature: float | None = None,
 ) -> tuple[Picture, ...]:
     """Draw confusion matrix, ROC, precision and recall, and calibration of one evaluation.
 
@@ -46,7 +46,7 @@ def evaluation_pictures(
     rule
         How patches become a slide.
     temperature
-        That the patches' probabilities have had; their calibration is drawn without it too.
+        That the patches' probabilities have had: calibration is drawn without it too.  ``None``: none or several.
     """
     folder.mkdir(parents=True, exist_ok=True)
     truth = np.array([finding.label for finding in findings])
@@ -55,6 +55,7 @@ def evaluation_pictures(
     readable = [f.patches[~np.isnan(f.patches).any(axis=1)] for f in findings]
     patches = np.concatenate(readable).astype(np.float64)
     labels = np.repeat(truth, [len(p) for p in readable])
+    before, after = (patches, None) if temperature is None else (tempered(patches, 1 / temperature), patches)
     about = f"{name}: {evaluation.slides} slides, {evaluation.patients} patients"
     return (
         picture(draw_confusion(slide, title=about), folder / f"{name}-confusion", f"Confusion matrix, {about}"),
@@ -70,7 +71,7 @@ def evaluation_pictures(
             f"Calibration by slide, {about}",
         ),
         picture(
-            draw_calibration(labels, tempered(patches, 1 / temperature), patches, title=f"{about}, by patch"),
+            draw_calibration(labels, before, after, title=f"{about}, by patch"),
             folder / f"{name}-calibration-patches",
             f"Calibration by patch, {about}; the label of a patch is its slide's",
         ),

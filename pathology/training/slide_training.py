@@ -420,7 +420,7 @@ class _Run:
                 out / "pictures",
                 evaluation,
                 findings,
-                temperature=trust.temperature.temperature if not held_out else 1.0,
+                temperature=None if held_out else trust.temperature.temperature,
             ),
             history=fitted.history,
         )
