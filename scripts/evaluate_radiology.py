@@ -352,9 +352,9 @@ def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> 
     recipe = navarro_2021.recipe()
     assert isinstance(recipe, ImageRecipe)
     if small:
-        optimiser = OptimiserSettings(steps=80, batch=8, learning_rate=3e-4)
+        optimiser = OptimiserSettings(steps=60, batch=8, learning_rate=3e-4)
         classifier = recipe.classifier.model_copy(update={"optimiser": optimiser})
-        recipe = recipe.model_copy(update={"classifier": classifier, "size": 96, "slices": 4})
+        recipe = recipe.model_copy(update={"classifier": classifier, "size": 64, "slices": 4})
     read = recipe.images(cohort, told)
     scores = cross_validated_probabilities(read, 2, recipe.classifier, seed=seed, device=device, progress=told)
     data = f"{len(set(read.patients))} patients, 5-fold cross-validation by patient, densenet161 on MR_T1, 'high_grade'"
