@@ -135,7 +135,7 @@ def test_jardim_perassi(tmp_path):
 def fatty(tmp_path_factory):
     """Fatty tumours with every clinical column that a nomogram asks for."""
     folder = tmp_path_factory.mktemp("fatty")
-    fat_cohort(folder, patients=12, seed=3, size=14)
+    fat_cohort(folder, patients=16, seed=3, size=14)
     table = pd.read_csv(folder / "clinical.csv")
     random = np.random.default_rng(0)
     table["lung_metastasis"] = table["is_high"] = table["recurrence"] = (table["diagnosis"] == "liposarcoma").astype(
