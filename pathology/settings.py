@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["GridSettings", "QualitySettings", "ScoreSettings", "Settings", "TissueSettings"]
+__all__ = ["GridSettings", "QualitySettings", "RegionSettings", "ScoreSettings", "Settings", "TissueSettings"]
 
 
 class Settings(BaseModel):
@@ -88,6 +88,17 @@ class GridSettings(Settings):
         return self
 
 
+class RegionSettings(Settings):
+    """Which places of a slide are searched, by a classifier's map."""
+
+    results: str
+    """Results folder of the classifier on the same slides."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Its classes that are tumour."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Their probability, added up, from which on a place is searched."""
+
+
 class ScoreSettings(Settings):
     """How slides are scored.  Everything here that can change a result is part of the resume key."""
 
@@ -97,8 +108,11 @@ class ScoreSettings(Settings):
     """Quality limits; ``None`` scores every tissue patch, spoilt or not."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """Overrides the distance between patches, in pixels at the model's scale; ``None``: patches touch."""
-    min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Smallest share of a patch that must be tissue."""
+    min_tissue: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Smallest share of a patch that must be tissue; ``None``: 0.5 for a classifier, whose patches have neighbours like
+    themselves, and 0.01 for a detector, which would miss what lies at the edge of the tissue."""
+    region: RegionSettings | None = None
+    """Search there only; ``None``: all tissue."""
     precision: Literal["fast", "exact"] = "fast"
     """``exact`` computes everything in fp32; ``fast`` may use lower precision within the stated agreement."""
     block: Annotated[int, Field(ge=256, le=65536)] = 2048

@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pathology.bundle.card import CARD_NAME, Card, read_card
 from pathology.bundle.domain import read_domain
@@ -19,7 +19,7 @@ from pathology.errors import BundleError, PathologyError, UnknownArchitectureErr
 from pathology.networks.registry import architectures, build_network
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pathology.training.out_of_domain import FeatureDomain
 
@@ -340,7 +340,8 @@ def verify_bundle(model: str | Path) -> list[Check]:
 
     In this order: the card's schema; that the folder bears the bundle's name; the weights' hash; that the network
     can be built and the weights fit it by name and shape; the number of learnable parameters; the files that trust
-    and learned aggregators rest on; for a classifier, that one blank patch gives one finite number per class.
+    and learned aggregators rest on; that one blank patch gives one finite number per class, or of a detector boxes with
+    confidences.
 
     Parameters
     ----------
@@ -404,16 +405,38 @@ def verify_bundle(model: str | Path) -> list[Check]:
             bundle.aggregator(aggregator.name)
         return "none" if domain is None else f"{domain.centres.shape[1]} features"
 
+    def boxes_are_boxes(detector: nn.Module, blank: Tensor) -> str:
+        import torch
+
+        network: Any = detector
+        if not hasattr(network, "candidates"):
+            raise BundleError(
+                "task: this network gives no boxes", where=directory / CARD_NAME, remedy="Correct the card"
+            )
+        with torch.inference_mode():
+            rows = network.candidates(blank)
+            classes = network.decode(network(blank), blank.shape[-1]).shape[-1] - 4
+        assert bundle is not None
+        if classes != len(bundle.card.classes):
+            raise BundleError(
+                f"classes: the card names {len(bundle.card.classes)}, the network tells {classes} apart",
+                where=directory / CARD_NAME,
+            )
+        if not bool(torch.isfinite(rows).all()) or not bool(((rows[..., 4] >= 0) & (rows[..., 4] <= 1)).all()):
+            raise BundleError("the weights give boxes that are none for a blank patch", where=directory)
+        return f"{rows.shape[1]} places, {bundle.card.patch} px at {bundle.card.mpp:g} µm/px"
+
     def outputs_agree() -> str:
         import torch
 
         assert bundle is not None
         assert network is not None
         card = bundle.card
-        if card.task != "classification":
-            return f"not checked for {card.task}"
+        blank = torch.zeros(1, 3, card.patch, card.patch)
+        if card.task == "detection":
+            return boxes_are_boxes(network, blank)
         with torch.inference_mode():
-            logits = network(torch.zeros(1, 3, card.patch, card.patch))
+            logits = network(blank)
         if tuple(logits.shape) != (1, len(card.classes)):
             raise BundleError(
                 f"classes: the card names {len(card.classes)}, the network gives {tuple(logits.shape)[1:]} per patch",

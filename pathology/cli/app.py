@@ -102,7 +102,28 @@ def score_command(
         ),
     ] = None,
     stride: Stride = None,
-    min_tissue: MinTissue = 0.5,
+    min_tissue: Annotated[
+        float | None,
+        typer.Option(
+            "--min-tissue",
+            min=0,
+            max=1,
+            help="Smallest share of a patch that must be tissue; by default 0.5, for a detector 0.01.",
+            show_default=False,
+        ),
+    ] = None,
+    tumour_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--tumour-map",
+            help="Results folder of a classifier on the same slides: search only what it calls tumour.",
+            show_default=False,
+        ),
+    ] = None,
+    tumour_class: Annotated[
+        list[str] | None,
+        typer.Option("--tumour-class", help="Its class that is tumour; may be given again.", show_default=False),
+    ] = None,
     quality: Annotated[
         bool,
         typer.Option("--quality/--no-quality", help="Leave out patches spoilt by pen, blur, folds, bubbles, dirt."),
@@ -138,6 +159,8 @@ def score_command(
             readers=readers,
             stride=stride,
             min_tissue=min_tissue,
+            tumour_map=tumour_map,
+            tumour_class=tumour_class or [],
             quality=quality,
             engine=engine,
             device=device,

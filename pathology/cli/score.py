@@ -22,7 +22,9 @@ def run(
     slurm: Path | None,
     readers: int | None,
     stride: int | None,
-    min_tissue: float,
+    min_tissue: float | None,
+    tumour_map: Path | None,
+    tumour_class: list[str],
     quality: bool,
     engine: str,
     device: str | None,
@@ -37,6 +39,12 @@ def run(
     from pathology.errors import UsageError
     from pathology.scoring.batch import score
 
+    if (tumour_map is not None) != bool(tumour_class):
+        raise UsageError(
+            "a tumour map and the classes in it that are tumour are given together",
+            remedy='Give both, such as: --tumour-map RESULTS --tumour-class "viable tumour"',
+        )
+    region = None if tumour_map is None else {"results": str(tumour_map.absolute()), "classes": tumour_class}
     try:
         settings = ScoreSettings.model_validate(
             {
@@ -45,6 +53,7 @@ def run(
                 "precision": precision,
                 "quality": {} if quality else None,
                 "aggregator": aggregator,
+                "region": region,
             }
         )
     except ValidationError as error:

@@ -23,6 +23,7 @@ from pathology.inference.engine import ENGINES
 from pathology.inference.progress import Progress, SilentProgress
 from pathology.outputs.atomic import write_text
 from pathology.scoring.jobs import SlideJob, source_signature
+from pathology.scoring.region import check_region, region_key
 from pathology.scoring.selection import SlideEntry, select_slides
 from pathology.settings import ScoreSettings
 from pathology.tiling.tile_work import TileWork
@@ -152,6 +153,8 @@ def score(
         from pathology.scoring.answer import check_aggregator
 
         check_aggregator(bundle.card, settings.aggregator)
+    if settings.region is not None:
+        check_region(settings.region)
     entries = select_slides([slides] if isinstance(slides, str | PathLike) else slides)
     out = Path(out).absolute()
     with _results_folder(out):
@@ -252,6 +255,7 @@ def _job(
         engine=engine,
         device=device,
         out=out / "slides" / entry.slide_id,
+        region_key=region_key(settings.region, entry.slide_id) if settings.region is not None else "",
     )
 
 

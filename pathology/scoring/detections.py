@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pathology.findings.detections import Detections, suppress
 from pathology.outputs.detection_file import DetectionClass, DetectionHeader, SlideDetections
 from pathology.outputs.palette import class_colours
+from pathology.scoring.region import within
 
 if TYPE_CHECKING:
     from pathology.bundle.card import Card
@@ -31,6 +32,7 @@ def slide_detections(
     *,
     slide_id: str,
     fingerprint: str,
+    region: NDArray[np.bool_] | None = None,
 ) -> SlideDetections:
     """Join the boxes of all patches of a slide.
 
@@ -44,6 +46,8 @@ def slide_detections(
         ``(N, K * 5)`` float32, as a detector's engine gives them.
     slide_id, fingerprint
         Of the slide.
+    region
+        ``(rows, columns)`` bool over the whole slide: detections elsewhere are left out.
 
     Returns
     -------
@@ -58,6 +62,8 @@ def slide_detections(
     centres = found.centres
     # Patches at the right and bottom hang over the slide's edge.
     found = found.take(np.flatnonzero(((centres >= 0) & (centres < (width, height))).all(axis=1)))
+    if region is not None:
+        found = found.take(within(found.centres, region, grid.dimensions))
     header = DetectionHeader(
         slide_id=slide_id,
         fingerprint=fingerprint,

@@ -41,6 +41,8 @@ class SlideJob:
         Processes that read patches; ``None``: chosen for the device, 0: threads of the predicting process.
     attempt
         1 for the first try.
+    region_key
+        What the map depends on that says where to search; empty without one.
     """
 
     slide_id: str
@@ -58,6 +60,7 @@ class SlideJob:
     engine_used: str = ""
     readers: int | None = None
     attempt: int = 1
+    region_key: str = ""
 
     @property
     def work(self) -> Path:
@@ -74,6 +77,7 @@ class SlideJob:
             "settings": self.settings.model_dump(mode="json"),
             "engine": self.engine,
             "mpp": [self.option_mpp, self.manifest_mpp],
+            **({"region": self.region_key} if self.region_key else {}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pathology.errors import NoTissueError
 from pathology.settings import GridSettings, QualitySettings, TissueSettings
@@ -22,10 +23,13 @@ from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.patch_quality import PatchQuality
 from pathology.tiling.plan import TilePlan, plan_tiles
 
-__all__ = ["PreparedSlide", "Stain", "prepare", "write_quality_picture"]
+__all__ = ["PreparedSlide", "Region", "Stain", "prepare", "write_quality_picture"]
 
 Stain = Literal["none"] | StainMethod
 """A stain normalisation, or none."""
+
+Region = Callable[[tuple[int, int], tuple[int, int]], NDArray[np.bool_]]
+"""From ``(rows, columns)`` of a mask and ``(width, height)`` of the slide in level-0 pixels to where to search."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class PreparedSlide:
         Its patches; at least one.
     stain
         Changes its colours to the reference's; ``None`` where stain is left alone.
+    whole_tissue_mm2
+        Area of all tissue in mm² where only part of it is searched, else ``None``.
     """
 
     scale: Scale
@@ -54,6 +60,7 @@ class PreparedSlide:
     quality: SlideQuality | None
     plan: TilePlan
     stain: StainNormaliser | None
+    whole_tissue_mm2: float | None = None
 
     @property
     def tissue_mm2(self) -> float:
@@ -67,6 +74,11 @@ class PreparedSlide:
         said = [self.scale.warning] if self.scale.warning else []
         if self.plan.left_out is not None and len(self.plan.left_out):
             said.append(_left_out_in_words(self.plan))
+        if self.whole_tissue_mm2 is not None:
+            said.append(
+                f"Searched where the map given calls it tumour: {self.tissue.area_mm2:.2f} of "
+                f"{self.whole_tissue_mm2:.2f} mm² of tissue"
+            )
         return tuple(said)
 
 
@@ -79,6 +91,7 @@ def prepare(
     quality: QualitySettings | None,
     grid: Callable[[float], GridSettings],
     stain: Stain,
+    region: Region | None = None,
 ) -> PreparedSlide:
     """Find a slide's tissue, choose its patches and fit its stain.
 
@@ -94,17 +107,26 @@ def prepare(
         From the slide's micrometres per level-0 pixel to the grid wanted.
     stain
         Stain normalisation to fit, on pixels sampled from the tissue.
+    region
+        Where of the tissue to search; ``None``: everywhere.
 
     Raises
     ------
     NoTissueError
-        If no patch holds enough tissue, every one that does is spoilt, or too little tissue is stained to fit.
+        If no patch holds enough tissue, every one that does is spoilt, none of it is to be searched, or too little
+        tissue is stained to fit.
     SlideError
         If the scale is unknown or implausible.
     """
     scale = resolve_mpp(reader, option=option_mpp, manifest=manifest_mpp)
     overview = thumbnail(reader, scale.mpp, tissue.mpp)
     found = find_tissue(overview.pixels, overview.mpp, tissue)
+    whole = found.area_mm2 if region is not None else None
+    if region is not None and found.mask.any():
+        rows, columns = found.mask.shape
+        found = replace(found, mask=found.mask & region((rows, columns), reader.dimensions))
+        if not found.mask.any():
+            raise NoTissueError("the map given calls no tissue of this slide tumour")
     spoilt = find_quality(reader, scale.mpp, overview, found, quality) if quality is not None else None
     limits = PatchQuality(spoilt, reader.dimensions, quality) if spoilt is not None and quality is not None else None
     plan = plan_tiles(
@@ -124,7 +146,7 @@ def prepare(
     if stain != "none":
         pixels = sample_tissue(reader, scale.mpp, found)
         normaliser = StainNormaliser(fit_look(pixels, stain, source=reader.fingerprint))
-    return PreparedSlide(scale, overview, found, spoilt, plan, normaliser)
+    return PreparedSlide(scale, overview, found, spoilt, plan, normaliser, whole)
 
 
 def _left_out_in_words(plan: TilePlan) -> str:

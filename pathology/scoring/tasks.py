@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -53,6 +54,9 @@ _READING_THREADS = 2
 _CORES_FOR_GPU = 2
 """Cores left to the process that holds a GPU; all others read."""
 
+_MIN_TISSUE = {"classification": 0.5, "detection": 0.01}
+"""Smallest tissue share of a patch unless the settings say; see :attr:`pathology.settings.ScoreSettings.min_tissue`."""
+
 _PLAN = "plan.npz"
 _ABOUT = "about.json"
 _SPOILT = "spoilt_"
@@ -64,7 +68,7 @@ def grid_settings(job: SlideJob, card: Card) -> GridSettings:
         patch=card.patch,
         mpp=card.mpp,
         stride=job.settings.stride or card.stride or card.patch,
-        min_tissue=job.settings.min_tissue,
+        min_tissue=job.settings.min_tissue if job.settings.min_tissue is not None else _MIN_TISSUE[card.task],
         block=job.settings.block,
     )
 
@@ -146,12 +150,13 @@ def prepare_slide(job: SlideJob) -> Prepared:
     """Open the slide, find its tissue, choose its patches; or take up what an earlier run left."""
     from pathology.outputs.slide_folder import OVERVIEW_LONGEST_SIDE
     from pathology.scoring.preparation import prepare, write_quality_picture
+    from pathology.scoring.region import region_mask
     from pathology.slide.open import open_slide
     from pathology.slide.thumbnail import thumbnail
 
     started = time.time()
     job.work.mkdir(parents=True, exist_ok=True)
-    card = load(job).card
+    card, region = load(job).card, job.settings.region
     with open_slide(job.path) as reader:
         key = job.key(reader.fingerprint)
         about = _read_about(job)
@@ -168,6 +173,7 @@ def prepare_slide(job: SlideJob) -> Prepared:
                 quality=job.settings.quality,
                 grid=lambda _: grid_settings(job, card),
                 stain=card.stain,
+                region=partial(region_mask, region, job.slide_id, reader.fingerprint) if region is not None else None,
             )
             plan, mpp = slide.plan, slide.scale.mpp
             write_quality_picture(job.out / "quality.png", slide, job.slide_id)
@@ -348,7 +354,12 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         from pathology.scoring.detections import patch_scores, slide_detections
 
         detections = slide_detections(
-            card, plan, probabilities, slide_id=job.slide_id, fingerprint=about["fingerprint"]
+            card,
+            plan,
+            probabilities,
+            slide_id=job.slide_id,
+            fingerprint=about["fingerprint"],
+            region=mask if job.settings.region is not None else None,
         )
         probabilities = patch_scores(probabilities)
     else:

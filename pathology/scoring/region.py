@@ -1,0 +1,128 @@
+"""Where on a slide to search: the places that a classifier, run before on the same slides, calls tumour."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import StoreError
+from pathology.outputs.heatmap import Heatmap
+from pathology.settings import RegionSettings
+
+__all__ = ["check_region", "region_key", "region_mask", "within"]
+
+
+def check_region(region: RegionSettings) -> None:
+    """Refuse a region that no slide could be searched in.
+
+    Raises
+    ------
+    StoreError
+        If the folder holds no results.
+    """
+    if not (Path(region.results) / "slides").is_dir():
+        raise StoreError(
+            "this is no results folder of a classifier",
+            where=region.results,
+            remedy="Give the --out folder of an earlier: pathology score",
+        )
+
+
+def region_key(region: RegionSettings, slide_id: str) -> str:
+    """Return what the classifier's result for a slide depends on, or nothing if it has none."""
+    try:
+        record = json.loads((_folder(region, slide_id) / "slide.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(record.get("key", ""))
+
+
+def region_mask(
+    region: RegionSettings, slide_id: str, fingerprint: str, shape: tuple[int, int], dimensions: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return where to search.
+
+    Parameters
+    ----------
+    region
+        The classifier's results and which of its classes are tumour.
+    slide_id, fingerprint
+        Of the slide.
+    shape
+        ``(rows, columns)`` of the mask wanted, over the whole slide.
+    dimensions
+        ``(width, height)`` of the slide in level-0 pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(rows, columns)`` bool: true where the classes' probabilities together reach the threshold.
+
+    Raises
+    ------
+    StoreError
+        If the classifier has no map of this slide, or it is of another file.
+    UsageError
+        If it has no class of a name given.
+    """
+    from pathology.outputs.slide_folder import read_heatmap
+
+    folder = _folder(region, slide_id)
+    try:
+        record = json.loads((folder / "slide.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = {}
+    if record.get("status") != "scored":
+        raise StoreError(
+            "the classifier has no result for this slide", where=folder, remedy="Score it with the classifier first"
+        )
+    if record.get("fingerprint") != fingerprint:
+        raise StoreError("the classifier's map is of another file with this name", where=folder)
+    heatmap, _ = read_heatmap(folder)
+    return _where(heatmap, region, shape, dimensions)
+
+
+def _where(
+    heatmap: Heatmap, region: RegionSettings, shape: tuple[int, int], dimensions: tuple[int, int]
+) -> NDArray[np.bool_]:
+    together = np.sum([heatmap.probability(name) for name in region.classes], axis=0)
+    # Where nothing is known there is no number, and it reaches no threshold.
+    tumour = np.zeros((together.shape[0] + 1, together.shape[1] + 1), bool)
+    with np.errstate(invalid="ignore"):
+        tumour[:-1, :-1] = together >= region.threshold
+    # The last row and column stand for what lies outside the map.
+    cells = []
+    for axis, (count, extent, start) in enumerate(
+        zip(shape, reversed(dimensions), reversed(heatmap.origin), strict=True)
+    ):
+        centres = (np.arange(count) + 0.5) * extent / count
+        cell = np.floor((centres - start) / heatmap.stride).astype(int)
+        outside = (cell < 0) | (cell >= together.shape[axis])
+        cells.append(np.where(outside, together.shape[axis], cell))
+    result: NDArray[np.bool_] = tumour[np.ix_(*cells)]
+    return result
+
+
+def within(points: NDArray[np.floating], mask: NDArray[np.bool_], dimensions: tuple[int, int]) -> NDArray[np.bool_]:
+    """Tell which points lie where a mask over the whole slide is true.
+
+    Parameters
+    ----------
+    points
+        ``(N, 2)`` level-0 ``(x, y)`` on the slide.
+    mask
+        ``(rows, columns)`` bool.
+    dimensions
+        ``(width, height)`` of the slide in level-0 pixels.
+    """
+    shape = np.array(mask.shape)[::-1]
+    cells = np.floor(points / np.array(dimensions) * shape).astype(int).clip(0, shape - 1)
+    result: NDArray[np.bool_] = mask[cells[:, 1], cells[:, 0]]
+    return result
+
+
+def _folder(region: RegionSettings, slide_id: str) -> Path:
+    return Path(region.results) / "slides" / slide_id
