@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["GridSettings", "QualitySettings", "RegionSettings", "ScoreSettings", "Settings", "TissueSettings"]
+__all__ = ["GridSettings", "QualitySettings", "RegionSettings", "ScoreSettings", "Settings", "TissueSettings", "cache_folder"]
 
 
 class Settings(BaseModel):
@@ -120,3 +123,19 @@ class ScoreSettings(Settings):
     aggregator: Literal["mean", "share", "majority", "top", "attention", "transformer"] = "mean"
     """How a slide's patches become one answer: mean probability, a rule of :mod:`pathology.findings.patch_rules`, or a
     network learned for it that the model must bring."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again, such as converted models and copies of remote slides.
+
+    ``PATHOLOGY_CACHE``, or the platform's place for caches.
+    """
+    if given := os.environ.get("PATHOLOGY_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "sarcoma-pathology"

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import sys
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +22,12 @@ from numpy.typing import NDArray
 
 from pathology.errors import MissingDependencyError, OutputError, UsageError
 from pathology.inference.engine import Engine, Precision, available_cores, extra_outputs, outputs_per_patch
+from pathology.settings import cache_folder
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
 
-__all__ = ["OpenVINOEngine", "cache_folder", "computes_bf16", "converted_model"]
+__all__ = ["OpenVINOEngine", "computes_bf16", "converted_model"]
 
 _BATCH = 4
 """Patches a request.  Measured: larger batches leave the processor's caches and gain nothing."""
@@ -52,19 +51,6 @@ def _openvino() -> Any:  # noqa: ANN401 - the module
 def computes_bf16() -> bool:
     """Whether the processor computes in bf16 itself."""
     return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def cache_folder() -> Path:
-    """Return the folder for converted models: ``PATHOLOGY_CACHE``, or the platform's place for caches."""
-    if given := os.environ.get("PATHOLOGY_CACHE"):
-        return Path(given)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "sarcoma-pathology"
 
 
 def converted_model(bundle: Bundle, *, features: bool = False) -> Path:

@@ -47,7 +47,7 @@ def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str =
         return "torch"
     if find_spec("openvino") is None:
         return "torch"
-    from pathology.inference.openvino_engine import cache_folder
+    from pathology.settings import cache_folder
 
     machine = (platform.node(), platform.machine(), os.cpu_count(), version("torch"), version("openvino"))
     key = hashlib.sha256(repr((bundle.card.weights_sha256, precision, machine)).encode()).hexdigest()[:32]

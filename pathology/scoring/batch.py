@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathology.bundle.catalogue import load_bundle
-from pathology.errors import OutputError, UsageError
+from pathology.errors import OutputError, PathologyError, SlideError, UsageError
 from pathology.findings.slide_result import SlideResult
 from pathology.inference.engine import ENGINES
 from pathology.inference.progress import Progress, SilentProgress
 from pathology.outputs.atomic import write_text
-from pathology.scoring.jobs import SlideJob, source_signature
+from pathology.scoring.jobs import SlideJob
 from pathology.scoring.region import check_region, region_key
 from pathology.scoring.selection import SlideEntry, select_slides
 from pathology.settings import ScoreSettings
@@ -93,7 +93,7 @@ def score(
     Parameters
     ----------
     slides
-        Slide files, folders or CSV manifests.
+        Slide files, folders, CSV manifests, or addresses that fsspec understands (``s3://bucket/folder``).
     model
         A bundle's name or folder.
     out
@@ -245,7 +245,9 @@ def _job(
     return SlideJob(
         slide_id=entry.slide_id,
         patient_id=entry.patient_id,
-        path=Path(os.path.abspath(entry.path)),  # noqa: PTH100 - resolves "..", but not links
+        # Resolves "..", but not links.
+        path=entry.path if entry.url else Path(os.path.abspath(entry.path)),  # noqa: PTH100
+        url=entry.url,
         option_mpp=mpp,
         manifest_mpp=entry.mpp,
         bundle=bundle.directory,
@@ -263,8 +265,8 @@ def _earlier(job: SlideJob, *, retry_failed: bool) -> SlideResult | None:
     """Return the result of an earlier run if it still holds."""
     try:
         result = SlideResult.model_validate_json((job.out / "slide.json").read_text(encoding="utf-8"))
-        signature = source_signature(job.path)
-    except (OSError, ValueError):
+        signature = job.signature()
+    except (OSError, ValueError, SlideError):
         return None
     if result.status == "failed":
         if retry_failed or result.extra.get("signature") != signature or result.key != job.key(""):
@@ -272,20 +274,20 @@ def _earlier(job: SlideJob, *, retry_failed: bool) -> SlideResult | None:
         return result
     if result.extra.get("signature") != signature or result.key != job.key(result.fingerprint or ""):
         return None
-    if (result.path, result.patient_id) != (str(job.path), job.patient_id):
+    if (result.path, result.patient_id) != (job.shown, job.patient_id):
         return None
     return result
 
 
 def _failed(job: SlideJob, failure: Failure) -> SlideResult:
     try:
-        signature = source_signature(job.path)
-    except OSError:
+        signature = job.signature()
+    except (OSError, PathologyError):
         signature = []
     result = SlideResult(
         slide_id=job.slide_id,
         patient_id=job.patient_id,
-        path=str(job.path),
+        path=job.shown,
         status="failed",
         model=job.model,
         model_sha256=job.weights_sha256,

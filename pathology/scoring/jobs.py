@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pathology.settings import ScoreSettings
+from pathology.slide.remote import local_copy, remote_signature
 
 __all__ = ["SlideJob", "source_signature"]
 
@@ -37,12 +38,12 @@ class SlideJob:
         The engine that was chosen where ``engine`` is ``auto``.
     out
         The slide's results folder.
+    url
+        Address of a slide that is no file here; ``path`` is then for people.
     readers
         Processes that read patches; ``None``: chosen for the device, 0: threads of the predicting process.
     attempt
         1 for the first try.
-    region_key
-        What the map depends on that says where to search; empty without one.
     """
 
     slide_id: str
@@ -58,9 +59,28 @@ class SlideJob:
     device: str | None
     out: Path
     engine_used: str = ""
+    url: str | None = None
     readers: int | None = None
     attempt: int = 1
-    region_key: str = ""
+
+    def file(self) -> Path:
+        """Return the slide as a file on this machine, fetched where it is at an address.
+
+        Raises
+        ------
+        SlideError
+            If it cannot be fetched.
+        """
+        return local_copy(self.url) if self.url is not None else self.path
+
+    def signature(self) -> list[list[str | int]]:
+        """Return what changes when the slide does; see :func:`source_signature`."""
+        return remote_signature(self.url) if self.url is not None else source_signature(self.path)
+
+    @property
+    def shown(self) -> str:
+        """Where the slide is, for people."""
+        return self.url or str(self.path)
 
     @property
     def work(self) -> Path:
@@ -77,7 +97,6 @@ class SlideJob:
             "settings": self.settings.model_dump(mode="json"),
             "engine": self.engine,
             "mpp": [self.option_mpp, self.manifest_mpp],
-            **({"region": self.region_key} if self.region_key else {}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

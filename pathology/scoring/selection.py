@@ -7,12 +7,13 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from pathology.errors import InputTableError, UsageError
 from pathology.slide.open import find_slides
+from pathology.slide.remote import slides_at, url_of
 
 __all__ = ["SlideEntry", "read_manifest", "select_slides"]
 
@@ -28,17 +29,20 @@ class SlideEntry:
     slide_id
         Unique in the run; also the name of the slide's results folder.
     path
-        The slide.
+        The slide; of a slide at an address, the address as a path, for people.
     patient_id
         From the manifest, else ``None``.
     mpp
         Micrometres per level-0 pixel as the manifest states it, else ``None``.
+    url
+        Address of a slide that is no file here, such as ``s3://bucket/slide.svs``.
     """
 
     slide_id: str
     path: Path
     patient_id: str | None = None
     mpp: float | None = None
+    url: str | None = None
 
 
 def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, ...]:
@@ -50,7 +54,8 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
     Parameters
     ----------
     sources
-        Slide files, folders of slides, or ``.csv`` manifests (see :func:`read_manifest`).
+        Slide files, folders of slides, ``.csv`` manifests (see :func:`read_manifest`), or addresses of slides and
+        folders that fsspec understands (``s3://bucket/folder``).
 
     Raises
     ------
@@ -60,7 +65,11 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
         If a manifest is wrong.
     """
     given: list[SlideEntry] = []
-    for source in map(Path, sources):
+    for given_source in sources:
+        if (url := url_of(given_source)) is not None:
+            given.extend(_at_address(slide) for slide in slides_at(url))
+            continue
+        source = Path(given_source)
         if not source.exists():
             raise UsageError("no such file or folder", where=source, remedy="Check the path")
         if source.suffix.lower() == ".csv" and source.is_file():
@@ -69,12 +78,16 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
             given.extend(SlideEntry("", path) for path in find_slides([source]))
     if not given:
         raise UsageError("no slides were found", remedy="Give slide files, folders that hold some, or a CSV manifest")
-    unique = {}
+    unique: dict[str | Path, SlideEntry] = {}
     for entry in given:  # the same file named twice is one slide; what a manifest says of it wins
-        key = entry.path.resolve()
+        key = entry.url or entry.path.resolve()
         if key not in unique or entry.slide_id:
             unique[key] = entry
     return _with_ids(list(unique.values()))
+
+
+def _at_address(url: str) -> SlideEntry:
+    return SlideEntry("", Path(url), url=url)
 
 
 def _with_ids(entries: list[SlideEntry]) -> tuple[SlideEntry, ...]:
@@ -97,7 +110,7 @@ def _with_ids(entries: list[SlideEntry]) -> tuple[SlideEntry, ...]:
         number = seen[name.casefold()]
         if number > 1 and entry.slide_id:
             raise InputTableError(f"slide_id {name!r} is given twice", remedy="Give every slide an id of its own")
-        result.append(SlideEntry(name if number == 1 else f"{name}-{number}", entry.path, entry.patient_id, entry.mpp))
+        result.append(replace(entry, slide_id=name if number == 1 else f"{name}-{number}"))
     return tuple(result)
 
 
@@ -114,8 +127,8 @@ def read_manifest(path: Path) -> list[SlideEntry]:
     Parameters
     ----------
     path
-        UTF-8 CSV with a header: ``path`` (relative to the manifest or absolute) and optionally ``slide_id``,
-        ``patient_id`` and ``mpp`` (micrometres per level-0 pixel).  Other columns are ignored.
+        UTF-8 CSV with a header: ``path`` (relative to the manifest, absolute or an address) and optionally
+        ``slide_id``, ``patient_id`` and ``mpp`` (micrometres per level-0 pixel).  Other columns are ignored.
 
     Raises
     ------
@@ -149,7 +162,8 @@ def _entry(row: dict[str, str | None], manifest: Path, line: int) -> SlideEntry:
     raw = (row.get("path") or "").strip()
     if not raw:
         raise InputTableError("column 'path' is empty", where=where)
-    slide = Path(raw) if Path(raw).is_absolute() else manifest.parent / raw
+    url = url_of(raw)
+    slide = Path(raw) if url or Path(raw).is_absolute() else manifest.parent / raw
     mpp = None
     if text := (row.get("mpp") or "").strip():
         try:
@@ -165,4 +179,4 @@ def _entry(row: dict[str, str | None], manifest: Path, line: int) -> SlideEntry:
         raise InputTableError(
             f"slide_id {identity!r} cannot name a folder", where=where, remedy='Leave out / \\ : * ? " < > |'
         )
-    return SlideEntry(identity, slide, (row.get("patient_id") or "").strip() or None, mpp)
+    return SlideEntry(identity, slide, (row.get("patient_id") or "").strip() or None, mpp, url)

@@ -151,6 +151,12 @@ def tile(
         )
     progress = progress or SilentProgress()
     entries = select_slides([slides] if isinstance(slides, str | PathLike) else slides)
+    if remote := next((entry.url for entry in entries if entry.url), None):
+        raise UsageError(
+            "slides at an address can be scored, but not tiled: a store refers to its slide",
+            where=remote,
+            remedy="Copy the slide to a file system first",
+        )
     out = Path(out).absolute()
     try:
         out.mkdir(parents=True, exist_ok=True)

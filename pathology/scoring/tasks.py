@@ -25,7 +25,7 @@ from pathology.errors import OutputError
 from pathology.inference.cluster import THREADS
 from pathology.inference.schedule import ChunkDone, Prepared
 from pathology.scoring.guard import guarded
-from pathology.scoring.jobs import SlideJob, source_signature
+from pathology.scoring.jobs import SlideJob
 from pathology.settings import GridSettings
 from pathology.tiling.grid import Grid
 from pathology.tiling.order import compact_order
@@ -157,7 +157,7 @@ def prepare_slide(job: SlideJob) -> Prepared:
     started = time.time()
     job.work.mkdir(parents=True, exist_ok=True)
     card, region = load(job).card, job.settings.region
-    with open_slide(job.path) as reader:
+    with open_slide(job.file()) as reader:
         key = job.key(reader.fingerprint)
         about = _read_about(job)
         if about.get("key") == key and (job.work / _PLAN).exists():
@@ -194,7 +194,7 @@ def prepare_slide(job: SlideJob) -> Prepared:
             about = {
                 "key": key,
                 "fingerprint": reader.fingerprint,
-                "signature": source_signature(job.path),
+                "signature": job.signature(),
                 "reader": reader.backend,
                 "dimensions": list(reader.dimensions),
                 "mpp": mpp,
@@ -287,15 +287,15 @@ def _reading(
     if processes is None and engine.device.startswith("cuda"):
         processes = max(1, (_threads() or available_cores()) - _CORES_FOR_GPU)
     if processes:
-        state = json.dumps(source_signature(job.path))
-        with _loaded.reading(processes).slide(job.path, plan, stain, state=state) as source:
+        state = json.dumps(job.signature())
+        with _loaded.reading(processes).slide(job.file(), plan, stain, state=state) as source:
             yield source, lambda: source.unreadable_tiles, source.take_work
         return
     from pathology.inference.reading_threads import ReadingThreads
     from pathology.scoring.readers import lent_reader
     from pathology.tiling.blocks import BlockReader
 
-    with lent_reader(job.path) as lent:
+    with lent_reader(job.file()) as lent:
         blocks = BlockReader(lent.reader, plan.grid, stain.apply if stain is not None else None)
         with ReadingThreads(blocks, plan, _READING_THREADS) as threads:
             yield threads, lambda: lent.reader.unreadable_tiles, lent.take_work
@@ -370,7 +370,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         from pathology.slide.open import open_slide
 
         assert detections is not None
-        with open_slide(job.path) as reader:
+        with open_slide(job.file()) as reader:
             return cut_gallery(reader, detections, rows, about["mpp"])
 
     result = write_slide_folder(
@@ -387,7 +387,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         about={
             "slide_id": job.slide_id,
             "patient_id": job.patient_id,
-            "path": str(job.path),
+            "path": job.shown,
             "model": job.model,
             "model_sha256": job.weights_sha256,
             "tissue_mm2": about["tissue_mm2"],

@@ -1,16 +1,19 @@
 """Scoring over a Dask cluster that somebody else started."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import psutil
 import pytest
 import zarr
+from distributed import Client
 
 from pathology.errors import UsageError
 from pathology.scoring.batch import score
@@ -40,59 +43,116 @@ def start(stack, module, *arguments):
     return process
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """A scheduler and two workers, started as on a real cluster: by their command lines."""
+@contextmanager
+def running_cluster(folder, *options):
+    """A scheduler and a worker for each set of options, started as on a real cluster: by their command lines."""
     with ExitStack() as stack:
-        address_file = tmp_path / "scheduler.json"
+        file = folder / "scheduler.json"
         start(
             stack,
             "dask_scheduler",
-            *("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(address_file)),
+            *("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)),
         )
         deadline = time.monotonic() + 60
-        while not address_file.exists():
+        while not file.exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)
         workers = [
             start(
                 stack,
                 "dask_worker",
-                *("--scheduler-file", str(address_file), "--host", "127.0.0.1", "--nthreads", "2", "--no-dashboard"),
-                *("--local-directory", str(tmp_path / f"worker{number}")),
+                *("--scheduler-file", str(file), "--host", "127.0.0.1", "--nthreads", "2", "--no-dashboard"),
+                *("--local-directory", str(folder / f"worker{number}"), "--name", f"worker{number}", *extra),
             )
-            for number in range(2)
+            for number, extra in enumerate(options)
         ]
-        import json
-
-        yield json.loads(address_file.read_text())["address"], workers
-
-
-def predictions(out):
-    return np.asarray(zarr.open_group(out / "slides" / "slide" / "predictions.zarr", mode="r")["probabilities"][...])
+        with Client(scheduler_file=str(file), set_as_default=False) as client:
+            client.wait_for_workers(len(workers), timeout=120)
+        yield file, workers
 
 
-def test_a_running_cluster_scores_and_survives_a_lost_worker(cluster, model, tmp_path):
-    address, workers = cluster
-    slide = write_svs(tmp_path / "slide.svs", TissuePicture(2400, 2200, tissue=0.7), factors=(1,))
-    settings = ScoreSettings(stride=56, block=256)
-    score([slide], model, tmp_path / "local", settings=settings, engine="torch")
+def predictions(out, name):
+    return np.asarray(zarr.open_group(out / "slides" / name / "predictions.zarr", mode="r")["probabilities"][...])
 
-    from threading import Timer
 
-    nanny = psutil.Process(workers[0].pid)
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides")
+    for number in range(2):
+        write_svs(folder / f"slide{number}.svs", TissuePicture(1900, 1700, tissue=0.7, seed=number), factors=(1,))
+    return folder
 
-    def kill():
-        for child in nanny.children(recursive=True):
-            if child.is_running() and "spawn_main" in " ".join(child.cmdline()):
-                os.kill(child.pid, signal.SIGKILL)
 
-    timer = Timer(6, kill)
-    timer.start()
-    (result,) = score([slide], model, tmp_path / "remote", settings=settings, engine="torch", scheduler=address)
-    timer.cancel()
-    assert result.status == "scored", result.error
-    np.testing.assert_array_equal(predictions(tmp_path / "remote"), predictions(tmp_path / "local"))
+SETTINGS = ScoreSettings(stride=56, block=256)
+
+
+@pytest.fixture(scope="module")
+def expected(slides, model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("local")
+    assert not score(slides, model, out, settings=SETTINGS, engine="torch").failed
+    return out
+
+
+def test_two_workers_score_a_folder_and_one_is_killed(slides, model, expected, tmp_path):
+    killed = []
+    over = threading.Event()
+
+    def kill_the_first_once_it_works(workers):
+        nanny = psutil.Process(workers[0].pid)
+        while not over.wait(0.05):
+            if any((tmp_path / "remote" / "slides").glob("*/unfinished/block-*.npz")):
+                for child in nanny.children(recursive=True):
+                    if "spawn_main" in " ".join(child.cmdline()):
+                        os.kill(child.pid, signal.SIGKILL)
+                        killed.append(child.pid)
+                return
+
+    with running_cluster(tmp_path, (), ()) as (file, workers):
+        watcher = threading.Thread(target=kill_the_first_once_it_works, args=(workers,))
+        watcher.start()
+        address = json.loads(file.read_text())["address"]
+        batch = score(slides, model, tmp_path / "remote", settings=SETTINGS, engine="torch", scheduler=address)
+        over.set()
+        watcher.join()
+    assert len(killed) == 1
+    assert [result.status for result in batch] == ["scored", "scored"], [result.error for result in batch]
+    for name in ("slide0", "slide1"):
+        np.testing.assert_array_equal(predictions(tmp_path / "remote", name), predictions(expected, name))
+
+
+def test_blocks_are_predicted_where_the_gpus_are(slides, model, expected, tmp_path):
+    with running_cluster(tmp_path, ("--resources", "GPU=1"), ()) as (file, workers):
+        holders = {child.pid for child in psutil.Process(workers[0].pid).children(recursive=True)}
+        others = {child.pid for child in psutil.Process(workers[1].pid).children(recursive=True)}
+        batch = score(
+            slides, model, tmp_path / "out", settings=SETTINGS, engine="torch", scheduler=str(file), readers=1
+        )
+        # The process that predicts has one that reads for it; the other worker has none.
+        parents = {
+            process.ppid()
+            for process in psutil.process_iter()
+            if "pathology.inference.reading_process" in _command_line(process)
+        }
+    assert not batch.failed
+    assert parents & holders
+    assert not parents & others
+    for name in ("slide0", "slide1"):
+        np.testing.assert_array_equal(predictions(tmp_path / "out", name), predictions(expected, name))
+
+
+def _command_line(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.parametrize(("workers", "readers"), [(2, None), (1, 2)])
+def test_the_same_bit_for_bit_however_it_is_shared_out(slides, model, expected, tmp_path, workers, readers):
+    batch = score(slides, model, tmp_path / "out", settings=SETTINGS, engine="torch", workers=workers, readers=readers)
+    assert not batch.failed
+    for name in ("slide0", "slide1"):
+        np.testing.assert_array_equal(predictions(tmp_path / "out", name), predictions(expected, name))
 
 
 def test_no_scheduler_there(model, tmp_path):
