@@ -352,6 +352,7 @@ def systems_command(as_json: Annotated[bool, typer.Option("--json", help="Print 
 
 def _add_groups() -> None:
     from pathology.cli.classifiers import add_commands
+    from pathology.cli.cohort import app as cohort
     from pathology.cli.grade import app as grade
     from pathology.cli.methylation import app as methylation
     from pathology.cli.models import app as models
@@ -366,6 +367,7 @@ def _add_groups() -> None:
     app.add_typer(survival, name="survival")
     app.add_typer(radiology, name="radiology")
     app.add_typer(methylation, name="methylation")
+    app.add_typer(cohort, name="cohort")
 
 
 _add_groups()

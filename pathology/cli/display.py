@@ -4,25 +4,61 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
-__all__ = ["BarProgress", "LineProgress", "shown_progress"]
+__all__ = ["BarProgress", "LineProgress", "shown_bytes", "shown_progress"]
 
 
 def shown_progress() -> BarProgress | LineProgress:
     """Return bars if standard error is a terminal, else lines."""
     terminal = Console(stderr=True)
     return BarProgress(terminal) if terminal.is_terminal else LineProgress()
+
+
+@contextmanager
+def shown_bytes(total: float) -> Iterator[Callable[[str, int], None]]:
+    """Show bytes that arrive: a bar on a terminal; a line for each name in a log.
+
+    Parameters
+    ----------
+    total
+        Bytes expected in all.
+
+    Yields
+    ------
+    callable
+        Takes the name of what arrives and a number of bytes.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        seen: set[str] = set()
+
+        def say(name: str, count: int) -> None:
+            del count
+            if name not in seen:
+                seen.add(name)
+                print(f"fetching {name}", file=sys.stderr, flush=True)
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(compact=True), console=console) as bars:
+        task = bars.add_task("", total=total)
+        yield lambda name, count: bars.update(task, description=_short(name), advance=count)
 
 
 class BarProgress:

@@ -14,7 +14,7 @@ from pathology.errors import UsageError
 
 __all__ = ["VOCABULARY_VERSION", "Histotype", "find_histotype", "histotypes"]
 
-VOCABULARY_VERSION = "WHO 2020 (5th edition), list 1"
+VOCABULARY_VERSION = "WHO 2020 (5th edition), list 2"
 """Edition of the classification and revision of this list; goes into every record that uses a code."""
 
 
@@ -63,8 +63,17 @@ _ENTRIES = (
     Histotype("MFS", "myxofibrosarcoma", ("myxoid MFH", "myxoid malignant fibrous histiocytoma")),
     Histotype("UPS", "undifferentiated pleomorphic sarcoma", ("undifferentiated sarcoma, pleomorphic",)),
     Histotype("USCS", "undifferentiated spindle cell sarcoma"),
-    Histotype("SS", "synovial sarcoma", ("monophasic synovial sarcoma", "biphasic synovial sarcoma")),
-    Histotype("SS-PD", "poorly differentiated synovial sarcoma"),
+    Histotype(
+        "SS",
+        "synovial sarcoma",
+        (
+            "monophasic synovial sarcoma",
+            "biphasic synovial sarcoma",
+            "synovial sarcoma - monophasic",
+            "synovial sarcoma - biphasic",
+        ),
+    ),
+    Histotype("SS-PD", "poorly differentiated synovial sarcoma", ("sarcoma; synovial; poorly differentiated",)),
     Histotype("ERMS", "embryonal rhabdomyosarcoma", ("botryoid rhabdomyosarcoma",)),
     Histotype("ARMS", "alveolar rhabdomyosarcoma"),
     Histotype(
@@ -76,7 +85,13 @@ _ENTRIES = (
     Histotype(
         "MPNST",
         "malignant peripheral nerve sheath tumour",
-        ("malignant peripheral nerve sheath tumor", "conventional MPNST", "neurofibrosarcoma", "malignant schwannoma"),
+        (
+            "malignant peripheral nerve sheath tumor",
+            "malignant peripheral nerve sheath tumors",
+            "conventional MPNST",
+            "neurofibrosarcoma",
+            "malignant schwannoma",
+        ),
     ),
     Histotype(
         "MPNST-LG",
@@ -114,6 +129,8 @@ _AMBIGUOUS = {
     "mfh": ("UPS", "MFS", "DDLPS"),
     "malignant fibrous histiocytoma": ("UPS", "MFS", "DDLPS"),
     "rhabdomyosarcoma": ("ERMS", "ARMS", "SSRMS", "PRMS"),
+    "pleomorphic mfh undifferentiated pleomorphic sarcoma": ("UPS", "MFS", "DDLPS"),
+    "giant cell mfh undifferentiated pleomorphic sarcoma with giant cells": ("UPS", "DDLPS"),
     "rms": ("ERMS", "ARMS", "SSRMS", "PRMS"),
     "liposarcoma": ("ALT-WDLPS", "DDLPS", "MLPS", "MLPS-HG", "PLPS"),
     "undifferentiated sarcoma": ("UPS", "USCS"),
@@ -146,6 +163,12 @@ def find_histotype(name: str) -> Histotype:
     plain = _plain(name)
     if plain in _BY_NAME:
         return _BY_NAME[plain]
+    # "Leiomyosarcoma (LMS)": a name and its code, if they agree.
+    twice = re.fullmatch(r"(.+?)\s*\(([^()]+)\)", name.strip())
+    if twice is not None:
+        first, second = (_BY_NAME.get(_plain(part)) for part in twice.groups())
+        if first is not None and first is second:
+            return first
     if plain in _AMBIGUOUS:
         raise UsageError(
             f"{name!r} covers several entities of {VOCABULARY_VERSION}: {', '.join(_AMBIGUOUS[plain])}",

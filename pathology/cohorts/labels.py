@@ -1,0 +1,165 @@
+"""Labels of a cohort's slides, joined from a clinical table, in today's names."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathology.cohorts.index import CohortSeries
+from pathology.errors import InputTableError, UsageError
+from pathology.findings.vocabulary import VOCABULARY_VERSION, find_histotype
+from pathology.outputs.atomic import write_text
+
+__all__ = ["Joined", "join_labels", "read_diagnoses", "write_manifest"]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Slides with labels, and why others have none.
+
+    Attributes
+    ----------
+    labels
+        Code of the tumour by the slide's name.
+    left_out
+        Slides without a label, counted by reason.
+    vocabulary
+        Version of the list of names.
+    """
+
+    labels: Mapping[str, str]
+    left_out: Mapping[str, int]
+    vocabulary: str = VOCABULARY_VERSION
+
+
+def read_diagnoses(table: Path, *, patient: str, label: str) -> dict[str, str]:
+    """Read patients and diagnoses from a table.
+
+    Parameters
+    ----------
+    table
+        UTF-8 text with a header, separated by commas, or by tabs if its name ends in ``.tsv`` or ``.txt``.
+    patient, label
+        Names of the columns.
+
+    Raises
+    ------
+    InputTableError
+        If a column is missing, the table is empty, or a patient has two diagnoses.
+    """
+    tabs = table.suffix.lower() in (".tsv", ".txt")
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, delimiter="\t" if tabs else ",")
+            header = rows.fieldnames or []
+            for column in (patient, label):
+                if column not in header:
+                    raise InputTableError(
+                        f"the table has no column {column!r} (it has: {', '.join(header) or 'none'})", where=table
+                    )
+            found: dict[str, str] = {}
+            for row in rows:
+                name, diagnosis = (row[patient] or "").strip(), (row[label] or "").strip()
+                if not name or not diagnosis:
+                    continue
+                if found.setdefault(name, diagnosis) != diagnosis:
+                    raise InputTableError(
+                        f"patient {name} has two diagnoses: {found[name]!r} and {diagnosis!r}",
+                        where=f"{table}, line {rows.line_num}",
+                    )
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputTableError(f"the table cannot be read ({error})", where=table) from error
+    if not found:
+        raise InputTableError("the table names no patient with a diagnosis", where=table)
+    return found
+
+
+def join_labels(
+    slides: Sequence[CohortSeries], diagnoses: Mapping[str, str], *, classes: Collection[str] | None = None
+) -> Joined:
+    """Give each slide the code of its patient's tumour.
+
+    A name that today covers several tumours (such as MFH) gives no label: which it is needs a review of the case.
+
+    Parameters
+    ----------
+    slides
+        Of the cohort.
+    diagnoses
+        By patient, in any wording of the vocabulary.
+    classes
+        Codes to keep; ``None``: all.
+    """
+    labels: dict[str, str] = {}
+    reasons: Counter[str] = Counter()
+    for slide in slides:
+        diagnosis = diagnoses.get(slide.patient_id)
+        if diagnosis is None:
+            reasons["the patient is not in the table"] += 1
+            continue
+        try:
+            code = find_histotype(diagnosis).code
+        except UsageError as error:
+            reasons[error.what] += 1
+            continue
+        if classes is not None and code not in classes:
+            reasons[f"{code} is not among the classes"] += 1
+        else:
+            labels[slide.name] = code
+    return Joined(labels, dict(reasons.most_common()))
+
+
+def write_manifest(
+    path: Path, slides: Sequence[CohortSeries], folder: Path, labels: Mapping[str, str] | None = None
+) -> int:
+    """Write the CSV that ``pathology score`` and ``pathology train`` take; returns the number of slides in it.
+
+    Columns: ``path`` (the slide's folder, relative to the manifest where it lies below it), ``slide_id``,
+    ``patient_id``, ``site`` (tissue source site, where the patient's name is a TCGA barcode), ``licence``,
+    ``series_uid``, and with labels ``label``; slides without a label are then left out.
+
+    Parameters
+    ----------
+    path
+        The manifest.
+    slides
+        In the order wanted.
+    folder
+        Where they lie, a folder each.
+    labels
+        By the slide's name.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    import io
+
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\r\n")
+    header = ["path", "slide_id", "patient_id", "site", "licence", "series_uid"]
+    table.writerow([*header, "label"] if labels is not None else header)
+    count = 0
+    base = path.parent.absolute()
+    for slide in slides:
+        if labels is not None and slide.name not in labels:
+            continue
+        place = (folder / slide.name).absolute()
+        parts = slide.patient_id.split("-")
+        site = parts[1] if parts[0] == "TCGA" and len(parts) == 3 else ""
+        row = [
+            place.relative_to(base).as_posix() if place.is_relative_to(base) else str(place),
+            slide.name,
+            slide.patient_id,
+            site,
+            slide.licence,
+            slide.uid,
+        ]
+        table.writerow([*row, labels[slide.name]] if labels is not None else row)
+        count += 1
+    write_text(path, text.getvalue())
+    return count
