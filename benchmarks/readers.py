@@ -89,7 +89,7 @@ class CuCIM(Adapter):
     def __init__(self, path: str) -> None:
         import cucim
 
-        self.slide = cucim.CuImage(path)
+        self.slide = cucim.CuImage(str(path))
 
     def region(self, x, y, size):  # noqa: D102 - as the base says
         return np.asarray(self.slide.read_region((x, y), (size, size), 0))
@@ -115,11 +115,15 @@ class TIAToolbox(Adapter):
 
 
 class Raw(Adapter):
-    """pread and imagecodecs alone, for whole stored tiles: what no reader can be faster than."""
+    """pread and imagecodecs alone, for whole stored tiles, into the memory that suits them best."""
+
+    shared = False
 
     def __init__(self, path: str) -> None:
         import imagecodecs
         import tifffile
+
+        from pathology.slide.codecs import decoding_memory
 
         with tifffile.TiffFile(path) as tif:
             page = tif.pages[0]
@@ -127,25 +131,29 @@ class Raw(Adapter):
             self.tables, self.tile, self.across = page.jpegtables, page.tilewidth, -(-page.imagewidth // page.tilewidth)
             self.space = "YCBCR" if page.photometric == 6 else "RGB"
         self.decode, self.file = imagecodecs.jpeg8_decode, os.open(path, os.O_RDONLY)
+        self.memory = decoding_memory(self.tile, self.tile, 3)
 
     def region(self, x, y, size):  # noqa: D102 - as the base says
         if x % self.tile or y % self.tile or size != self.tile:
             raise NotImplementedError("only whole stored tiles")
         index = y // self.tile * self.across + x // self.tile
         data = os.pread(self.file, self.lengths[index], self.offsets[index])
-        return self.decode(data, tables=self.tables, colorspace=self.space, outcolorspace="RGB")
+        return self.decode(data, tables=self.tables, colorspace=self.space, outcolorspace="RGB", out=self.memory)
 
 
 class Ours(Adapter):
-    """The reader of this project, region by region, asked like the others."""
+    """The reader of this project, region by region, asked like the others, into the same memory."""
 
     def __init__(self, path: str) -> None:
         from pathology.slide.open import open_slide
 
         self.reader = open_slide(path)
+        self.memory = threading.local()
 
     def region(self, x, y, size):  # noqa: D102 - as the base says
-        return self.reader.read(0, x, y, size, size)
+        if not hasattr(self.memory, "region"):
+            self.memory.region = np.empty((size, size, 3), np.uint8)
+        return self.reader.read(0, x, y, size, size, out=self.memory.region)
 
     def scaled(self, x, y, size, factor):  # noqa: D102 - as the base says
         from pathology.slide.reader import Rect

@@ -15,7 +15,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["GridSettings", "QualitySettings", "RegionSettings", "ScoreSettings", "Settings", "TissueSettings", "cache_folder"]
+__all__ = [
+    "GridSettings",
+    "QualitySettings",
+    "RegionSettings",
+    "ScoreSettings",
+    "Settings",
+    "TissueSettings",
+    "cache_folder",
+]
 
 
 class Settings(BaseModel):
@@ -34,6 +42,9 @@ class TissueSettings(Settings):
 
     mpp: Annotated[float, Field(gt=0)] = 8.0
     """Micrometres per pixel of the mask.  At 8 a nucleus is about one pixel: texture is gone, shape is kept."""
+    most_pixels: Annotated[int, Field(gt=0)] = 12_000_000
+    """Most pixels of the mask; that of a larger slide is coarser, so that memory does not grow with the slide.
+    12 million are 768 mm² at 8 µm/px; a slide of 50 x 50 mm comes to 14.4 µm/px."""
     min_area_mm2: Annotated[float, Field(ge=0)] = 0.02
     """Smallest piece of tissue kept, in mm².  A needle core fragment of 0.1 x 0.2 mm; dust is smaller."""
     max_hole_mm2: Annotated[float, Field(ge=0)] = 0.05

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
@@ -108,15 +109,12 @@ class _Slide:
         self._blocks = BlockReader(self.reader, grid, stain.apply if stain is not None else None)
 
     def read(self, request: BlockRequest, ring: NDArray[np.uint8]) -> BlockRead:
-        patches = self._blocks.read(request.block, request.positions)
-        done = 0
-        for place in request.places:
-            ring[place] = patches.pixels[done : done + place.stop - place.start]
-            done += place.stop - place.start
+        memory = chain.from_iterable(ring[place] for place in request.places)
+        readable = self._blocks.read_into(memory, request.block, request.positions)
         now, before = self.reader.tile_counts, self._counted
         self._counted = now
         decoded, reused = now.decoded - before.decoded, now.reused - before.reused
-        return BlockRead(patches.readable, self.reader.unreadable_tiles, decoded, reused)
+        return BlockRead(readable, self.reader.unreadable_tiles, decoded, reused)
 
 
 def main(connection: Connection) -> None:

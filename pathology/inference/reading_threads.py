@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from typing import Self
 
 import numpy as np
@@ -51,12 +52,8 @@ class ReadingThreads:
         return self._pool.submit(self._read, k, places, self._ring)
 
     def _read(self, k: int, places: tuple[slice, ...], ring: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        patches = self._blocks.read(int(self._plan.blocks[k]), self._plan.positions[self._plan.of_block(k)])
-        done = 0
-        for place in places:
-            ring[place] = patches.pixels[done : done + place.stop - place.start]
-            done += place.stop - place.start
-        return patches.readable
+        memory = chain.from_iterable(ring[place] for place in places)
+        return self._blocks.read_into(memory, int(self._plan.blocks[k]), self._plan.positions[self._plan.of_block(k)])
 
     def __enter__(self) -> Self:
         return self

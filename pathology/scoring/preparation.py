@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,7 +120,9 @@ def prepare(
         If the scale is unknown or implausible.
     """
     scale = resolve_mpp(reader, option=option_mpp, manifest=manifest_mpp)
-    overview = thumbnail(reader, scale.mpp, tissue.mpp)
+    width, height = reader.dimensions
+    coarsest = scale.mpp * math.sqrt(width * height / tissue.most_pixels)
+    overview = thumbnail(reader, scale.mpp, max(tissue.mpp, coarsest))
     found = find_tissue(overview.pixels, overview.mpp, tissue)
     whole = found.area_mm2 if region is not None else None
     if region is not None and found.mask.any():

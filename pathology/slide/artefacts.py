@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathology.settings import QualitySettings
-from pathology.slide.masks import close_gaps, dilate, keep_components
+from pathology.slide.masks import band_rows, close_gaps, dilate, keep_components
 from pathology.slide.tissue import LeftOut, TissueMask, optical_density
 
 __all__ = ["Artefacts", "find_artefacts"]
 
-_ROWS = 512
 _STEP = 16
 """Distance between the points at which the local median is taken, in pixels of the mask."""
 _WINDOW = 64
@@ -81,8 +80,9 @@ def _compare(
     height, width = tissue.mask.shape
     local = _local_median(thumbnail, tissue)
     fold, around, grey, dark = (np.zeros((height, width), bool) for _ in range(4))
-    for top in range(0, height, _ROWS):
-        first, last = max(0, top - 8), min(height, top + _ROWS + 8)
+    high = band_rows(width)
+    for top in range(0, height, high):
+        first, last = max(0, top - 8), min(height, top + high + 8)
         rows = slice(first, last)
         density = optical_density(thumbnail[rows], tissue.glass, rows, (height, width))
         usual = _interpolated(local, rows, width)
@@ -98,12 +98,12 @@ def _compare(
         added = density - usual
         least, spread = added.min(axis=2), np.ptp(added, axis=2)
         neutral = (least > 0.06) & (spread < 0.35 * added.max(axis=2))
-        inner = slice(top - first, top - first + min(_ROWS, height - top))
-        fold[top : top + _ROWS] = (same_hue & (amount > settings.fold_density))[inner]
+        inner = slice(top - first, top - first + min(high, height - top))
+        fold[top : top + high] = (same_hue & (amount > settings.fold_density))[inner]
         # Its edges are smoothed into what is beside it: they count where half of the excess is left.
-        around[top : top + _ROWS] = (same_hue & (amount > (1 + settings.fold_density) / 2))[inner]
-        grey[top : top + _ROWS] = neutral[inner]
-        dark[top : top + _ROWS] = (neutral & (least > settings.dark_density))[inner]
+        around[top : top + high] = (same_hue & (amount > (1 + settings.fold_density) / 2))[inner]
+        grey[top : top + high] = neutral[inner]
+        dark[top : top + high] = (neutral & (least > settings.dark_density))[inner]
     return fold, around, grey, dark
 
 
@@ -112,8 +112,9 @@ def _local_median(thumbnail: NDArray[np.uint8], tissue: TissueMask) -> NDArray[n
     height, width = tissue.mask.shape
     every = 4  # 256 points are enough for a median
     density = np.empty((-(-height // every), -(-width // every), 3), np.float32)
-    for top in range(0, height, _ROWS):
-        rows = slice(top, min(height, top + _ROWS))
+    high = band_rows(width)
+    for top in range(0, height, high):
+        rows = slice(top, min(height, top + high))
         band = optical_density(thumbnail[rows], tissue.glass, rows, (height, width))
         density[top // every : top // every + -(-(rows.stop - top) // every)] = band[::every, ::every]
     # Fat vacuoles and small gaps belong to the tissue, but a fold does not double them.

@@ -12,10 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["choose_components", "close_gaps", "dilate", "fill_holes", "keep_components", "remove_thin"]
+__all__ = ["band_rows", "choose_components", "close_gaps", "dilate", "fill_holes", "keep_components", "remove_thin"]
 
 _EIGHT = np.ones((3, 3), bool)
 _ROWS = 512
+_BAND_PIXELS = 400_000
+
+
+def band_rows(width: int) -> int:
+    """Return how many rows to work on at once, so that their floats are some megabytes: a multiple of 16."""
+    return max(64, min(_ROWS, _BAND_PIXELS // max(1, width) // 16 * 16))
 
 
 def _areas(labels: NDArray[np.signedinteger[Any]], n: int, where: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:

@@ -7,7 +7,7 @@ or target scales.  ``pathology.testing.SlideReaderSuite`` checks a backend again
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -36,6 +36,11 @@ class Rect:
     y: int
     width: int
     height: int
+
+    def touches(self, x: NDArray[np.integer], y: NDArray[np.integer], width: int, height: int) -> NDArray[np.bool_]:
+        """Return ``(n,)`` bool: which of ``n`` rectangles of one size share a pixel with this one."""
+        across = (x < self.x + self.width) & (x + width > self.x)
+        return np.asarray(across & (y < self.y + self.height) & (y + height > self.y))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +169,19 @@ class SlideReader(ABC):
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
         """Read a region that lies anywhere, also partly or wholly outside the level."""
 
+    def _read_into(self, out: NDArray[np.uint8], level: int, x: int, y: int, w: int, h: int) -> Region:
+        """Read into given memory; a backend that can do so without a copy overrides this."""
+        region = self._read(level, x, y, w, h)
+        out[:] = region.pixels
+        return Region(out, region.unreadable)
+
     @abstractmethod
     def close(self) -> None:
         """Close the file.  Closing twice is allowed."""
 
-    def read(self, level: int, x: int, y: int, w: int, h: int) -> NDArray[np.uint8]:
+    def read(
+        self, level: int, x: int, y: int, w: int, h: int, *, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Read pixels of one level.
 
         Parameters
@@ -180,22 +193,26 @@ class SlideReader(ABC):
             interpolate); may be negative.
         w, h
             Size in pixels of that level.
+        out
+            ``(h, w, 3)`` uint8 memory for the result, in any layout.  Using the same memory again saves the system
+            handing out and clearing new pages, which can take as long as decoding.
 
         Returns
         -------
         numpy.ndarray
-            ``(h, w, 3)`` uint8 RGB; what lies outside the slide is white (``BACKGROUND``).
+            ``(h, w, 3)`` uint8 RGB, ``out`` where it was given; what lies outside the slide is white
+            (``BACKGROUND``).
 
         Raises
         ------
         UnreadableTileError
             If a stored tile under the region cannot be decoded.
         UsageError
-            If the level does not exist or the size is not positive.
+            If the level does not exist, the size is not positive or ``out`` does not fit.
         ValueError
             If the reader is closed.
         """
-        region = self.read_region(level, x, y, w, h)
+        region = self.read_region(level, x, y, w, h, out=out)
         if region.unreadable:
             bad = region.unreadable[0]
             raise UnreadableTileError(
@@ -206,7 +223,9 @@ class SlideReader(ABC):
             )
         return region.pixels
 
-    def read_region(self, level: int, x: int, y: int, w: int, h: int) -> Region:
+    def read_region(
+        self, level: int, x: int, y: int, w: int, h: int, *, out: NDArray[np.uint8] | None = None
+    ) -> Region:
         """Read like :meth:`read`, but return unreadable tiles as white with their rectangles instead of raising."""
         if not 0 <= level < len(self.levels):
             raise UsageError(
@@ -214,9 +233,29 @@ class SlideReader(ABC):
             )
         if w <= 0 or h <= 0:
             raise UsageError(f"a region of {w} x {h} pixels has no area", where=self.path)
-        return self._read(level, x, y, w, h)
+        if out is None:
+            return self._read(level, x, y, w, h)
+        self._check_memory(out, w, h)
+        return self._read_into(out, level, x, y, w, h)
 
-    def read_reduced(self, level: int, reduction: int, x: int, y: int, w: int, h: int, *, overlap: int = 0) -> Region:
+    def _check_memory(self, out: NDArray[np.uint8], w: int, h: int) -> None:
+        if out.shape != (h, w, 3) or out.dtype != np.uint8 or not out.flags.writeable:
+            raise UsageError(
+                f"out must be writeable, {(h, w, 3)} and uint8; it is {out.shape} and {out.dtype}", where=self.path
+            )
+
+    def read_reduced(
+        self,
+        level: int,
+        reduction: int,
+        x: int,
+        y: int,
+        w: int,
+        h: int,
+        *,
+        overlap: int = 0,
+        out: NDArray[np.uint8] | None = None,
+    ) -> Region:
         """Read a region shrunk by a whole number.
 
         Reduced pixel ``(i, j)`` stands for level pixels ``[i * reduction, (i + 1) * reduction)`` across and
@@ -234,6 +273,8 @@ class SlideReader(ABC):
         overlap
             By how many reduced pixels neighbouring reads will overlap with this one: a backend that keeps decoded tiles
             then keeps those they share.
+        out
+            ``(h, w, 3)`` uint8 memory for the result, as for :meth:`read`.
 
         Returns
         -------
@@ -245,25 +286,73 @@ class SlideReader(ABC):
         UsageError
             As :meth:`read`, or if ``reduction`` is below 1.
         """
-        del overlap
+        del overlap  # a reader that keeps no tiles has no use for it
         if reduction < 1:
             raise UsageError(f"a reduction of {reduction} is no whole number from 1 up", where=self.path)
         if reduction == 1:
-            return self.read_region(level, x, y, w, h)
+            return self.read_region(level, x, y, w, h, out=out)
         if w <= 0 or h <= 0:
             raise UsageError(f"a region of {w} x {h} pixels has no area", where=self.path)
-        pixels = np.empty((h, w, 3), np.uint8)
+        if out is not None:
+            self._check_memory(out, w, h)
+        pixels = np.empty((h, w, 3), np.uint8) if out is None else out
         unreadable: list[Rect] = []
         rows = max(1, _STRIP_PIXELS // (w * reduction * reduction))
         for top in range(0, h, rows):
             height = min(rows, h - top)
             strip = self.read_region(level, x * reduction, (y + top) * reduction, w * reduction, height * reduction)
-            cv2.resize(strip.pixels, (w, height), dst=pixels[top : top + height], interpolation=cv2.INTER_AREA)
+            pixels[top : top + height] = cv2.resize(strip.pixels, (w, height), interpolation=cv2.INTER_AREA)
             for bad in strip.unreadable:
                 left, upper = bad.x // reduction, bad.y // reduction
                 right, lower = -(-(bad.x + bad.width) // reduction), -(-(bad.y + bad.height) // reduction)
                 unreadable.append(Rect(left, top + upper, right - left, lower - upper))
         return Region(pixels, tuple(unreadable))
+
+    def read_windows(
+        self,
+        level: int,
+        reduction: int,
+        corners: NDArray[np.integer],
+        out: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+        *,
+        overlap: int = 0,
+    ) -> NDArray[np.bool_]:
+        """Read many regions of one size, which may overlap, into given memory.
+
+        Parameters
+        ----------
+        level, reduction
+            As for :meth:`read_reduced`.
+        corners
+            ``(n, 2)`` top left corners ``(x, y)`` in reduced pixels; ``n`` >= 1.
+        out
+            ``n`` times ``(h, w, 3)`` uint8 memory, as for :meth:`read`: an array of all or places here and there.
+        overlap
+            By how many reduced pixels other reads will overlap with what these regions span.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n,)`` bool: false where a stored tile under the region cannot be decoded; it is white there.
+
+        Raises
+        ------
+        UsageError
+            As :meth:`read_reduced`.
+        """
+        height, width = out[0].shape[:2]
+        (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        # What all of them span is read once: few readers are as fast with many small regions.
+        span = (left, top, right - left + width, bottom - top + height)
+        region = self.read_reduced(level, reduction, *span, overlap=overlap)
+        x, y = corners[:, 0] - left, corners[:, 1] - top
+        for place, column, row in zip(out, x.tolist(), y.tolist(), strict=True):
+            self._check_memory(place, width, height)
+            place[:] = region.pixels[row : row + height, column : column + width]
+        readable = np.ones(len(corners), np.bool_)
+        for bad in region.unreadable:
+            readable &= ~bad.touches(x, y, width, height)
+        return readable
 
     def best_level(self, downsample: float) -> int:
         """Return the coarsest level at or above a resolution.

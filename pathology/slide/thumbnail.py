@@ -128,8 +128,10 @@ class Reduction:
                 for row in range(shrunk.shape[0]):
                     total[row, first:until] += columns @ shrunk[row]
             finished = last - done
-            yield np.clip(np.rint(total[:finished]), 0, BACKGROUND).astype(np.uint8)
-            carried = total[finished : finished + 1] if finished < total.shape[0] else np.zeros_like(carried)
+            carried = total[finished : finished + 1].copy() if finished < total.shape[0] else np.zeros_like(carried)
+            ready = np.rint(total[:finished], out=total[:finished])
+            yield np.clip(ready, 0, BACKGROUND, out=ready).astype(np.uint8)
+            del total, ready
             done = last
 
     def _passed_over(self, left: float, top: float, right: float, bottom: float) -> bool:

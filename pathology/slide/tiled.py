@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import CorruptSlideError, UsageError
-from pathology.slide.codecs import TileDecodeError, reduce_jpeg2000
+from pathology.slide.codecs import TileDecodeError, decoding_memory, reduce_jpeg2000
 from pathology.slide.reader import BACKGROUND, Level, Rect, Region, SlideReader, TileCounts
 from pathology.slide.tile_cache import TileCache
 from pathology.slide.tile_encoding import TileEncoding
@@ -130,6 +130,10 @@ class _View:
     height: int
     tile_width: int
     tile_height: int
+
+
+_Piece = tuple[int, int, list[tuple[int, int, NDArray[np.uint8]]]]
+"""A stored tile's column and row, and the places its pixels go to: each one's corner and its ``(h, w, 3)`` memory."""
 
 
 def _view(number: int, stored: StoredLevel, reduction: int) -> _View | None:
@@ -341,7 +345,21 @@ class TiledReader(SlideReader):
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
         return self._read_view(self._views[level], x, y, w, h)
 
-    def read_reduced(self, level: int, reduction: int, x: int, y: int, w: int, h: int, *, overlap: int = 0) -> Region:
+    def _read_into(self, out: NDArray[np.uint8], level: int, x: int, y: int, w: int, h: int) -> Region:
+        return self._read_view(self._views[level], x, y, w, h, out=out)
+
+    def read_reduced(
+        self,
+        level: int,
+        reduction: int,
+        x: int,
+        y: int,
+        w: int,
+        h: int,
+        *,
+        overlap: int = 0,
+        out: NDArray[np.uint8] | None = None,
+    ) -> Region:
         """Read a region shrunk by a whole number, tile by tile.
 
         Each tile is decoded and shrunk while it is in the processor's cache.  The result is the exact mean, as in
@@ -355,120 +373,208 @@ class TiledReader(SlideReader):
         valid = 0 <= level < len(self._stored) and reduction > 0 and w > 0 and h > 0
         view = _view(level, self._stored[level], reduction) if valid else None
         if view is None:
-            return super().read_reduced(level, reduction, x, y, w, h, overlap=overlap)
-        return self._read_view(view, x, y, w, h, overlap)
+            return super().read_reduced(level, reduction, x, y, w, h, overlap=overlap, out=out)
+        if out is not None:
+            self._check_memory(out, w, h)
+        return self._read_view(view, x, y, w, h, overlap, out)
 
-    def _read_view(self, view: _View, x: int, y: int, w: int, h: int, overlap: int = 0) -> Region:
+    def _read_view(
+        self, view: _View, x: int, y: int, w: int, h: int, overlap: int = 0, out: NDArray[np.uint8] | None = None
+    ) -> Region:
         self._enter()
         try:
-            return self._compose(view, x, y, w, h, overlap)
+            return self._compose(view, x, y, w, h, overlap, out)
         finally:
             self._leave()
 
-    def _compose(self, view: _View, x: int, y: int, w: int, h: int, overlap: int) -> Region:
+    def _compose(
+        self, view: _View, x: int, y: int, w: int, h: int, overlap: int, out: NDArray[np.uint8] | None
+    ) -> Region:
         tile_width, tile_height = view.tile_width, view.tile_height
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, view.width), min(y + h, view.height)
         if left >= right or top >= bottom:
-            return Region(np.full((h, w, 3), BACKGROUND, np.uint8))
+            return Region(_white(h, w, out))
         column, row = left // tile_width, top // tile_height
         inside = right - left == w and bottom - top == h
         if inside and not overlap and w == tile_width and h == tile_height and x == column * w and y == row * h:
-            whole = self._whole_tile(view, row * view.stored.columns + column)
+            whole = self._whole_tile(view, row * view.stored.columns + column, out)
             if whole is not None:
                 return Region(whole)
-        canvas = np.empty((h, w, 3), np.uint8) if inside else np.full((h, w, 3), BACKGROUND, np.uint8)
-        window = Rect(x, y, w, h)
-        tiles = [(c, r) for r in range(row, -(-bottom // tile_height)) for c in range(column, -(-right // tile_width))]
-        if self._pool is None or len(tiles) == 1:
-            return Region(canvas, tuple(self._paste(view, tiles, canvas, window, overlap)))
-        shares = [tiles[i :: self._threads] for i in range(min(self._threads, len(tiles)))]
-        tasks = [self._pool.submit(self._paste, view, share, canvas, window, overlap) for share in shares[1:]]
+        canvas = _white(h, w, out) if not inside else np.empty((h, w, 3), np.uint8) if out is None else out
+        window, places = Rect(x, y, w, h), [(x, y, canvas)]
+        pieces = [
+            (c, r, places)
+            for r in range(row, -(-bottom // tile_height))
+            for c in range(column, -(-right // tile_width))
+        ]
+        lost = self._paste_all(view, pieces, window, overlap)
+        return Region(canvas, tuple(_clipped(view, c, r, window) for c, r in lost))
+
+    def read_windows(
+        self,
+        level: int,
+        reduction: int,
+        corners: NDArray[np.integer],
+        out: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+        *,
+        overlap: int = 0,
+    ) -> NDArray[np.bool_]:
+        """Read many regions of one size, each stored tile decoded once for all of them.
+
+        Like :meth:`pathology.slide.reader.SlideReader.read_windows`; pixels go from the decoder's memory straight to
+        their places.
+        """
+        valid = 0 <= level < len(self._stored) and reduction > 0 and len(corners) > 0
+        view = _view(level, self._stored[level], reduction) if valid else None
+        if view is None:
+            return super().read_windows(level, reduction, corners, out, overlap=overlap)
+        height, width = out[0].shape[:2]
+        for place in out:
+            self._check_memory(place, width, height)
+        self._enter()
         try:
-            unreadable = self._paste(view, shares[0], canvas, window, overlap)
+            return self._distribute(view, corners, out, width, height, overlap)
+        finally:
+            self._leave()
+
+    def _distribute(
+        self,
+        view: _View,
+        corners: NDArray[np.integer],
+        out: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+        width: int,
+        height: int,
+        overlap: int,
+    ) -> NDArray[np.bool_]:
+        under: dict[tuple[int, int], list[int]] = {}
+        for i, (x, y) in enumerate(corners.tolist()):
+            left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, view.width), min(y + height, view.height)
+            if right - left < width or bottom - top < height:
+                out[i][:] = BACKGROUND
+            if left >= right or top >= bottom:
+                continue
+            for row in range(top // view.tile_height, -(-bottom // view.tile_height)):
+                for column in range(left // view.tile_width, -(-right // view.tile_width)):
+                    under.setdefault((row, column), []).append(i)
+        (first_x, first_y), (last_x, last_y) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        window = Rect(first_x, first_y, last_x - first_x + width, last_y - first_y + height)
+        places = [(x, y, place) for (x, y), place in zip(corners.tolist(), out, strict=True)]
+        pieces = [(column, row, [places[i] for i in under[row, column]]) for row, column in sorted(under)]
+        readable = np.ones(len(corners), np.bool_)
+        for column, row in self._paste_all(view, pieces, window, overlap):
+            readable[under[row, column]] = False
+        return readable
+
+    def _paste_all(self, view: _View, pieces: list[_Piece], window: Rect, overlap: int) -> list[tuple[int, int]]:
+        """Put tiles in their places, in threads where there are any; return the undecodable ones in order."""
+        if self._pool is None or len(pieces) == 1:
+            return self._paste(view, pieces, window, overlap)
+        shares = [pieces[i :: self._threads] for i in range(min(self._threads, len(pieces)))]
+        tasks = [self._pool.submit(self._paste, view, share, window, overlap) for share in shares[1:]]
+        try:
+            lost = self._paste(view, shares[0], window, overlap)
         finally:
             for task in tasks:
-                task.exception()  # wait: the canvas must not be handed out, nor the file closed, under a writer
+                task.exception()  # wait: the memory must not be handed out, nor the file closed, under a writer
         for task in tasks:
-            unreadable += task.result()
-        return Region(canvas, tuple(sorted(unreadable, key=lambda rect: (rect.y, rect.x))))
+            lost += task.result()
+        return sorted(lost, key=lambda tile: (tile[1], tile[0]))
 
-    def _whole_tile(self, view: _View, index: int) -> NDArray[np.uint8] | None:
+    def _whole_tile(self, view: _View, index: int, out: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
         """Return one whole tile as an array of the caller's own, or ``None`` where the general way must be taken."""
         cached = self._cache.get((view.number, view.reduction, index))
         if cached is not None:
             with self._lock:
                 self._reused += 1
-            return cached[: view.tile_height, : view.tile_width].copy()
-        if not view.stored.lengths[index]:
-            return None
-        tile = self._load(view, index)
-        if tile is None or tile.shape[0] != view.tile_height or tile.shape[1] != view.tile_width:
-            return None
-        with self._lock:
-            self._decoded += 1
-        return tile if tile.flags.owndata and tile.flags.writeable else tile.copy()
+            tile = cached[: view.tile_height, : view.tile_width]
+        else:
+            if not view.stored.lengths[index]:
+                return None
+            scratch = self._thread_scratch(*view.stored.level.tile_size)
+            loaded = self._load(view, index, scratch)
+            if loaded is None or loaded.shape[0] != view.tile_height or loaded.shape[1] != view.tile_width:
+                return None
+            with self._lock:
+                self._decoded += 1
+            if out is None and loaded is not scratch and loaded.flags.owndata and loaded.flags.writeable:
+                return loaded
+            tile = loaded
+        if out is None:
+            return tile.copy()
+        out[:] = tile
+        return out
 
-    def _paste(
-        self, view: _View, tiles: Iterable[tuple[int, int]], canvas: NDArray[np.uint8], window: Rect, overlap: int
-    ) -> list[Rect]:
-        """Put tiles in their places on the canvas; return the places, on the canvas, of undecodable ones."""
+    def _paste(self, view: _View, pieces: Iterable[_Piece], window: Rect, overlap: int) -> list[tuple[int, int]]:
+        """Put tiles in their places; return column and row of the undecodable ones.
+
+        Parameters
+        ----------
+        view
+            What is read.
+        pieces
+            The tiles and their places.
+        window
+            What all places span.
+        overlap
+            By how much neighbouring reads overlap with the window.
+        """
         stored, tile_width, tile_height = view.stored, view.tile_width, view.tile_height
         x, y, end_x, end_y = window.x, window.y, window.x + window.width, window.y + window.height
         # What lies within these needs no keeping: no neighbour will ask for it.
         own_left, own_top, own_right, own_bottom = x + overlap, y + overlap, end_x - overlap, end_y - overlap
         cache, number, reduction, columns = self._cache, view.number, view.reduction, stored.columns
         decoded = reused = 0
-        unreadable: list[Rect] = []
-        lost: list[tuple[int, int, int]] = []
+        lost: list[tuple[int, int]] = []
         scratch = self._thread_scratch(*stored.level.tile_size)
-        for column, row in tiles:
+        for column, row, places in pieces:
             index = row * columns + column
             tile_left, tile_top = column * tile_width, row * tile_height
-            # Part of the tile inside both the view and the window.
-            left, top = max(tile_left, x), max(tile_top, y)
-            right = min(tile_left + tile_width, view.width, end_x)
-            bottom = min(tile_top + tile_height, view.height, end_y)
-            place = canvas[top - y : bottom - y, left - x : right - x]
+            tile_right, tile_bottom = min(tile_left + tile_width, view.width), min(tile_top + tile_height, view.height)
+            taken = (min(tile_right, end_x) - max(tile_left, x)) * (min(tile_bottom, end_y) - max(tile_top, y))
             key = (number, reduction, index)
-            tile = cache.get(key)
+            tile = cache.get(key, taken)
             if tile is not None:
                 reused += 1
-            elif not stored.lengths[index]:
-                place[:] = BACKGROUND
-                continue
-            else:
+            elif stored.lengths[index]:
                 tile = self._load(view, index, scratch)
                 if tile is None:
-                    place[:] = BACKGROUND
-                    unreadable.append(Rect(left - x, top - y, right - left, bottom - top))
-                    lost.append((number, column, row))
-                    continue
-                decoded += 1
-                if (
-                    tile_left < own_left
-                    or tile_top < own_top
-                    or tile_left + tile_width > own_right
-                    or tile_top + tile_height > own_bottom
-                ):
-                    cache.put(key, tile.copy() if tile is scratch else tile)
-            place[:] = tile[top - tile_top : bottom - tile_top, left - tile_left : right - tile_left]
+                    lost.append((column, row))
+                else:
+                    decoded += 1
+                    if (
+                        tile_left < own_left
+                        or tile_top < own_top
+                        or tile_left + tile_width > own_right
+                        or tile_top + tile_height > own_bottom
+                    ):
+                        left = (tile_right - tile_left) * (tile_bottom - tile_top) - taken
+                        cache.put(key, tile.copy() if tile is scratch else tile, left)
+            for place_x, place_y, place in places:
+                left, top = max(tile_left, place_x), max(tile_top, place_y)
+                right, bottom = min(tile_right, place_x + place.shape[1]), min(tile_bottom, place_y + place.shape[0])
+                part = place[top - place_y : bottom - place_y, left - place_x : right - place_x]
+                part[:] = (
+                    BACKGROUND
+                    if tile is None
+                    else tile[top - tile_top : bottom - tile_top, left - tile_left : right - tile_left]
+                )
         with self._lock:
             self._decoded += decoded
             self._reused += reused
-            self._unreadable.update(lost)
-        return unreadable
+            self._unreadable.update((number, column, row) for column, row in lost)
+        return lost
 
     def _thread_scratch(self, width: int, height: int) -> NDArray[np.uint8] | None:
         """Return memory of one tile's size that belongs to this thread, or ``None`` where tiles are large.
 
-        Decoding into memory that is still in the processor's cache and copying from there takes a fifth less time
-        than decoding straight into cold memory.
+        Decoding into memory that is still in the processor's cache and copying from there takes less time than
+        decoding straight into cold memory.
         """
         if width * height * 3 > _HOT_BYTES:
             return None
         memory: NDArray[np.uint8] | None = getattr(self._scratch, "memory", None)
         if memory is None or memory.shape != (height, width, 3):
-            memory = self._scratch.memory = np.empty((height, width, 3), np.uint8)
+            memory = self._scratch.memory = decoding_memory(height, width, 3)
         return memory
 
     def _load(self, view: _View, index: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8] | None:
@@ -550,6 +656,21 @@ def _runs(starts: NDArray[np.int64], lengths: NDArray[np.int64], owners: NDArray
     apart |= starts[1:] // _RUN_BYTES != starts[:-1] // _RUN_BYTES
     edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(starts)]
     return [slice(first, last) for first, last in itertools.pairwise(edges)]
+
+
+def _clipped(view: _View, column: int, row: int, window: Rect) -> Rect:
+    """Return the part of a tile inside the window, relative to the window's corner."""
+    left, top = max(column * view.tile_width, window.x), max(row * view.tile_height, window.y)
+    right = min((column + 1) * view.tile_width, view.width, window.x + window.width)
+    bottom = min((row + 1) * view.tile_height, view.height, window.y + window.height)
+    return Rect(left - window.x, top - window.y, right - left, bottom - top)
+
+
+def _white(h: int, w: int, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    if out is None:
+        return np.full((h, w, 3), BACKGROUND, np.uint8)
+    out[:] = BACKGROUND
+    return out
 
 
 def _covers(tile: NDArray[np.uint8], width: int, height: int) -> bool:

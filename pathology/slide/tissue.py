@@ -28,15 +28,21 @@ from scipy import ndimage
 
 from pathology.errors import UsageError
 from pathology.settings import TissueSettings
-from pathology.slide.masks import choose_components, close_gaps, dilate, fill_holes, keep_components, remove_thin
+from pathology.slide.masks import (
+    band_rows,
+    choose_components,
+    close_gaps,
+    dilate,
+    fill_holes,
+    keep_components,
+    remove_thin,
+)
 
 __all__ = ["Glass", "LeftOut", "TissueMask", "estimate_glass", "find_tissue", "optical_density"]
 
 NOMINAL_GLASS = (244.0, 243.0, 244.0)
 """Glass colour assumed where a field shows none: the median of the white pixels of 45 scanner-corrected fields."""
 
-_ROWS = 512
-"""Rows classified at once; bounds memory to some 40 bytes x 512 x width beside the masks."""
 _MARGIN = 10
 """Rows and columns a pixel's classification looks around itself."""
 
@@ -209,12 +215,13 @@ def _smooth_pixels(thumbnail: NDArray[np.uint8]) -> tuple[NDArray[np.float32], _
     height, width = thumbnail.shape[:2]
     stride = max(1, math.ceil(math.sqrt(height * width / 4e5)))
     ys, xs, values = [], [], []
-    for top in range(0, height, _ROWS):
-        first, last = max(0, top - _MARGIN), min(height, top + _ROWS + _MARGIN)
+    high = band_rows(width)
+    for top in range(0, height, high):
+        first, last = max(0, top - _MARGIN), min(height, top + high + _MARGIN)
         green = thumbnail[first:last, :, 1].astype(np.float32)
         # Glass after averaging to 8 µm/px: range below 4 levels in a 3 x 3 window; tissue: above 10 nearly everywhere.
         span = ndimage.maximum_filter(green, 3, mode="nearest") - ndimage.minimum_filter(green, 3, mode="nearest")
-        rows = np.arange(-(-top // stride) * stride, min(height, top + _ROWS), stride)
+        rows = np.arange(-(-top // stride) * stride, min(height, top + high), stride)
         if rows.size == 0:
             continue
         y, x = np.nonzero(span[rows - first][:, ::stride] <= 4)
@@ -350,15 +357,16 @@ def _classify(thumbnail: NDArray[np.uint8], glass: Glass) -> NDArray[np.uint8]:
     """Return ``(H, W)`` uint8 of :class:`_Kind`, working through bands of rows."""
     height, width = thumbnail.shape[:2]
     kind = np.empty((height, width), np.uint8)
-    for top in range(0, height, _ROWS):
-        first, last = max(0, top - _MARGIN), min(height, top + _ROWS + _MARGIN)
+    high = band_rows(width)
+    for top in range(0, height, high):
+        first, last = max(0, top - _MARGIN), min(height, top + high + _MARGIN)
         rows = slice(first, last)
         density = optical_density(thumbnail[rows], glass, rows, (height, width))
         band = _classify_band(density)
         # Filled by the scanner: exactly flat black or white.
         black = thumbnail[rows].max(axis=2) <= 2
         band[ndimage.minimum_filter(black, 5, mode="nearest")] = _Kind.GREY
-        kind[top : top + _ROWS] = band[top - first : top - first + min(_ROWS, height - top)]
+        kind[top : top + high] = band[top - first : top - first + min(high, height - top)]
     return kind
 
 

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +129,40 @@ class SlideReaderSuite:
                 x, y = int(random.integers(level.width)), int(random.integers(level.height))
                 w, h = (int(side) for side in random.integers(1, 400, 2))
                 self._assert_window(reader, expected, i, x, y, w, h)
+
+    def test_reads_into_given_memory(self, reader: SlideReader) -> None:
+        """Memory of any layout is filled; what does not fit is refused."""
+        width, height = reader.dimensions
+        for w, h, x, y in ((width, height, 0, 0), (*reader.tile_size, 0, 0), (width // 2 + 9, 7, -5, height - 4)):
+            wanted = reader.read(0, x, y, w, h)
+            for memory in (np.zeros((h, w, 3), np.uint8), np.zeros((h + 2, w + 3, 4), np.uint8)[1:-1, 2:-1, :3]):
+                assert reader.read(0, x, y, w, h, out=memory) is memory
+                assert np.array_equal(memory, wanted)
+        for reduction in (1, 2):
+            shrunk = reader.read_reduced(0, reduction, 1, 2, 9, 8).pixels
+            memory = np.zeros_like(shrunk)
+            assert reader.read_reduced(0, reduction, 1, 2, 9, 8, out=memory).pixels is memory
+            assert np.array_equal(memory, shrunk)
+        read_only = np.zeros((8, 9, 3), np.uint8)
+        read_only.flags.writeable = False
+        unfit: Any
+        for unfit in (np.zeros((9, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint16), read_only):
+            with pytest.raises(UsageError, match="out"):
+                reader.read(0, 0, 0, 9, 8, out=unfit)
+
+    def test_windows_are_regions(self, reader: SlideReader) -> None:
+        """Many windows, overlapping and beyond the border, are what each is by itself."""
+        width, height = reader.dimensions
+        rng = np.random.default_rng(3)
+        for reduction in (1, 2):
+            limits = (width // reduction + 20, height // reduction + 20)
+            corners = rng.integers((-30, -30), limits, (12, 2))
+            corners[0] = 0, 0
+            memory = np.zeros((12, 21, 34, 3), np.uint8)
+            readable = reader.read_windows(0, reduction, corners, memory, overlap=5)
+            assert readable.all()
+            for (x, y), window in zip(corners.tolist(), memory, strict=True):
+                assert np.array_equal(window, reader.read_reduced(0, reduction, x, y, 34, 21).pixels)
 
     def test_is_white_beyond_every_border(self, reader: SlideReader, expected: list[NDArray[np.uint8]]) -> None:
         """Regions that hang over a side or a corner, or lie outside altogether."""

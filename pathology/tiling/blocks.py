@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from pathology.slide.reader import SlideReader
 from pathology.tiling.grid import Grid
-from pathology.tiling.resample import choose_scaling, read_scaled
+from pathology.tiling.resample import Canvas, choose_scaling, read_scaled
 
 __all__ = ["BlockPatches", "BlockReader"]
 
@@ -34,7 +35,7 @@ class BlockPatches:
 class BlockReader:
     """Reads the blocks of one grid from one slide.
 
-    Thread-safe as far as its reader is; holds no pixels between calls.
+    Thread-safe as far as its reader is.  Between calls it keeps the memory of one block for each thread.
 
     Parameters
     ----------
@@ -56,6 +57,7 @@ class BlockReader:
         self._reader = reader
         self._grid = grid
         self._recolour = recolour
+        self._canvas = threading.local()
         self.scaling = choose_scaling(reader, grid.scale)
 
     def read(self, block_index: int, positions: NDArray[np.int32]) -> BlockPatches:
@@ -73,27 +75,58 @@ class BlockReader:
         BlockPatches
             Freshly copied patches, contiguous in memory.
         """
+        patch = self._grid.settings.patch
+        pixels = np.empty((len(positions), patch, patch, 3), np.uint8)
+        return BlockPatches(pixels, self.read_into(pixels, block_index, positions))
+
+    def read_into(
+        self, out: Iterable[NDArray[np.uint8]], block_index: int, positions: NDArray[np.int32]
+    ) -> NDArray[np.bool_]:
+        """Read some patches of a block into given memory, without a copy in between.
+
+        Parameters
+        ----------
+        out
+            Memory for each patch, ``(patch, patch, 3)`` uint8, in the order of the positions: an array of all of them
+            or places here and there.
+        block_index, positions
+            As for :meth:`read`.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n,)`` bool: false where a stored tile under the patch could not be decoded.
+        """
         block = self._grid.block(block_index)
         stride, patch = self._grid.settings.stride, self._grid.settings.patch
-        # Only the rectangle that the wanted patches span is read.
         target = self._grid.window(block_index, positions)
-        region = read_scaled(self._reader, self.scaling, target, overlap=max(0, patch - stride))
         rows, columns = np.divmod(positions, block.columns)
-        left = (columns + block.column) * stride - target.x
-        top = (rows + block.row) * stride - target.y
-        pixels = np.empty((len(positions), patch, patch, 3), np.uint8)
-        canvas, recolour = region.pixels, self._recolour
+        corners = np.stack([columns + block.column, rows + block.row], axis=1) * stride
+        overlap, recolour = max(0, patch - stride), self._recolour
         # Overlapping patches share pixels, scattered ones leave many out: whichever is less is changed.
-        before_cutting = recolour is not None and canvas.size <= pixels.size
-        if recolour is not None and before_cutting:
-            canvas = recolour(canvas)
-        for out, x, y in zip(pixels, left.tolist(), top.tolist(), strict=True):
-            out[:] = canvas[y : y + patch, x : x + patch]
-        if recolour is not None and not before_cutting:
-            pixels = recolour(pixels)
+        recolour_window = recolour is not None and target.width * target.height <= len(positions) * patch * patch
+        if self.scaling.rest == 1.0 and not recolour_window:
+            places = list(out)
+            level, reduction = self.scaling.level, self.scaling.reduction
+            readable = self._reader.read_windows(level, reduction, corners, places, overlap=overlap)
+            if recolour is not None:
+                for place in places:
+                    place[:] = recolour(place)
+            return readable
+        # Only the rectangle that the wanted patches span is read, once, and resampled once.
+        region = read_scaled(self._reader, self.scaling, target, overlap=overlap, canvas=self._thread_canvas())
+        pixels = recolour(region.pixels) if recolour is not None and recolour_window else region.pixels
+        left, top = corners[:, 0] - target.x, corners[:, 1] - target.y
+        for place, x, y in zip(out, left.tolist(), top.tolist(), strict=True):
+            cut = pixels[y : y + patch, x : x + patch]
+            place[:] = recolour(cut) if recolour is not None and not recolour_window else cut
         readable = np.ones(len(positions), np.bool_)
         for bad in region.unreadable:
-            hit = (left < bad.x + bad.width) & (left + patch > bad.x)
-            hit &= (top < bad.y + bad.height) & (top + patch > bad.y)
-            readable &= ~hit
-        return BlockPatches(pixels, readable)
+            readable &= ~bad.touches(left, top, patch, patch)
+        return readable
+
+    def _thread_canvas(self) -> Canvas:
+        canvas: Canvas | None = getattr(self._canvas, "memory", None)
+        if canvas is None:
+            canvas = self._canvas.memory = Canvas()
+        return canvas

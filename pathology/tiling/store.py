@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 
 from pathology.errors import OutputError, StoreError
 from pathology.settings import GridSettings
+from pathology.slide.codecs import decoding_memory
 from pathology.slide.quality import ARTEFACTS
 from pathology.slide.reader import BACKGROUND
 from pathology.slide.stain import StainNormaliser
@@ -390,7 +391,7 @@ class PatchStore:
         """
         plan = self.plan
         patch = plan.grid.settings.patch
-        result = BlockPatches(np.empty((len(indices), patch, patch, 3), np.uint8), np.ones(len(indices), np.bool_))
+        result = BlockPatches(decoding_memory(len(indices), patch, patch, 3), np.ones(len(indices), np.bool_))
         owner = np.searchsorted(plan.offsets, indices, side="right") - 1
         for k in np.unique(owner):
             here = np.flatnonzero(owner == k)

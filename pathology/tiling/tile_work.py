@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathology.slide.reader import SlideReader
+from pathology.slide.reader import Rect, SlideReader
 from pathology.tiling.plan import TilePlan
-from pathology.tiling.resample import choose_scaling, footprint
+from pathology.tiling.resample import Scaling, choose_scaling, footprint
 
 __all__ = ["TileWork", "tiles_under"]
 
@@ -63,9 +63,17 @@ def tiles_under(reader: SlideReader, plan: TilePlan, ks: Iterable[int]) -> int:
     width, height = level.tile_size
     touched = np.zeros((-(-level.height // height), -(-level.width // width)), np.bool_)
     for k in ks:
-        target = plan.grid.window(int(plan.blocks[k]), plan.positions[plan.of_block(k)])
-        part = footprint(scaling, target)
-        left, top = max(0, part.x * scaling.reduction), max(0, part.y * scaling.reduction)
-        right, bottom = (part.x + part.width) * scaling.reduction, (part.y + part.height) * scaling.reduction
-        touched[top // height : -(-bottom // height), left // width : -(-right // width)] = True
+        for target in _read_at_once(plan, scaling, k):
+            part = footprint(scaling, target)
+            left, top = max(0, part.x * scaling.reduction), max(0, part.y * scaling.reduction)
+            right, bottom = (part.x + part.width) * scaling.reduction, (part.y + part.height) * scaling.reduction
+            touched[top // height : -(-bottom // height), left // width : -(-right // width)] = True
     return int(np.count_nonzero(touched))
+
+
+def _read_at_once(plan: TilePlan, scaling: Scaling, k: int) -> list[Rect]:
+    """Return what is read of a block: each patch where patches are read as they are, or what all of them span."""
+    index, positions = int(plan.blocks[k]), plan.positions[plan.of_block(k)]
+    if scaling.rest != 1.0:
+        return [plan.grid.window(index, positions)]
+    return [plan.grid.window(index, positions[i : i + 1]) for i in range(len(positions))]
