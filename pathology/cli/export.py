@@ -55,11 +55,12 @@ def run(
 
 
 def take_in(results: Path, slide_id: str, edited: Path) -> None:
-    """Turn detections edited in QuPath into decisions, saved beside the results."""
+    """Turn detections edited in QuPath or in a spreadsheet into decisions, saved beside the results."""
     from pathology.errors import UsageError
     from pathology.outputs.annotations import decided
     from pathology.outputs.decided_count import count_decided
     from pathology.outputs.detection_file import write_decisions
+    from pathology.outputs.detection_table import read_detection_table
     from pathology.outputs.geojson import read_geojson
     from pathology.outputs.results_folder import open_results
 
@@ -69,7 +70,10 @@ def take_in(results: Path, slide_id: str, edited: Path) -> None:
     if not edited.is_file():
         raise UsageError("there is no such file", where=edited)
     earlier = slide.decisions()
-    decisions = decided(read_geojson(edited), slide.detections, earlier)
+    if edited.suffix.lower() in (".csv", ".tsv"):
+        decisions = read_detection_table(edited, slide.detections, earlier)
+    else:
+        decisions = decided(read_geojson(edited), slide.detections, earlier)
     write_decisions(slide.folder, slide.detections, decisions.values())
     record = slide.record
     before = count_decided(slide.detections, earlier, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
@@ -78,4 +82,10 @@ def take_in(results: Path, slide_id: str, edited: Path) -> None:
         f"{slide_id}: {after.accepted} accepted, {after.rejected} rejected; "
         f"{before.total} counted before, {after.total} now."
     )
+    if after.hotspot is not None:
+        low, high = after.hotspot.per_mm2_interval
+        print(
+            f"Hotspot of {after.hotspot.area_mm2:g} mm²: {after.hotspot.count} mitoses, "
+            f"{after.hotspot.per_mm2:.1f} per mm² ({low:.1f}-{high:.1f})."
+        )
     print("Research use only.")

@@ -21,8 +21,9 @@ from pathology.outputs.annotations import (
     patch_features,
     tissue_features,
 )
-from pathology.outputs.atomic import write_bytes
+from pathology.outputs.atomic import write_bytes, write_text
 from pathology.outputs.decided_count import DecidedCount, count_decided
+from pathology.outputs.detection_table import write_detection_table
 from pathology.outputs.geojson import write_geojson
 from pathology.outputs.heatmap import Heatmap
 from pathology.outputs.ome_tiff import write_ome_tiff
@@ -122,6 +123,19 @@ def _detections(slide: SlideFolder, path: Path, settings: ExportSettings) -> Non
     del settings
     assert slide.detections is not None
     write_geojson(path, detection_features(slide.detections, slide.decisions()))
+
+
+def _table(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    del settings
+    assert slide.detections is not None
+    write_detection_table(path, slide.detections, slide.decisions(), mpp=slide.record.mpp)
+
+
+def _counted(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
+    del settings
+    count = _count(slide)
+    assert count is not None
+    write_text(path, count.model_dump_json(indent=1))
 
 
 def _patches(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
@@ -236,6 +250,8 @@ BATCH_FORMATS: Final[Mapping[str, BatchFormat]] = {
 FORMATS: Final[Mapping[str, Format]] = {
     "geojson": Format(".geojson", "QuPath: where each class leads, tissue, hotspot", _geojson),
     "detections": Format(".detections.geojson", "QuPath: every detection, with decisions", _detections, "detections"),
+    "detections-csv": Format(".detections.csv", "a table of all detections to decide in", _table, "detections"),
+    "count": Format(".count.json", "the count with all decisions, and its hotspot", _counted, "detections"),
     "patches": Format(".patches.geojson", "QuPath: every patch with its probabilities", _patches),
     "ome-zarr": Format(".heatmap.ome.zarr", "class probabilities as OME-Zarr 0.5, in µm", _ome_zarr),
     "ome-tiff": Format(".heatmap.ome.tif", "class probabilities as pyramidal OME-TIFF, in µm", _ome_tiff),
