@@ -293,7 +293,8 @@ def export_command(
         typer.Option(
             "--format",
             "-f",
-            help="QuPath: geojson, detections, patches. Maps: ome-zarr, ome-tiff, npz, overlay. DICOM: dicom-tissue, "
+            help="QuPath: geojson, detections, patches. To decide in: detections-csv; then count. "
+            "Maps: ome-zarr, ome-tiff, npz, overlay. DICOM: dicom-tissue, "
             "dicom-regions, dicom-probabilities, dicom-report. Reports: pdf, batch-pdf, excel. May be repeated.",
             show_default=False,
         ),
@@ -325,10 +326,13 @@ def decisions_command(
     results: Annotated[Path, typer.Argument(help="A results folder of pathology score.", show_default=False)],
     slide: Annotated[str, typer.Argument(help="Name of the slide.", show_default=False)],
     edited: Annotated[
-        Path, typer.Argument(help="Its detections as QuPath exported them (GeoJSON).", show_default=False)
+        Path,
+        typer.Argument(
+            help="Its detections as QuPath exported them (GeoJSON), or the edited table (CSV).", show_default=False
+        ),
     ],
 ) -> None:
-    """Take in detections that were accepted, rejected or deleted in QuPath."""
+    """Take in detections that were accepted, rejected or deleted in QuPath or in a spreadsheet."""
     from pathology.cli.export import take_in
 
     take_in(results, slide, edited)
