@@ -64,9 +64,22 @@ def train_command(
     folds: Annotated[
         int, typer.Option("--folds", help="Folds of a nested cross-validation; 0: one set of test patients.")
     ] = 0,
+    aggregator: Annotated[
+        str | None,
+        typer.Option(
+            "--aggregator", help="Rule from patches to a slide: mean, share, majority, top.", show_default=False
+        ),
+    ] = None,
     keep_sites: Annotated[
         bool, typer.Option("--keep-sites", help="Never put one hospital on two sides of a split (column site).")
     ] = False,
+    pixels: Annotated[
+        str,
+        typer.Option(
+            "--pixels",
+            help="decoded: patches are stored; reference: slides are decoded in every epoch, no disk needed.",
+        ),
+    ] = "decoded",
     mpp: Mpp = None,
     device: Device = None,
     loaders: Annotated[
@@ -97,9 +110,10 @@ def train_command(
             start=init,
             classes=classes,
             target_mpp=target_mpp,
-            changes=changes or [],
+            changes=[*(changes or []), *([f"aggregator={aggregator}"] if aggregator else [])],
             folds=folds,
             keep_sites=keep_sites,
+            pixels=pixels,
             mpp=mpp,
             device=device,
             loaders=loaders,

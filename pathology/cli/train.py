@@ -27,6 +27,7 @@ def run(
     changes: list[str],
     folds: int,
     keep_sites: bool,
+    pixels: str,
     mpp: float | None,
     device: str | None,
     loaders: int | None,
@@ -38,6 +39,7 @@ def run(
     licence: str,
 ) -> int:
     """Train and return the exit status."""
+    from pathology.errors import UsageError
     from pathology.scoring.selection import select_slides
     from pathology.systems.slide_classifier import find_classifier
     from pathology.training.ranks import joined_ranks
@@ -45,6 +47,8 @@ def run(
     from pathology.training.slide_bundle import BundleWords
     from pathology.training.slide_training import plan_training, train_classifier
 
+    if pixels not in ("decoded", "reference"):
+        raise UsageError(f"--pixels {pixels!r} is unknown", remedy="Choose decoded or reference")
     chosen = find_classifier(system)
     scale = [] if target_mpp is None else [f"mpp={target_mpp}"]
     recipe = changed_recipe(chosen.recipe, [*scale, *changes])
@@ -72,7 +76,17 @@ def run(
     )
     with joined_ranks(device) as ranks, _Shown() as progress:
         given = loaders if loaders is not None else _loaders(ranks.device.type, ranks.world)
-        trained = train_classifier(plan, out, words, ranks, progress, mpp=mpp, loaders=given, workers=workers)
+        trained = train_classifier(
+            plan,
+            out,
+            words,
+            ranks,
+            progress,
+            pixels="reference" if pixels == "reference" else "decoded",
+            mpp=mpp,
+            loaders=given,
+            workers=workers,
+        )
     if trained is None:
         return 0
     waiting = sum(r.waiting * r.seconds for r in trained.fitted.history)

@@ -145,7 +145,12 @@ def evaluate_bundle(
         for slide in labelled.slides
     )
     evaluation = evaluate_slides(
-        findings, card.classes, name=name, data=data, thresholds=card.calibration.get("thresholds")
+        findings,
+        card.classes,
+        name=name,
+        data=data,
+        thresholds=card.calibration.get("thresholds"),
+        threshold_rule=card.trust.aggregator if card.trust is not None else "mean",
     )
     sections = (_declined(labelled, results),)
     write_text(out / "evaluation.json", evaluation.model_dump_json(indent=1))

@@ -266,7 +266,7 @@ class _Fit:
         began, waited = time.monotonic(), 0.0
         total = torch.zeros((), device=self.ranks.device)
         trained.train()
-        batches = iter(_batches(self.loader, self.batch))
+        batches = self._endless()
         for step in range(self.steps):
             asked = time.monotonic()
             pixels, labels = next(batches)
@@ -401,6 +401,7 @@ class _Fit:
         return min(self.ranks.from_first(float(np.mean(found))), stage.learning_rate)
 
     def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # Patches read from the slide itself may turn out to be unreadable: an epoch that ends early begins again.
         while True:
             yield from _batches(self.loader, self.batch)
 

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -137,12 +138,13 @@ def prepare_patches(
     recipe: SlideRecipe,
     folder: Path,
     *,
+    pixels: Literal["decoded", "reference"] = "decoded",
     mpp: float | None = None,
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> SlidePatches:
-    """Cut labelled slides into stores of stain-normalised pixels; what an earlier run finished is taken up.
+    """Cut labelled slides into patch stores; what an earlier run finished is taken up.
 
     Parameters
     ----------
@@ -152,6 +154,9 @@ def prepare_patches(
         Patch size, scale, stain, tissue and how many patches of a slide; its ``mpp`` must be given.
     folder
         Where stores go.
+    pixels
+        ``decoded``: stain-normalised pixels are stored, which takes some six times the slides' own space;
+        ``reference``: coordinates only, and the slides are decoded in every epoch.
     mpp
         Micrometres per level-0 pixel of every slide, overriding files and manifests.
     seed
@@ -177,9 +182,7 @@ def prepare_patches(
         block=max(2048, recipe.patch),
     )
     manifest = _manifest(labelled, folder)
-    tiled = tile(
-        manifest, folder, grid, mode="decoded", stain=recipe.stain, mpp=mpp, workers=workers, progress=progress
-    )
+    tiled = tile(manifest, folder, grid, mode=pixels, stain=recipe.stain, mpp=mpp, workers=workers, progress=progress)
     by_id = {result.slide_id: result for result in tiled}
     stores, keep = [], []
     for number, slide in enumerate(labelled.slides):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from pathology.training.slide_bundle import (
     write_slide_bundle,
 )
 from pathology.training.slide_colour_baseline import colour_baseline, slide_colours
-from pathology.training.slide_evaluation import Evaluation, SlideFinding, evaluate_slides, fit_thresholds
+from pathology.training.slide_evaluation import Evaluation, SlideFinding, evaluate_slides, fit_thresholds, slide_scores
 from pathology.training.slide_fit import FitProgress, FittedClassifier, fit_slides
 from pathology.training.slide_labels import LabelledSlides, read_labels
 from pathology.training.slide_patches import SlidePatches, prepare_patches, slide_fingerprints
@@ -233,6 +233,7 @@ def train_classifier(
     ranks: Ranks,
     progress: TrainingProgress,
     *,
+    pixels: Literal["decoded", "reference"] = "decoded",
     mpp: float | None = None,
     loaders: int = 0,
     workers: int | None = None,
@@ -251,6 +252,8 @@ def train_classifier(
         This process among those that train together; only the first writes.
     progress
         Told how it advances.
+    pixels
+        What patch stores hold; see :func:`pathology.training.slide_patches.prepare_patches`.
     mpp
         Micrometres per level-0 pixel of every slide.
     loaders
@@ -270,6 +273,7 @@ def train_classifier(
             plan.labelled,
             plan.recipe,
             work / "patches",
+            pixels=pixels,
             mpp=mpp,
             seed=plan.seed,
             workers=workers,
@@ -277,7 +281,9 @@ def train_classifier(
         )
     ranks.wait()
     # Every process reads what the first has written: for the others nothing is left to be cut.
-    patches = prepare_patches(plan.labelled, plan.recipe, work / "patches", mpp=mpp, seed=plan.seed, workers=1)
+    patches = prepare_patches(
+        plan.labelled, plan.recipe, work / "patches", pixels=pixels, mpp=mpp, seed=plan.seed, workers=1
+    )
     run = _Run(plan, patches, work, ranks, progress, loaders)
     held_out = [run.fit_and_predict(f"fold-{i + 1}", sets) for i, sets in enumerate(plan.folds)]
     fitted, start = run.fit("final", plan.sets)
@@ -336,7 +342,14 @@ class _Run:
         split = SplitNetwork(
             fitted.network.to(self.ranks.device), self.patches, self.plan.recipe, self.ranks.device, self.loaders
         )
-        return split, fit_trust(split, self.patches, sets["train"], sets["calibration"], seed=self.plan.seed)
+        return split, fit_trust(
+            split,
+            self.patches,
+            sets["train"],
+            sets["calibration"],
+            aggregator=self.plan.recipe.aggregator,
+            seed=self.plan.seed,
+        )
 
     def predict(self, split: SplitNetwork, trust: TrustFit, rows: Rows) -> tuple[list[SlideFinding], list[float]]:
         """Return findings and domain scores of some slides."""
@@ -375,7 +388,8 @@ class _Run:
         """Calibrate, measure, write."""
         plan, sets, classes = self.plan, self.plan.sets, self.plan.labelled.classes
         split, trust = self.calibrate(fitted, sets)
-        thresholds = fit_thresholds(trust.findings, classes)
+        rule = plan.recipe.aggregator
+        thresholds = fit_thresholds(trust.findings, classes, rule)
         calibration: dict[str, Any] = {"thresholds": thresholds}
         if len(classes) == 2 and (groups := self._risk_groups(split, trust)) is not None:
             calibration["risk_groups"] = groups.model_dump(mode="json")
@@ -391,7 +405,9 @@ class _Run:
         else:
             findings, scores = self.predict(split, trust, sets["test"])
             data = f"{words.data_name}, test patients, who trained, chose and calibrated nothing"
-            evaluation = evaluate_slides(findings, classes, name="internal", data=data, thresholds=thresholds)
+            evaluation = evaluate_slides(
+                findings, classes, name="internal", data=data, thresholds=thresholds, threshold_rule=rule
+            )
             figures = evaluation_figures(evaluation, "network")
             figures += self._baseline_figures([self._baseline(sets)], data)
             figures += self._trust_figures(findings, scores, trust, data)
@@ -489,13 +505,13 @@ class _Run:
         assert rule is not None
         assert domain is not None
         chosen = one_per_patient([finding.patient_id for finding in findings], seed=self.plan.seed)
-        means = np.stack([finding.patches.mean(axis=0) for finding in findings])[chosen]
+        answers = slide_scores(findings, trust.trust.aggregator)[chosen]
         truth = [findings[row].label for row in chosen]
         alarms = None
         if domain.limit is not None:
             alarms = wilson(sum(score > domain.limit for score in scores), len(scores))
         return trust_figures(
-            coverage(prediction_sets(means, rule), truth),
+            coverage(prediction_sets(answers, rule), truth),
             alarms,
             data,
             coverage=rule.coverage,

@@ -16,7 +16,7 @@ from pathology.networks.penultimate import split_classifier
 from pathology.training.calibration import TemperatureFit, fit_temperature
 from pathology.training.conformal import fit_conformal
 from pathology.training.out_of_domain import FeatureDomain, fit_domain, fit_limit, slide_score
-from pathology.training.slide_evaluation import SlideFinding
+from pathology.training.slide_evaluation import SlideFinding, slide_scores
 from pathology.training.slide_patches import SlidePatches
 from pathology.training.slide_prediction import SlideLogits, predict_slides
 from pathology.training.slide_recipe import SlideRecipe
@@ -113,6 +113,7 @@ def fit_trust(
     train: Rows,
     calibration: Rows,
     *,
+    aggregator: str = "mean",
     coverage: float = 0.9,
     false_alarm: float = 0.05,
     seed: int = 0,
@@ -129,6 +130,8 @@ def fit_trust(
         Slides that trained: their features define the domain, and nothing else is taken from them.
     calibration
         Slides of patients who trained and chose nothing.
+    aggregator
+        Rule from patches to a slide that the prediction sets are for.
     coverage
         Stated chance that a prediction set holds the truth.
     false_alarm
@@ -143,8 +146,8 @@ def fit_trust(
         labels.append(np.full(len(found), slides[row].label))
     domain = fit_domain(np.concatenate(features), np.concatenate(labels))
     logits, scores = [], []
-    for _, answers, found in split.slides(calibration):
-        logits.append(answers)
+    for _, given, found in split.slides(calibration):
+        logits.append(given)
         scores.append(slide_score(domain.scores(found)))
     truth = [slides[row].label for row in calibration]
     owners = [slides[row].patient_id for row in calibration]
@@ -163,11 +166,11 @@ def fit_trust(
         for row, found in zip(calibration.tolist(), logits, strict=True)
     )
     data = f"{len(calibration)} slides of {len(set(owners))} calibration patients, who trained and chose nothing"
-    means = np.stack([finding.patches.mean(axis=0) for finding in findings])
+    answers = slide_scores(findings, aggregator)
     return TrustFit(
         temperature,
         Trust(
-            conformal=fit_conformal(means, truth, patients=owners, coverage=coverage, data=data, seed=seed),
+            conformal=fit_conformal(answers, truth, patients=owners, coverage=coverage, data=data, seed=seed),
             out_of_domain=fit_limit(
                 np.array(scores),
                 features=domain.centres.shape[1],
@@ -176,7 +179,7 @@ def fit_trust(
                 data=data,
                 seed=seed,
             ),
-            aggregator="mean",
+            aggregator=aggregator,
             note=_note(len(set(owners)), coverage, false_alarm),
         ),
         domain,

@@ -24,8 +24,8 @@ from pathology.training.statistics import Interval
 SMALL = ["--set", "patch=96", "--set", "epochs=1", "--set", "batch=4", "--set", "patches-per-slide=8"]
 OPTIONS = {
     "foersch-2021": ["--set", "stain=none", "--set", "lowest_rate=0.00001"],
-    "zhang-2022": ["--set", "network.aux_logits=false"],
-    "frankel-2022": ["--set", "network.aux_logits=false"],
+    "zhang-2022": ["--set", "network.aux_logits=false", "--pixels", "reference"],
+    "frankel-2022": ["--set", "network.aux_logits=false", "--aggregator", "share"],
 }
 CLASSES = ("ARMS", "ERMS")
 
@@ -75,6 +75,7 @@ def test_a_training_leaves_a_bundle_that_says_what_it_is(trained, system):
     for figure in card.figures:
         assert (figure.value is None) == (figure.interval is None)
     assert card.trust is not None
+    assert card.trust.aggregator == ("share" if system == "frankel-2022" else "mean")
     assert card.calibration["temperature"] > 0
     assert set(card.calibration["thresholds"]) <= set(CLASSES)
     written = (folder / "card.yaml").read_text() + (folder / "evaluation.json").read_text()
@@ -202,6 +203,7 @@ def test_bad_input_is_one_clear_error_before_any_work(cohort, tmp_path, change, 
         (["--set", "network.aux_logits=true"], "needs 299 px"),
         (["--init", "nowhere"], "Give random, imagenet"),
         (["--folds", "1"], "folds is 1"),
+        (["--pixels", "jpeg"], "Choose decoded or reference"),
         (["--folds", "5"], "needs at least 5"),
         (["--keep-sites"], "Fill in the column 'site'"),
     ],
