@@ -10,7 +10,8 @@ name            publication                                                     
                 blocks (16 points, 256 wide, 4 heads) and pooling by attention
 =============== =================================================================== ======================
 
-Both take a slide's patches in any order and number; neither knows where they lie.
+Both take a slide's patches in any order and number; neither knows where they lie.  The attention of ``attention`` says
+which patches made the answer; the transformer has mixed all patches before it pools them, and its attention does not.
 """
 
 from __future__ import annotations
