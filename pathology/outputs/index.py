@@ -19,6 +19,7 @@ from pathology.outputs.atomic import write_text
 from pathology.outputs.pages import data_uri, relative_link, render
 from pathology.outputs.palette import class_colours
 from pathology.outputs.picture import jpeg
+from pathology.outputs.recorded_count import finding_said
 
 __all__ = ["IndexEntry", "batch_report", "preview", "write_batch_report"]
 
@@ -93,7 +94,7 @@ def batch_report(entries: Sequence[IndexEntry], card: Card, *, made: datetime | 
             "abstained": sum(result.abstained for result in scored),
             "failed": len(results) - len(scored),
         },
-        predictions=[(name, predictions[name]) for name in card.classes],
+        predictions=[(name, predictions[name]) for name in card.classes] if card.task == "classification" else [],
         tissue=sum(result.tissue_mm2 or 0 for result in scored),
         patches=sum(result.patches for result in scored),
         patients=len({result.patient_id for result in results if result.patient_id is not None}),
@@ -118,6 +119,7 @@ def _row(entry: IndexEntry, *, embed: bool) -> dict[str, Any]:
     shown = ranked if len(ranked) <= BARS + 1 else ranked[:BARS]
     return {
         "result": entry.result,
+        "said": finding_said(entry.result),
         "report": None if entry.folder is None else relative_link("slides", entry.folder, "report.html"),
         "overlay": None if entry.folder is None else relative_link("slides", entry.folder, "overlay.png"),
         "preview": data_uri(entry.preview, "image/jpeg") if embed and entry.preview else None,

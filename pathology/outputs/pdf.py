@@ -27,10 +27,10 @@ from pathology.outputs.decided_count import DecidedCount
 from pathology.outputs.lettering import drawable
 from pathology.outputs.palette import class_colours
 from pathology.outputs.picture import jpeg
+from pathology.outputs.recorded_count import finding_said
 from pathology.outputs.report import ReportPictures
 from pathology.outputs.wording import (
     MPP_SOURCES,
-    NOT_KNOWN,
     RESEARCH_USE_ONLY,
     area,
     duration,
@@ -202,13 +202,13 @@ def write_slide_pdf(
     story: list[Flowable] = [
         _text(result.slide_id, 17, bold=True, after=2),
         _text(f"{patient}{result.path}", 8, colour=_GREY, after=6),
-        _answer(result),
+        _answer(result, count),
     ]
     colours = dict(zip(card.classes, class_colours(card), strict=True))
     if result.classes:
         story += [Spacer(0, 6), _classes(result, card, colours)]
     if pictures is not None:
-        story += _pictures(pictures, colours)
+        story += _pictures(pictures, colours, _caption(card))
     if count is not None:
         story += _mitoses(count)
     story += _quality(result)
@@ -242,11 +242,23 @@ def _size(result: SlideResult) -> str | None:
     return shown if result.mpp is None else f"{shown} ({extent(result.width, result.height, result.mpp)})"
 
 
-def _answer(result: SlideResult) -> Table:
+def _caption(card: Card) -> str:
+    if card.task == "classification":
+        return "With the leading class of each place"
+    return "With the detector's highest score of each place"
+
+
+def _answer(result: SlideResult, count: DecidedCount | None) -> Table:
     if result.status == "failed":
         lines, colour = [("This slide was not scored", result.error)], _WARNING
     elif result.abstained:
         lines, colour = [(heading(result.answer), result.abstained_because)], colors.HexColor("#b36b00")
+    elif count is not None and result.prediction is None:
+        colour = _GREY
+        why = "Proposed by a detector; nobody has decided about one"
+        if count.accepted or count.rejected:
+            why = f"With decisions of people: {count.accepted:,} accepted, {count.rejected:,} rejected"
+        lines = [(f"{count.total:,} {'mitosis' if count.total == 1 else 'mitoses'}", why)]
     else:
         finding = next((f for f in result.classes if f.name == result.prediction), None)
         colour = _GREY if finding is None else colors.HexColor(finding.colour)
@@ -256,7 +268,7 @@ def _answer(result: SlideResult) -> Table:
             else f"Probability {percent(finding.probability)}; leading class on {percent(finding.share)} of the scored "
             "tissue"
         )
-        lines = [(f"Prediction: {result.prediction or NOT_KNOWN}", why)]
+        lines = [(f"Prediction: {finding_said(result)}", why)]
     cells = [
         [[_text(head, 13, bold=True, after=1), *([_text(sentence(why), 9)] if why else [])]] for head, why in lines
     ]
@@ -293,15 +305,15 @@ def _classes(result: SlideResult, card: Card, colours: dict[str, str]) -> KeepTo
     return KeepTogether([_grid(rows, widths), _text(note, 7.5, colour=_GREY, before=2)])
 
 
-def _pictures(pictures: ReportPictures, colours: dict[str, str]) -> list[Flowable]:
+def _pictures(pictures: ReportPictures, colours: dict[str, str], caption: str) -> list[Flowable]:
     height, width = pictures.plain.shape[:2]
     gap = 5 * mm
     across = min((_WIDTH - gap) / 2, 105 * mm * width / height)
     down = across * height / width
 
-    def picture(pixels: NDArray[np.uint8], caption: str) -> list[Flowable]:
+    def picture(pixels: NDArray[np.uint8], of: str) -> list[Flowable]:
         parts: list[Flowable] = [
-            _text(caption, 8, colour=_GREY),
+            _text(of, 8, colour=_GREY),
             Image(io.BytesIO(jpeg(pixels)), width=across, height=down, hAlign="LEFT"),
         ]
         if pictures.bar is not None:
@@ -316,7 +328,7 @@ def _pictures(pictures: ReportPictures, colours: dict[str, str]) -> list[Flowabl
         return parts
 
     two = Table(
-        [[picture(pictures.plain, "The slide"), picture(pictures.painted, "With the leading class of each place")]],
+        [[picture(pictures.plain, "The slide"), picture(pictures.painted, caption)]],
         colWidths=[across + gap] * 2,
         style=[("LEFTPADDING", (0, 0), (-1, -1), 0), ("VALIGN", (0, 0), (-1, -1), "TOP")],
         hAlign="LEFT",
@@ -398,7 +410,7 @@ def write_batch_pdf(path: Path, results: Sequence[SlideResult], card: Card, *, m
     _fonts()
     scored = [result for result in results if result.status == "scored"]
     calls = Counter(result.prediction for result in scored if not result.abstained)
-    told = ", ".join(f"{name}: {calls[name]:,}" for name in card.classes)
+    told = ", ".join(f"{name}: {calls[name]:,}" for name in card.classes) if card.task == "classification" else None
     head = [
         _text(words, 8, colour=_GREY, bold=True) for words in ("Slide", "Patient", "Finding", "Probability", "Tissue")
     ]
@@ -429,7 +441,7 @@ def _row(result: SlideResult) -> list[Any]:
     elif result.abstained:
         said = _text(sentence(result.abstained_because), 8)
     else:
-        said = _text(result.prediction or NOT_KNOWN, 8, bold=True)
+        said = _text(finding_said(result), 8, bold=True)
     shown = finding is not None and result.status == "scored"
     return [
         _text(result.slide_id, 8),

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from pathology.errors import StoreError, UsageError
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.atomic import write_bytes, write_text
+from pathology.outputs.recorded_count import recorded_count
 from pathology.outputs.wording import valid_text
 
 __all__ = ["columns", "read_results", "results_frame", "write_results"]
@@ -64,6 +65,14 @@ _FURTHER = {
     "out_of_domain": pa.bool_(),
     "domain_score": pa.float64(),
 }
+_COUNT = {
+    "mitoses": pa.int64(),
+    "mitoses_per_mm2": pa.float64(),  # of tissue
+    "hotspot_mitoses": pa.int64(),
+    "hotspot_mm2": pa.float64(),
+    "hotspot_mitoses_per_mm2": pa.float64(),
+}
+_FURTHER |= _COUNT
 _FIXED = _BEFORE_CLASSES | _AFTER_CLASSES | _FURTHER
 _PER_CLASS = {"p_": "probability", "share_": "share", "area_mm2_": "area_mm2"}
 
@@ -89,10 +98,14 @@ def _schema(classes: Sequence[str]) -> pa.Schema:
 
 
 def _row(result: SlideResult) -> dict[str, Any]:
-    row = {name: getattr(result, name) for name in _FIXED if name not in ("warnings", "prediction_set")}
+    row = {name: getattr(result, name) for name in _FIXED if name not in ("warnings", "prediction_set", *_COUNT)}
     row["warnings"] = " | ".join(result.warnings)
     if result.prediction_set is not None:
         row["prediction_set"] = " | ".join(result.prediction_set) or "none"
+    count = recorded_count(result)
+    if count is not None:
+        values = (count.total, count.per_mm2, count.hotspot, count.hotspot_mm2, count.hotspot_per_mm2)
+        row |= dict(zip(_COUNT, values, strict=True))
     for finding in result.classes:
         row |= {prefix + finding.name: getattr(finding, field) for prefix, field in _PER_CLASS.items()}
     # Text that is no valid UTF-8 (a file name in a foreign encoding) would stop the whole table.

@@ -31,6 +31,7 @@ from pathology.outputs.detection_file import (
 from pathology.outputs.overlay import OPACITY
 from pathology.outputs.palette import colour_map
 from pathology.outputs.quality_picture import QUALITY_COLOURS
+from pathology.outputs.recorded_count import recorded_count
 from pathology.outputs.results_folder import Results, SlideFolder, open_results
 from pathology.outputs.slide_folder import read_masks
 from pathology.outputs.wording import RESEARCH_USE_ONLY, sentence, valid_text
@@ -416,14 +417,14 @@ class Batch:
         try:
             decided = (slide.folder / DECISIONS).stat()
         except OSError:
-            return _recorded_count(slide.record.extra)
+            return _as_scored(slide)
         key = (run, slide.slide_id)
         known = self._counts.get(key)
         if known is None or known[0] != decided.st_mtime_ns:
             try:
                 count = SlideView(slide).count()
             except PathologyError:  # damaged: said where the slide is looked at
-                return _recorded_count(slide.record.extra)
+                return _as_scored(slide)
             hotspot = count["hotspot"]
             density = hotspot["per_mm2"] if hotspot is not None else 0.0 if count["total"] == 0 else None
             known = self._counts[key] = (decided.st_mtime_ns, _Count(count["total"], density))
@@ -531,14 +532,6 @@ class Batch:
         self.slides.close()
 
 
-def _recorded_count(extra: dict[str, Any]) -> _Count:
-    """Return a slide's mitotic count as it was scored, if there is one."""
-    count = extra.get("mitoses")
-    if not isinstance(count, dict):
-        return _Count(None, None)
-    total = count.get("total")
-    hotspot = count.get("hotspot")
-    density = hotspot.get("per_mm2") if isinstance(hotspot, dict) else 0.0 if total == 0 else None
-    return _Count(
-        int(total) if isinstance(total, int) else None, float(density) if isinstance(density, (int, float)) else None
-    )
+def _as_scored(slide: SlideFolder) -> _Count:
+    count = recorded_count(slide.record)
+    return _Count(None, None) if count is None else _Count(count.total, count.hotspot_per_mm2)

@@ -154,9 +154,7 @@ class TilePyramid:
         suits = side == other and _SMALLEST_TILE <= side <= _LARGEST_TILE
         self.tile_size = side if suits else _OWN_TILE
         self.coarsest = max(0, math.ceil(math.log2(max(self.width, self.height) / self.tile_size)))
-        self._shrink = float(_MOST_REDUCTION)
-        while max(self.width, self.height) / self._shrink > _WHOLE_LONGEST:
-            self._shrink *= 2
+        self._first_whole = next(filter(self._far_from_stored, range(self.coarsest + 1)), self.coarsest + 1)
         self._base: NDArray[np.uint8] | None = None
         self._whole: dict[int, NDArray[np.uint8]] = {}
         self._making = threading.Lock()
@@ -198,10 +196,9 @@ class TilePyramid:
 
     def pixels(self, z: int, x: int, y: int, w: int, h: int) -> NDArray[np.uint8]:
         """Return a rectangle of a level as ``(h, w, 3)`` uint8 RGB; ``x`` to ``h`` in pixels of that level."""
-        scaling = choose_scaling(self._reader, float(2**z))
-        if scaling.reduction >= _MOST_REDUCTION and 2**z >= self._shrink:
+        if z >= self._first_whole:
             return np.ascontiguousarray(self._of_whole(z)[y : y + h, x : x + w])
-        return read_scaled(self._reader, scaling, Rect(x, y, w, h)).pixels
+        return read_scaled(self._reader, choose_scaling(self._reader, float(2**z)), Rect(x, y, w, h)).pixels
 
     def _stored(self, z: int, column: int, row: int) -> bytes | None:
         """Return the slide's own tile where it is exactly the one wanted, in a form that browsers show."""
@@ -223,6 +220,11 @@ class TilePyramid:
             return None
         return complete_jpeg(data, encoding)
 
+    def _far_from_stored(self, z: int) -> bool:
+        """Tell whether a level is much coarser than any stored one, and small enough to be kept."""
+        far = choose_scaling(self._reader, float(2**z)).reduction >= _MOST_REDUCTION
+        return far and max(self.level_size(z)) <= _WHOLE_LONGEST
+
     def _of_whole(self, z: int) -> NDArray[np.uint8]:
         """Return a whole level; made once."""
         with self._making:
@@ -240,7 +242,7 @@ class TilePyramid:
             return self._overview
         with self._reading:  # one pass over the slide serves all levels
             if self._base is None:
-                self._base = thumbnail(self._reader, 1.0, self._shrink).pixels
+                self._base = thumbnail(self._reader, 1.0, float(2**self._first_whole)).pixels
             return self._base
 
     def _squeezed(self, picture: NDArray[np.uint8], z: int) -> NDArray[np.uint8]:

@@ -125,3 +125,17 @@ def test_an_unwritable_place_is_an_error(make, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         pdf.write_slide_pdf(tmp_path / "file" / "a.pdf", make.result(), make.card())
+
+
+def test_a_detectors_slide_has_a_count_for_an_answer(results, tmp_path):
+    slide = results["square"]
+    count = count_decided(slide.detections, {}, mpp=slide.record.mpp, tissue_mm2=slide.record.tissue_mm2)
+    result = slide.record.model_copy(update={"prediction": None, "classes": ()})
+    pdf.write_slide_pdf(tmp_path / "a.pdf", result, slide.card, count=count)
+    said = text(tmp_path / "a.pdf")[0]
+    assert f"{count.total} mitoses" in said
+    assert "nobody has decided" in said
+    assert "not known" not in said
+    decided = count.model_copy(update={"accepted": 2, "rejected": 1})
+    pdf.write_slide_pdf(tmp_path / "b.pdf", result, slide.card, count=decided)
+    assert "2 accepted, 1 rejected" in text(tmp_path / "b.pdf")[0]
