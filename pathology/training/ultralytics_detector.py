@@ -58,7 +58,7 @@ def write_yolo_folder(data: MitosisData, folder: Path, *, seed: int = 0) -> Path
                 if label == 1
             ]
             (labels / f"{index:05d}.txt").write_text("\n".join(rows), encoding="utf-8")
-        backgrounds = [b for b in side.backgrounds if b.mpp == MPP]
+        backgrounds = [b for b in side.backgrounds if b.mpp == MPP and tissue_cells(b.pixels, 64).any()]
         for count in range(len(side.crops) // 2 if backgrounds else 0):
             background = backgrounds[count % len(backgrounds)]
             rows_, columns = np.nonzero(tissue_cells(background.pixels, 64))
@@ -144,11 +144,11 @@ def train_ultralytics(
             workers=0,
             plots=False,
             val=False,
-            save=False,
+            save=True,  # without a file of weights it calls a fit that a time budget ended a failure
             verbose=False,
             exist_ok=True,
         )
-    # Pickles, which the trainer writes whether asked to or not.
+    # Nobody is to load its pickles.
     for pickle in Path(model.trainer.save_dir).rglob("*.pt"):
         pickle.unlink()
     return kept, time.monotonic() - began
