@@ -391,6 +391,16 @@ def test_two_models_side_by_side_move_together(opened, seen):
     assert page.locator(".pane-name").count() == 0
 
 
+def test_detections_of_the_other_model_are_shown_beside(wide, seen):
+    page = wide.slide(seen, 1, "square")
+    page.get_by_label("Show", exact=True).select_option("none")
+    page.get_by_label("With").select_option(index=1)
+    page.wait_for_selector(".pane:nth-child(2)[data-scale]")
+    settled(page)
+    assert not overlay(page, 0)[0].any()
+    assert overlay(page, 1)[0].any()
+
+
 def test_a_slide_whose_file_has_moved_is_still_shown(site, opened, results):
     (results[0].parent / "slides").rename(results[0].parent / "gone")
     page = opened.slide(site, 0, "square")

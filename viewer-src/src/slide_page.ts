@@ -299,6 +299,12 @@ class SlidePage {
     const other = this.about.others[Number(choice)];
     if (choice === NOTHING || !other) return;
     const half = this.addHalf(await api.about(other.run, other.key));
+    if (half.about.detections !== null) {
+      // To be compared with; what is decided is decided where they are on the left.
+      const layer = new DetectionLayer(half.about, half.pane, (error) => this.report(error));
+      layer.least = half.about.detections.threshold;
+      half.pane.add(layer);
+    }
     for (const { pane, about } of this.halves) {
       const label = `${this.overview.runs[about.run]?.name ?? ""}: ${about.model}`;
       pane.box.append(element("p", { class: "pane-name" }, label));
