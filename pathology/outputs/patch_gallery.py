@@ -15,14 +15,17 @@ from pathology.outputs.picture import jpeg
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pathology.outputs.picture import SlidePicture
     from pathology.slide.reader import SlideReader
 
-__all__ = ["PATCHES_PER_CLASS", "TellingPatch", "cut_patches", "gallery_rows", "telling_rows"]
+__all__ = ["PATCHES_PER_CLASS", "TellingPatch", "attention_picture", "cut_patches", "gallery_rows", "telling_rows"]
 
 PATCHES_PER_CLASS = 4
 """Patches shown of each class."""
 _SIDE_PX = 168
 """Side of a picture in pixels; about 8 KB."""
+_LONGEST = 1000
+_RED = (200, 20, 30)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,49 @@ def cut_patches(
                 )
             )
     return tuple(found)
+
+
+def attention_picture(
+    attention: NDArray[np.floating] | None, coords: NDArray[np.integer], extent: float, picture: SlidePicture
+) -> NDArray[np.uint8] | None:
+    """Stitch the weights of patches over the slide.
+
+    Where patches overlap, the heaviest counts.
+
+    Parameters
+    ----------
+    attention
+        ``(N,)`` weight of each patch, NaN where it could not be read; ``None``: there are none.
+    coords, extent
+        As for :func:`telling_rows`.
+    picture
+        The slide at low magnification.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        ``(H, W, 3)`` uint8 RGB, at most 1000 px long: grey, and red by weight.
+    """
+    if attention is None or np.isnan(attention).all():
+        return None
+    height, width = picture.pixels.shape[:2]
+    weights = np.zeros((height, width), np.float32)
+    for (x, y), weight in zip(coords.tolist(), (attention / np.nanmax(attention)).tolist(), strict=True):
+        if np.isnan(weight):
+            continue
+        left, top = round(x / picture.scale[0]), round(y / picture.scale[1])
+        right = max(left + 1, round((x + extent) / picture.scale[0]))
+        bottom = max(top + 1, round((y + extent) / picture.scale[1]))
+        part = weights[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+        np.maximum(part, weight, out=part)
+    grey = picture.pixels.mean(axis=2, keepdims=True)
+    strength = 0.75 * weights[..., None]
+    pixels = np.asarray(grey * (1 - strength) + np.array(_RED) * strength + 0.5, np.uint8)
+    shrink = _LONGEST / max(height, width)
+    if shrink >= 1:
+        return pixels
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def gallery_rows(patches: Sequence[TellingPatch]) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from pathology.outputs.mitosis_report import Candidate, hotspot_outline, mitosis
 from pathology.outputs.overlay import OPACITY, ScaleBar, paint, scale_bar
 from pathology.outputs.pages import data_uri, render
 from pathology.outputs.palette import class_colours
+from pathology.outputs.patch_gallery import TellingPatch, gallery_rows
 from pathology.outputs.picture import SlidePicture, jpeg
 from pathology.outputs.wording import MPP_SOURCES, NOT_KNOWN
 from pathology.settings import ScoreSettings
@@ -88,6 +89,8 @@ def slide_report(
     timing: Mapping[str, float] | None = None,
     made: datetime | None = None,
     gallery: Sequence[Candidate] = (),
+    patches: Sequence[TellingPatch] = (),
+    attention: NDArray[np.uint8] | None = None,
 ) -> str:
     """Return the report as HTML.
 
@@ -105,6 +108,10 @@ def slide_report(
         When the slide was scored; shown with its time zone.
     gallery
         Of a detector: pictures of the candidates in the hotspot.
+    patches
+        Of a classifier: the patches that speak most for each class.
+    attention
+        The slide with the weight of its places in a learned aggregator's answer, ``(H, W, 3)`` uint8 RGB.
     """
     colours = dict(zip(card.classes, class_colours(card), strict=True))
     return render(
@@ -118,6 +125,8 @@ def slide_report(
         figures=[(figure, _figure_value(figure)) for figure in card.figures],
         further=list(_flat({name: value for name, value in result.extra.items() if name != "mitoses"})),
         mitoses=mitosis_section(result, gallery),
+        telling=gallery_rows(patches),
+        attention=None if attention is None else data_uri(jpeg(attention), "image/jpeg"),
         settings=list(_settings(result.settings)),
         timing=dict(timing or {}),
         made="" if made is None else f"{made:%d %B %Y, %H:%M %Z}".rstrip(),
@@ -133,6 +142,8 @@ def write_slide_report(
     timing: Mapping[str, float] | None = None,
     made: datetime | None = None,
     gallery: Sequence[Candidate] = (),
+    patches: Sequence[TellingPatch] = (),
+    attention: NDArray[np.uint8] | None = None,
 ) -> None:
     """Write :func:`slide_report`, whole or not at all.
 
@@ -141,7 +152,10 @@ def write_slide_report(
     OutputError
         If the file cannot be written.
     """
-    write_text(path, slide_report(result, card, pictures, timing=timing, made=made, gallery=gallery))
+    page = slide_report(
+        result, card, pictures, timing=timing, made=made, gallery=gallery, patches=patches, attention=attention
+    )
+    write_text(path, page)
 
 
 def _embedded(pictures: ReportPictures) -> dict[str, Any]:

@@ -48,6 +48,7 @@ from pathology.outputs.mitosis_report import Candidate
 from pathology.outputs.ome_zarr import write_ome_zarr
 from pathology.outputs.overlay import LONGEST_SIDE, write_overlay
 from pathology.outputs.palette import class_colours
+from pathology.outputs.patch_gallery import TellingPatch, attention_picture, telling_rows
 from pathology.outputs.picture import SlidePicture, jpeg
 from pathology.outputs.report import report_pictures, write_slide_report
 
@@ -116,6 +117,7 @@ def write_slide_folder(
     detections: SlideDetections | None = None,
     gallery: Callable[[Sequence[int]], Sequence[Candidate]] = lambda _: (),
     answer: SlideAnswer | None = None,
+    telling: Callable[[Sequence[Sequence[int]]], Sequence[TellingPatch]] = lambda _: (),
 ) -> SlideResult:
     """Aggregate a model's predictions and write everything about the slide.
 
@@ -144,6 +146,8 @@ def write_slide_folder(
         Cuts pictures of the detections in these rows out of the slide.
     answer
         What is known of the slide beside its patches' probabilities.
+    telling
+        Cuts pictures of these patches, by class, out of the slide.
 
     Returns
     -------
@@ -219,7 +223,17 @@ def write_slide_folder(
     write_bytes(folder / "preview.jpg", preview(pictures.painted))
     hotspot = (result.extra.get("mitoses") or {}).get("hotspot")
     shown = gallery(hotspot["members"]) if hotspot is not None else ()
-    write_slide_report(folder / "report.html", result, card, pictures, made=datetime.now(UTC), gallery=shown)
+    patches = telling(telling_rows(probabilities, plan.coords, grid.patch_extent)) if detections is None else ()
+    write_slide_report(
+        folder / "report.html",
+        result,
+        card,
+        pictures,
+        made=datetime.now(UTC),
+        gallery=shown,
+        patches=patches,
+        attention=attention_picture(answer.attention, plan.coords, grid.patch_extent, picture),
+    )
     write_text(folder / "slide.json", result.model_dump_json(indent=1))
     return result
 

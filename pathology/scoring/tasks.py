@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pathology.inference.pipeline import BlockSource
     from pathology.inference.reading_processes import ReadingProcesses
     from pathology.outputs.mitosis_report import Candidate
+    from pathology.outputs.patch_gallery import TellingPatch
     from pathology.slide.stain import StainNormaliser
 
 __all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
@@ -373,6 +374,14 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         with open_slide(job.file()) as reader:
             return cut_gallery(reader, detections, rows, about["mpp"])
 
+    def telling(rows: Sequence[Sequence[int]]) -> tuple[TellingPatch, ...]:
+        from pathology.outputs.patch_gallery import cut_patches
+        from pathology.slide.open import open_slide
+
+        weights = answer.attention if answer is not None else None
+        with open_slide(job.path) as reader:
+            return cut_patches(reader, rows, card.classes, probabilities, plan.coords, plan.grid.patch_extent, weights)
+
     result = write_slide_folder(
         job.out,
         card=card,
@@ -381,6 +390,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         detections=detections,
         gallery=gallery,
         answer=answer,
+        telling=telling,
         overview=overview,
         mask=mask,
         spoilt=spoilt,
