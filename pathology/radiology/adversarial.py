@@ -83,18 +83,21 @@ class FittedGenerator:
         """Make ``count`` images of each class, in the scale of the real ones."""
         generator = torch.Generator().manual_seed(seed)
         labels = torch.arange(self.classes).repeat_interleave(count)
-        parts = []
+        shape = (1, -1, 1, 1)
+        width, low = (self.high - self.low).reshape(shape), self.low.reshape(shape)
+        pixels = np.zeros((0,), np.float32)
         with torch.inference_mode():
             for start in range(0, len(labels), 256):
                 part = labels[start : start + 256]
                 noise = torch.randn(len(part), self.network.noise, generator=generator)
-                parts.append(self.network(noise, part).numpy())
-        pixels = (np.concatenate(parts) + 1) / 2
-        shape = (1, -1, 1, 1)
-        pixels = pixels * (self.high - self.low).reshape(shape) + self.low.reshape(shape)
+                made = (self.network(noise, part).numpy() + 1) / 2 * width + low
+                if not start:
+                    # Tens of thousands of images take gigabytes: they are held once, and scaled as they are made.
+                    pixels = np.empty((len(labels), *made.shape[1:]), np.float32)
+                pixels[start : start + 256] = made
         # Each made image counts as a patient of its own: it belongs to nobody.
         names = tuple(f"synthetic-{i}" for i in range(len(labels)))
-        return LabelledImages(pixels.astype(np.float32), labels.numpy().astype(np.int64), names)
+        return LabelledImages(pixels, labels.numpy().astype(np.int64), names)
 
     def audit(self, held_out: Collection[str]) -> None:
         """Refuse a generator that saw a held-out patient.
