@@ -84,6 +84,7 @@ def transfer(
     result = adapt(calls, promoters, signals, weights, out, seed=seed)
     typer.echo(
         f"{result.promoters} promoters trained, {result.held_out} held out, {result.epochs} epochs. "
-        f"Held-out mean squared error {result.before:.4f} before, {result.after:.4f} after; it chose the epoch, so it flatters."
+        f"Held-out mean squared error {result.before:.4f} before, {result.after:.4f} after; "
+        "it chose the epoch, so it flatters."
     )
     typer.echo(f"{out}. Research use only.")

@@ -28,7 +28,8 @@ def run(results: list[Path], *, slides: list[Path], patients: Path | None, port:
 
     signal.signal(signal.SIGTERM, end)
     try:
-        print(f"Viewer: {server.address}\nOnly this machine can open it. Ctrl-C ends it. Research use only.", flush=True)
+        print(f"Viewer: {server.address}")
+        print("Only this machine can open it. Ctrl-C ends it. Research use only.", flush=True)
         if browser:
             webbrowser.open(server.address)
         server.serve()
