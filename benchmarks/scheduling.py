@@ -13,9 +13,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 from distributed import Client, LocalCluster, get_worker
 
-from pathology.inference.cluster import Workers
+from pathology.inference.cluster import DASK_SETTINGS, Workers
 from pathology.inference.progress import SilentProgress
 from pathology.inference.schedule import ChunkDone, Prepared, Steps, run_slides
 from pathology.tiling.tile_work import TileWork
@@ -65,8 +66,14 @@ def measure(workers, blocks, seconds):
     """Run one slide; return the figures."""
     done_by = Counter()
     with (
+        dask.config.set(DASK_SETTINGS),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=False,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=50,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

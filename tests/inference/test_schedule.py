@@ -10,7 +10,7 @@ from distributed import Client, LocalCluster, get_worker
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathology.inference.cluster import Workers
+from pathology.inference.cluster import DASK_SETTINGS, Workers
 from pathology.inference.progress import SilentProgress
 from pathology.inference.schedule import ChunkDone, Failure, Prepared, Steps, _parts, run_slides
 from pathology.tiling.tile_work import TileWork
@@ -31,7 +31,7 @@ def prepare(job):
 
 
 def chunk(job, ks, report):
-    time.sleep(0.002 * len(ks))
+    time.sleep(0.02 * len(ks))
     report(len(ks))
     worker = get_worker()
     worker.log_event(DONE, {"by": str(worker.name), "slide": job.slide_id, "ks": list(ks)})
@@ -53,9 +53,14 @@ STEPS = Steps(prepare, chunk, finish, failed)
 def sixty_four():
     with (
         # 64 workers on few cores answer late.
-        dask.config.set({"distributed.comm.timeouts.connect": "300s", "distributed.comm.timeouts.tcp": "300s"}),
+        dask.config.set(DASK_SETTINGS | {"distributed.comm.timeouts.connect": "300s"}),
         LocalCluster(
-            n_workers=64, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+            n_workers=64,
+            threads_per_worker=1,
+            processes=False,
+            memory_limit=0,  # they share one process, whose memory is none of their doing
+            dashboard_address=None,
+            silence_logs=50,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
