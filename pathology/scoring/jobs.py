@@ -44,6 +44,8 @@ class SlideJob:
         Processes that read patches; ``None``: chosen for the device, 0: threads of the predicting process.
     attempt
         1 for the first try.
+    region_key
+        What the map depends on that says where to search; empty without one.
     """
 
     slide_id: str
@@ -62,6 +64,7 @@ class SlideJob:
     url: str | None = None
     readers: int | None = None
     attempt: int = 1
+    region_key: str = ""
 
     def file(self) -> Path:
         """Return the slide as a file on this machine, fetched where it is at an address.
@@ -97,6 +100,7 @@ class SlideJob:
             "settings": self.settings.model_dump(mode="json"),
             "engine": self.engine,
             "mpp": [self.option_mpp, self.manifest_mpp],
+            **({"region": self.region_key} if self.region_key else {}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
