@@ -68,8 +68,8 @@ FLOOR = 0.1
 """Smallest confidence of a candidate for people."""
 
 FIRST_PART = (
-    " A first part of 165 s (1128 iterations of 96 images) was trained with a fault: some decoys showed part of a mitosis."
-    " This part goes on from there without it."
+    " A first part of 165 s (1128 iterations of 96 images) was trained with a fault: some decoys showed part of a"
+    " mitosis. This part goes on from there without it."
 )
 """How version 1.1.0 came about: its starting point was 1.0.0."""
 
