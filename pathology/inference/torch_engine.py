@@ -37,6 +37,8 @@ class PatchClassifier(nn.Module):
     domain
         Where the features of training patches lie; a column with each patch's out-of-domain score then follows the
         probabilities.
+    stem
+        Whether the domain is one of the network's first layers, not of its last.
     features
         Whether the penultimate features follow as further columns.
     """
@@ -53,10 +55,16 @@ class PatchClassifier(nn.Module):
         temperature: float = 1.0,
         *,
         domain: FeatureDomain | None = None,
+        stem: bool = False,
         features: bool = False,
     ) -> None:
         super().__init__()
-        if domain is not None or features:
+        self.stem = None
+        if stem:
+            from pathology.networks.stem import StemFeatures
+
+            self.stem = StemFeatures(network)
+        if (domain is not None and not stem) or features:
             from pathology.networks.penultimate import split_classifier
 
             self.network, self.head = split_classifier(network)
@@ -77,7 +85,7 @@ class PatchClassifier(nn.Module):
         found = self.network(pixels)
         columns = [torch.softmax(self.head(found).float() / self.temperature, dim=1)]
         if self.distance is not None:
-            columns.append(self.distance(found.float()))
+            columns.append(self.distance(found.float() if self.stem is None else self.stem(pixels)))
         if self.features:
             columns.append(found.float())
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
@@ -128,12 +136,14 @@ def patch_classifier(bundle: Bundle, *, features: bool = False) -> nn.Module:
         platt = (float(card.calibration.get("slope", 1.0)), float(card.calibration.get("intercept", 0.0)))
         return PatchDetector(detector, card.normalisation.mean, card.normalisation.std, card.detection.floor, platt)
     temperature = float(card.calibration.get("temperature", 1.0))
+    rule = card.trust.out_of_domain if card.trust is not None else None
     return PatchClassifier(
         bundle.network(),
         card.normalisation.mean,
         card.normalisation.std,
         temperature,
         domain=bundle.domain(),
+        stem=rule is not None and rule.layer == "stem",
         features=features,
     )
 

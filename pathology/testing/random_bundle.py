@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -107,6 +107,7 @@ def add_random_trust(
     *,
     limit: float | None = None,
     threshold: float | None = None,
+    layer: Literal["penultimate", "stem"] = "penultimate",
     aggregators: tuple[str, ...] = (),
     seed: int = 0,
 ) -> None:
@@ -118,6 +119,8 @@ def add_random_trust(
         The bundle's folder.
     limit
         Out-of-domain score above which a slide is outside; ``None``: no such rule.
+    layer
+        Of the out-of-domain rule.
     threshold
         Largest score of a class in the prediction set (one minus its probability); ``None``: no such rule.
     aggregators
@@ -140,13 +143,15 @@ def add_random_trust(
     features = reference_features(bundle, patches)
     trust: dict[str, Any] = {"note": "random, for tests"}
     if limit is not None:
-        sha256 = write_domain(fit_domain(features, np.arange(64) % len(bundle.card.classes)), folder)
+        seen = features if layer == "penultimate" else reference_features(bundle, patches, stem=True)
+        sha256 = write_domain(fit_domain(seen, np.arange(64) % len(bundle.card.classes)), folder)
         trust["out_of_domain"] = {
             "limit": limit,
             "false_alarm": 0.05,
             "n": 64,
             "unit": "slides",
-            "features": features.shape[1],
+            "features": seen.shape[1],
+            "layer": layer,
             "sha256": sha256,
         }
     if threshold is not None:
@@ -163,11 +168,19 @@ def add_random_trust(
     (folder / "card.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
 
 
-def reference_features(bundle: Bundle, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+def reference_features(bundle: Bundle, patches: NDArray[np.uint8], *, stem: bool = False) -> NDArray[np.float32]:
     """Return ``(B, F)`` penultimate features of ``(B, P, P, 3)`` uint8 patches with plain fp32 torch: what goes into
-    the last fully connected layer, caught on its way.
+    the last fully connected layer, caught on its way; or of a DenseNet mean and deviation after its first pooling.
     """
     network = bundle.network().float().eval()
+    if stem:
+        first: list[torch.Tensor] = []
+        module = dict(network.named_modules())["features.pool0"]
+        handle = module.register_forward_hook(lambda _, __, output: first.append(output))
+        _logits(network, bundle, patches)
+        handle.remove()
+        maps = first[0].numpy()
+        return np.concatenate([maps.mean(axis=(2, 3)), maps.std(axis=(2, 3))], axis=1)
     last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
     caught: list[torch.Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))

@@ -1,7 +1,7 @@
 """A score for slides that are unlike anything the model was trained on.
 
-A patch's score is the squared Mahalanobis distance of the network's penultimate features from the nearest class mean
-of the training patches, with one covariance for all classes (Lee et al. 2018, NeurIPS, "A simple unified framework for
+A patch's score is the squared Mahalanobis distance of features of the network (its last or its first) from the nearest
+class mean of the training patches, with one covariance for all classes (Lee et al. 2018, NeurIPS, "A simple unified framework for
 detecting out-of-distribution samples", without input perturbation), shrunk as of Ledoit and Wolf (2004, Journal of
 Multivariate Analysis), and divided by the number of features: about 1 for a training patch.  A slide's score is the
 median over its patches, so that a fold or a pen mark does not decide.  The limit is the conformal quantile of the
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,10 @@ class OutOfDomainRule(Settings):
     unit: str
     """What was counted: patients, or slides where there were too few patients."""
     features: Annotated[int, Field(ge=1)]
-    """Number of penultimate features."""
+    """Number of features."""
+    layer: Literal["penultimate", "stem"] = "penultimate"
+    """Which: those that the classes are told by, or mean and deviation of the network's first layers
+    (:class:`pathology.networks.stem.StemFeatures`), which keep what classes forget."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = "0" * 64
     """SHA-256 of the file with the class means and the covariance; set when the bundle is written."""
     data: str = ""
@@ -125,6 +128,7 @@ def fit_limit(
     features: int,
     patients: Sequence[str] | None = None,
     false_alarm: float = 0.05,
+    layer: Literal["penultimate", "stem"] = "penultimate",
     data: str = "",
     seed: int = 0,
 ) -> OutOfDomainRule:
@@ -141,6 +145,8 @@ def fit_limit(
         slide counts, and the rate holds for further slides of the same patients only.
     false_alarm
         Wanted rate.
+    layer
+        Where the features are from.
     data
         Said in the rule.
     seed
@@ -156,5 +162,6 @@ def fit_limit(
         n=len(rows),
         unit="slides" if patients is None else "patients",
         features=features,
+        layer=layer,
         data=data,
     )

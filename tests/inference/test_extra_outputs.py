@@ -72,6 +72,22 @@ def test_without_features_only_the_score_is_added(bundle, patches, kind):
     np.testing.assert_allclose(got[:, :3].sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_a_score_of_the_first_layers(patches, tmp_path, kind, precision):
+    if kind == "openvino":
+        pytest.importorskip("openvino")
+    folder = write_random_bundle(tmp_path / "stem")
+    add_random_trust(folder, limit=2.0, layer="stem")
+    bundle = load_bundle(folder)
+    engine = make_engine(bundle, kind=kind, device="cpu", precision=precision, threads=1)
+    got = engine.predict(patches)
+    engine.close()
+    expected = bundle.domain().scores(reference_features(bundle, patches, stem=True))
+    assert bundle.domain().centres.shape[1] == 128
+    np.testing.assert_allclose(got[:, 3], expected, rtol=2e-3 if precision == "exact" else 0.1)
+
+
 def test_a_detector_has_no_features(tmp_path):
     bundle = load_bundle(write_random_detector(tmp_path / "detector"))
     with pytest.raises(UsageError, match="no features"):

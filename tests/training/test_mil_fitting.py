@@ -40,8 +40,8 @@ def test_learns_from_slide_labels(kind):
             / (len(told) / len(bag))
             for bag, told in zip(held, where, strict=True)
         ]
-    # Attention on the telling patches, relative to spreading it evenly.  The transformer has mixed all patches before it
-    # pools them, so that its attention says little about where: only gated attention is drawn on slides.
+    # Attention on the telling patches, relative to spreading it evenly.  The transformer has mixed all patches before
+    # it pools them, so that its attention says little about where.
     assert np.mean(share) > (1.5 if kind == "attention" else 0.9)
 
 
