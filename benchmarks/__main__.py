@@ -1,4 +1,4 @@
-"""``python -m benchmarks [tiling | compression | memory | scoring | scheduling] [OPTIONS]``.
+"""``python -m benchmarks [tiling | compression | formats | memory | scoring | scheduling] [OPTIONS]``.
 
 Without a name: tiling, then compression.
 """
@@ -6,7 +6,7 @@ Without a name: tiling, then compression.
 import runpy
 import sys
 
-NAMES = ("tiling", "compression", "memory", "scoring", "scheduling")
+NAMES = ("tiling", "compression", "formats", "memory", "scoring", "scheduling")
 
 
 def main() -> None:
