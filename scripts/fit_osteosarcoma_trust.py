@@ -184,7 +184,7 @@ def run(arguments: argparse.Namespace) -> None:
             method=interval.method,
             n=n,
             unit="constructed slides",
-            data="constructed slides of real tiles, each of 3 cases held out in turn, limit from slides of the other two: "
+            data="constructed slides of real tiles, each of 3 cases held out in turn, limit from the other two: "
             + ", ".join(f"{case} {alarms[case]} of {len(test[case])}" for case in test),
             note="Slides of 3 cases only: the interval is over slides and says nothing about a fourth patient. The"
             " network's first layers had seen the tiles of all cases.",

@@ -147,9 +147,9 @@ def domain_said(rule: OutOfDomainRule) -> str:
             f" few for {rule.false_alarm:.0%} false alarms{data}"
         )
     return (
-        f"a slide whose score (Mahalanobis distance of {rule.features} {rule.layer} features, median over patches, 1 for"
-        f" training patches) exceeds {rule.limit:.3g} is outside what the model was trained on; {rule.false_alarm:.0%} of"
-        f" {rule.unit} like the {rule.n} calibration {rule.unit} are meant to exceed it{data}"
+        f"a slide whose score (Mahalanobis distance of {rule.features} {rule.layer} features, median over patches, 1"
+        f" for training patches) exceeds {rule.limit:.3g} is outside what the model was trained on;"
+        f" {rule.false_alarm:.0%} of {rule.unit} like the {rule.n} calibration {rule.unit} are meant to exceed it{data}"
     )
 
 

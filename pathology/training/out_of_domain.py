@@ -1,11 +1,11 @@
 """A score for slides that are unlike anything the model was trained on.
 
 A patch's score is the squared Mahalanobis distance of features of the network (its last or its first) from the nearest
-class mean of the training patches, with one covariance for all classes (Lee et al. 2018, NeurIPS, "A simple unified framework for
-detecting out-of-distribution samples", without input perturbation), shrunk as of Ledoit and Wolf (2004, Journal of
-Multivariate Analysis), and divided by the number of features: about 1 for a training patch.  A slide's score is the
-median over its patches, so that a fold or a pen mark does not decide.  The limit is the conformal quantile of the
-scores of calibration slides: a slide like those exceeds it with the stated false-alarm rate at most.
+class mean of the training patches, with one covariance for all classes (Lee et al. 2018, NeurIPS, "A simple unified
+framework for detecting out-of-distribution samples", without input perturbation), shrunk as of Ledoit and Wolf (2004,
+Journal of Multivariate Analysis), and divided by the number of features: about 1 for a training patch.  A slide's score
+is the median over its patches, so that a fold or a pen mark does not decide.  The limit is the conformal quantile of
+the scores of calibration slides: a slide like those exceeds it with the stated false-alarm rate at most.
 """
 
 from __future__ import annotations
