@@ -67,7 +67,9 @@ def train_command(
     aggregator: Annotated[
         str | None,
         typer.Option(
-            "--aggregator", help="Rule from patches to a slide: mean, share, majority, top.", show_default=False
+            "--aggregator",
+            help="From patches to a slide: mean, share, majority, top; attention and transformer are trained.",
+            show_default=False,
         ),
     ] = None,
     keep_sites: Annotated[
@@ -145,8 +147,13 @@ def evaluate_command(
     workers: Workers = None,
     device: Device = None,
     aggregator: Annotated[
-        str, typer.Option("--aggregator", help="How patches become a slide: mean, or one the bundle has learned.")
-    ] = "mean",
+        str | None,
+        typer.Option(
+            "--aggregator",
+            help="How patches become a slide; by default what the model was fitted for.",
+            show_default=False,
+        ),
+    ] = None,
     time: Annotated[
         str | None, typer.Option("--time", help="Column of follow-up, for a model of risk.", show_default=False)
     ] = None,

@@ -22,7 +22,7 @@ def run(
     min_tissue: float,
     workers: int | None,
     device: str | None,
-    aggregator: str,
+    aggregator: str | None,
     time: str | None,
     event: str | None,
     covariates: str | None,
@@ -45,6 +45,7 @@ def run(
         raise UsageError(
             f"{bundle.card.name} has no cut-off of a risk", remedy="Evaluate a model of two classes that train made"
         )
+    fitted_for = bundle.card.trust.aggregator if bundle.card.trust is not None else "mean"
     with shown_progress() as display:
         found = evaluate_bundle(
             bundle,
@@ -53,7 +54,7 @@ def run(
             out,
             name=name,
             data=data,
-            settings=ScoreSettings.model_validate({"min_tissue": min_tissue, "aggregator": aggregator}),
+            settings=ScoreSettings.model_validate({"min_tissue": min_tissue, "aggregator": aggregator or fitted_for}),
             mpp=mpp,
             workers=workers,
             device=device,

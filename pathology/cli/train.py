@@ -91,8 +91,7 @@ def run(
         return 0
     waiting = sum(r.waiting * r.seconds for r in trained.fitted.history)
     seconds = sum(r.seconds for r in trained.fitted.history)
-    print(f"Trained in {trained.fitted.precision} on {ranks.device}; {waiting / max(seconds, 1e-9):.0%} of the time")
-    print("was spent waiting for patches.")
+    print(f"Trained in {trained.fitted.precision} on {ranks.device}, {waiting / max(seconds, 1e-9):.0%} of it waiting.")
     places: tuple[tuple[Literal["patient", "slide"], str], ...] = (
         ("patient", "mean"),
         ("slide", "mean"),

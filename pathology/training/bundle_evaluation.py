@@ -15,6 +15,7 @@ import zarr
 from pathology.bundle.catalogue import Bundle
 from pathology.bundle.export import EVALUATION_NAME
 from pathology.errors import InputTableError, SlideError, UsageError
+from pathology.findings.patch_rules import RULES
 from pathology.findings.slide_result import SlideResult
 from pathology.inference.progress import Progress
 from pathology.outputs.atomic import write_text
@@ -114,6 +115,7 @@ def evaluate_bundle(
     if own is not None and own.name == name:
         raise UsageError(f"the bundle's own evaluation is called {name!r}", remedy="Give another --name")
     labelled = read_labels(labels, slides, card.classes)
+    aggregator = (settings or ScoreSettings()).aggregator
     manifest = out / "slides.csv"
     _write_manifest(manifest, labelled)
     batch = score(
@@ -144,13 +146,15 @@ def evaluate_bundle(
         )
         for slide in labelled.slides
     )
+    # Thresholds hold for the aggregator they were fitted for.
+    fitted_for = card.trust.aggregator if card.trust is not None else "mean"
     evaluation = evaluate_slides(
         findings,
         card.classes,
         name=name,
         data=data,
-        thresholds=card.calibration.get("thresholds"),
-        threshold_rule=card.trust.aggregator if card.trust is not None else "mean",
+        thresholds=card.calibration.get("thresholds") if aggregator == fitted_for else None,
+        threshold_rule=aggregator if aggregator in RULES else "model",
     )
     sections = (_declined(labelled, results),)
     write_text(out / "evaluation.json", evaluation.model_dump_json(indent=1))

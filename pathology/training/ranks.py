@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,9 @@ from torch import nn
 from pathology.errors import UsageError
 
 __all__ = ["Ranks", "joined_ranks"]
+
+_PATIENCE = timedelta(days=7)
+"""The others wait while the first process cuts slides into patches, which may take days."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def joined_ranks(device: str | None = None) -> Iterator[Ranks]:
     chosen = torch.device("cpu") if wanted == "cpu" else torch.device("cuda", local)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Ranks(dist.get_rank(), world, chosen)
     finally:

@@ -13,6 +13,7 @@ from torch import nn
 from pathology.bundle.card import CARD_NAME, WEIGHTS_NAME, Card, Figure, Normalisation, TrainingData, write_card
 from pathology.bundle.catalogue import verify_bundle
 from pathology.bundle.domain import write_domain
+from pathology.bundle.learned_aggregator import write_aggregator
 from pathology.bundle.weights import write_state_dict
 from pathology.errors import BundleError
 from pathology.training.conformal import Coverage
@@ -67,6 +68,8 @@ def interval_figure(metric: str, interval: Interval, *, unit: str, data: str, no
             data=data,
             note=f"{note} {said}".strip(),
         )
+    if interval.low == interval.high:
+        note = f"{note} The interval has no width because no resample differs; that is not certainty.".strip()
     return Figure(
         metric=metric,
         value=round(interval.value, 4),
@@ -157,6 +160,7 @@ def write_slide_bundle(
     trust: TrustFit,
     calibration: dict[str, Any],
     used: Sequence[int],
+    learned: tuple[str, nn.Module] | None = None,
 ) -> Card:
     """Write weights, domain and card, and check the bundle whole.
 
@@ -186,6 +190,8 @@ def write_slide_bundle(
         Further fitted numbers beside the temperature, such as thresholds and cut-offs.
     used
         Rows of the slides that shaped the weights or what is fitted.
+    learned
+        Name and network of a learned aggregator.
 
     Raises
     ------
@@ -199,6 +205,19 @@ def write_slide_bundle(
     domain = trust.trust.out_of_domain
     assert domain is not None
     domain = domain.model_copy(update={"sha256": write_domain(trust.domain, folder)})
+    aggregators = (
+        ()
+        if learned is None
+        else (
+            write_aggregator(
+                learned[1],
+                folder,
+                learned[0],
+                training="Features of the same training slides; the validation patients chose its epoch. Its figures"
+                " are those of 'model' on this card.",
+            ),
+        )
+    )
     slides = [labelled.slides[row] for row in used]
     counts = ", ".join(
         f"{name}: {sum(s.label == c for s in slides)} slides of "
@@ -234,6 +253,7 @@ def write_slide_bundle(
         figures=tuple(figures),
         calibration={"temperature": trust.temperature.temperature, **calibration},
         trust=trust.trust.model_copy(update={"out_of_domain": domain}),
+        aggregators=aggregators,
         intended_use="Research use only. Not for decisions about a patient.",
         limits=(
             f"Knows {', '.join(labelled.classes)} and nothing else: any other tissue is given to one of these, unless"

@@ -76,9 +76,10 @@ class SlideRecipe(Settings):
     """Which figure of the validation slides chooses the epoch."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop a stage after so many epochs without a better one; ``None``: run all."""
-    aggregator: Literal["mean", "share", "majority", "top"] = "mean"
-    """How patches become a slide where prediction sets and thresholds are fitted, a rule of
-    :mod:`pathology.findings.patch_rules`; score with the same.  All rules are reported."""
+    aggregator: Literal["mean", "share", "majority", "top", "attention", "transformer"] = "mean"
+    """How patches become a slide where prediction sets and thresholds are fitted; score with the same.  A rule of
+    :mod:`pathology.findings.patch_rules` (all of them are reported), or a network of :mod:`pathology.networks.mil`
+    that is trained on the frozen features of the same slides."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from values 0 to 1, per channel; ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

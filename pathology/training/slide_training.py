@@ -31,6 +31,7 @@ from pathology.training.conformal import coverage, one_per_patient, prediction_s
 from pathology.training.evaluation_report import evaluation_pictures, write_evaluation_report
 from pathology.training.initialisation import Start, resolve_start
 from pathology.training.metrics import classification_report, score_by_patient
+from pathology.training.mil_fitting import FittedAggregator, MilSettings, bag_probabilities, fit_aggregator
 from pathology.training.out_of_domain import slide_score
 from pathology.training.ranks import Ranks
 from pathology.training.slide_bundle import (
@@ -110,7 +111,8 @@ class Plan:
     def identity(self, rows: Mapping[str, Rows]) -> str:
         """Return a hash of all that decides one fit."""
         content = {
-            "recipe": self.recipe.model_dump(mode="json"),
+            # What is fitted on the finished network does not change it.
+            "recipe": self.recipe.model_dump(mode="json", exclude={"aggregator"}),
             "classes": self.labelled.classes,
             "start": self.start.digest,
             "seed": self.seed,
@@ -301,6 +303,20 @@ def _describe(plan: Plan, progress: TrainingProgress) -> None:
     progress.say(f"no {', '.join(plan.audit.checked)} in two sets; start: {plan.start.words}")
 
 
+@dataclass(frozen=True, eq=False)
+class _Calibrated:
+    """A finished network with all that was fitted on top of it."""
+
+    split: SplitNetwork
+    trust: TrustFit
+    learned: FittedAggregator | None
+
+    @property
+    def rule(self) -> str:
+        """How its patches become a slide, as :func:`slide_scores` names it."""
+        return self.trust.trust.aggregator if self.learned is None else "model"
+
+
 class _Run:
     """One training of a plan."""
 
@@ -337,34 +353,58 @@ class _Run:
         )
         return fitted, start
 
-    def calibrate(self, fitted: FittedClassifier, sets: Mapping[str, Rows]) -> tuple[SplitNetwork, TrustFit]:
-        """Fit what is fitted on calibration patients."""
+    def calibrate(self, fitted: FittedClassifier, sets: Mapping[str, Rows]) -> _Calibrated:
+        """Train the aggregator, where it is a network, and fit what is fitted on calibration patients."""
         split = SplitNetwork(
             fitted.network.to(self.ranks.device), self.patches, self.plan.recipe, self.ranks.device, self.loaders
         )
-        return split, fit_trust(
+        name = self.plan.recipe.aggregator
+        learned = None
+        if name == "attention" or name == "transformer":
+            self.progress.say(f"{name}: training on the features of {len(sets['train'])} slides")
+            train, validation = (
+                [features for _, _, features in split.slides(sets[s])] for s in ("train", "validation")
+            )
+            learned = fit_aggregator(
+                train,
+                self.labels[sets["train"]].tolist(),
+                len(self.plan.labelled.classes),
+                MilSettings(kind=name),
+                validation=(validation, self.labels[sets["validation"]].tolist()),
+                device=str(self.ranks.device),
+                seed=self.plan.seed,
+            )
+            self.progress.say(
+                f"{name}: epoch {learned.best_epoch + 1} of {len(learned.losses)} chosen, loss "
+                f"{learned.losses[learned.best_epoch]:.4f}, validation loss "
+                f"{learned.validation_losses[learned.best_epoch]:.4f}"
+            )
+        trust = fit_trust(
             split,
             self.patches,
             sets["train"],
             sets["calibration"],
-            aggregator=self.plan.recipe.aggregator,
+            aggregator=name,
+            learned=None if learned is None else learned.network,
             seed=self.plan.seed,
         )
+        return _Calibrated(split, trust, learned)
 
-    def predict(self, split: SplitNetwork, trust: TrustFit, rows: Rows) -> tuple[list[SlideFinding], list[float]]:
+    def predict(self, model: _Calibrated, rows: Rows) -> tuple[list[SlideFinding], list[float]]:
         """Return findings and domain scores of some slides."""
         findings, scores = [], []
-        for row, logits, features in split.slides(rows):
+        for row, logits, features in model.split.slides(rows):
             slide = self.plan.labelled.slides[row]
             findings.append(
                 SlideFinding(
                     slide.slide_id,
                     slide.patient_id,
                     slide.label,
-                    logits.probabilities(trust.temperature.temperature),
+                    logits.probabilities(model.trust.temperature.temperature),
+                    None if model.learned is None else bag_probabilities(model.learned.network, [features])[0],
                 )
             )
-            scores.append(slide_score(trust.domain.scores(features)))
+            scores.append(slide_score(model.trust.domain.scores(features)))
         return findings, scores
 
     def fit_and_predict(self, name: str, sets: Mapping[str, Rows]) -> list[SlideFinding]:
@@ -372,8 +412,7 @@ class _Run:
         fitted, _ = self.fit(name, sets)
         if not self.ranks.first:
             return []
-        split, trust = self.calibrate(fitted, sets)
-        return self.predict(split, trust, sets["test"])[0]
+        return self.predict(self.calibrate(fitted, sets), sets["test"])[0]
 
     # -- figures and bundle ----------------------------------------------------------------------------------------
 
@@ -387,12 +426,13 @@ class _Run:
     ) -> TrainedClassifier:
         """Calibrate, measure, write."""
         plan, sets, classes = self.plan, self.plan.sets, self.plan.labelled.classes
-        split, trust = self.calibrate(fitted, sets)
-        rule = plan.recipe.aggregator
+        model = self.calibrate(fitted, sets)
+        trust, rule = model.trust, model.rule
         thresholds = fit_thresholds(trust.findings, classes, rule)
         calibration: dict[str, Any] = {"thresholds": thresholds}
-        if len(classes) == 2 and (groups := self._risk_groups(split, trust)) is not None:
+        if len(classes) == 2 and (groups := self._risk_groups(model)) is not None:
             calibration["risk_groups"] = groups.model_dump(mode="json")
+        rules = ("mean", "share", *(["model"] if model.learned is not None else []))
         if held_out:
             findings = [finding for fold in held_out for finding in fold]
             data = (
@@ -400,17 +440,17 @@ class _Run:
                 " epoch, temperature and thresholds of each fold chosen on its own training patients"
             )
             evaluation = evaluate_slides(findings, classes, name="internal", data=data)
-            figures = self._fold_figures(held_out, data) + evaluation_figures(evaluation, "network")
+            figures = self._fold_figures(held_out, rule, data) + evaluation_figures(evaluation, "network", rules=rules)
             figures += self._baseline_figures([self._baseline(parts) for parts in plan.folds], data)
         else:
-            findings, scores = self.predict(split, trust, sets["test"])
+            findings, scores = self.predict(model, sets["test"])
             data = f"{words.data_name}, test patients, who trained, chose and calibrated nothing"
             evaluation = evaluate_slides(
                 findings, classes, name="internal", data=data, thresholds=thresholds, threshold_rule=rule
             )
-            figures = evaluation_figures(evaluation, "network")
+            figures = evaluation_figures(evaluation, "network", rules=rules)
             figures += self._baseline_figures([self._baseline(sets)], data)
-            figures += self._trust_figures(findings, scores, trust, data)
+            figures += self._trust_figures(findings, scores, model, data)
         used = np.concatenate([sets[name] for name in sets if name != "test"])
         card = write_slide_bundle(
             out,
@@ -425,6 +465,7 @@ class _Run:
             trust=trust,
             calibration=calibration,
             used=used.tolist(),
+            learned=None if model.learned is None else (plan.recipe.aggregator, model.learned.network),
         )
         self._record(out, evaluation, fitted, start)
         write_text(out / "predictions.csv", _predictions(findings, classes))
@@ -436,19 +477,18 @@ class _Run:
                 out / "pictures",
                 evaluation,
                 findings,
+                rule=rule,
                 temperature=None if held_out else trust.temperature.temperature,
             ),
             history=fitted.history,
         )
         return TrainedClassifier(out, card, evaluation, fitted)
 
-    def _risk_groups(self, split: SplitNetwork, trust: TrustFit) -> RiskGroups | None:
+    def _risk_groups(self, model: _Calibrated) -> RiskGroups | None:
         """Cut the probability of the second class at the median of patients who did not shape the weights."""
         rows = np.concatenate([self.plan.sets["validation"], self.plan.sets["calibration"]])
-        findings, _ = self.predict(split, trust, rows)
-        risk = score_by_patient(
-            np.array([finding.patches[:, 1].mean() for finding in findings]), [f.patient_id for f in findings]
-        )[1]
+        findings, _ = self.predict(model, rows)
+        risk = score_by_patient(slide_scores(findings, model.rule)[:, 1], [f.patient_id for f in findings])[1]
         if len(np.unique(risk)) < 2:
             self.progress.say("no cut-off of a risk: the model gives all development patients the same")
             return None
@@ -474,12 +514,12 @@ class _Run:
             interval_figure(f"mean area under the ROC curve {what}", report.macro_auc, unit="patients", data=data),
         ]
 
-    def _fold_figures(self, held_out: Sequence[Sequence[SlideFinding]], data: str) -> list[Any]:
+    def _fold_figures(self, held_out: Sequence[Sequence[SlideFinding]], rule: str, data: str) -> list[Any]:
         """Areas within each fold, averaged: scores of different networks are not compared with each other."""
         findings = [finding for fold in held_out for finding in fold]
         fold_of = np.repeat(np.arange(len(held_out)), [len(fold) for fold in held_out])
         truth = np.array([finding.label for finding in findings])
-        scores = np.stack([finding.patches.mean(axis=0) for finding in findings])
+        scores = slide_scores(findings, rule)
 
         def figure(rows: Rows) -> float:
             inside = [rows[fold_of[rows] == fold] for fold in range(len(held_out))]
@@ -499,13 +539,13 @@ class _Run:
         ]
 
     def _trust_figures(
-        self, findings: Sequence[SlideFinding], scores: Sequence[float], trust: TrustFit, data: str
+        self, findings: Sequence[SlideFinding], scores: Sequence[float], model: _Calibrated, data: str
     ) -> list[Any]:
-        rule, domain = trust.trust.conformal, trust.trust.out_of_domain
+        rule, domain = model.trust.trust.conformal, model.trust.trust.out_of_domain
         assert rule is not None
         assert domain is not None
         chosen = one_per_patient([finding.patient_id for finding in findings], seed=self.plan.seed)
-        answers = slide_scores(findings, trust.trust.aggregator)[chosen]
+        answers = slide_scores(findings, model.rule)[chosen]
         truth = [findings[row].label for row in chosen]
         alarms = None
         if domain.limit is not None:

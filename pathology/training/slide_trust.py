@@ -15,6 +15,7 @@ from pathology.bundle.card import Trust
 from pathology.networks.penultimate import split_classifier
 from pathology.training.calibration import TemperatureFit, fit_temperature
 from pathology.training.conformal import fit_conformal
+from pathology.training.mil_fitting import bag_probabilities
 from pathology.training.out_of_domain import FeatureDomain, fit_domain, fit_limit, slide_score
 from pathology.training.slide_evaluation import SlideFinding, slide_scores
 from pathology.training.slide_patches import SlidePatches
@@ -114,6 +115,7 @@ def fit_trust(
     calibration: Rows,
     *,
     aggregator: str = "mean",
+    learned: nn.Module | None = None,
     coverage: float = 0.9,
     false_alarm: float = 0.05,
     seed: int = 0,
@@ -131,7 +133,9 @@ def fit_trust(
     calibration
         Slides of patients who trained and chose nothing.
     aggregator
-        Rule from patches to a slide that the prediction sets are for.
+        From patches to a slide: what the prediction sets are for.
+    learned
+        The aggregator, where it is a network.
     coverage
         Stated chance that a prediction set holds the truth.
     false_alarm
@@ -145,9 +149,10 @@ def fit_trust(
         features.append(found)
         labels.append(np.full(len(found), slides[row].label))
     domain = fit_domain(np.concatenate(features), np.concatenate(labels))
-    logits, scores = [], []
+    logits, scores, of_slides = [], [], []
     for _, given, found in split.slides(calibration):
         logits.append(given)
+        of_slides.append(None if learned is None else bag_probabilities(learned, [found])[0])
         scores.append(slide_score(domain.scores(found)))
     truth = [slides[row].label for row in calibration]
     owners = [slides[row].patient_id for row in calibration]
@@ -162,11 +167,12 @@ def fit_trust(
             slides[row].patient_id,
             slides[row].label,
             found.probabilities(temperature.temperature),
+            answer,
         )
-        for row, found in zip(calibration.tolist(), logits, strict=True)
+        for row, found, answer in zip(calibration.tolist(), logits, of_slides, strict=True)
     )
     data = f"{len(calibration)} slides of {len(set(owners))} calibration patients, who trained and chose nothing"
-    answers = slide_scores(findings, aggregator)
+    answers = slide_scores(findings, aggregator if learned is None else "model")
     return TrustFit(
         temperature,
         Trust(

@@ -23,7 +23,7 @@ from pathology.training.statistics import Interval
 
 SMALL = ["--set", "patch=96", "--set", "epochs=1", "--set", "batch=4", "--set", "patches-per-slide=8"]
 OPTIONS = {
-    "foersch-2021": ["--set", "stain=none", "--set", "lowest_rate=0.00001"],
+    "foersch-2021": ["--set", "stain=none", "--set", "lowest_rate=0.00001", "--aggregator", "attention"],
     "zhang-2022": ["--set", "network.aux_logits=false", "--pixels", "reference"],
     "frankel-2022": ["--set", "network.aux_logits=false", "--aggregator", "share"],
 }
@@ -75,7 +75,9 @@ def test_a_training_leaves_a_bundle_that_says_what_it_is(trained, system):
     for figure in card.figures:
         assert (figure.value is None) == (figure.interval is None)
     assert card.trust is not None
-    assert card.trust.aggregator == ("share" if system == "frankel-2022" else "mean")
+    aggregator = {"foersch-2021": "attention", "zhang-2022": "mean", "frankel-2022": "share"}[system]
+    assert card.trust.aggregator == aggregator
+    assert [a.name for a in card.aggregators] == (["attention"] if aggregator == "attention" else [])
     assert card.calibration["temperature"] > 0
     assert set(card.calibration["thresholds"]) <= set(CLASSES)
     written = (folder / "card.yaml").read_text() + (folder / "evaluation.json").read_text()
