@@ -272,6 +272,26 @@ def test_stage_refusals():
         stage_ajcc8(site="trunk", **complete | {"size_cm": 0})
 
 
+def test_every_row_of_every_table_names_its_source():
+    assert all(row.source.startswith("AJCC 8th edition") for row in STAGES)
+    assert all(row.source.startswith("Bell 1994") for row in STANFORD)
+    assert all(source for _, source in DIFFERENTIATION.values())
+    fnclcc = grade_fnclcc(**COMPLETE)
+    assert all(part.source for part in fnclcc.parts)
+
+
+def test_the_scores_that_the_published_table_gives_by_name():
+    """FNCLCC differentiation by histotype, read from the published table and not from the code."""
+    given = {
+        1: ["WDLPS"],
+        2: ["MLPS", "MFS", "LMS"],
+        3: ["DDLPS", "SS", "ERMS", "ARMS", "UPS", "CCS", "ES"],
+    }
+    for score, names in given.items():
+        for name in names:
+            assert differentiation_score(name) == score, name
+
+
 # Vocabulary --------------------------------------------------------------------------------------------------------
 
 
