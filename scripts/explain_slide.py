@@ -1,0 +1,114 @@
+"""Draw where a classifier looks on a scored slide: Grad-CAM, stitched, and whether the map means anything.
+
+    python scripts/explain_slide.py RESULTS SLIDE_ID --model MODEL [--class NAME] [--out explained.png]
+
+Grad-CAM (Selvaraju et al. 2017) of one class over the patches where it is most probable, each stitched in at its place.
+Beside it the sanity check of Adebayo et al. 2018: the rank correlation of the maps with those of the same network with
+random weights in its last layers.  A map that random weights do not change explains nothing.  Research use only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import spearmanr
+from torch import nn
+
+from pathology.bundle.catalogue import load_bundle
+from pathology.errors import PathologyError, UsageError
+from pathology.networks.torchvision_classifiers import last_feature_map
+from pathology.outputs.results_folder import open_results
+from pathology.slide.open import open_slide
+from pathology.training.grad_cam import grad_cam
+
+
+def maps_of(network: nn.Module, images: torch.Tensor, name: int) -> NDArray[np.float32]:
+    """Return Grad-CAM maps ``(N, H, W)`` of one class."""
+    layer = last_feature_map(network)
+    return np.concatenate([grad_cam(network, layer, part, [name] * len(part)) for part in images.split(4)])
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """Give the classifier and the last dense block random weights, in place."""
+    torch.manual_seed(0)
+    for name, module in network.named_modules():
+        if name.startswith(("features.denseblock4", "classifier")) and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return network
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compute, check and draw."""
+    bundle = load_bundle(arguments.model)
+    card = bundle.card
+    slide = open_results(arguments.results)[arguments.slide]
+    name = arguments.name or slide.record.prediction
+    if name not in card.classes:
+        raise UsageError(f"the model has no class {name!r}", remedy=f"Choose one of: {', '.join(card.classes)}")
+    group = zarr.open_group(slide.folder / "predictions.zarr", mode="r")
+    probabilities, coords = np.asarray(group["probabilities"][...]), np.asarray(group["coords"][...])
+    extent = float(group.attrs["patch_extent"])
+    wanted = card.classes.index(name)
+    rows = np.argsort(-np.nan_to_num(probabilities[:, wanted], nan=-1), kind="stable")[: arguments.patches]
+    with open_slide(slide.record.path) as reader:
+        side = round(extent)
+        pixels = [reader.read_region(0, int(x), int(y), side, side).pixels for x, y in coords[rows]]
+        small = reader.read_region(len(reader.levels) - 1, 0, 0, *reader.levels[-1].dimensions).pixels
+        factor = reader.levels[-1].downsample
+    resized = [np.asarray(Image.fromarray(one).resize((card.patch, card.patch))) for one in pixels]
+    values = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (card.normalisation.mean, card.normalisation.std))
+    images = (values - mean) / std
+    maps = maps_of(bundle.network(), images, wanted)
+    other = maps_of(randomised(bundle.network()), images, wanted)
+    likeness = [
+        float(spearmanr(a.ravel()[::7], b.ravel()[::7]).statistic)
+        for a, b in zip(maps, other, strict=True)
+        if a.std() > 0 and b.std() > 0
+    ]
+    print(
+        f"{name}: {len(maps)} patches; rank correlation with the maps of random last layers: median"
+        f" {np.median(likeness):.2f} (n = {len(likeness)}; 1 would mean that the maps do not depend on what was learnt)"
+        if likeness
+        else f"{name}: {len(maps)} patches; with random last layers the maps are empty"
+    )
+    heat = np.zeros(small.shape[:2], np.float32)
+    for (x, y), one in zip(coords[rows].tolist(), maps / max(float(maps.max()), 1e-12), strict=True):
+        size = max(1, round(extent / factor))
+        part = heat[round(y / factor) : round(y / factor) + size, round(x / factor) : round(x / factor) + size]
+        drawn = np.asarray(Image.fromarray(one).resize((size, size)))
+        np.maximum(part, drawn[: part.shape[0], : part.shape[1]], out=part)
+    grey = small.mean(axis=2, keepdims=True)
+    strength = 0.75 * heat[..., None]
+    Image.fromarray(np.asarray(grey * (1 - strength) + np.array([200, 20, 30]) * strength, np.uint8)).save(
+        arguments.out
+    )
+    print(f"{arguments.out}  Shows where the network looked, not whether it is right. Research use only.")
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="results folder of pathology score")
+    parser.add_argument("slide", help="slide_id")
+    parser.add_argument("--model", required=True, help="the model it was scored with")
+    parser.add_argument("--class", dest="name", help="class to explain; by default the slide's leading one")
+    parser.add_argument("--patches", type=int, default=12, help="how many of its most probable patches")
+    parser.add_argument("--out", type=Path, default=Path("explained.png"), help="the picture to write")
+    try:
+        run(parser.parse_args())
+    except PathologyError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
