@@ -1,7 +1,7 @@
 """Fitting on patch stores: stages, rates, weights, stopping, and going on after an interruption."""
 
+import json
 import os
-import pickle
 import socket
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from pathology.tiling.store import PatchStore
 from pathology.training.checkpoint import Checkpoint
 from pathology.training.ranks import Ranks, joined_ranks
 from pathology.training.slide_fit import fit_slides, validation_figures
-from pathology.training.slide_labels import LabelledSlides
+from pathology.training.slide_labels import LabelledSlide, LabelledSlides
 from pathology.training.slide_patches import SlidePatches, TrainingPatches
 from pathology.training.slide_prediction import SlideLogits, predict_slides
 from pathology.training.slide_recipe import SlideRecipe, Stage
@@ -183,23 +183,27 @@ def test_predictions_come_slide_by_slide_whatever_the_loaders(patches):
     np.testing.assert_allclose(alone[0].logits[:1], expected, rtol=1e-3, atol=1e-4)
 
 
-def _train_apart(stores, keep, slides, classes, results):
+def _train_apart(given):
     """One of two processes; leaves the head's weights."""
-    patches = SlidePatches(LabelledSlides(classes, slides), stores, keep)
+    told = json.loads(Path(given).read_text())
+    slides = tuple(LabelledSlide(f"s{i}", Path("none"), f"p{i}", i % 2) for i in range(4))
+    patches = SlidePatches(
+        LabelledSlides(("dark", "bright"), slides),
+        tuple(map(Path, told["stores"])),
+        tuple(np.array(keep, bool) for keep in told["keep"]),
+    )
     with joined_ranks("cpu") as ranks:
         fitted = fit_slides(network(), patches, ROWS, ROWS, recipe(stages=(Stage(epochs=1),)), ranks=ranks)
         assert (ranks.world, ranks.first) == (2, ranks.rank == 0)
-        save_file({"head": fitted.network[1][8].weight.detach().clone()}, results / f"{ranks.rank}.safetensors")
+        head = {"head": fitted.network[1][8].weight.detach().clone()}
+        save_file(head, Path(told["results"]) / f"{ranks.rank}.safetensors")
 
 
 def test_two_processes_train_one_network(patches, tmp_path):
-    labelled = patches.labelled
-    code = (
-        "import pickle, sys; sys.path.insert(0, sys.argv[1]); import test_slide_fit as t;"
-        "t._train_apart(*pickle.loads(open(sys.argv[2], 'rb').read()))"
-    )
-    given = tmp_path / "given"
-    given.write_bytes(pickle.dumps((patches.stores, patches.keep, labelled.slides, labelled.classes, tmp_path)))
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_slide_fit as t; t._train_apart(sys.argv[2])"
+    given = tmp_path / "given.json"
+    told = {"stores": [*map(str, patches.stores)], "keep": [k.tolist() for k in patches.keep], "results": str(tmp_path)}
+    given.write_text(json.dumps(told))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
