@@ -38,6 +38,25 @@ def prepared(pixels, *, quality=None, stain="none", grid=GRID):
     )
 
 
+def test_a_large_slides_mask_is_coarser(bubbly):
+    def found(most_pixels):
+        return prepare(
+            ArrayReader(bubbly[0], mpp=4.0),
+            option_mpp=None,
+            manifest_mpp=None,
+            tissue=TissueSettings(most_pixels=most_pixels),
+            quality=None,
+            grid=lambda _: GRID,
+            stain="none",
+        )
+
+    usual, bounded = found(12_000_000), found(100_000)
+    assert usual.overview.mpp == pytest.approx(8)
+    assert bounded.overview.pixels.shape[0] * bounded.overview.pixels.shape[1] == pytest.approx(100_000, rel=0.01)
+    assert bounded.tissue.mpp == bounded.overview.mpp > 8
+    assert bounded.tissue_mm2 == pytest.approx(usual.tissue_mm2, rel=0.02)
+
+
 def test_spoilt_patches_are_left_out_and_counted(bubbly):
     pixels, bubble = bubbly
     everything, good = prepared(pixels), prepared(pixels, quality=QualitySettings(max_bubble=0.3))

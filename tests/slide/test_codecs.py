@@ -15,6 +15,7 @@ from pathology.slide.codecs import (
     TileDecodeError,
     decode_jpeg,
     decode_jpeg2000,
+    decoding_memory,
     jpeg_states_colour,
     over_white,
     reduce_jpeg2000,
@@ -196,3 +197,22 @@ def test_over_white(pixel):
     got = over_white(np.array([[pixel]], np.uint8))[0, 0]
     wanted = [(value * alpha + 255 * (255 - alpha)) / 255 for value in (red, green, blue)]
     assert np.abs(got - wanted).max() <= 0.5
+
+
+def test_memory_to_decode_into_is_not_streamed_to():
+    for shape in ((256, 256, 3), (3, 240, 240, 3), (1,)):
+        memory = decoding_memory(*shape)
+        assert memory.shape == shape
+        assert memory.flags.c_contiguous
+        assert memory.ctypes.data % 32 == 16
+
+
+def test_jpeg_is_the_same_in_memory_of_any_alignment():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    data = encode_tile(pixels, "jpeg")
+    wanted = decode_jpeg(data)
+    memory = np.zeros(wanted.size + 64, np.uint8)
+    for start in range(33):
+        out = memory[start : start + wanted.size].reshape(wanted.shape)
+        assert decode_jpeg(data, out=out) is out
+        assert np.array_equal(out, wanted)

@@ -84,6 +84,17 @@ def test_cache_keeps_the_latest(capacity, puts):
         assert (None if tile is None else tile.nbytes) == kept.get(key)
 
 
+def test_cache_gives_up_first_what_was_read_to_its_end():
+    cache = TileCache(30)
+    for key in "abc":
+        cache.put(key, np.zeros(10, np.uint8), left=8)
+    cache.get("c", taken=3)
+    cache.get("c", taken=5)  # the latest used, and nobody will ask for it again
+    cache.put("d", np.zeros(10, np.uint8))
+    assert cache.get("c") is None
+    assert all(cache.get(key) is not None for key in "abd")
+
+
 def test_cached_tiles_cannot_be_written_to():
     cache = TileCache(100)
     cache.put("a", np.zeros(10, np.uint8))
