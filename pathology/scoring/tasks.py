@@ -379,7 +379,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         from pathology.slide.open import open_slide
 
         weights = answer.attention if answer is not None else None
-        with open_slide(job.path) as reader:
+        with open_slide(job.file()) as reader:
             return cut_patches(reader, rows, card.classes, probabilities, plan.coords, plan.grid.patch_extent, weights)
 
     result = write_slide_folder(

@@ -21,6 +21,7 @@ SETTINGS = ScoreSettings(stride=64, block=512)
 @pytest.fixture
 def slide(tmp_path, monkeypatch):
     monkeypatch.setenv("PATHOLOGY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bucket").mkdir()
     return write_svs(tmp_path / "bucket" / "slide.svs", TissuePicture(1000, 900, tissue=0.8), factors=(1,))
 
 
@@ -38,7 +39,7 @@ def bucket(slide, monkeypatch):
     for name, value in {
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "any",
-        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
         "FSSPEC_S3_ENDPOINT_URL": address,
     }.items():
         monkeypatch.setenv(name, value)
