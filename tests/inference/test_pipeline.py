@@ -89,10 +89,10 @@ def test_an_error_while_reading_reaches_the_caller(slide):
     blocks, plan = slide
 
     class Broken:
-        def read(self, index, positions):
+        def read_into(self, out, index, positions):
             if index == plan.blocks[2]:
                 raise CorruptSlideError("the file ends too early")
-            return blocks.read(index, positions)
+            return blocks.read_into(out, index, positions)
 
     with ReadingThreads(Broken(), plan) as source:
         stream = predict_blocks(fake([]), 2, 16, source, plan, list(range(len(plan.blocks))))
@@ -106,9 +106,9 @@ def test_blocks_are_handed_out_as_soon_as_they_are_done(slide):
     read = []
 
     class Watched:
-        def read(self, index, positions):
+        def read_into(self, out, index, positions):
             read.append(index)
-            return blocks.read(index, positions)
+            return blocks.read_into(out, index, positions)
 
     with ReadingThreads(Watched(), plan, 2) as source:
         stream = predict_blocks(fake([]), 2, 4, source, plan, list(range(len(plan.blocks))))
