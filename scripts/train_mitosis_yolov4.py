@@ -64,8 +64,8 @@ from pathology.training.statistics import wilson
 LOWEST = 0.02
 """Smallest confidence that calibration looks at."""
 
-FLOOR = 0.1
-"""Smallest confidence of a candidate for people."""
+FLOOR = 0.05
+"""Smallest chance, after calibration, of a candidate for people."""
 
 FIRST_PART = (
     " A first part of 165 s (1128 iterations of 96 images) was trained with a fault: some decoys showed part of a"
@@ -454,7 +454,7 @@ def bundle(arguments: argparse.Namespace) -> None:
         # As chances, as every engine gives scores.
         detection=Detection(
             threshold=round(float(calibrate(np.array([threshold]), platt)[0]), 4),
-            floor=round(float(calibrate(np.array([FLOOR]), platt)[0]), 4),
+            floor=FLOOR,
             overlap=0.4,
             distance_um=MATCH_PIXELS / 2 * MPP,
         ),

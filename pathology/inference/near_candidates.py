@@ -17,14 +17,14 @@ __all__ = ["CandidatesExact", "easier"]
 
 
 def easier(bundle: Bundle) -> Bundle:
-    """Return the same detector with half the smallest score of a candidate.
+    """Return the same detector with a quarter of the smallest score of a candidate.
 
     What low precision takes away from a score must not hide a candidate: in low precision a patch counts as empty only
-    if all its scores are below half of what a candidate needs.
+    if all its scores are below a quarter of what a candidate needs.
     """
     rules = bundle.card.detection
     assert rules is not None
-    lower = rules.model_copy(update={"floor": rules.floor / 2})
+    lower = rules.model_copy(update={"floor": rules.floor / 4})
     return replace(bundle, card=bundle.card.model_copy(update={"detection": lower}))
 
 

@@ -95,8 +95,8 @@ def make_engine(
     device
         ``cpu``, ``cuda``, ``cuda:N``; ``None``: the best there is.
     precision
-        ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, with near ties, and patches with candidates
-        of a detector, computed again in fp32.
+        ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, with near ties computed again in fp32; for
+        detectors fp16 on a GPU, with patches that hold candidates computed again in fp32.
     threads
         Cores to use on a processor; ``None``: all this process may use.
     features
@@ -130,7 +130,8 @@ def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | No
     from pathology.inference.torch_engine import TorchEngine, has_bf16
 
     cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    if precision == "exact" or not (cuda or has_bf16()):
+    # On a processor a second look at windows with candidates, often most of them, costs more than bf16 gains.
+    if precision == "exact" or not (cuda or (has_bf16() and bundle.card.task != "detection")):
         return TorchEngine(bundle, device=device, threads=threads, features=features)
     # Near ties are few: a GPU's full batch would mostly compute padding.
     size = _NEAR_TIES_ON_GPU if cuda else None
@@ -143,14 +144,10 @@ def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | No
 
 
 def _openvino(bundle: Bundle, precision: str, threads: int | None, features: bool) -> Engine:
-    from pathology.inference.near_candidates import CandidatesExact, easier
     from pathology.inference.near_ties import NearTies
     from pathology.inference.openvino_engine import OpenVINOEngine, computes_bf16
 
     exact = OpenVINOEngine(bundle, threads=threads, features=features)
-    if precision == "exact" or not computes_bf16():
+    if bundle.card.task == "detection" or precision == "exact" or not computes_bf16():
         return exact
-    if bundle.card.task == "detection":
-        looking = OpenVINOEngine(easier(bundle), precision="bf16", threads=threads, features=features)
-        return CandidatesExact(looking, exact)
     return NearTies(OpenVINOEngine(bundle, precision="bf16", threads=threads, features=features), exact)
