@@ -53,11 +53,11 @@ SYSTEM = System(
         ),
         OwnFigure(
             metric="Dice coefficient, PET-CT",
-            value=0.434,
-            interval=(0.367, 0.496),
+            value=0.689,
+            interval=(0.645, 0.73),
             n=28,
             unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 2-fold by patient, 200 steps at 4 mm, half the widths",
+            data="Soft-tissue-Sarcoma (TCIA), cropped images, 2-fold by patient, 700 steps at 4 mm, half the widths",
         ),
     ),
     notes=(
