@@ -272,6 +272,8 @@ def train(
             "limits": limits,
         }
     )
+    if features_table is not None:
+        _check_table(recipe, found, features_table, device)
     figures = _evaluated(recipe, found, features_table, folds, seed, device) if measure else (NOT_MEASURED,)
     card = _trained(
         recipe,
@@ -398,8 +400,18 @@ def _trained(
     with _ProgressBar() as told:
         if features_table is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
             chosen = _with_table(recipe, cohort, features_table)
-            return recipe.train_table(_table(features_table), chosen, out, text, **shared)
+            return recipe.train_table(_table(features_table), chosen, out, text, **shared, device=device)
         return recipe.train(cohort, out, text, **shared, device=device, progress=told)
+
+
+def _check_table(recipe: Recipe, cohort: Cohort, path: Path, device: str) -> None:
+    """Refuse a table that the recipe would not measure, before hours are spent on evaluating with it."""
+    from pathology.radiology.signature_recipe import SignatureRecipe
+    from pathology.radiology.survival_recipe import SurvivalRecipe
+
+    if isinstance(recipe, SignatureRecipe | SurvivalRecipe):
+        measuring = recipe if isinstance(recipe, SignatureRecipe) else recipe.measuring
+        measuring.check_table(_table(path), _with_table(recipe, cohort, path), device=device)
 
 
 def _with_table(recipe: Any, cohort: Cohort, path: Path) -> Cohort:  # noqa: ANN401

@@ -292,6 +292,49 @@ class SignatureRecipe(Recipe):
             table = table.join(deep_feature_table(cohort, settings, device=device, progress=progress))
         return table
 
+    def check_table(self, table: pd.DataFrame, cohort: Cohort, *, device: str = "cpu") -> None:
+        """Refuse a ready table that this recipe would not measure itself: its bundle could not predict.
+
+        The first patient is measured again.  That finds features the recipe does not have (a shell, another sequence,
+        a network) as well as those of other settings (a shell of another width), which no name tells.
+
+        Parameters
+        ----------
+        table
+            Rows by patient, as of :meth:`table`; may lack columns.
+        cohort
+            Patients of the table.
+        device
+            Where deep features are computed.
+
+        Raises
+        ------
+        InputTableError
+            If a column is not among the recipe's, or a value is another.
+        """
+        first = cohort.patients[0]
+        again = self.table(cohort.take([0]), device=device)
+        unknown = [str(c) for c in table.columns if c not in again.columns]
+        if unknown:
+            raise InputTableError(
+                f"{len(unknown)} of {table.shape[1]} features in the table are not among this recipe's, the first "
+                f"'{unknown[0]}': a model of them could not predict",
+                remedy="Make the recipe the table's (--set shell_mm=5, --set sequences=[MR_T1,CT]) or drop the columns",
+            )
+        given = table.loc[first].to_numpy(float)
+        measured = again.loc[first, list(table.columns)].to_numpy(float)
+        # A thousandth of the value and of the patients' spread: more than rounding, less than another setting.
+        spread = np.nan_to_num(table.std(ddof=0).to_numpy(float))
+        near = np.abs(given - measured) <= 1e-3 * (np.abs(measured) + spread)
+        other = np.flatnonzero(~(near | (np.isnan(given) & np.isnan(measured))))
+        if other.size:
+            at = int(other[0])
+            raise InputTableError(
+                f"{other.size} of {table.shape[1]} features in the table are measured otherwise than by this recipe: "
+                f"'{table.columns[at]}' of {first} is {given[at]:.6g} in the table, {measured[at]:.6g} measured again",
+                remedy="Measure the table with the recipe's settings, or set the recipe's to the table's",
+            )
+
     def clinical(self, cohort: Cohort) -> pd.DataFrame:
         """Return the clinical covariates as numbers, in the cohort's order.
 
@@ -411,7 +454,15 @@ class SignatureRecipe(Recipe):
         chosen = cohort.having(self.sequences, self.label)
         table = self.table(chosen, device=device, progress=progress)
         return self.train_table(
-            table, chosen, folder, text, system=system, figures=figures, constructed=constructed, seed=seed
+            table,
+            chosen,
+            folder,
+            text,
+            system=system,
+            figures=figures,
+            constructed=constructed,
+            seed=seed,
+            device=device,
         )
 
     def train_table(
@@ -425,10 +476,18 @@ class SignatureRecipe(Recipe):
         figures: tuple[Figure, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
+        device: str = "cpu",
     ) -> RadiologyCard:
-        """Fit on a ready table of :meth:`table` and write a bundle; see :meth:`Recipe.train`."""
+        """Fit on a ready table of :meth:`table` and write a bundle; see :meth:`Recipe.train`.
+
+        Raises
+        ------
+        InputTableError
+            If the recipe would measure other features; see :meth:`check_table`.
+        """
         import torch
 
+        self.check_table(table, cohort, device=device)
         chosen, table = cohort, table.loc[list(cohort.patients)]
         settings = self.signature.model_copy(update={"seed": seed})
         model = fit_combined(

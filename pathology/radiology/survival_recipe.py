@@ -153,7 +153,15 @@ class SurvivalRecipe(Recipe):
         chosen = self.patients(cohort)
         table = self.measuring.table(chosen, device=device, progress=progress)
         return self.train_table(
-            table, chosen, folder, text, system=system, figures=figures, constructed=constructed, seed=seed
+            table,
+            chosen,
+            folder,
+            text,
+            system=system,
+            figures=figures,
+            constructed=constructed,
+            seed=seed,
+            device=device,
         )
 
     def train_table(
@@ -167,10 +175,12 @@ class SurvivalRecipe(Recipe):
         figures: tuple[Figure, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
+        device: str = "cpu",
     ) -> RadiologyCard:
-        """Fit on a ready table of the measuring recipe and write a bundle; see :meth:`Recipe.train`."""
+        """Fit on a ready table of the measuring recipe and write a bundle; see :meth:`SignatureRecipe.train_table`."""
         import torch
 
+        self.measuring.check_table(table, cohort, device=device)
         chosen, table = cohort, table.loc[list(cohort.patients)]
         settings = self.signature.model_copy(update={"seed": seed})
         model = fit_survival_combined(

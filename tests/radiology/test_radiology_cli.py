@@ -123,6 +123,24 @@ def test_features_feed_evaluation_and_training(tmp_path):
     assert "nothing is known of its performance" in said
 
 
+def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
+    fat_cohort(tmp_path, patients=8, size=16)
+    images, table, clinical = tmp_path / "images", tmp_path / "f.csv", tmp_path / "clinical.csv"
+    call("features", images, "--sequences", "CT,MR_T1", "--shell", 4, "--out", table)
+    given = ["--clinical", clinical, "--features", table, "--no-evaluate", *DATA]
+    given += ["--set", "signature.inner_folds=2", "--set", "repeats=1"]
+    with pytest.raises(PathologyError, match="not among this recipe's, the first 'CT-shell:"):
+        call("train", "yang-2022-lipoma", images, "--out", tmp_path / "m", *given)
+    # The name does not tell the width of a shell; the values do.
+    with pytest.raises(PathologyError, match=r"'CT-shell:.*measured again"):
+        call("train", "yang-2022-lipoma", images, "--out", tmp_path / "m", *given, "--set", "shell_mm=8")
+    assert not (tmp_path / "m").exists()
+    call("train", "yang-2022-lipoma", images, "--out", tmp_path / "m", *given, "--set", "shell_mm=4")
+    card = yaml.safe_load((tmp_path / "m" / "card.yaml").read_text())
+    assert any("-shell:" in c for c in card["fitted"]["columns"])
+    assert "8 of 8 patients done" in call("predict", tmp_path / "m", images, "--out", tmp_path / "o")
+
+
 def test_wrong_requests_are_refused(folder, tmp_path):
     with pytest.raises(PathologyError, match="no radiology system 'nobody-1999'"):
         call("evaluate", "nobody-1999", folder / "images")
