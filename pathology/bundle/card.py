@@ -58,8 +58,8 @@ class TrainingData(Settings):
     """The licence as its source states it."""
     patients: Annotated[int, Field(ge=1)] | None = None
     """Number of patients (or cases), where known."""
-    images: Annotated[int, Field(ge=1)]
-    """Number of slides, tiles or crops used."""
+    images: Annotated[int, Field(ge=1)] | None = None
+    """Number of slides, tiles or crops used, where known."""
     used_for: str
     """Pre-training, training, calibration."""
 

@@ -84,7 +84,7 @@ def card_markdown(card: Card) -> str:
                 data.source,
                 data.licence,
                 "not known" if data.patients is None else str(data.patients),
-                str(data.images),
+                "not known" if data.images is None else str(data.images),
                 data.used_for,
             )
         )

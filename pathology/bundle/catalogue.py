@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pathology.bundle.card import CARD_NAME, Card, read_card
 from pathology.bundle.domain import read_domain
 from pathology.bundle.learned_aggregator import read_aggregator
+from pathology.bundle.tiatoolbox_zoo import ZOO_PREFIX, zoo_bundle
 from pathology.bundle.weights import check_weights, load_weights, read_state_dict, refuse_unsafe, weights_path
 from pathology.errors import BundleError, PathologyError, UnknownArchitectureError, UnknownModelError
 from pathology.networks.registry import architectures, build_network
@@ -206,7 +207,8 @@ def load_bundle(model: str | Path) -> Bundle:
     ----------
     model
         The name of a bundle on the search path, or the path of a bundle's folder.  A bare name is looked up on the
-        search path first.
+        search path first.  ``tiatoolbox:NAME`` is a patch classifier of TIAToolbox's zoo
+        (:mod:`pathology.bundle.tiatoolbox_zoo`), made a bundle in the cache folder at its first use.
 
     Raises
     ------
@@ -219,12 +221,17 @@ def load_bundle(model: str | Path) -> Bundle:
     WeightsHashError
         If the weights are not the card's.
     BundleError
-        If the card is not valid or the bundle is incomplete.
+        If the card is not valid or the bundle is incomplete, or the weights of a model of TIAToolbox's zoo cannot be
+        fetched.
+    MissingDependencyError
+        If a model of TIAToolbox's zoo is used for the first time and that library is not installed.
     """
     return _open(_find(model))
 
 
 def _find(model: str | Path) -> Path:
+    if isinstance(model, str) and model.startswith(ZOO_PREFIX):
+        return zoo_bundle(model.removeprefix(ZOO_PREFIX))
     path = Path(model).expanduser()
     bare = isinstance(model, str) and len(path.parts) == 1 and not model.startswith(("~", "."))
     if bare:

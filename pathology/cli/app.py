@@ -29,7 +29,15 @@ Slides = Annotated[
     list[Path], typer.Argument(help="Slide files, folders of slides, or CSV manifests.", show_default=False)
 ]
 Slide = Annotated[Path, typer.Argument(help="A slide file, or the folder of a DICOM series.", show_default=False)]
-Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model bundle, or its folder.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name of a model bundle, or its folder; or tiatoolbox:NAME for a patch classifier of TIAToolbox's zoo.",
+        show_default=False,
+    ),
+]
 Mpp = Annotated[
     float | None,
     typer.Option(

@@ -17,6 +17,7 @@ _BUILDERS: Final[dict[str, tuple[str, str]]] = {
     "densenet121": ("pathology.networks.densenet", "densenet121"),
     "densenet121-foersch": ("pathology.networks.densenet", "densenet121_foersch"),
     "inception-v3": ("pathology.networks.inception", "inception_v3"),
+    "pooled-backbone": ("pathology.networks.pooled_backbone", "pooled_backbone"),
     "ultralytics": ("pathology.networks.ultralytics_detectors", "ultralytics_detector"),
     "yolov4": ("pathology.networks.yolov4", "yolov4"),
     "yolov4-csp": ("pathology.networks.yolov4", "yolov4_csp"),
