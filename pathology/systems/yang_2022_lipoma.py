@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import PublishedFigure, System
+from pathology.systems.system import OwnFigure, PublishedFigure, System
 
 if TYPE_CHECKING:
     from pathology.radiology.cohort import Cohort
@@ -47,6 +47,24 @@ SYSTEM = System(
             value="0.942 (0.867-1.000)",
             cohort="38 external",
             source="abstract",
+        ),
+    ),
+    own=(
+        OwnFigure(
+            metric="AUC, clinical data alone",
+            value=0.55,
+            interval=(0.284, 0.798),
+            n=16,
+            unit="patients",
+            data="constructed, no clinical claim; nested 4-fold by patient, 5 repeats, without deep features",
+        ),
+        OwnFigure(
+            metric="AUC, radiomics and clinical data",
+            value=0.963,
+            interval=(0.793, 1.0),
+            n=16,
+            unit="patients",
+            data="constructed, no clinical claim; nested 4-fold by patient, 5 repeats, without deep features",
         ),
     ),
     notes=(
