@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from pathology.slide.codecs import decode_jpeg, decode_jpeg2000, decode_jpegls, decode_webp
+from pathology.slide.packed_tiles import PackedTiles
 
 __all__ = ["TileCompression", "TileEncoding"]
 
@@ -90,18 +92,54 @@ class TileEncoding:
         if self.compression != "jpeg":
             return len(data) > 0
         # The tiles of a slide begin alike, so most are judged by one comparison.
-        known = _last_header.get((width, height), _NO_JPEG)
+        known = _last_header.get((width, height))
         if data[-2:] != _JPEG_END and _JPEG_END not in bytes(data[-_JPEG_END_WITHIN:]):
             return False
-        if data[: len(known)] == known:
+        if known is not None and data[: len(known)] == known:
             return True
         header = _jpeg_frame_header(bytes(data[:_JPEG_HEADERS_WITHIN]), width, height)
         if header:
             _last_header[width, height] = header
         return bool(header)
 
+    def look_whole(
+        self, tiles: PackedTiles, widths: NDArray[np.integer], heights: NDArray[np.integer]
+    ) -> NDArray[np.bool_]:
+        """Say of many tiles at once what :meth:`looks_whole` says of one.
 
-_NO_JPEG: Final = b"\0"
+        Parameters
+        ----------
+        tiles
+            Their bytes.
+        widths, heights
+            ``(n,)`` pixels that each picture must cover.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n,)`` bool; false where there is no tile.
+        """
+        result: NDArray[np.bool_] = tiles.lengths > 0
+        if self.compression != "jpeg" or not result.any():
+            return result
+        # A header that states enough for the largest states enough for all.
+        known = _last_header.get((int(widths.max()), int(heights.max())))
+        sure = np.zeros(0, np.intp)
+        if known is not None:
+            header = np.frombuffer(known, np.uint8)
+            sure = np.flatnonzero(tiles.lengths >= len(header) + len(_JPEG_END))
+            ends = tiles.starts[sure] + tiles.lengths[sure]
+            alike = (tiles.data[ends - 2] == _JPEG_END[0]) & (tiles.data[ends - 1] == _JPEG_END[1])
+            if len(sure):
+                alike &= (sliding_window_view(tiles.data, len(header))[tiles.starts[sure]] == header).all(axis=1)
+            sure = sure[alike]
+        doubtful = result.copy()
+        doubtful[sure] = False
+        for i in np.flatnonzero(doubtful).tolist():
+            result[i] = self.looks_whole(tiles.tile(i), int(widths[i]), int(heights[i]))
+        return result
+
+
 _last_header: dict[tuple[int, int], bytes] = {}
 """The beginning, up to the frame header's size, of the last tile that covered an area."""
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from pathology.errors import CorruptSlideError, UsageError
 from pathology.slide.codecs import TileDecodeError, decoding_memory, reduce_jpeg2000
+from pathology.slide.packed_tiles import PackedTiles
 from pathology.slide.reader import BACKGROUND, Level, Rect, Region, SlideReader, TileCounts
 from pathology.slide.tile_cache import TileCache
 from pathology.slide.tile_encoding import TileEncoding
@@ -252,7 +253,7 @@ class TiledReader(SlideReader):
         """Return how a level's tiles are compressed, or ``None`` where they mean nothing outside their file."""
         return self._stored[level].encoding
 
-    def stored_tiles(self, level: int, indices: NDArray[np.integer]) -> list[bytes | memoryview | None]:
+    def stored_tiles(self, level: int, indices: NDArray[np.integer]) -> PackedTiles:
         """Return the compressed bytes of several stored tiles, reading neighbours in the file at once.
 
         Parameters
@@ -264,36 +265,41 @@ class TiledReader(SlideReader):
 
         Returns
         -------
-        list of bytes, memoryview or None
-            In the order asked for; empty where the scanner left a tile out, ``None`` where the file cannot be read.
+        PackedTiles
+            In the order asked for.
         """
         stored = self._stored[level]
         starts, lengths = stored.offsets[indices], stored.lengths[indices]
         owners = np.full(len(indices), stored.file) if stored.file_of_tile is None else stored.file_of_tile[indices]
         order = np.lexsort((starts, owners))
         order = order[lengths[order] > 0]
-        found: list[bytes | memoryview | None] = [b""] * len(indices)
+        runs = _runs(starts[order], lengths[order], owners[order])
+        begins = [int(starts[order[run.start]]) for run in runs]
+        sizes = [
+            int(starts[order[run.stop - 1]] + lengths[order[run.stop - 1]]) - i
+            for run, i in zip(runs, begins, strict=True)
+        ]
+        data = np.empty(sum(sizes), np.uint8)
+        memory = data.data
+        found = PackedTiles(data, np.zeros(len(indices), np.int64), lengths.astype(np.int64))
+        position = 0
         self._enter()
         try:
-            for run in _runs(starts[order], lengths[order], owners[order]):
+            for run, begin, size in zip(runs, begins, sizes, strict=True):
                 places = order[run]
-                begin, end = int(starts[places[0]]), int(starts[places[-1]] + lengths[places[-1]])
-                try:
-                    data = memoryview(os.pread(self._descriptors[owners[places[0]]], end - begin, begin))
-                except OSError:
-                    data = memoryview(b"")
-                first = starts[places] - begin
-                last = first + lengths[places]
-                for place, i, j in zip(places.tolist(), first.tolist(), last.tolist(), strict=True):
-                    found[place] = data[i:j]
-                if len(data) < end - begin:
-                    for place in places[last > len(data)].tolist():
-                        found[place] = None
+                found.starts[places] = starts[places] + (position - begin)
+                descriptor = self._descriptors[owners[places[0]]]
+                got = _read_into(descriptor, memory[position : position + size], begin)
+                if got < size:
+                    found.lengths[places[starts[places] + lengths[places] > begin + got]] = -1
+                position += size
         finally:
             self._leave()
-        if type(self)._bare is not TiledReader._bare:
-            found = [self._bare(stored, tile) if tile else tile for tile in found]
-        return found
+        if type(self)._bare is TiledReader._bare:
+            return found
+        return PackedTiles.of(
+            [None if n < 0 else self._bare(stored, found.tile(i)) if n else b"" for i, n in enumerate(found.lengths)]
+        )
 
     def close(self) -> None:
         """Close the files, once reads under way in other threads have ended.  Closing twice is allowed."""
@@ -643,6 +649,20 @@ class TiledReader(SlideReader):
         finally:
             self._leave()
         return digest.hexdigest()
+
+
+def _read_into(descriptor: int, memory: memoryview, position: int) -> int:
+    """Fill memory from a place in a file; return how many bytes there were."""
+    got = 0
+    try:
+        while got < len(memory):
+            count = os.preadv(descriptor, [memory[got:]], position + got)
+            if count == 0:
+                break
+            got += count
+    except OSError:
+        return 0
+    return got
 
 
 def _runs(starts: NDArray[np.int64], lengths: NDArray[np.int64], owners: NDArray[np.int64]) -> list[slice]:

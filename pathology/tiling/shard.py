@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import StoreError
+from pathology.slide.packed_tiles import PackedTiles
 
-__all__ = ["read_chunks", "write_shard"]
+__all__ = ["read_chunks", "write_packed_shard", "write_shard"]
 
 _MISSING: Final = 2**64 - 1
 _CHECKSUM_BYTES: Final = 4
@@ -31,7 +32,7 @@ _BUFFERS_AT_ONCE: Final = 512
 """Buffers handed to one ``writev``; systems allow 1,024."""
 
 
-def write_shard(path: Path, chunks: Sequence[bytes | memoryview | None]) -> None:
+def write_shard(path: Path | str, chunks: Sequence[bytes], slots: int) -> None:
     """Write a shard aside and rename it into place, so that one that is there is whole.
 
     Parameters
@@ -39,29 +40,55 @@ def write_shard(path: Path, chunks: Sequence[bytes | memoryview | None]) -> None
     path
         The file.
     chunks
-        The bytes of each chunk in row-major order, ``None`` for one that is not there.
+        The bytes of the first chunks in row-major order; those of no bytes are not there.
+    slots
+        Number of chunks that the shard has places for.
 
     Raises
     ------
     OSError
         If it cannot be written.
     """
-    lengths = np.array([-1 if chunk is None else len(chunk) for chunk in chunks], np.int64)
-    present = lengths >= 0
-    ends = np.cumsum(np.where(present, lengths, 0))
-    index = np.full((len(chunks), 2), _MISSING, "<u8")
-    index[present, 0] = (ends - lengths)[present]
+    lengths = np.array([len(chunk) for chunk in chunks], np.int64)
+    _write(path, [chunk for chunk in chunks if chunk], np.cumsum(lengths) - lengths, lengths, slots)
+
+
+def write_packed_shard(path: Path | str, chunks: PackedTiles, slots: int) -> None:
+    """Do the same with chunks that lie in one piece of memory: those that touch are written as one."""
+    present = np.flatnonzero(chunks.lengths > 0)
+    present = present[np.argsort(chunks.starts[present], kind="stable")]
+    starts, lengths = chunks.starts[present], chunks.lengths[present]
+    ends = starts + lengths
+    first = np.flatnonzero(np.concatenate([[True], starts[1:] != ends[:-1]])) if len(present) else present
+    last = np.append(first[1:], len(present)) - 1
+    memory = chunks.data.data
+    pieces = [memory[i:j] for i, j in zip(starts[first].tolist(), ends[last].tolist(), strict=True)]
+    offsets = np.zeros_like(chunks.starts)
+    offsets[present] = np.cumsum(lengths) - lengths
+    _write(path, pieces, offsets, chunks.lengths, slots)
+
+
+def _write(
+    path: Path | str,
+    pieces: Sequence[bytes | memoryview],
+    offsets: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    slots: int,
+) -> None:
+    index = np.full((slots, 2), _MISSING, "<u8")
+    present = np.flatnonzero(lengths > 0)
+    index[present, 0] = offsets[present]
     index[present, 1] = lengths[present]
     encoded = index.tobytes()
-    buffers: list[bytes | memoryview] = [chunk for chunk in chunks if chunk]
-    buffers += [encoded, google_crc32c.value(encoded).to_bytes(_CHECKSUM_BYTES, "little")]
+    buffers = [*pieces, encoded + google_crc32c.value(encoded).to_bytes(_CHECKSUM_BYTES, "little")]
     # The process number keeps two writers of one shard, which a scheduler may bring about, out of each other's way.
-    aside = f"{path.parent}/.{path.name}.{os.getpid()}.writing"
+    folder, name = os.path.split(path)
+    aside = f"{folder}/.{name}.{os.getpid()}.writing"
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
-            for first in range(0, len(buffers), _BUFFERS_AT_ONCE):
-                _write_all(descriptor, buffers[first : first + _BUFFERS_AT_ONCE])
+            for i in range(0, len(buffers), _BUFFERS_AT_ONCE):
+                _write_all(descriptor, buffers[i : i + _BUFFERS_AT_ONCE])
         finally:
             os.close(descriptor)
         os.replace(aside, path)  # noqa: PTH105 - a tenth of the time per shard is path arithmetic otherwise

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 from pathology.errors import OutputError, StoreError
 from pathology.settings import GridSettings
 from pathology.slide.codecs import decoding_memory
+from pathology.slide.packed_tiles import PackedTiles
 from pathology.slide.quality import ARTEFACTS
 from pathology.slide.reader import BACKGROUND
 from pathology.slide.stain import StainNormaliser
@@ -51,7 +52,7 @@ from pathology.tiling.blocks import BlockPatches, BlockReader
 from pathology.tiling.grid import Grid
 from pathology.tiling.patch_compression import compress, decompress, zarr_codec
 from pathology.tiling.plan import LeftOutPatches, TilePlan
-from pathology.tiling.shard import read_chunks, write_shard
+from pathology.tiling.shard import read_chunks, write_packed_shard, write_shard
 from pathology.tiling.stored_tile_codec import StoredTileCodec, fitted
 
 if TYPE_CHECKING:
@@ -498,7 +499,7 @@ class PatchStore:
     # -- writing -----------------------------------------------------------------------------------------------
 
     def _shard(self, k: int) -> Path:
-        return self.path / "pixels" / f"c.{k}.0.0.0"
+        return self.path / "pixels" / _shard_name(k)
 
     def has_block(self, k: int) -> bool:
         """Whether the pixels of the ``k``-th block are stored."""
@@ -519,9 +520,10 @@ class PatchStore:
         OutputError
             If the shard cannot be written.
         """
-        self._write(k, [compress(patch) for patch in patches.pixels], patches.readable)
+        chunks = [compress(patch) for patch in patches.pixels]
+        self._write(k, patches.readable, lambda path, slots: write_shard(path, chunks, slots))
 
-    def write_tiles(self, k: int, tiles: Sequence[bytes | memoryview | None], readable: NDArray[np.bool_]) -> None:
+    def write_tiles(self, k: int, tiles: PackedTiles, readable: NDArray[np.bool_]) -> None:
         """Store the tiles of the ``k``-th block, as they are, as one shard.
 
         Parameters
@@ -536,16 +538,16 @@ class PatchStore:
         OutputError
             If the shard cannot be written.
         """
-        self._write(k, tiles, readable)
+        self._write(k, readable, lambda path, slots: write_packed_shard(path, tiles, slots))
 
-    def _write(self, k: int, chunks: Sequence[bytes | memoryview | None], readable: NDArray[np.bool_]) -> None:
+    def _write(self, k: int, readable: NDArray[np.bool_], write: Callable[[str, int], None]) -> None:
         slots = self._slots_per_block
         try:
             if not readable.all():
                 damaged = np.zeros(slots, np.bool_)
                 damaged[: len(readable)] = ~readable
                 self._group["damaged"][k * slots : (k + 1) * slots] = damaged  # type: ignore[index]
-            write_shard(self._shard(k), [*chunks, *[None] * (slots - len(chunks))])
+            write(f"{self.path}/pixels/{_shard_name(k)}", slots)
         except OSError as error:
             raise OutputError(f"a block cannot be written ({error.strerror or error})", where=self.path) from error
 
@@ -565,6 +567,10 @@ class PatchStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _shard_name(k: int) -> str:
+    return f"c.{k}.0.0.0"
 
 
 def _reopen(kind: type[PatchStore], path: Path, slide: Path | None) -> PatchStore:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pathology.errors import UsageError
 from pathology.settings import GridSettings
+from pathology.slide.packed_tiles import PackedTiles
 from pathology.slide.reader import SlideReader
 from pathology.slide.tiled import TiledReader
 from pathology.tiling.grid import Grid
@@ -113,9 +114,7 @@ class StoredTiles:
         self.dimensions = reader.levels[self.level].dimensions
         self._reader, self._grid = reader, grid
 
-    def read(
-        self, block_index: int, positions: NDArray[np.int32]
-    ) -> tuple[list[bytes | memoryview | None], NDArray[np.bool_]]:
+    def read(self, block_index: int, positions: NDArray[np.int32]) -> tuple[PackedTiles, NDArray[np.bool_]]:
         """Read the compressed bytes of some patches of a block.
 
         Parameters
@@ -127,8 +126,8 @@ class StoredTiles:
 
         Returns
         -------
-        list of bytes, memoryview or None
-            Each patch's tile; ``None`` where the patch is white: the scanner left the tile out, or it is damaged.
+        PackedTiles
+            Each patch's tile, of no bytes where the patch is white: the scanner left the tile out, or it is damaged.
         numpy.ndarray
             ``(n,)`` bool: false where the tile cannot be read or is plainly cut off.  Nothing is decoded to find out.
         """
@@ -140,18 +139,14 @@ class StoredTiles:
         across, down = -(-width // patch), -(-height // patch)
         # The grid is laid over level 0; on a level rounded to whole pixels its last column may lie just outside.
         inside = np.flatnonzero((columns < across) & (rows < down))
-        tiles: list[bytes | memoryview | None] = [None] * len(positions)
+        rows, columns = rows[inside], columns[inside]
+        found = self._reader.stored_tiles(self.level, rows * across + columns)
+        whole = self.encoding.look_whole(
+            found, np.minimum(patch, width - columns * patch), np.minimum(patch, height - rows * patch)
+        )
         readable = np.ones(len(positions), np.bool_)
-        looks_whole = self.encoding.looks_whole
-        for place, tile, needed_width, needed_height in zip(
-            inside.tolist(),
-            self._reader.stored_tiles(self.level, (rows * across + columns)[inside]),
-            np.minimum(patch, width - columns[inside] * patch).tolist(),
-            np.minimum(patch, height - rows[inside] * patch).tolist(),
-            strict=True,
-        ):
-            if tile is None or (len(tile) and not looks_whole(tile, needed_width, needed_height)):
-                readable[place] = False
-            elif len(tile):
-                tiles[place] = tile
-        return tiles, readable
+        readable[inside] = whole | (found.lengths == 0)
+        starts, lengths = np.zeros((2, len(positions)), np.int64)
+        starts[inside] = found.starts
+        lengths[inside] = np.where(whole, found.lengths, 0)
+        return PackedTiles(found.data, starts, lengths), readable
