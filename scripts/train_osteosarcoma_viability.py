@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -39,16 +38,16 @@ import torch
 from pathology.bundle.card import Card, Figure, Normalisation, TrainingData, write_card
 from pathology.bundle.catalogue import verify_bundle
 from pathology.bundle.weights import check_weights, file_sha256, load_weights, read_state_dict, write_state_dict
-from pathology.errors import InputTableError, PathologyError
+from pathology.errors import PathologyError
 from pathology.networks.registry import build_network
 from pathology.training.fitting import FitSettings, fit_network, tile_probabilities
+from pathology.training.osteosarcoma import OSTEOSARCOMA_CLASSES as CLASSES
+from pathology.training.osteosarcoma import read_osteosarcoma
 from pathology.training.splits import Fold, audit_leakage, content_digest, grouped_k_fold, leave_one_group_out
 from pathology.training.statistics import Interval, bootstrap, wilson
-from pathology.training.tiles import LabelledTiles, read_tiles
+from pathology.training.tiles import LabelledTiles
 
 ARCHITECTURE: Final = "densenet121"
-CLASSES: Final = ("non-tumour", "non-viable tumour", "viable tumour")
-FOLDERS: Final = ("Non-Tumor", "Non-Viable-Tumor", "Viable")
 NON_TUMOUR, NON_VIABLE, VIABLE = range(3)
 RECIPE: Final = FitSettings()
 SEED: Final = 0
@@ -70,27 +69,6 @@ class Fit:
     def key(self) -> str:
         """Name of its file in the work folder."""
         return f"{self.design}-{self.name}-seed{SEED}"
-
-
-def read_osteosarcoma(folder: Path) -> LabelledTiles:
-    """Read the tiles and take case and slide from their names, such as ``Case-48-P5-C18-17610-25605_104.jpg``."""
-    paths: list[Path] = []
-    labels: list[int] = []
-    cases: list[str] = []
-    slides: list[str] = []
-    for label, name in enumerate(FOLDERS):
-        found = sorted((folder / name).glob("*.jpg"))
-        if not found:
-            raise InputTableError(f"there are no tiles in {name}", where=folder, remedy="Give the folder that holds it")
-        for path in found:
-            match = re.match(r"(Case-\d+|P\d+)(?:-P\d+)?-([A-Z]\d+)-", path.name)
-            if match is None:
-                raise InputTableError("the name does not begin with case and block", where=path)
-            paths.append(path)
-            labels.append(label)
-            cases.append(match[1])
-            slides.append(f"{match[1]} {match[2]}")
-    return read_tiles(paths, labels, CLASSES, cases, slides)
 
 
 def plan(tiles: LabelledTiles) -> list[Fit]:

@@ -28,8 +28,8 @@ class EngineSuite:
 
     @pytest.fixture
     def engine(self) -> Engine:
-        """The engine under test."""
-        raise NotImplementedError
+        """The engine under test; given by whoever inherits."""
+        raise NotImplementedError("a class that inherits EngineSuite gives the fixture engine")
 
     @pytest.fixture
     def patches(self, engine: Engine) -> NDArray[np.uint8]:
@@ -42,8 +42,8 @@ class EngineSuite:
 
     @pytest.fixture
     def expected(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The same patches' probabilities from plain fp32 torch."""
-        raise NotImplementedError
+        """The same patches' probabilities from plain fp32 torch; given by whoever inherits."""
+        raise NotImplementedError("a class that inherits EngineSuite gives the fixture expected")
 
     def test_agrees_with_the_reference(
         self, engine: Engine, patches: NDArray[np.uint8], expected: NDArray[np.float32]

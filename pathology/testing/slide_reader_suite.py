@@ -53,14 +53,14 @@ class SlideReaderSuite:
 
     @classmethod
     def open(cls, path: Path) -> SlideReader:
-        """Open a slide with the backend under test."""
-        raise NotImplementedError
+        """Open a slide with the backend under test; given by whoever inherits."""
+        raise NotImplementedError("a class that inherits SlideReaderSuite says how its backend opens a slide")
 
     @pytest.fixture(scope="class")
     @classmethod
     def slide(cls) -> Path:
-        """The slide: a file or a folder."""
-        raise NotImplementedError
+        """The slide: a file or a folder; given by whoever inherits."""
+        raise NotImplementedError("a class that inherits SlideReaderSuite gives the fixture slide")
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -94,8 +94,11 @@ class StoredTileCodec(ArrayBytesCodec):
         )
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Not known before encoding."""
-        raise NotImplementedError
+        """Not known: the size of a compressed tile depends on its picture.
+
+        Raising this error is how a codec says so to zarr, whose own compressors do the same.
+        """
+        raise NotImplementedError("the size of a compressed tile depends on its picture")
 
 
 def fitted(tile: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
