@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.inference.engine import Engine
+from pathology.inference.second_look import SecondLook
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
@@ -28,61 +28,16 @@ def easier(bundle: Bundle) -> Bundle:
     return replace(bundle, card=bundle.card.model_copy(update={"detection": lower}))
 
 
-class CandidatesExact(Engine):
+class CandidatesExact(SecondLook):
     """A detector in low precision whose every patch with a candidate is computed again in full precision.
 
     Most patches of a slide hold no candidate.  A patch's boxes are therefore those of full precision, or none.
-
-    Parameters
-    ----------
-    fast
-        Computes every patch, of the :func:`easier` bundle.
-    exact
-        Computes patches with candidates again, of the bundle itself.
-
-    Attributes
-    ----------
-    rescored : int
-        Patches computed twice so far.
-    seen : int
-        Patches computed so far.
+    The fast engine is of the :func:`easier` bundle, the exact one of the bundle itself.
     """
 
-    def __init__(self, fast: Engine, exact: Engine) -> None:
-        self._fast, self._exact = fast, exact
-        self.name = fast.name  # type: ignore[misc]
-        self.device = fast.device
-        self.precision = fast.precision
-        self.batch_size = fast.batch_size
-        self.appetite = fast.appetite
-        self.patch = fast.patch
-        self.classes = fast.classes
-        self.extras = fast.extras
-        self.rescored = 0
-        self.seen = 0
+    corrected = "candidates"
 
-    @property
-    def description(self) -> str:
-        """The fast engine's, with the correction said."""
-        return f"{self._fast.description}, candidates fp32"
-
-    def predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Find boxes; see :meth:`Engine.predict`."""
-        looked = self._fast.predict(patches)
-        scores = looked.reshape(len(looked), self.classes // 5, 5)[..., 4]
-        # Also true of NaN: what overflowed the small range of fp16 is computed again too.
-        holding = np.flatnonzero(~(scores.max(axis=1, initial=0.0) <= 0))
-        result = np.zeros_like(looked)
-        self.seen += len(patches)
-        self.rescored += len(holding)
-        if len(holding):
-            result[holding] = self._exact.predict(patches[holding])
-        return result
-
-    def _predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.predict(patches)
-
-    def close(self) -> None:
-        """Close both."""
-        self._fast.close()
-        self._exact.close()
+    def _doubtful(self, results: NDArray[np.float32]) -> NDArray[np.intp]:
+        scores = results.reshape(len(results), self.classes // 5, 5)[..., 4]
+        # Also true of NaN.
+        return np.flatnonzero(~(scores.max(axis=1, initial=0.0) <= 0))
