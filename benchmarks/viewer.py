@@ -1,7 +1,8 @@
 """Latency of tiles: our server beside OpenSlide's DeepZoom, in one run.
 
 Ours is the viewer's own server with all it checks and says on every request; DeepZoom is served by a bare one of the
-same kind (the standard library's, kept-alive connections), so what HTTP costs counts against ours.  Four clients take
+same kind (the standard library's, kept-alive connections), so what HTTP costs counts against ours.  Four clients, in a
+process of their own as a browser is (in the server's they would wait for its interpreter lock, and it for theirs), take
 tiles as a person looks: at random places of every level down to full resolution, none twice, so that no cache of whole
 tiles helps either side.  The two take turns, round after round, so that a busy machine troubles both alike.
 
@@ -14,6 +15,7 @@ import argparse
 import http.client
 import io
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -22,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -182,6 +185,7 @@ def compare(path: Path, tiles: int, rounds: int) -> dict[str, object]:
     with open_slide(path) as reader:
         pyramid = TilePyramid(reader)
         backend, size = reader.backend, reader.dimensions
+    people = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     for number in range(rounds):
         chosen = choose(pyramid, tiles, number)
         # Each round begins with everything closed, and with the other of the two.
@@ -193,9 +197,10 @@ def compare(path: Path, tiles: int, rounds: int) -> dict[str, object]:
                     tile, close = deep_zoom(path, pyramid.tile_size)
                     stack.callback(close)
                     port, address = stack.enter_context(served(tile))
-                for place, seconds in ask(port, address, chosen).items():
+                for place, seconds in people.submit(ask, port, address, chosen).result().items():
                     found[name].append(seconds)
                     by_level[name].setdefault(place[0], []).append(seconds)
+    people.shutdown()
     ours, theirs = (statistics.median(found[name]) for name in ("ours", "deepzoom"))
     return {
         "slide": path.name,

@@ -140,7 +140,7 @@ class LineProgress:
         """Say what is to do."""
         self._total = slides
         if slides:
-            self._say(f"{slides} slides to score, {unchanged} finished before.")
+            self._say(f"{slides} slide{'' if slides == 1 else 's'} to score, {unchanged} finished before.")
 
     def workers(self, count: int, dashboard: str | None) -> None:
         """Say where the dashboard is."""
