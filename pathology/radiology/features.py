@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import mirp
 import numpy as np
+from mirp.data_import.import_image import import_image
+from mirp.data_import.import_mask import import_mask
 from pydantic import Field, model_validator
 
 from pathology.radiology.errors import StudyError
@@ -111,13 +113,13 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
         )
     # The spline's reach beyond the mask; more would only cost time.
     image, region = crop_to_mask(volume, mask, 12.0)
+    modality = _MODALITIES.get(volume.modality)
     with tempfile.TemporaryDirectory(prefix="features-") as folder, _quiet():
         write_nifti(image, Path(folder) / "image.nii")
         write_nifti(region, Path(folder) / "mask.nii")
         tables = mirp.extract_features(
-            image=str(Path(folder) / "image.nii"),
-            mask=str(Path(folder) / "mask.nii"),
-            image_modality=_MODALITIES.get(volume.modality),
+            image=_nameless(import_image(str(Path(folder) / "image.nii"), image_modality=modality)),
+            mask=_nameless(import_mask(str(Path(folder) / "mask.nii"))),
             num_cpus=1,
             new_spacing=chosen.spacing_mm,
             base_feature_families=list(chosen.families),
@@ -135,6 +137,17 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
     row = tables[0].iloc[0]
     described = ("sample_name", "image_")
     return {str(k): float(v) for k, v in row.items() if not str(k).startswith(described)}
+
+
+def _nameless(files: Any) -> Any:  # noqa: ANN401  # MIRP's file objects, which it does not export
+    """Take the temporary folder off MIRP's files.
+
+    From 1000 voxels on MIRP estimates Moran's I and Geary's C from random points, whose seed is a hash of the image
+    *and of where it lies*: from another folder the same tumour would have other features.
+    """
+    for file in files:
+        file.dir_path = file.sample_name = "region"
+    return files
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import pytest
 from pathology.radiology.errors import EmptyMaskError, GeometryError, StudyError
 from pathology.radiology.features import FeatureSettings, default_features, extract_features
 from pathology.radiology.geometry import Geometry
+from pathology.radiology.phantoms import tumour_phantom
 from pathology.radiology.volume import Mask, Volume
 
 # The digital phantom of the IBSI reference manual (arXiv 1612.07003, chapter 5): 5 x 4 x 4 voxels of 2 mm; 0 is outside
@@ -114,6 +115,16 @@ def same_digits(published, value):
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_digital_phantom_of_the_ibsi(phantom_features, name):
     assert same_digits(PUBLISHED[name], phantom_features[name]), (phantom_features[name], PUBLISHED[name])
+
+
+def test_large_tumours_measure_alike_again():
+    """From 1000 voxels on some features rest on random points, whose seed must not depend on a temporary folder."""
+    image, mask = tumour_phantom(Geometry((60, 60, 30), (2.0, 2.0, 3.0)), seed=1)
+    assert mask.volume_mm3 / 2.0**3 > 1000
+    settings = FeatureSettings(families=("morphology",))
+    first, again = (extract_features(image, mask, settings) for _ in range(2))
+    assert {"morph_moran_i", "morph_geary_c"} <= set(first)
+    assert first == again
 
 
 def test_units_choose_the_discretisation(ct):
