@@ -404,11 +404,10 @@ def constructed(work: Path, seed: int, device: str, small: bool, until: float) -
         gan = AcganSettings(width=16, steps=500, batch=16)
         adversarial = shortened(adversarial, 100, 2e-4, size=32, slices=4, acgan=gan, synthetic=300)
     run("gao-2021", gao_2021, adversarial, 24 if small else 30, 2 if small else 5)
-    habitat = shortened(jardim_perassi_2021.recipe(), 40, 2e-3, batch=32, patch=9, per_case=150)
-    run("jardim-perassi-2021", jardim_perassi_2021, habitat, 8 if small else 16, k)
+    run("jardim-perassi-2021", jardim_perassi_2021, jardim_perassi_2021.recipe(), 16, 4)
     readers = marin_2022.recipe()
     if small:
-        optimiser = OptimiserSettings(steps=150, batch=8, learning_rate=3e-3)
+        optimiser = OptimiserSettings(steps=1500, batch=8, learning_rate=3e-3)
         readers = readers.model_copy(update={"optimiser": optimiser, "window": (1, 48, 48)})
     run("marin-2022, four readers", marin_2022, readers, 12 if small else 24, k)
     margins = shortened(ye_2021.recipe(), 40, 1e-3, size=64, slices=6)

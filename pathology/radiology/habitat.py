@@ -66,7 +66,14 @@ class HabitatRecipe(Recipe):
     classifier: ClassifierSettings = ClassifierSettings(
         architecture="resnet18", shift=0, optimiser=OptimiserSettings(steps=400, batch=64, learning_rate=5e-4)
     )
-    """Network and training."""
+    """Network and training; no shift, which would move the pixel asked about out of the patch's middle."""
+
+    @field_validator("classifier")
+    @classmethod
+    def _centred(cls, value: ClassifierSettings) -> ClassifierSettings:
+        if value.shift:
+            raise ValueError(f"classifier.shift: a patch stands for the pixel in its middle, so 0; got {value.shift}")
+        return value
 
     @field_validator("patch")
     @classmethod
