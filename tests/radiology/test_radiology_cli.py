@@ -7,13 +7,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from pathology.cli.patient import app as patient
 from pathology.cli.radiology import app
 from pathology.errors import PathologyError
 from pathology.patient.record import read_radiology_results
 from pathology.radiology.constructed import fat_cohort, readers_cohort
 from pathology.radiology.dicom_write import write_series
 from pathology.radiology.nifti import write_nifti
-from pathology.radiology.open import open_volume
+from pathology.radiology.open import open_mask, open_volume
 from pathology.radiology.volume import Mask
 
 DATA = ["--data-name", "phantoms", "--data-source", "made here", "--data-licence", "CC0", "--constructed"]
@@ -105,6 +106,38 @@ def test_predict_goes_on_after_a_broken_patient_and_resumes(bundle, folder, tmp_
     studies = dict(read_radiology_results(tmp_path / "out"))
     assert studies["C001"].modality == "CT"
     assert "volume_cm3" in studies["C001"].findings
+
+
+def test_real_predictions_join_the_patients_clinical_rows(data_dir, tmp_path):
+    """Train, predict and join on real patients: what the record holds is what the network's mask measures."""
+    given = data_dir / "radiology"
+    for number, source in enumerate(sorted((given / "sts").iterdir())[:4]):
+        # Two learn, two are predicted.
+        case = tmp_path / ("learnt" if number < 2 else "new") / source.name
+        case.mkdir(parents=True)
+        for name in ("MR_T1_image.nii.gz", "MR_T1_mask.nii.gz"):
+            (case / name).write_bytes((source / name).read_bytes())
+    small = [*QUICK, "--set", "window=[8, 32, 32]", "--set", "spacing_mm=[6, 6, 6]", "--set", "sequences=[MR_T1]"]
+    call("train", "holbrook-2020", tmp_path / "learnt", "--out", tmp_path / "m", "--no-evaluate", *small, *DATA)
+    assert "2 of 2 patients done" in call("predict", tmp_path / "m", tmp_path / "new", "--out", tmp_path / "rad")
+    built = CliRunner().invoke(
+        patient,
+        ["build", "--radiology", str(tmp_path / "rad"), "--clinical", str(given / "sts_clinical.csv"), "--out",
+         str(tmp_path / "records")],
+    )  # fmt: skip
+    assert built.exit_code == 0, built.output
+    assert "2 with imaging, 43 with a clinical row, 2 with all" in built.output
+    table = pd.read_parquet(tmp_path / "records" / "patients.parquet").set_index("patient_id")
+    for name in (case.name for case in (tmp_path / "new").iterdir()):
+        mask = open_mask(
+            tmp_path / "rad" / "studies" / name / "segmentation.nii.gz",
+            open_volume(tmp_path / "new" / name / "MR_T1_image.nii.gz"),
+        )
+        assert mask.array.any()
+        assert table.loc[name, "imaging.volume_cm3"] == pytest.approx(mask.volume_mm3 / 1000)
+        record = json.loads((tmp_path / "records" / "patients" / name / "record.json").read_text())
+        assert record["imaging"][0]["modality"] == "MR"
+        assert "volume_cm3" in (tmp_path / "records" / "patients" / name / "patient.html").read_text()
 
 
 def test_features_feed_evaluation_and_training(tmp_path):
