@@ -317,6 +317,7 @@ class SegmentationRecipe(Recipe):
         columns: dict[str, list[float]] = {
             "Dice coefficient": [c.agreement.dice for c in cases],
             "continuous Dice coefficient": [c.continuous_dice for c in cases],
+            "soft Dice coefficient against the confidence map": [c.soft_dice for c in cases],
             "95 % Hausdorff distance, mm": [c.agreement.hausdorff95_mm for c in cases],
             "average symmetric surface distance, mm": [c.agreement.average_surface_mm for c in cases],
         }

@@ -75,6 +75,10 @@ def test_continuous_dice_by_hand():
     assert continuous_dice(a, b) == pytest.approx(1.5 / 1.75)
     # Confidence that is low but right is not punished.
     assert continuous_dice(a, np.array([0.3, 0.3, 0, 0])) == pytest.approx(1.0)
+    # A haze of 0.2 over a volume that is tumour to 2 % outweighs a tumour that is found: 3.6 / (1.8 + 21.4).
+    hazy = np.full(100, 0.2)
+    hazy[:2] = 0.9
+    assert continuous_dice(np.arange(100) < 2, hazy) == pytest.approx(3.6 / 23.2)
     assert soft_dice(np.array([0.5, 0.2]), np.array([0.5, 0.2])) == 1.0
     with pytest.raises(UsageError, match="between 0 and 1"):
         continuous_dice(a, b * 9)

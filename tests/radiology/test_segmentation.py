@@ -54,6 +54,7 @@ def test_every_shape_learns_and_is_measured_by_patient(cohort, shape):
     assert dice.value > 0.5, dice
     # A faint haze over the whole image costs the continuous form much more than the thresholded one.
     assert 0.2 < values["continuous Dice coefficient"].value <= 1
+    assert 0.2 < values["soft Dice coefficient against the confidence map"].value <= 1
 
 
 @pytest.mark.parametrize("shape", ["2.5d", "3d"])
