@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import PublishedFigure, System
+from pathology.systems.system import OwnFigure, PublishedFigure, System
 
 if TYPE_CHECKING:
     from pathology.radiology.recipe import Recipe
@@ -26,11 +26,46 @@ SYSTEM = System(
         PublishedFigure(metric="AUC, T2FS", value="0.76", cohort="158 external patients", source="abstract"),
         PublishedFigure(metric="best F1, T1FSGd", value="0.90", cohort="158 external patients", source="abstract"),
     ),
+    own=(
+        OwnFigure(
+            metric="AUC",
+            value=0.939,
+            interval=(0.842, 1.0),
+            n=25,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
+        ),
+        OwnFigure(
+            metric="balanced accuracy",
+            value=0.811,
+            interval=(0.477, 1.0),
+            n=25,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
+        ),
+        OwnFigure(
+            metric="concordance of the probability with overall survival, 6 deaths",
+            value=0.517,
+            interval=(0.2, 0.714),
+            n=25,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
+        ),
+        OwnFigure(
+            metric="hazard ratio of overall survival, called high grade (22) against low (3)",
+            value=1.465,
+            interval=(0.163, 13.146),
+            n=25,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
+        ),
+    ),
     notes=(
         "An F1 of 0.90 mirrors the share of high grades; balanced accuracy is reported here too.",
         "Intervals are not published.  Hyper-parameters beyond the network are ours.",
         "The data at hand have plain T1, not T1FSGd or T2FS, and grades low, intermediate and high: low is set against "
-        "the rest.",
+        "the rest.  With 3 patients of low grade no interval is to be relied on, and the frame of the cropped images "
+        "may tell something without any network.",
     ),
 )
 
