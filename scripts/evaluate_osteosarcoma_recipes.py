@@ -8,8 +8,8 @@ DIR holds the folders ``Non-Tumor``, ``Non-Viable-Tumor`` and ``Viable`` with H&
 What this can show: that each recipe's preparation, network, schedule and losses work on real tissue.  What it cannot:
 how good they are.  There are three cases, two classes are seen in one case each, and the budget is small: patches of
 256 px (Foersch; 1024 in the publication) or 299 px, few of each tile, few epochs, random weights to start from.
-The epoch is the last one: with two training cases there is nobody to choose it on, so the validation rows that the
-trainer asks for are the training rows themselves and choose nothing held out.
+With two training cases there is nobody to choose the epoch on: the validation rows that the trainer asks for are the
+training rows themselves, and nothing held out is looked at.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from pathology.networks.registry import build_network
 from pathology.systems.slide_classifier import find_classifier
 from pathology.training.checkpoint import Checkpoint
 from pathology.training.colour_baseline import colour_features, colour_probabilities
-from pathology.training.osteosarcoma import OSTEOSARCOMA_FOLDERS, read_osteosarcoma
+from pathology.training.osteosarcoma import OSTEOSARCOMA_FOLDERS, OSTEOSARCOMA_MPP, read_osteosarcoma
 from pathology.training.ranks import joined_ranks
 from pathology.training.slide_fit import EpochRecord, fit_slides
 from pathology.training.slide_labels import LabelledSlide, LabelledSlides
 from pathology.training.slide_patches import prepare_patches
 from pathology.training.slide_prediction import predict_slides
 from pathology.training.slide_recipe import SlideRecipe, Stage
-from pathology.training.splits import audit_leakage, leave_one_group_out
+from pathology.training.splits import Fold, audit_leakage, leave_one_group_out
 from pathology.training.statistics import Interval, bootstrap, wilson
 from pathology.training.tiles import LabelledTiles
 
@@ -55,7 +55,7 @@ def small(recipe: SlideRecipe, epochs: int, patches: int) -> SlideRecipe:
     )
     return recipe.model_copy(
         update={
-            "mpp": 1.0,
+            "mpp": OSTEOSARCOMA_MPP,
             "patch": 256 if foersch else 299,
             "batch": 16,
             "min_tissue": 0.25,
@@ -73,6 +73,10 @@ class Lines:
     def __init__(self, name: str) -> None:
         self._name = name
 
+    def say(self, line: str) -> None:
+        """Say what is begun."""
+        print(f"{self._name}: {line}", flush=True)
+
     def step(self, stage: int, epoch: int, step: int, steps: int, loss: float) -> None:
         """Nothing: an epoch is short."""
 
@@ -83,6 +87,27 @@ class Lines:
             f"{record.patches_per_second:.1f} patches/s, {record.waiting:.0%} waiting",
             flush=True,
         )
+
+
+def folds_of(tiles: LabelledTiles) -> tuple[Fold, ...]:
+    """Leave each case out once; audited for cases and pixels on both sides."""
+    folds = leave_one_group_out(tiles.patients)
+    for fold in folds:
+        audit_leakage({"train": fold.train, "test": fold.test}, patients=tiles.patients, contents=tiles.digests())
+    return tuple(folds)
+
+
+def as_slides(tiles: LabelledTiles, folder: Path) -> LabelledSlides:
+    """Return the tiles as slides of one class each, for the tiling engine."""
+    return LabelledSlides(
+        tiles.classes,
+        tuple(
+            LabelledSlide(
+                Path(name).stem, folder / OSTEOSARCOMA_FOLDERS[label] / name, patient, int(label), mpp=OSTEOSARCOMA_MPP
+            )
+            for name, label, patient in zip(tiles.names, tiles.labels, tiles.patients, strict=True)
+        ),
+    )
 
 
 def tile_auc(truth: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> Interval:
@@ -122,24 +147,13 @@ def main() -> int:
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     given = parser.parse_args()
     tiles = read_osteosarcoma(given.data)
-    labelled = LabelledSlides(
-        tiles.classes,
-        tuple(
-            LabelledSlide(
-                Path(name).stem, given.data / OSTEOSARCOMA_FOLDERS[label] / name, patient, int(label), mpp=1.0
-            )
-            for name, label, patient in zip(tiles.names, tiles.labels, tiles.patients, strict=True)
-        ),
-    )
-    folds = leave_one_group_out(tiles.patients)
-    for fold in folds:
-        audit_leakage({"train": fold.train, "test": fold.test}, patients=tiles.patients, contents=[*tiles.digests()])
+    labelled, folds = as_slides(tiles, given.data), folds_of(tiles)
     colours = np.stack([colour_features(tile) for tile in tiles.pixels])
     baseline = np.full((len(tiles), len(tiles.classes)), np.nan)
     for fold in folds:
         baseline[fold.test] = colour_probabilities(colours, tiles, fold.train, fold.test)
     record: dict[str, Any] = {
-        "data": "45 osteosarcoma tiles, 3 cases, leave one case out",
+        "data": f"{len(tiles)} osteosarcoma tiles, {len(folds)} cases, leave one case out",
         "torch": torch.__version__,
         "colour baseline": figures(tiles, baseline),
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from pathology.errors import PathologyError, UsageError
 from pathology.networks.torchvision_classifiers import last_feature_map
 from pathology.outputs.results_folder import open_results
 from pathology.slide.open import open_slide
+from pathology.slide.stain import StainNormaliser
 from pathology.training.grad_cam import grad_cam
 
 
@@ -35,12 +37,22 @@ def maps_of(network: nn.Module, images: torch.Tensor, name: int) -> NDArray[np.f
     return np.concatenate([grad_cam(network, layer, part, [name] * len(part)) for part in images.split(4)])
 
 
-def randomised(network: nn.Module) -> nn.Module:
-    """Give the classifier and the last dense block random weights, in place."""
+LAST_LAYERS: Final = {
+    "densenet121": ("features.denseblock4", "classifier"),
+    "densenet121-foersch": ("0.0.denseblock4", "1"),
+    "inception-v3": ("Mixed_7c", "fc"),
+}
+"""The last block and the head of each architecture, by the names of their modules."""
+
+
+def randomised(network: nn.Module, architecture: str) -> nn.Module:
+    """Give the head and the last block random weights, in place."""
     torch.manual_seed(0)
-    for name, module in network.named_modules():
-        if name.startswith(("features.denseblock4", "classifier")) and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+    for last in LAST_LAYERS[architecture]:
+        for module in network.get_submodule(last).modules():
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
     return network
 
 
@@ -48,11 +60,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Compute, check and draw."""
     bundle = load_bundle(arguments.model)
     card = bundle.card
+    if card.architecture not in LAST_LAYERS:
+        raise UsageError(
+            f"{card.name} is a {card.architecture}", remedy=f"This explains a {', '.join(sorted(LAST_LAYERS))}"
+        )
     slide = open_results(arguments.results)[arguments.slide]
     name = arguments.name or slide.record.prediction
     if name not in card.classes:
         raise UsageError(f"the model has no class {name!r}", remedy=f"Choose one of: {', '.join(card.classes)}")
-    group = zarr.open_group(slide.folder / "predictions.zarr", mode="r")
+    group: Any = zarr.open_group(slide.folder / "predictions.zarr", mode="r")
     probabilities, coords = np.asarray(group["probabilities"][...]), np.asarray(group["coords"][...])
     extent = float(group.attrs["patch_extent"])
     wanted = card.classes.index(name)
@@ -63,11 +79,14 @@ def run(arguments: argparse.Namespace) -> None:
         small = reader.read_region(len(reader.levels) - 1, 0, 0, *reader.levels[-1].dimensions).pixels
         factor = reader.levels[-1].downsample
     resized = [np.asarray(Image.fromarray(one).resize((card.patch, card.patch))) for one in pixels]
+    if "stain" in slide.record.extra:
+        normaliser = StainNormaliser.from_record(slide.record.extra["stain"])
+        resized = [normaliser.apply(one) for one in resized]
     values = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (card.normalisation.mean, card.normalisation.std))
     images = (values - mean) / std
     maps = maps_of(bundle.network(), images, wanted)
-    other = maps_of(randomised(bundle.network()), images, wanted)
+    other = maps_of(randomised(bundle.network(), card.architecture), images, wanted)
     likeness = [
         float(spearmanr(a.ravel()[::7], b.ravel()[::7]).statistic)
         for a, b in zip(maps, other, strict=True)

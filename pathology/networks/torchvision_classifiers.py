@@ -22,6 +22,7 @@ from typing import Final, cast
 from torch import nn
 from torchvision import models
 
+from pathology.networks.densenet import AdaptiveConcatPool
 from pathology.networks.petct import TwoStreamNetwork
 
 __all__ = [
@@ -103,8 +104,9 @@ def classifier_features(network: nn.Module) -> nn.Module:
 def last_feature_map(network: nn.Module) -> nn.Module:
     """Return the module whose output is the last one with a grid, for Grad-CAM.
 
-    AlexNet, VGG-19: the last pooling.  ResNet: the last block, after its ReLU.  DenseNet-161: the last normalisation,
-    before the ReLU that torchvision applies to it.  Two-stream network: the deepest fusion.
+    AlexNet, VGG-19: the last pooling.  ResNet: the last block, after its ReLU.  DenseNet: the last normalisation,
+    before the ReLU that torchvision applies to it; that of Foersch et al. likewise, which has no ReLU.  InceptionV3:
+    the last mixed block.  Two-stream network: the deepest fusion.
 
     Raises
     ------
@@ -115,8 +117,12 @@ def last_feature_map(network: nn.Module) -> nn.Module:
         return cast("nn.Module", network.layer4)
     if isinstance(network, models.DenseNet | models.AlexNet | models.VGG):
         return cast("nn.Module", network.features)
+    if isinstance(network, models.Inception3):
+        return cast("nn.Module", network.Mixed_7c)
     if isinstance(network, TwoStreamNetwork):
         return network.fusion[-1]
+    if isinstance(network, nn.Sequential) and any(isinstance(m, AdaptiveConcatPool) for m in network.modules()):
+        return network[0]
     raise TypeError(f"no last feature map is known of {type(network).__name__}")
 
 

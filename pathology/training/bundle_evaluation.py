@@ -46,12 +46,15 @@ class BundleEvaluation:
         Their labels and further columns.
     sections
         For the page: what the model declined to answer.
+    rule
+        How patches became a slide, as :func:`pathology.training.slide_evaluation.slide_scores` names it.
     """
 
     evaluations: tuple[Evaluation, ...]
     findings: tuple[SlideFinding, ...]
     labelled: LabelledSlides
     sections: tuple[Section, ...]
+    rule: str
 
 
 def internal_evaluation(bundle: Bundle) -> Evaluation | None:
@@ -147,6 +150,7 @@ def evaluate_bundle(
         for slide in labelled.slides
     )
     # Thresholds hold for the aggregator they were fitted for.
+    rule = aggregator if aggregator in RULES else "model"
     fitted_for = card.trust.aggregator if card.trust is not None else "mean"
     evaluation = evaluate_slides(
         findings,
@@ -154,12 +158,12 @@ def evaluate_bundle(
         name=name,
         data=data,
         thresholds=card.calibration.get("thresholds") if aggregator == fitted_for else None,
-        threshold_rule=aggregator if aggregator in RULES else "model",
+        threshold_rule=rule,
     )
     sections = (_declined(labelled, results),)
     write_text(out / "evaluation.json", evaluation.model_dump_json(indent=1))
     shown = (own, evaluation) if own is not None and own.classes == card.classes else (evaluation,)
-    return BundleEvaluation(shown, findings, labelled, sections)
+    return BundleEvaluation(shown, findings, labelled, sections, rule)
 
 
 def write_bundle_evaluation(
@@ -175,8 +179,10 @@ def write_bundle_evaluation(
             out / "pictures",
             found.evaluations[-1],
             found.findings,
+            rule=found.rule,
             temperature=bundle.card.calibration.get("temperature"),
         ),
+        rule=found.rule,
         extra=[*found.sections, *extra],
         warnings=warnings,
     )

@@ -81,7 +81,9 @@ def fit_temperature(
 ) -> TemperatureFit:
     """Find the temperature of least negative log likelihood (Guo et al. 2017, ICML, section 4.2).
 
-    The loss is convex in the inverse temperature, so the minimum found is the only one.
+    The loss is convex in the inverse temperature, so the minimum found is the only one.  Where few patients are all
+    called right it lies at certainty, which few patients do not show: a temperature below 1 therefore makes the mean
+    probability of the leading class at most (n + 1) / (n + 2) for n patients, Laplace's rule of succession.
 
     Parameters
     ----------
@@ -109,9 +111,17 @@ def fit_temperature(
     def loss(log_temperature: float) -> float:
         return float(weights @ negative_log_likelihood(values, truth, float(np.exp(log_temperature))))
 
-    from scipy.optimize import minimize_scalar
+    def sureness(log_temperature: float) -> float:
+        highest = values.max(axis=1, keepdims=True)
+        return float(weights @ (1 / np.exp((values - highest) / np.exp(log_temperature)).sum(axis=1)))
+
+    from scipy.optimize import brentq, minimize_scalar
 
     best = float(minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded", options={"xatol": 1e-6}).x)
+    most = (len(size) + 1) / (len(size) + 2)
+    if best < 0 and sureness(best) > most:
+        # Sureness falls with temperature, and the loss between here and the minimum rises: the bound is the best left.
+        best = 0.0 if sureness(0.0) >= most else float(brentq(lambda t: sureness(t) - most, best, 0.0))
     before, after = loss(0.0), loss(best)
     if after >= before:
         best, after = 0.0, before

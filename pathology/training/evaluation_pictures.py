@@ -22,6 +22,12 @@ __all__ = ["draw_calibration", "draw_confusion", "draw_curves", "draw_precision_
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Okabe and Ito's palette: told apart by colour-blind readers."""
 
+_LINES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)))
+"""Solid and broken, so that curves which lie on one another can all be seen."""
+
+_FAR = 20
+"""A loss so many times the median is drawn on a logarithmic scale."""
+
 Floats = NDArray[np.float64]
 
 
@@ -42,11 +48,25 @@ def draw_curves(history: Sequence[EpochRecord], *, title: str = "") -> Figure:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("loss (nats; training weighted by class)")
-    left.set_ylim(bottom=0)
+    losses = [value for r in history for value in (r.loss, r.validation_loss)]
+    if max(losses) > _FAR * max(float(np.median(losses)), 1e-12):
+        # Running means are still young in the first epochs: their validation loss would flatten all others.
+        left.set_yscale("log")
+    else:
+        left.set_ylim(bottom=0)
     left.legend(frameon=False)
     right.set_ylabel("validation patches called right")
     right.set_ylim(0, 1.02)
-    right.annotate("chosen", (chosen, 0.02), xytext=(3, 0), textcoords="offset points", fontsize=8, color="#555555")
+    late = chosen > len(history) / 2
+    right.annotate(
+        "chosen",
+        (chosen, 0.02),
+        xytext=(-3 if late else 3, 0),
+        textcoords="offset points",
+        ha="right" if late else "left",
+        fontsize=8,
+        color="#555555",
+    )
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -80,7 +100,7 @@ def draw_roc(truth: NDArray[np.integer], scores: Floats, report: LevelReport, *,
             fpr, tpr, _ = roc_curve(positive, scores[:, c])
             area = report.report.auc[name]
             label = _legend(name, area, int(positive.sum()))
-            axes.plot(fpr, tpr, color=_COLOURS[c % len(_COLOURS)], label=label)
+            axes.plot(fpr, tpr, color=_COLOURS[c % len(_COLOURS)], linestyle=_LINES[c % len(_LINES)], label=label)
     axes.legend(loc="lower right", fontsize=7, frameon=False, title="area (95 % CI), positive", title_fontsize=7)
     return figure
 
@@ -97,7 +117,7 @@ def draw_precision_recall(
             area = report.average_precision[name]
             colour = _COLOURS[c % len(_COLOURS)]
             label = _legend(name, area, int(positive.sum()))
-            axes.step(recall, precision, where="post", color=colour, label=label)
+            axes.step(recall, precision, where="post", color=colour, linestyle=_LINES[c % len(_LINES)], label=label)
             axes.axhline(positive.mean(), color=colour, linewidth=0.8, linestyle=":")
     axes.legend(
         loc="lower left", fontsize=7, frameon=False, title="average precision (95 % CI), positive", title_fontsize=7
@@ -130,13 +150,14 @@ def draw_calibration(
         y = np.array([b.accuracy for b in filled], float)
         size = np.array([b.n for b in filled]) / len(p)
         axes.plot(x, y, color=_COLOURS[i], linewidth=1, alpha=0.7)
-        axes.scatter(x, y, s=12 + 160 * size, color=_COLOURS[i], alpha=0.7, label=f"{name}n = {len(p)}")
+        axes.scatter(x, y, s=12 + 160 * size, color=_COLOURS[i], alpha=0.7, clip_on=False, label=f"{name}n = {len(p)}")
     axes.legend(loc="upper left", fontsize=8, frameon=False)
     return figure
 
 
 def _legend(name: str, area: Interval, positive: int) -> str:
-    interval = f"{area.low:.2f} to {area.high:.2f}" if np.isfinite(area.low) else "no interval"
+    known = np.isfinite(area.low) and area.low < area.high
+    interval = f"{area.low:.2f} to {area.high:.2f}" if known else "no interval"
     return f"{name}: {area.value:.2f} ({interval}), n = {positive}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pathology.bundle.card import Figure
 from pathology.outputs.wording import RESEARCH_USE_ONLY
 from pathology.survival.report import Cell, Picture, Section, Table, picture, write_report
 from pathology.training.calibration import tempered
@@ -22,7 +23,7 @@ from pathology.training.slide_evaluation import Evaluation, SlideFinding, slide_
 from pathology.training.slide_fit import EpochRecord
 from pathology.training.statistics import Interval
 
-__all__ = ["evaluation_pictures", "side_by_side", "write_evaluation_report"]
+__all__ = ["evaluation_pictures", "figures_section", "side_by_side", "write_evaluation_report"]
 
 
 def evaluation_pictures(
@@ -78,6 +79,16 @@ def evaluation_pictures(
     )
 
 
+_RULES = {
+    "mean": "average probability of the patches",
+    "share": "share of the patches a class leads in",
+    "majority": "class that leads in most patches",
+    "top": "ten surest patches of each class",
+    "model": "the model's own aggregator",
+    "none": "each patch by itself, labelled as its slide",
+}
+
+
 def side_by_side(evaluations: Sequence[Evaluation]) -> tuple[Section, ...]:
     """Return the tables: a row a figure, a column an evaluation, n beside every figure.
 
@@ -98,14 +109,6 @@ def side_by_side(evaluations: Sequence[Evaluation]) -> tuple[Section, ...]:
             note="Research use only.",
         )
     ]
-    described = {
-        "mean": "average probability of the patches",
-        "share": "share of the patches a class leads in",
-        "majority": "class that leads in most patches",
-        "top": "ten surest patches of each class",
-        "model": "the model's own aggregator",
-        "none": "each patch by itself, labelled as its slide",
-    }
     wanted = [(report.level, report.rule) for report in evaluations[0].levels]
     for level, rule in wanted:
         found = [e.at(level, rule) for e in evaluations if (level, rule) in [(r.level, r.rule) for r in e.levels]]
@@ -126,7 +129,7 @@ def side_by_side(evaluations: Sequence[Evaluation]) -> tuple[Section, ...]:
                 rows.append(_row(f"sensitivity at the threshold, {name}", [f.sensitivity[name] for f in found], sizes))
                 rows.append(_row(f"specificity at the threshold, {name}", [f.specificity[name] for f in found], sizes))
         sections.append(
-            Section(heading=f"By {level}: {described.get(rule, rule)}", table=Table(head=head, rows=tuple(rows)))
+            Section(heading=f"By {level}: {_RULES.get(rule, rule)}", table=Table(head=head, rows=tuple(rows)))
         )
     return tuple(sections)
 
@@ -138,9 +141,28 @@ def _row(name: str, values: Sequence[Interval], sizes: Sequence[int] | None = No
         if not math.isfinite(value.value):
             cells.append(Cell(value="not defined", ci=f"n = {value.n}{positive}"))
             continue
-        interval = f"{value.low:.3f} to {value.high:.3f}, " if math.isfinite(value.low) else "no interval, "
+        if not math.isfinite(value.low):
+            interval = "no interval, "
+        elif value.low == value.high:
+            interval = "no interval: no resample differs, "
+        else:
+            interval = f"{value.low:.3f} to {value.high:.3f}, "
         cells.append(Cell(value=f"{value.value:.3f}", ci=f"{interval}n = {value.n}{positive}"))
     return tuple(cells)
+
+
+def figures_section(heading: str, figures: Sequence[Figure]) -> Section:
+    """Return figures of a card as a table; the note of one without a value says why."""
+    rows = []
+    for figure in figures:
+        name = Cell(value=figure.metric)
+        if figure.value is None or figure.interval is None:
+            rows.append((name, Cell(value="no figure", ci=figure.note)))
+            continue
+        low, high = figure.interval
+        interval = f"{low:.3f} to {high:.3f}" if low < high else "no interval: no resample differs"
+        rows.append((name, Cell(value=f"{figure.value:.3f}", ci=f"{interval}, n = {figure.n} {figure.unit}")))
+    return Section(heading=heading, table=Table(head=("figure", "value"), rows=tuple(rows)))
 
 
 def write_evaluation_report(
@@ -149,6 +171,7 @@ def write_evaluation_report(
     evaluations: Sequence[Evaluation],
     pictures: Sequence[Picture],
     *,
+    rule: str = "mean",
     history: Sequence[EpochRecord] = (),
     extra: Sequence[Section] = (),
     warnings: Sequence[str] = (),
@@ -165,6 +188,8 @@ def write_evaluation_report(
         Side by side, at least one.
     pictures
         From :func:`evaluation_pictures`.
+    rule
+        How the model's patches become a slide: its tables come before the pictures, those of the other rules after.
     history
         Epochs of the training, if it is to be shown.
     extra
@@ -172,7 +197,9 @@ def write_evaluation_report(
     warnings
         Shown first.
     """
-    sections = list(side_by_side(evaluations))
+    about, *tables = side_by_side(evaluations)
+    its_own = [t for t in tables if t.heading.endswith(f": {_RULES.get(rule, rule)}")]
+    sections = [about, *reversed(its_own)]
     shown = list(pictures)
     if history:
         best = next(i for i in reversed(range(len(history))) if history[i].best)
@@ -188,5 +215,6 @@ def write_evaluation_report(
         )
     sections.append(Section(heading="Pictures", pictures=tuple(shown)))
     sections.extend(extra)
+    sections.extend(table for table in tables if table not in its_own)
     subtitle = "; ".join(f"{e.name}: {e.data}" for e in evaluations)
     write_report(path, title, f"{subtitle}. {RESEARCH_USE_ONLY}", sections, warnings=warnings)

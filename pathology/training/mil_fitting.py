@@ -140,7 +140,7 @@ def fit_aggregator(
             losses.append(total / len(bags))
             p = bag_probabilities(network, validation[0], device=device)
             found.append(float(-np.log(np.maximum(p[np.arange(len(p)), list(validation[1])], 1e-12)).mean()))
-            if found[-1] == min(found):
+            if epoch == int(np.argmin(found)):
                 best = copy.deepcopy(network.state_dict())
             progress(epoch, losses[-1], found[-1])
             if epoch + 1 >= settings.least_epochs and epoch - int(np.argmin(found)) >= settings.patience:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-__all__ = ["find_rate", "steepest_rate"]
+__all__ = ["STEPS", "find_rate", "steepest_rate"]
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
 """Rates and number of steps of the sweep: ``lr_find``'s defaults in fastai 1."""

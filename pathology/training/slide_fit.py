@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader
 
 from pathology.errors import UsageError
 from pathology.settings import Settings
+from pathology.training.calibration import negative_log_likelihood
 from pathology.training.checkpoint import Checkpoint, copied, optimiser_state, restore_optimiser
 from pathology.training.layer_groups import freeze_body, group_rates, layer_groups
 from pathology.training.ranks import Ranks
-from pathology.training.rate_finder import find_rate
+from pathology.training.rate_finder import STEPS, find_rate
 from pathology.training.slide_patches import SlidePatches, TrainingPatches
 from pathology.training.slide_prediction import SlideLogits, automatic_precision, mixed, normalised, predict_slides
 from pathology.training.slide_recipe import SlideRecipe, Stage
@@ -68,6 +69,9 @@ class EpochRecord(Settings):
 class FitProgress(Protocol):
     """Told how a training advances."""
 
+    def say(self, line: str) -> None:
+        """Show one line."""
+
     def step(self, stage: int, epoch: int, step: int, steps: int, loss: float) -> None:
         """One batch is done; ``loss`` is a running mean."""
 
@@ -77,6 +81,9 @@ class FitProgress(Protocol):
 
 class SilentFitProgress:
     """Shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Show nothing."""
 
     def step(self, stage: int, epoch: int, step: int, steps: int, loss: float) -> None:
         """Show nothing."""
@@ -388,6 +395,7 @@ class _Fit:
 
     def _find_lowest(self, stage: Stage) -> float:
         """Search on copies of the weights for the rate at which the loss falls fastest; the mean of three searches."""
+        self.progress.say(f"searching the lowest rate: {_SEARCHES} times at most {STEPS} batches")
         before = copied(self.network)
         found = []
         for search in range(_SEARCHES):
@@ -463,9 +471,11 @@ def validation_figures(found: list[SlideLogits], labels: list[int]) -> tuple[flo
     """Return patch loss (each slide alike), patch accuracy and slide loss of the mean probabilities, in nats."""
     losses, right, total, slide_losses = [], 0, 0, []
     for slide, label in zip(found, labels, strict=True):
-        p = slide.probabilities()
-        losses.append(float(-np.log(np.maximum(p[:, label], 1e-12)).mean()))
+        # From the logits: a network whose running means are still young is so sure that probabilities are all 0 and 1.
+        loss = negative_log_likelihood(slide.logits, np.full(len(slide.logits), label))
+        losses.append(float(loss.mean()))
         right += int((slide.logits.argmax(axis=1) == label).sum())
-        total += len(p)
-        slide_losses.append(float(-np.log(max(p[:, label].mean(), 1e-12))))
+        total += len(loss)
+        least = loss.min()
+        slide_losses.append(float(least - np.log(np.exp(least - loss).mean())))
     return float(np.mean(losses)), right / total, float(np.mean(slide_losses))

@@ -186,6 +186,7 @@ def risk_section(
     outcome, kept = read_outcome_columns(table, time, event)
     named = groups.assign(table.iloc[kept]["risk"].to_numpy(dtype=float))
     figure = draw_kaplan_meier(outcome, named, order=groups.names, what="Without the event", years=False)
+    figure.axes[0].set_xlabel(time)  # the unit is known to whoever named the column
     rows = [
         (Cell(value="concordance (Harrell) of the risk"), Cell(value=str(report.concordance))),
         *(

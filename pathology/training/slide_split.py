@@ -74,7 +74,7 @@ def split_slides(
         parts = grouped_split(
             [slide.patient_id for slide in slides],
             [slide.label for slide in slides],
-            shares=dict(shares),
+            shares={name: share / math.fsum(shares.values()) for name, share in shares.items()},
             seed=seed,
             sites=[slide.site for slide in slides],
         )
@@ -92,18 +92,20 @@ def split_slides(
 
 
 def _sizes(patients: int, shares: Sequence[float], name: str) -> list[int]:
-    """Divide by largest remainder, at least one each."""
+    """Divide by largest remainder; a set left with none takes one from the largest."""
     if patients < len(shares):
         raise UsageError(
             f"class {name} has {patients} patients for {len(shares)} sets",
             remedy="Add patients, leave the class out, or use fewer sets",
         )
-    spare = patients - len(shares)
-    exact = [spare * share / math.fsum(shares) for share in shares]
-    sizes = [1 + math.floor(value) for value in exact]
+    exact = [patients * share / math.fsum(shares) for share in shares]
+    sizes = [math.floor(value) for value in exact]
     order = sorted(range(len(shares)), key=lambda i: (math.floor(exact[i]) - exact[i], i))
     for i in order[: patients - sum(sizes)]:
         sizes[i] += 1
+    while 0 in sizes:
+        sizes[sizes.index(max(sizes))] -= 1
+        sizes[sizes.index(0)] += 1
     return sizes
 
 

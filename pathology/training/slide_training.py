@@ -28,7 +28,7 @@ from pathology.scoring.selection import SlideEntry
 from pathology.survival.groups import RiskGroups
 from pathology.training.checkpoint import Checkpoint
 from pathology.training.conformal import coverage, one_per_patient, prediction_sets
-from pathology.training.evaluation_report import evaluation_pictures, write_evaluation_report
+from pathology.training.evaluation_report import evaluation_pictures, figures_section, write_evaluation_report
 from pathology.training.initialisation import Start, resolve_start
 from pathology.training.metrics import classification_report, score_by_patient
 from pathology.training.mil_fitting import FittedAggregator, MilSettings, bag_probabilities, fit_aggregator
@@ -67,9 +67,6 @@ class TrainingProgress(FitProgress, Protocol):
     @property
     def tiling(self) -> Progress:
         """Told how slides are cut."""
-
-    def say(self, line: str) -> None:
-        """Show one line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -441,7 +438,7 @@ class _Run:
             )
             evaluation = evaluate_slides(findings, classes, name="internal", data=data)
             figures = self._fold_figures(held_out, rule, data) + evaluation_figures(evaluation, "network", rules=rules)
-            figures += self._baseline_figures([self._baseline(parts) for parts in plan.folds], data)
+            beside = self._baseline_figures([self._baseline(parts) for parts in plan.folds], data)
         else:
             findings, scores = self.predict(model, sets["test"])
             data = f"{words.data_name}, test patients, who trained, chose and calibrated nothing"
@@ -449,8 +446,8 @@ class _Run:
                 findings, classes, name="internal", data=data, thresholds=thresholds, threshold_rule=rule
             )
             figures = evaluation_figures(evaluation, "network", rules=rules)
-            figures += self._baseline_figures([self._baseline(sets)], data)
-            figures += self._trust_figures(findings, scores, model, data)
+            beside = self._baseline_figures([self._baseline(sets)], data)
+            beside += self._trust_figures(findings, scores, model, data)
         used = np.concatenate([sets[name] for name in sets if name != "test"])
         card = write_slide_bundle(
             out,
@@ -461,7 +458,7 @@ class _Run:
             words=words,
             start=start,
             split=self._split_words(held_out),
-            figures=figures,
+            figures=figures + beside,
             trust=trust,
             calibration=calibration,
             used=used.tolist(),
@@ -480,7 +477,9 @@ class _Run:
                 rule=rule,
                 temperature=None if held_out else trust.temperature.temperature,
             ),
+            rule=rule,
             history=fitted.history,
+            extra=[figures_section("Beside the model: a colour baseline, prediction sets, domain", beside)],
         )
         return TrainedClassifier(out, card, evaluation, fitted)
 

@@ -6,6 +6,7 @@ studies) cites its source and is held against brute force, textbook values or Sc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Annotated, Literal
 
@@ -55,6 +56,10 @@ class Interval(Settings):
 
     def __str__(self) -> str:
         """``0.82 (95 % CI 0.75-0.88, n = 108)``; the method is kept in the record."""
+        if not math.isfinite(self.low):
+            return f"{self.value:.3g} (no interval, n = {self.n})"
+        if self.low == self.high:
+            return f"{self.value:.3g} (no interval: no resample differs, n = {self.n})"
         return f"{self.value:.3g} ({self.level:.0%} CI {self.low:.3g}-{self.high:.3g}, n = {self.n})".replace("%", " %")
 
     def __contains__(self, value: float) -> bool:

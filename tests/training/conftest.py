@@ -13,16 +13,15 @@ from pathology.training.slide_labels import LabelledSlide, LabelledSlides
 from pathology.training.slide_patches import SlidePatches
 
 
-@pytest.fixture(scope="session")
-def patches(tmp_path_factory):
-    """Four slides of two classes, dark and bright, eight patches each."""
-    folder = tmp_path_factory.mktemp("stores")
+def _four_slides(folder: Path, *, side: int, across: int, down: int) -> SlidePatches:
+    """Four slides of two classes, dark and bright, ``across`` times ``down`` patches each."""
     stores, slides = [], []
     for number in range(4):
         random = np.random.default_rng(number)
-        picture = np.clip(random.normal(80 + 90 * (number % 2), 25, (64, 128, 3)), 0, 255).astype(np.uint8)
+        size = (down * side, across * side, 3)
+        picture = np.clip(random.normal(80 + 90 * (number % 2), 25, size), 0, 255).astype(np.uint8)
         reader = ArrayReader(picture)
-        grid = Grid(GridSettings(patch=32, mpp=0.5, stride=32, block=256), reader.dimensions, 0.5)
+        grid = Grid(GridSettings(patch=side, mpp=0.5, stride=side, block=max(256, side)), reader.dimensions, 0.5)
         plan = plan_tiles(grid, TissueShare(np.ones((2, 2), bool), reader.dimensions))
         path = folder / f"{number}.zarr"
         store = PatchStore.create(path, plan, "decoded", slide=reader.path, fingerprint=str(number), description={})
@@ -32,6 +31,19 @@ def patches(tmp_path_factory):
         store.finish()
         stores.append(path)
         slides.append(LabelledSlide(f"s{number}", Path(f"{number}.svs"), f"p{number}", number % 2))
-    keep = [np.ones(8, bool) for _ in stores]
-    keep[0][2:] = False
+    keep = [np.ones(across * down, bool) for _ in stores]
     return SlidePatches(LabelledSlides(("dark", "bright"), tuple(slides)), tuple(stores), tuple(keep))
+
+
+@pytest.fixture(scope="session")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> SlidePatches:
+    """Eight patches of 32 px a slide, of which the first slide uses two."""
+    found = _four_slides(tmp_path_factory.mktemp("stores"), side=32, across=4, down=2)
+    found.keep[0][2:] = False
+    return found
+
+
+@pytest.fixture(scope="session")
+def large_patches(tmp_path_factory: pytest.TempPathFactory) -> SlidePatches:
+    """Two patches of 299 px a slide."""
+    return _four_slides(tmp_path_factory.mktemp("large-stores"), side=299, across=2, down=1)

@@ -66,6 +66,27 @@ def test_each_patient_weighs_the_same():
     assert fit_temperature(many, truth, groups=groups).groups == 301
 
 
+@pytest.mark.parametrize("patients", [1, 2, 3, 10])
+def test_few_patients_called_right_do_not_make_a_model_certain(patients):
+    """Without a bound the likelihood of a separable set has its maximum at certainty."""
+    labels = np.repeat(np.arange(patients) % 2, 20)
+    logits = np.random.default_rng(0).uniform(0.2, 0.6, (len(labels), 2)) * 0.1
+    logits[np.arange(len(labels)), labels] += 0.4
+    fit = fit_temperature(logits, labels, groups=np.repeat(np.arange(patients), 20))
+    raw = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    surest = tempered(raw, fit.temperature).max(axis=1).mean()
+    assert surest == pytest.approx((patients + 1) / (patients + 2), abs=1e-6)
+    assert fit.temperature < 1
+    # A model that is already surer than so few patients can show is not made surer still.
+    assert fit_temperature(logits * 100, labels, groups=np.repeat(np.arange(patients), 20)).temperature == 1
+
+
+def test_few_patients_called_wrong_give_a_finite_temperature():
+    fit = fit_temperature(np.array([[5.0, 0.0], [5.0, 0.0]]), [1, 1], groups=["a", "a"])
+    assert 1 < fit.temperature <= np.exp(4)
+    assert fit.loss_after == pytest.approx(np.log(2), abs=0.1)
+
+
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 40))
 def test_loss_never_rises(seed, classes, n):
     random = np.random.default_rng(seed)

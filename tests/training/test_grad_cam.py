@@ -7,6 +7,7 @@ from torch import nn
 
 from pathology.errors import UsageError
 from pathology.networks.petct import two_stream_petct
+from pathology.networks.registry import build_network
 from pathology.networks.torchvision_classifiers import densenet161, last_feature_map, resnet18
 from pathology.training.grad_cam import grad_cam
 
@@ -37,6 +38,29 @@ def test_equals_the_reference_library(images, classes):
     assert found.shape == (2, 96, 96)
     assert expected.max() > 0.9
     np.testing.assert_allclose(between_0_and_1(found), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "side"), [("inception-v3", 299), ("densenet121-foersch", 96)])
+def test_the_published_classifiers_equal_the_reference_library(architecture, side):
+    reference = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    torch.manual_seed(1)
+    network = build_network(architecture, 3).eval()
+    layer = last_feature_map(network)
+    # One image for all classes: the map of a class may be empty, those of all are not.
+    same = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).expand(3, -1, -1, -1)
+    with reference.GradCAM(model=network, target_layers=[layer]) as cam:
+        expected = cam(input_tensor=same, targets=[ClassifierOutputTarget(c) for c in range(3)])
+    found = grad_cam(network, layer, same, (0, 1, 2))
+    assert found.shape == (3, side, side)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(between_0_and_1(found), expected, atol=1e-4)
+
+
+def test_a_network_whose_last_map_is_unknown_is_refused():
+    with pytest.raises(TypeError, match="Sequential"):
+        last_feature_map(nn.Sequential(nn.Sequential(nn.Conv2d(3, 2, 1)), nn.Sequential(nn.Flatten())))
 
 
 def test_a_following_activation_in_place_changes_nothing(images):

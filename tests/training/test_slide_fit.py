@@ -76,6 +76,9 @@ class KillAfter:
     def __init__(self, epochs):
         self.left = epochs
 
+    def say(self, line):
+        raise AssertionError(line)  # nothing is searched here
+
     def step(self, stage, epoch, step, steps, loss):
         assert 1 <= step <= steps
         assert np.isfinite(loss)
@@ -133,6 +136,41 @@ def test_a_finished_training_is_read_and_not_repeated(patches, tmp_path):
         assert torch.equal(a, b)
 
 
+class TestInceptionAt299Pixels:
+    """The auxiliary classifier learns at the size the network was made for."""
+
+    def recipe(self, **changes):
+        stages = (Stage(epochs=1, learning_rate=1e-6),)
+        options = {"architecture": "inception-v3", "patch": 299, "batch": 8, "stages": stages, "weight_decay": 0.0}
+        return recipe(**{**options, "class_weights": False, **changes})
+
+    def network(self):
+        torch.manual_seed(0)
+        return build_network("inception-v3", 2, dropout=0.0)
+
+    def test_its_loss_counts_as_stated(self, large_patches):
+        pixels = np.concatenate([PatchStore.open(path)[[0, 1]] for path in large_patches.stores])
+        x = torch.from_numpy(pixels / 255).float().permute(0, 3, 1, 2)
+        x = (x - torch.tensor(recipe().mean).view(1, 3, 1, 1)) / torch.tensor(recipe().std).view(1, 3, 1, 1)
+        truth = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])
+        with torch.no_grad():
+            main, auxiliary = (
+                torch.nn.functional.cross_entropy(logits, truth).item() for logits in self.network().train()(x)
+            )
+        fitted = fit_slides(self.network(), large_patches, ROWS, ROWS[:1], self.recipe(), ranks=ALONE)
+        assert auxiliary > 0.3  # what would be missing, 0.12 and more, is far above the tolerance
+        assert fitted.history[0].loss == pytest.approx(main + 0.4 * auxiliary, rel=0.04)
+
+    @pytest.mark.parametrize("weight", [0.4, 0.0])
+    def test_its_weights_learn_if_it_counts(self, large_patches, weight):
+        fitted = fit_slides(
+            self.network(), large_patches, ROWS, ROWS[:1], self.recipe(auxiliary_weight=weight), ranks=ALONE
+        )
+        before, after = (n.AuxLogits.fc.weight.detach() for n in (self.network(), fitted.network))
+        assert torch.equal(before, after) == (weight == 0)
+        assert not torch.equal(self.network().fc.weight.detach(), fitted.network.fc.weight.detach())
+
+
 def test_a_frozen_body_keeps_its_weights(patches):
     net = network()
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -164,6 +202,15 @@ def test_validation_figures_by_hand():
     assert loss == pytest.approx((-(np.log(0.8) + np.log(0.4)) / 2 - np.log(0.5)) / 2, rel=1e-5)
     assert accuracy == pytest.approx(1 / 3)  # the tie goes to the first class, which is wrong
     assert slide_loss == pytest.approx((-np.log(0.6) - np.log(0.5)) / 2, rel=1e-5)
+
+
+def test_validation_figures_tell_very_sure_networks_apart():
+    """Probabilities of 0 and 1 would cost the same however wrong the logits are."""
+    costs = [
+        validation_figures([SlideLogits(np.arange(2), np.array([[k, 0], [k, 0]], np.float32))], [1]) for k in (90, 900)
+    ]
+    assert [c[0] for c in costs] == pytest.approx([90, 900])
+    assert [c[2] for c in costs] == pytest.approx([90, 900])
 
 
 def test_predictions_come_slide_by_slide_whatever_the_loaders(patches):

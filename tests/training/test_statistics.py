@@ -230,6 +230,10 @@ class TestBootstrap:
 
 def test_an_interval_reads_as_a_sentence():
     assert str(Interval(value=0.8151, low=0.75, high=0.88, n=108, method="x")) == "0.815 (95 % CI 0.75-0.88, n = 108)"
+    alone = bootstrap(lambda r: 1.0, ["a"])
+    assert str(alone) == "1 (no interval, n = 1)"
+    # Every resample of a perfect result is perfect: that is not certainty.
+    assert str(bootstrap(lambda r: 1.0, ["a", "b"])) == "1 (no interval: no resample differs, n = 2)"
 
 
 @pytest.mark.parametrize(("k", "n"), [(-1, 3), (4, 3), (0, 0)])
