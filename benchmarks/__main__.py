@@ -1,4 +1,4 @@
-"""``python -m benchmarks [tiling | compression | formats | memory | scoring | scheduling] [OPTIONS]``.
+"""``python -m benchmarks [NAME] [OPTIONS]``, one of those in :data:`NAMES`.
 
 Without a name: tiling, then compression.
 """
@@ -6,7 +6,7 @@ Without a name: tiling, then compression.
 import runpy
 import sys
 
-NAMES = ("tiling", "compression", "formats", "memory", "scoring", "scheduling")
+NAMES = ("tiling", "compression", "formats", "memory", "scoring", "scheduling", "hotspots", "training")
 
 
 def main() -> None:
