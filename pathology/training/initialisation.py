@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Final
 
 from torch import Tensor, nn
@@ -115,8 +116,9 @@ def imagenet_state(architecture: str) -> tuple[str, Mapping[str, Tensor]]:
     """
     weights = get_model_weights(architecture).DEFAULT
     try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        # Tensors only: what the file would have executed is refused.
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         raise MissingDependencyError(
             f"torchvision's ImageNet weights of {architecture} cannot be had ({error})",
             remedy="Give a safetensors file with the weights, or start at random",

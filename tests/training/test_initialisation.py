@@ -1,12 +1,36 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.models import get_model_weights
 
 from pathology.errors import BundleError, MissingDependencyError, PathologyError
 from pathology.networks.registry import build_network
 from pathology.testing.random_bundle import write_random_bundle
 from pathology.training import initialisation
-from pathology.training.initialisation import resolve_start
+from pathology.training.initialisation import imagenet_state, resolve_start
+
+
+class Harm:
+    """What a pickle may do when it is loaded."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("harm-was-done"),)
+
+
+def test_published_weights_are_read_as_tensors_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    url = get_model_weights("densenet121").DEFAULT.url
+    cached = tmp_path / "hub" / "checkpoints" / Path(url).name
+    cached.parent.mkdir(parents=True)
+    torch.save({"features.conv0.weight": torch.ones(2)}, cached)
+    assert torch.equal(imagenet_state("densenet121")[1]["features.conv0.weight"], torch.ones(2))
+    torch.save({"features.conv0.weight": Harm()}, cached)
+    with pytest.raises(PathologyError, match="cannot be had"):
+        imagenet_state("densenet121")
+    assert not (tmp_path / "harm-was-done").exists()
 
 
 def test_random_changes_nothing():
