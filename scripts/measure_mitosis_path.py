@@ -1,12 +1,13 @@
 """Measure the whole path from pixels to a hotspot on a slide with known mitoses.
 
-    python scripts/measure_mitosis_path.py --data DIR --out OUT [--model mitosis-yolov4] [--workers 1]
+    python scripts/measure_mitosis_path.py --data DIR --out OUT [--model mitosis-yolov4] [--workers 1] [--kill]
 
 Builds a slide of 20,000 x 20,000 pixels at 0.25 µm: glass, and on it three copies of the held-out canine field, into
 which 300 mitoses of held-out slides and 300 ordinary nuclei are blended, 60 % of the mitoses of one piece within a
 circle.
 Scores it as any slide, and compares: mitoses found, count error, and how far the hotspot found lies from the true one.
-The slide stays in OUT, so that a second run with other workers can be compared with the first.
+The slide stays in OUT, so that a second run with other workers can be compared with the first.  With ``--kill`` the
+program is killed once some blocks are done, and the same command is given again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +39,8 @@ PIECES = ((1_000, 1_000), (10_500, 8_000), (3_000, 13_500))
 """Left and top of each copy of the field."""
 CIRCLE = (3_250, 4_650, 1_000.0, 0.6)
 """In the first piece: the circle with most of its mitoses, in pixels of the field."""
+KILL_AFTER = 12
+"""Blocks done when the program is killed."""
 
 
 def build(data: Path, path: Path) -> np.ndarray:
@@ -51,6 +60,22 @@ def build(data: Path, path: Path) -> np.ndarray:
     return np.concatenate(mitoses)
 
 
+def killed(slide: Path, model: str, results: Path, workers: int, blocks: int) -> int:
+    """Score the slide in a process of its own, kill it once so many blocks are done, and return how many are left."""
+    shutil.rmtree(results, ignore_errors=True)
+    code = f"from pathology import score; score({str(slide)!r}, {model!r}, {str(results)!r}, workers={workers})"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        while process.poll() is None and len(list(results.glob("slides/*/unfinished/block-*.npz"))) < blocks:
+            time.sleep(0.02)
+        if process.poll() is not None:
+            raise SystemExit("it ended before it could be killed")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return len(list(results.glob("slides/*/unfinished/block-*.npz")))
+
+
 def main() -> None:
     """Build the slide if it is not there, score it, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -58,13 +83,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="mitosis-yolov4")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--kill", action="store_true", help="kill it on the way, and start it again")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     slide, truth = arguments.out / "constructed.svs", arguments.out / "truth.npy"
     if not truth.exists():
         np.save(truth, build(arguments.data, slide))
     mitoses = np.load(truth)
-    results = arguments.out / f"workers-{arguments.workers}"
+    results = arguments.out / f"workers-{arguments.workers}{'-killed' if arguments.kill else ''}"
+    kept = killed(slide, arguments.model, results, arguments.workers, KILL_AFTER) if arguments.kill else None
     batch = score(slide, arguments.model, results, workers=arguments.workers)
     folder = results / "slides" / batch.slides[0].slide_id
     detections = read_detections(folder)
@@ -85,6 +112,7 @@ def main() -> None:
         "hotspot_true": true.count,
         "hotspot_distance_um": round(math.hypot(seen.x - true.x, seen.y - true.y) * MPP, 1),
         "identity": detections.identity,
+        "blocks_kept_over_the_kill": kept,
         "seconds": batch.slides[0].seconds,
         "engine": batch.slides[0].engine,
     }

@@ -148,6 +148,12 @@ class Detection(Settings):
     distance_um: Annotated[float, Field(ge=0)] = 3.75
     """Boxes whose centres are closer, in µm, are one object."""
 
+    @model_validator(mode="after")
+    def _candidates_hold_what_counts(self) -> Detection:
+        if self.threshold < self.floor:
+            raise ValueError(f"threshold: {self.threshold:g} is below the smallest score kept, {self.floor:g}")
+        return self
+
 
 class Card(Settings):
     """A validated model card."""

@@ -36,6 +36,9 @@ __all__ = [
     "verify_bundle",
 ]
 
+_GLASS: Final = (240, 255)
+"""Grey values of empty glass, of 255: as scanners give it, and white."""
+
 ENVIRONMENT: Final = "PATHOLOGY_MODELS"
 """Environment variable with the user's own model folders, separated as in ``PATH``."""
 
@@ -348,7 +351,7 @@ def verify_bundle(model: str | Path) -> list[Check]:
     In this order: the card's schema; that the folder bears the bundle's name; the weights' hash; that the network
     can be built and the weights fit it by name and shape; the number of learnable parameters; the files that trust
     and learned aggregators rest on; that one blank patch gives one finite number per class, or of a detector boxes with
-    confidences.
+    confidences, none of which counts on empty glass, and others where there is something to see.
 
     Parameters
     ----------
@@ -431,7 +434,38 @@ def verify_bundle(model: str | Path) -> list[Check]:
             )
         if not bool(torch.isfinite(rows).all()) or not bool(((rows[..., 4] >= 0) & (rows[..., 4] <= 1)).all()):
             raise BundleError("the weights give boxes that are none for a blank patch", where=directory)
+        nothing_on_glass(network)
         return f"{rows.shape[1]} places, {bundle.card.patch} px at {bundle.card.mpp:g} µm/px"
+
+    def nothing_on_glass(detector: Any) -> None:  # noqa: ANN401 - one of several networks with candidates
+        """Refuse weights that do not look at the picture, and a threshold that glass exceeds."""
+        import torch
+
+        assert bundle is not None
+        card = bundle.card
+        assert card.detection is not None
+        side = (3, card.patch, card.patch)
+        noise = torch.rand(side, generator=torch.Generator().manual_seed(0))
+        pictures = torch.stack([torch.full(side, shade / 255) for shade in _GLASS] + [noise])
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in card.normalisation.model_dump().values())
+        with torch.inference_mode():
+            rows = detector.candidates((pictures - mean) / std)
+        if torch.equal(rows[0], rows[-1]):
+            raise BundleError(
+                "the weights give the same boxes for noise as for glass: they look at nothing",
+                where=directory,
+                remedy="Copy the bundle again, whole, or train again",
+            )
+        surest = rows[: len(_GLASS), :, 4].max()
+        # As the engines do, by the card's calibration of the confidence (Platt 1999).
+        slope, intercept = (float(card.calibration.get(n, d)) for n, d in (("slope", 1.0), ("intercept", 0.0)))
+        score = float(torch.sigmoid(slope * torch.logit(surest, eps=1e-6) + intercept))
+        if score >= card.detection.threshold:
+            raise BundleError(
+                f"on empty glass it finds what counts: score {score:.2f}, threshold {card.detection.threshold:g}",
+                where=directory,
+                remedy="Train longer, or correct detection.threshold in the card",
+            )
 
     def outputs_agree() -> str:
         import torch

@@ -48,7 +48,8 @@ def ultralytics_library(settings: Path) -> Any:  # noqa: ANN401 - the library ha
     os.environ["YOLO_VERBOSE"] = "false"
     os.environ.setdefault("YOLO_CONFIG_DIR", str(settings))
     try:
-        with others_left_alone():
+        # Its classes hold tensors from the moment they are imported on, which must not be of a "meta" device.
+        with others_left_alone(), torch.device("cpu"):
             import ultralytics
             from ultralytics.nn import tasks
     except ImportError as error:

@@ -20,11 +20,21 @@ from pathology.outputs.picture import jpeg
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pathology.bundle.card import Card
     from pathology.findings.slide_result import SlideResult
     from pathology.outputs.detection_file import SlideDetections
     from pathology.slide.reader import SlideReader
 
-__all__ = ["GALLERY_MOST", "Candidate", "cut_gallery", "hotspot_outline", "mitosis_section", "outlined"]
+__all__ = [
+    "GALLERY_MOST",
+    "Candidate",
+    "FalseAlarms",
+    "cut_gallery",
+    "false_alarms",
+    "hotspot_outline",
+    "mitosis_section",
+    "outlined",
+]
 
 GALLERY_MOST = 60
 """Candidates shown at most; about 4 KB each."""
@@ -36,6 +46,8 @@ _FULL = 0.8
 """Share of tissue below which a window's density is said to be diluted by glass, and is held against no simulation:
 the simulated windows hold nothing but tissue."""
 _LINE = (214, 39, 40)
+_FALSE_ALARMS = "false positives per mm²"
+"""The figure of a detector's card that says how often it finds mitoses where there are none."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +130,61 @@ def outlined(pixels: NDArray[np.uint8], outline: NDArray[np.float64], shrink: tu
     return np.asarray(image)
 
 
-def mitosis_section(result: SlideResult, gallery: Sequence[Candidate] = ()) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class FalseAlarms:
+    """What a detector raises on tissue without mitoses.
+
+    Attributes
+    ----------
+    per_mm2, interval
+        Of the card.
+    data
+        What it was measured on.
+    here, here_interval
+        The same rate on the tissue of this slide: detections to expect without a single mitosis.
+    """
+
+    per_mm2: float
+    interval: tuple[float, float]
+    data: str
+    here: float
+    here_interval: tuple[float, float]
+
+
+def false_alarms(card: Card, tissue_mm2: float) -> FalseAlarms | None:
+    """Return what the card's rate of false alarms means for a slide; ``None`` where the card has no rate.
+
+    Parameters
+    ----------
+    card
+        The detector's.
+    tissue_mm2
+        Tissue that was searched.
+    """
+    figure = next((f for f in card.figures if f.metric == _FALSE_ALARMS and f.value is not None), None)
+    if figure is None:
+        return None
+    assert figure.value is not None
+    assert figure.interval is not None
+    low, high = figure.interval
+    return FalseAlarms(
+        figure.value,
+        figure.interval,
+        figure.data,
+        figure.value * tissue_mm2,
+        (low * tissue_mm2, high * tissue_mm2),
+    )
+
+
+def mitosis_section(result: SlideResult, card: Card, gallery: Sequence[Candidate] = ()) -> dict[str, Any] | None:
     """Return what the report's template shows about mitoses; ``None`` if the model counts none.
 
     Parameters
     ----------
     result
         A slide scored by a detector has ``extra["mitoses"]``.
+    card
+        The detector's.
     gallery
         Pictures of the hotspot's candidates.
     """
@@ -141,6 +201,8 @@ def mitosis_section(result: SlideResult, gallery: Sequence[Candidate] = ()) -> d
         "cutoffs": (low, high),
         "sparse": hotspot is not None and hotspot.tissue_share is not None and 0 < hotspot.tissue_share < _FULL,
         "missing": _missing(hotspot),
+        "learnt_from": [data.name for data in card.training_data],
+        "false_alarms": None if not result.tissue_mm2 else false_alarms(card, result.tissue_mm2),
         "gallery": [
             {"row": c.row, "score": c.score, "picture": data_uri(jpeg(c.pixels, quality=85), "image/jpeg")}
             for c in gallery

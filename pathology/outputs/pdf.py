@@ -25,6 +25,7 @@ from pathology.findings.slide_result import SlideResult
 from pathology.outputs.atomic import replacing
 from pathology.outputs.decided_count import DecidedCount
 from pathology.outputs.lettering import drawable
+from pathology.outputs.mitosis_report import false_alarms
 from pathology.outputs.palette import class_colours
 from pathology.outputs.picture import jpeg
 from pathology.outputs.recorded_count import finding_said
@@ -210,7 +211,7 @@ def write_slide_pdf(
     if pictures is not None:
         story += _pictures(pictures, colours, _caption(card))
     if count is not None:
-        story += _mitoses(count)
+        story += _mitoses(count, card, result.tissue_mm2)
     story += _quality(result)
     done = _facts(
         [
@@ -349,7 +350,7 @@ def _pictures(pictures: ReportPictures, colours: dict[str, str], caption: str) -
     return [KeepTogether([*_heading("Where on the slide"), two]), legend, _text(note, 7.5, colour=_GREY)]
 
 
-def _mitoses(count: DecidedCount) -> list[Flowable]:
+def _mitoses(count: DecidedCount, card: Card, tissue_mm2: float | None) -> list[Flowable]:
     spot = count.hotspot
     rows: list[tuple[str, str | None]] = [
         ("Counted on the slide", f"{count.total:,} of {count.detections:,} detections"),
@@ -363,6 +364,14 @@ def _mitoses(count: DecidedCount) -> list[Flowable]:
             ("Hotspot density", f"{spot.per_mm2:.2f} /mm² (95 % CI {low:.2f} to {high:.2f}, Poisson)"),
             *((f"As a count: {name}", f"{value:.1f}") for name, value in spot.per_fields.items()),
         ]
+    alarms = None if not tissue_mm2 else false_alarms(card, tissue_mm2)
+    if alarms is not None:
+        low, high = alarms.here_interval
+        said = f"{alarms.here:.0f} (95 % CI {low:.0f} to {high:.0f}) on tissue of this area without a mitosis"
+        rows.append(
+            ("False alarms to expect", f"{said}, by the rate of the card; not on every tissue, stain or scanner")
+        )
+    rows.append(("Like the training data", "not measured"))
     return [KeepTogether([*_heading("Mitoses"), _facts(rows)])]
 
 

@@ -124,7 +124,7 @@ def slide_report(
         mpp_source=MPP_SOURCES.get(result.mpp_source or "", result.mpp_source or ""),
         figures=[(figure, _figure_value(figure)) for figure in card.figures],
         further=list(_flat({name: value for name, value in result.extra.items() if name != "mitoses"})),
-        mitoses=mitosis_section(result, gallery),
+        mitoses=mitosis_section(result, card, gallery),
         telling=gallery_rows(patches),
         attention=None if attention is None else data_uri(jpeg(attention), "image/jpeg"),
         settings=list(_settings(result.settings)),

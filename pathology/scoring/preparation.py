@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import NoTissueError
+from pathology.scoring.freed_memory import give_back_freed_memory
 from pathology.settings import GridSettings, QualitySettings, TissueSettings
 from pathology.slide.quality import ARTEFACTS, SlideQuality, find_quality
 from pathology.slide.reader import SlideReader
@@ -31,6 +32,11 @@ Stain = Literal["none"] | StainMethod
 
 Region = Callable[[tuple[int, int], tuple[int, int]], NDArray[np.bool_]]
 """From ``(rows, columns)`` of a mask and ``(width, height)`` of the slide in level-0 pixels to where to search."""
+
+
+_MAGNIFIED = 0.8
+"""Level-0 pixels per pixel of a patch below which patches are called magnified.  Scanners at one objective differ by
+less: 0.22 to 0.28 µm per pixel at 40x."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,12 @@ class PreparedSlide:
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the results must know, in words."""
         said = [self.scale.warning] if self.scale.warning else []
+        if self.plan.grid.scale < _MAGNIFIED:
+            said.append(
+                f"The slide has {self.scale.mpp:.3g} µm per pixel and the model works at "
+                f"{self.plan.grid.settings.mpp:.3g}: patches were magnified {1 / self.plan.grid.scale:.1f} times and "
+                "lack detail that the model learnt from"
+            )
         if self.plan.left_out is not None and len(self.plan.left_out):
             said.append(_left_out_in_words(self.plan))
         if self.whole_tissue_mm2 is not None:
@@ -124,6 +136,7 @@ def prepare(
     coarsest = scale.mpp * math.sqrt(width * height / tissue.most_pixels)
     overview = thumbnail(reader, scale.mpp, max(tissue.mpp, coarsest))
     found = find_tissue(overview.pixels, overview.mpp, tissue)
+    give_back_freed_memory()
     whole = found.area_mm2 if region is not None else None
     if region is not None and found.mask.any():
         rows, columns = found.mask.shape
@@ -131,6 +144,7 @@ def prepare(
         if not found.mask.any():
             raise NoTissueError("the map given calls no tissue of this slide tumour")
     spoilt = find_quality(reader, scale.mpp, overview, found, quality) if quality is not None else None
+    give_back_freed_memory()
     limits = PatchQuality(spoilt, reader.dimensions, quality) if spoilt is not None and quality is not None else None
     plan = plan_tiles(
         Grid(grid(scale.mpp), reader.dimensions, scale.mpp), TissueShare(found.mask, reader.dimensions), limits

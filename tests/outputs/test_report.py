@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pathology.bundle.card import Detection, Figure
 from pathology.errors import OutputError
+from pathology.findings.mitotic_count import count_mitoses
 from pathology.outputs.heatmap import build_heatmap
 from pathology.outputs.picture import SlidePicture
 from pathology.outputs.report import report_pictures, slide_report, write_slide_report
@@ -226,6 +228,35 @@ def test_a_calibrated_model_is_called_so(make):
     text = make.page(slide_report(make.result(), make.card(calibration={"temperature": 1.3}))).text
     assert "were calibrated" in text
     assert "not calibrated" not in text
+
+
+def test_a_count_says_how_often_the_detector_is_wrong_and_what_it_learnt_from(make):
+    alarms = Figure(
+        metric="false positives per mm²",
+        value=5.0,
+        interval=(1.0, 15.0),
+        method="exact Poisson",
+        n=3,
+        unit="false positives",
+        data="a canine field",
+    )
+    changes = {"task": "detection", "classes": ("mitosis",), "detection": Detection(threshold=0.5)}
+    count = count_mitoses(np.array([[10.0, 10.0]]), 0.25, tissue_mm2=2.0, simulations=2).model_dump(mode="json")
+    result = make.result(
+        classes=("mitosis",),
+        tissue_mm2=2.0,
+        warnings=("patches were magnified",),
+        extra={"mitoses": {"threshold": 0.5, "candidates": 7, **count}},
+    )
+    text = make.page(slide_report(result, make.card(figures=(alarms,), **changes))).text
+    assert "this detector still called 5.0 objects per mm² mitoses (95 % interval 1.0 to 15.0)" in text
+    assert "the 2.00 mm² searched here give 10 (2 to 30) without a single one" in text
+    answer = text[: text.index("For a grade")]
+    assert "Whether this slide is like what the detector learnt from was not measured. It learnt from: Tiles" in answer
+    assert "Patches were magnified." in answer
+    without = make.page(slide_report(result, make.card(**changes))).text
+    assert "this detector still called" not in without
+    assert "It learnt from: Tiles" in without
 
 
 def test_it_is_written_whole_or_not_at_all(tmp_path, card, result):

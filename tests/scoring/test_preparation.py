@@ -77,6 +77,16 @@ def test_spoilt_patches_are_left_out_and_counted(bubbly):
     assert said.startswith(f"{len(left_out)} of {len(everything.plan)} patches were left out for quality (bubble ")
 
 
+@pytest.mark.parametrize(("wanted", "times"), [(2.0, "2.0"), (3.0, "1.3"), (3.6, None), (8.0, None)])
+def test_a_slide_scanned_at_less_than_the_model_wants_says_so(bubbly, wanted, times):
+    said = prepared(bubbly[0], grid=GRID.model_copy(update={"mpp": wanted})).warnings
+    if times is None:
+        assert said == ()
+    else:
+        assert len(said) == 1
+        assert f"has 4 µm per pixel and the model works at {wanted:g}: patches were magnified {times} times" in said[0]
+
+
 def test_plan_without_quality_is_the_plan_with_limits_that_allow_everything(bubbly):
     limits = dict.fromkeys((f"max_{name}" for name in ARTEFACTS), 1.0)
     one, other = prepared(bubbly[0]), prepared(bubbly[0], quality=QualitySettings(**limits))

@@ -1,17 +1,23 @@
 """Ultralytics detectors through our own calls."""
 
 import importlib.util
+import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from pathology.bundle.catalogue import load_bundle, verify_bundle
 from pathology.bundle.weights import write_state_dict
+from pathology.cli.app import app
 from pathology.inference.engine import BOXES_PER_PATCH
 from pathology.inference.select import make_engine
+from pathology.outputs.detection_file import read_detections
 from pathology.testing.random_detector import write_random_detector
+from pathology.testing.synthetic_slides import write_svs
+from pathology.testing.synthetic_tissue import TissuePicture
 from pathology.training.detection_data import BOX, CROP, Background, MitosisData
 
 # Found, not imported: importing it changes other libraries, which is what the last test is about.
@@ -75,6 +81,36 @@ def test_training_gives_plain_tensors_that_a_bundle_scores_with(definition, widt
     boxes = engine.predict(windows)
     assert boxes.shape == (2, 5 * BOXES_PER_PATCH)
     assert np.isfinite(boxes).all()
+
+
+def test_a_bundle_scores_a_slide_as_any_other(tmp_path):
+    torch.manual_seed(0)
+    network = ultralytics_detector(1, definition="yolo26n.yaml").eval()
+    folder = write_random_detector(
+        tmp_path / "ultralytics-random",
+        architecture="ultralytics",
+        architecture_options={"definition": "yolo26n.yaml"},
+        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        weights_sha256=write_state_dict(network.state_dict(), tmp_path / "weights.safetensors"),
+        # Untrained, it is sure of nothing; what is asked is whether its boxes arrive.
+        detection={"threshold": 1e-7, "floor": 1e-9},
+    )
+    (tmp_path / "weights.safetensors").replace(folder / "weights.safetensors")
+    slide = write_svs(tmp_path / "one.svs", TissuePicture(300, 260, seed=3, tissue=0.8), factors=(1,), mpp=0.25)
+    command = ["score", str(slide), "--model", str(folder), "--out", str(tmp_path / "out"), "--workers", "1"]
+    done = CliRunner().invoke(app, [*command, "--engine", "torch", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    scored = tmp_path / "out" / "slides" / "one"
+    found = read_detections(scored)
+    assert found.header.model.startswith("ultralytics-random")
+    assert len(found) > 10
+    centres = found.found.centres
+    assert (centres >= 0).all()
+    assert (centres < (300, 260)).all()
+    assert "Mitotic count, not reviewed" in (scored / "report.html").read_text(encoding="utf-8")
+    record = json.loads((scored / "slide.json").read_text(encoding="utf-8"))
+    assert record["engine"].startswith("torch")
+    assert record["extra"]["mitoses"]["candidates"] == len(found)
 
 
 def test_the_library_leaves_others_as_they_were():
