@@ -468,6 +468,8 @@ def bundle(arguments: argparse.Namespace) -> None:
             "The score is the chance of a mitosis among candidates in crops around mitoses and in a field without any "
             "(validation slides); where mitoses are rarer, as on most slides, the chance is lower than the score.",
             "Made for 0.25 µm per pixel; other scanners than those of MIDOG 2021 and TUPAC16 were not tried.",
+            "It has no measure of whether a slide is like what it learnt from: on another tissue, stain or scanner, or "
+            "on a slide scanned at 20x and magnified, it counts all the same, and its count may be far off.",
             "The patients behind slides are unknown, so the split is by slide.",
         ),
         licence="Apache-2.0 for the weights as far as the project's authors may give it; the TUPAC16 images they were "

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -30,6 +30,10 @@ rounding must not exclude the very points that a window's position was computed 
 
 _FEW = 12
 """Undecided points of a cell up to which all pairs are tried instead of splitting the cell further."""
+
+
+_MANY = 200
+"""Squares from which on a first look at larger ones pays."""
 
 
 class HotspotWindow(Settings):
@@ -195,6 +199,7 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
     around = (reach[:, None] * high + reach).ravel()
     keys = np.unique((np.unique(columns * high + rows)[:, None] + around).ravel())
     cells = np.stack([keys // high - 2, keys % high - 2], axis=1)
+    cells = cells[_worthwhile(tree, cells, side, slant, power)]
     margin = side / 2 * slant
     upper = tree.query_ball_point((cells + 0.5) * side, 1 + margin + _EDGE, p=power, return_length=True)
     # A good lower bound discards most of the slide at once, so the fullest surroundings are searched first, by
@@ -214,7 +219,7 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
     lists: list[list[int]] = tree.query_ball_point((cells + 0.5) * side, 1 + margin + _EDGE, p=power)
     # Per cell: points that may or may not lie in a window centred in it, one after the other, and how many surely do.
     length = np.array([len(members) for members in lists], np.int64)
-    near = np.array([i for members in lists for i in members], np.int64)
+    near = np.fromiter(chain.from_iterable(lists), np.int64, int(length.sum()))
     surely = np.zeros(len(cells), np.int64)
     columns_of, rows_of = np.ascontiguousarray(unit.T)
     while len(cells):
@@ -263,6 +268,29 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
         offset = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
         near = near[np.repeat(starts, length) + offset]
     return winner
+
+
+def _worthwhile(
+    tree: Any,  # noqa: ANN401 - SciPy's tree has no types
+    cells: NDArray[np.int64],
+    side: float,
+    slant: float,
+    power: float,
+) -> NDArray[np.bool_]:
+    """Tell which cells can hold the centre of the fullest window, by a look at squares of four of them together."""
+    corners = cells // 2
+    high = int(corners[:, 1].max()) + 2
+    keys, first, owner = np.unique((corners[:, 0] + 1) * high + corners[:, 1], return_index=True, return_inverse=True)
+    if len(keys) < _MANY:
+        return np.ones(len(cells), bool)
+    centres = (corners[first] + 0.5) * 2 * side
+    upper = tree.query_ball_point(centres, 1 + side * slant + _EDGE, p=power, return_length=True)
+    fullest = centres[np.argsort(-upper, kind="stable")[:24]]
+    steps = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1)), axis=-1).reshape(-1, 2) * side / 2
+    held = tree.query_ball_point((fullest[:, None] + steps).reshape(-1, 2), 1 + _EDGE, p=power, return_length=True)
+    # Equal counts stay, so that nothing is decided here that the search itself would decide otherwise.
+    result: NDArray[np.bool_] = (upper >= held.max())[owner]
+    return result
 
 
 def _sums(flags: NDArray[np.bool_], ends: NDArray[np.int64]) -> NDArray[np.int64]:

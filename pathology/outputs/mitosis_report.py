@@ -122,7 +122,7 @@ def outlined(pixels: NDArray[np.uint8], outline: NDArray[np.float64], shrink: tu
     """
     image = Image.fromarray(pixels)
     points = [(float(x / shrink[0]), float(y / shrink[1])) for x, y in outline]
-    width = max(2, round(max(pixels.shape[:2]) / 400))
+    width = max(2, round(max(pixels.shape[:2]) / 250))
     draw = ImageDraw.Draw(image)
     # White under red: seen on glass, on tissue and on any heatmap.
     draw.line(points, fill=(255, 255, 255), width=width * 2 + 1, joint="curve")
