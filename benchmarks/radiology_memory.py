@@ -66,11 +66,12 @@ def prepared(code, data, work):
             ("CT",), recipe.label
         )
     if code in ("B3", "B4", "B10", "B9"):
-        cohort = fat_cohort(work / "made", patients=16, size=24)
+        # A Cox model of every inner fold needs events enough.
+        cohort = fat_cohort(work / "made", patients=48 if code == "B3" else 16, size=24)
         made = pd.read_csv(work / "made" / "clinical.csv")
-        for name in ("lung_metastasis", "is_high", "relapse"):
+        for name in ("lung_metastasis", "is_high"):
             made[name] = (made["diagnosis"] == "liposarcoma").astype(int)
-        made["grade"], made["relapse_days"] = "High", range(100, 100 + len(made))
+        made["grade"], made["relapse"], made["relapse_days"] = "High", 1, range(100, 100 + len(made))
         made.to_csv(work / "made" / "clinical.csv", index=False)
         cohort = read_cohort(work / "made" / "images", work / "made" / "clinical.csv")
         module = {"B3": liu_2021, "B4": liang_2022, "B10": yang_2022_grade, "B9": yang_2022_lipoma}[code]

@@ -58,14 +58,14 @@ class LabelledImages:
     Attributes
     ----------
     pixels
-        ``(N, C, H, W)`` or ``(N, C, D, H, W)`` float32, normalised.
+        ``(N, C, H, W)`` or ``(N, C, D, H, W)``, normalised; float32, or float16 where there are very many.
     labels
         Class numbers, length N.
     patients
         Patient of each image.
     """
 
-    pixels: NDArray[np.float32]
+    pixels: NDArray[np.float32] | NDArray[np.float16]
     labels: NDArray[np.int64]
     patients: tuple[str, ...]
 
@@ -123,7 +123,7 @@ def fit_classifier(
             of_class = pools[pick(classes)]
             of_patient = of_class[pick(len(of_class))]
             chosen.append(int(of_patient[pick(len(of_patient))]))
-        batch = pixels[chosen].clone()
+        batch = pixels[chosen].float()
         for item in batch:
             if settings.mirror and pick(2):
                 item.copy_(item.flip(-1))
@@ -166,14 +166,14 @@ def _pools(images: LabelledImages, classes: int) -> list[list[NDArray[np.int64]]
 
 
 def probabilities(
-    network: nn.Module, pixels: NDArray[np.float32], *, batch: int = 32, device: str = "cpu"
+    network: nn.Module, pixels: NDArray[np.float32] | NDArray[np.float16], *, batch: int = 32, device: str = "cpu"
 ) -> NDArray[np.float64]:
     """Return class probabilities ``(N, classes)`` of images ``(N, C, ...)``."""
     network = network.to(device).eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(pixels), batch):
-            part = torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch])).to(device)
+            part = torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch])).float().to(device)
             parts.append(torch.softmax(network(part).float(), dim=1).cpu().numpy().astype(np.float64))
     return np.concatenate(parts)
 
