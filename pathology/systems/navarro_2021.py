@@ -89,6 +89,6 @@ def recipe(sequence: str = "MR_T1", start: str = "random") -> Recipe:
         classifier=ClassifierSettings(
             architecture="densenet161",
             start=start,
-            optimiser=OptimiserSettings(steps=300, batch=16, learning_rate=1e-4),
+            optimiser=OptimiserSettings(steps=300, batch=12, learning_rate=1e-4),
         ),
     )

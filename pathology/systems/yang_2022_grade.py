@@ -47,6 +47,22 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
         ),
+        OwnFigure(
+            metric="AUC, deep features of T1",
+            value=0.667,
+            interval=(0.458, 0.843),
+            n=25,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
+        ),
+        OwnFigure(
+            metric="AUC, T1, deep features and clinical data",
+            value=0.58,
+            interval=(0.338, 0.815),
+            n=25,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
+        ),
     ),
     notes=(
         "Built as B4 is, on grade instead of lung metastasis: the publication is known from the review only.",

@@ -171,7 +171,9 @@ def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
     call("train", "yang-2022-lipoma", images, "--out", tmp_path / "m", *given, "--set", "shell_mm=4")
     card = yaml.safe_load((tmp_path / "m" / "card.yaml").read_text())
     assert any("-shell:" in c for c in card["fitted"]["columns"])
-    assert "8 of 8 patients done" in call("predict", tmp_path / "m", images, "--out", tmp_path / "o")
+    (tmp_path / "one").mkdir()
+    (images / "C000").rename(tmp_path / "one" / "C000")
+    assert "1 of 1 patients done" in call("predict", tmp_path / "m", tmp_path / "one", "--out", tmp_path / "o")
 
 
 def test_wrong_requests_are_refused(folder, tmp_path):
