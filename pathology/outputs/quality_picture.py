@@ -112,15 +112,16 @@ def _painted(thumbnail: NDArray[np.uint8], quality: SlideQuality, longest: int) 
     shrink = min(1.0, longest / max(height, width))
     size = (max(1, round(width * shrink)) * steps, max(1, round(height * shrink)) * steps)
     shown = np.asarray(Image.fromarray(thumbnail).resize(size, Image.Resampling.BOX), np.float32)
-    masks = {
-        **{name: mask for name, mask in quality.masks.items() if name != "blur"},
-        "edge": quality.tissue.left_out == LeftOut.EDGE,
-        "fragment": quality.tissue.left_out == LeftOut.FRAGMENT,
-    }
-    blurred = _resized(quality.masks["blur"], size) & _resized(quality.tissue.mask, size)
-    for name, mask in {"blur": blurred, **{n: _resized(m, size) for n, m in masks.items()}}.items():
-        shown[mask] = (1 - _OPACITY) * shown[mask] + _OPACITY * np.array(hex_to_rgb(QUALITY_COLOURS[name]))
     tissue = _resized(quality.tissue.mask, size)
+    masks = {name: _resized(mask, size) for name, mask in quality.masks.items()}
+    masks["blur"] &= tissue
+    for reason in (LeftOut.EDGE, LeftOut.FRAGMENT):
+        masks[reason.name.lower()] = _resized(quality.tissue.left_out == reason, size)
+    # Whatever else is known of a place goes over that it is blurred.
+    for name in sorted(masks, key=lambda name: name != "blur"):
+        shown[masks[name]] = (1 - _OPACITY) * shown[masks[name]] + _OPACITY * np.array(
+            hex_to_rgb(QUALITY_COLOURS[name])
+        )
     outline = tissue & ~ndimage.binary_erosion(tissue, np.ones((3, 3), bool), border_value=0)
     shown[outline] = hex_to_rgb(QUALITY_COLOURS["tissue"])
     return Image.fromarray(np.rint(shown).astype(np.uint8))
@@ -128,5 +129,5 @@ def _painted(thumbnail: NDArray[np.uint8], quality: SlideQuality, longest: int) 
 
 def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return a mask at another size; what is thinner than a pixel stays visible."""
-    shares = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+    shares = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))).resize(size, Image.Resampling.BOX)
     return np.asarray(shares) >= 96

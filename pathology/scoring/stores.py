@@ -15,6 +15,7 @@ import numpy as np
 from pathology.errors import OutputError, StoreError, UsageError
 from pathology.inference.progress import Progress, SilentProgress
 from pathology.inference.schedule import ChunkDone, Failure, Prepared, Steps, run_slides
+from pathology.scoring.freed_memory import then_gives_back_memory
 from pathology.scoring.guard import guarded
 from pathology.scoring.preparation import Stain, prepare, write_quality_picture
 from pathology.scoring.readers import lent_reader
@@ -234,6 +235,7 @@ def _tiled(job: TileJob, store: PatchStore, *, unchanged: bool = False) -> Tiled
 
 
 @guarded
+@then_gives_back_memory
 def _prepare(job: TileJob) -> Prepared:
     with lent_reader(job.path) as lent:
         reader = lent.reader
@@ -278,6 +280,7 @@ def _grid(job: TileJob, reader: SlideReader, mpp: float) -> GridSettings:
 
 
 @guarded
+@then_gives_back_memory
 def _chunk(job: TileJob, ks: tuple[int, ...], report: Callable[[int], None]) -> ChunkDone:
     store = PatchStore.resume(job.store)
     plan = store.plan

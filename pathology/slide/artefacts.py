@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathology.settings import QualitySettings
-from pathology.slide.masks import band_rows, close_gaps, dilate, keep_components
+from pathology.slide.masks import band_rows, close_gaps, dilate, keep_components, number_pieces
 from pathology.slide.tissue import LeftOut, TissueMask, optical_density
 
 __all__ = ["Artefacts", "find_artefacts"]
@@ -65,6 +65,7 @@ def find_artefacts(
     for found in (fold, around, grey, dark):
         found &= ~pen
     bubble = _bubbles(grey, tissue.mpp)
+    del pen, grey
     dark = keep_components(dark & ~bubble, smallest=0.0005 / pixel_mm2)
     around &= ~bubble & ~dark
     seeds = keep_components(fold & around, smallest=0.005 / pixel_mm2)
@@ -160,7 +161,7 @@ def _bubbles(grey: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
     """Return the discs inside grey rings, rims included."""
     result = np.zeros_like(grey)
     height, width = grey.shape
-    labels, _ = ndimage.label(close_gaps(grey, 1), _EIGHT)
+    labels, _ = number_pieces(close_gaps(grey, 1), _EIGHT)
     for label, box in enumerate(ndimage.find_objects(labels), 1):
         extent = max(s.stop - s.start for s in box)
         if extent * mpp < 80:

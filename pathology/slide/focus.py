@@ -104,11 +104,11 @@ def find_focus(
         parts = [pending]
         have = first + len(pending)
         while have < min(height, edges_y[until] + _HALO):
-            band = next(bands)
             # Green alone: it carries most of the contrast of H&E, and the luminance of the JPEG.
-            parts.append(band[..., 1])
-            have += len(band)
+            parts.append(next(bands)[..., 1].copy())
+            have += len(parts[-1])
         pending = np.concatenate(parts)
+        del parts
         window = pending[: edges_y[until] + _HALO - first]
         for left in range(0, columns, _CELL_COLUMNS):
             right = min(columns, left + _CELL_COLUMNS)

@@ -15,8 +15,10 @@ from pathology.slide.reader import BACKGROUND, Rect, SlideReader
 
 __all__ = ["Reduction", "Thumbnail", "thumbnail"]
 
-_CHUNK_PIXELS = 4_000_000
-"""Most pixels read at once: 12 MB as RGB bytes and 48 MB as floats while they are averaged."""
+_BAND_PIXELS = 4_000_000
+"""Most pixels of a stored tile or strip read at once: 12 MB as RGB bytes and 48 MB as floats to be averaged."""
+_CHUNK_PIXELS = 1_000_000
+"""Most pixels read at once of tiles smaller than that."""
 _SMALL_CHUNK_PIXELS = 400_000
 """The same where most of the slide may be passed over: a smaller chunk is more often free of tissue."""
 
@@ -101,9 +103,9 @@ class Reduction:
         across = _averaging(level.width, out_width)
         down = _averaging(level.height, out_height)
         tile_width, tile_height = level.tile_size
-        most = _CHUNK_PIXELS if self._within is None else _SMALL_CHUNK_PIXELS
         # Bands follow stored rows of tiles, so that no tile is decoded twice; tiles as high as the slide are cut.
-        band_height = min(tile_height, max(64, _CHUNK_PIXELS // min(tile_width, level.width)))
+        band_height = min(tile_height, max(64, _BAND_PIXELS // min(tile_width, level.width)))
+        most = _CHUNK_PIXELS if self._within is None else _SMALL_CHUNK_PIXELS
         chunk_width = max(tile_width, most // band_height // tile_width * tile_width)
         carried = np.zeros((1, out_width, 3), np.float32)
         done = 0
@@ -111,28 +113,51 @@ class Reduction:
             bottom = min(level.height, top + band_height)
             last = out_height if bottom == level.height else math.floor(bottom * out_height / level.height)
             rows = down[done : min(out_height, last + 1), top:bottom]
-            total = np.zeros((rows.shape[0], out_width, 3), np.float32)
-            total[:1] += carried[: rows.shape[0]]
-            for left in range(0, level.width, chunk_width):
-                right = min(level.width, left + chunk_width)
-                first = left * out_width // level.width
-                until = min(out_width, -(-right * out_width // level.width))
-                columns = across[first:until, left:right]
-                if self._passed_over(
-                    left / level.width, top / level.height, right / level.width, bottom / level.height
-                ):
-                    total[:, first:until] += BACKGROUND * np.outer(rows.sum(axis=1), columns.sum(axis=1))[..., None]
-                    continue
+            # Not kept here in a name: whoever takes the band decides how long it lives.
+            yield self._band(top, bottom, chunk_width, rows, across, last - done, carried)
+            done = last
+
+    def _band(
+        self,
+        top: int,
+        bottom: int,
+        chunk_width: int,
+        rows: sparse.csr_array,
+        across: sparse.csr_array,
+        finished: int,
+        carried: NDArray[np.float32],
+    ) -> NDArray[np.uint8]:
+        """Return the finished rows of one band, and change ``carried`` to the part of a row that the next goes on with.
+
+        Only the chunk at hand is held as floats.
+        """
+        level = self._reader.levels[self.level]
+        out_width = self.shape[1]
+        band = np.empty((finished, out_width, 3), np.uint8)
+        beside = np.zeros((rows.shape[0], 1, 3), np.float32)  # the part of a column that the next chunk goes on with
+        for left in range(0, level.width, chunk_width):
+            right = min(level.width, left + chunk_width)
+            first = left * out_width // level.width
+            until = min(out_width, -(-right * out_width // level.width))
+            whole = (out_width if right == level.width else right * out_width // level.width) - first
+            columns = across[first:until, left:right]
+            if self._passed_over(left / level.width, top / level.height, right / level.width, bottom / level.height):
+                covered = BACKGROUND * np.outer(rows.sum(axis=1), columns.sum(axis=1)).astype(np.float32)
+                total = np.repeat(covered[..., None], 3, axis=2)
+            else:
                 flat = self._read(left, top, right - left, bottom - top)
                 shrunk = (rows @ flat).reshape(rows.shape[0], right - left, 3)
-                for row in range(shrunk.shape[0]):
-                    total[row, first:until] += columns @ shrunk[row]
-            finished = last - done
-            carried = total[finished : finished + 1].copy() if finished < total.shape[0] else np.zeros_like(carried)
+                del flat
+                total = np.stack([columns @ row for row in shrunk])
+            total[:, :1] += beside
+            beside = total[:, whole : whole + 1].copy() if first + whole < until else np.zeros_like(beside)
+            total = total[:, :whole]
+            place = np.s_[:, first : first + whole]
+            total[:1] += carried[place][: len(total)]
+            carried[place] = total[finished : finished + 1] if finished < len(total) else 0
             ready = np.rint(total[:finished], out=total[:finished])
-            yield np.clip(ready, 0, BACKGROUND, out=ready).astype(np.uint8)
-            del total, ready
-            done = last
+            band[place] = np.clip(ready, 0, BACKGROUND, out=ready)
+        return band
 
     def _passed_over(self, left: float, top: float, right: float, bottom: float) -> bool:
         """Whether a part, in shares of the slide's sides, holds nothing that is wanted."""
@@ -156,7 +181,8 @@ class Reduction:
 def thumbnail(reader: SlideReader, mpp_of_level0: float, target_mpp: float) -> Thumbnail:
     """Average a whole slide down to a scale.
 
-    Memory: the result and some 60 MB; see :class:`Reduction` for how it is read.
+    Memory: the result and some 20 MB (60 MB where tiles are as wide as the slide); see :class:`Reduction` for how it is
+    read.
 
     Parameters
     ----------

@@ -127,8 +127,12 @@ class TissueMask:
     @property
     def counts(self) -> dict[str, int]:
         """Pixels of the mask by reason: ``tissue``, ``glass``, ``pen``, ``edge``, ``fragment``."""
-        pixels = np.bincount(self.left_out.ravel(), minlength=len(LeftOut))
-        return {("tissue" if r is LeftOut.NOTHING else r.name.lower()): int(pixels[r]) for r in LeftOut}
+        return {
+            "tissue" if reason is LeftOut.NOTHING else reason.name.lower(): int(
+                np.count_nonzero(self.left_out == reason)
+            )
+            for reason in LeftOut
+        }
 
 
 def optical_density(
@@ -316,25 +320,11 @@ def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettin
     kind = _classify(thumbnail, glass)
     pixel_mm2 = mpp * mpp * 1e-6
 
-    ink = (kind == _Kind.INK) | (kind == _Kind.INK_FAINT)
-    pen = keep_components(ink, seed=kind == _Kind.INK, smallest=0.01 / pixel_mm2, share=0.25)
-    # Black ink is wider than 40 µm, unlike a coverslip's edge, and covers over 0.1 mm², unlike dirt.
-    black = remove_thin(kind == _Kind.BLACK, max(1, round(16 / mpp)))
-    pen |= keep_components(black, smallest=0.1 / pixel_mm2)
-    even = (kind == _Kind.EVEN_FAINT) | (kind == _Kind.EVEN)
-    like_eosin = keep_components(even, seed=kind == _Kind.EVEN, smallest=0.005 / pixel_mm2, share=0.25)
-    if like_eosin.any():
-        pen |= _on_glass(close_gaps(like_eosin, max(1, round(40 / mpp))), kind == _Kind.GLASS, pixel_mm2)
-    stained = (kind == _Kind.STAINED) | (kind == _Kind.FAINT) | even
-    if pen.any():
-        # Where a stroke crosses tissue its hue is lost; a circle drawn around tissue has glass in it and stays open.
-        pen = fill_holes(close_gaps(pen, 3), 0.5 / pixel_mm2, barrier=kind == _Kind.GLASS)
-        # The rim of a stroke is ink averaged with glass, and JPEG smears its colour: 2 pixels for certain, and what
-        # else is stained and lies nearly all within 6 pixels of it.
-        rest = stained & ~dilate(pen, 2)
-        pen = dilate(pen, 2) | keep_components(rest, seed=dilate(pen, 6), share=0.7)
-
-    tissue = keep_components(stained & ~pen, seed=(kind == _Kind.STAINED) | even, share=0.05)
+    pen = _pen_marks(kind, mpp)
+    stained = _stained(kind)
+    seed = (kind == _Kind.STAINED) | (kind == _Kind.EVEN) | (kind == _Kind.EVEN_FAINT)
+    tissue = keep_components(stained & ~pen, seed=seed, share=0.05)
+    del stained, seed
     line = _thin_lines(tissue, mpp)
     tissue &= ~line
     # Bridges 120 µm: walls of fat cells, up to that wide, are thinner than a pixel and come out broken.
@@ -351,6 +341,37 @@ def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettin
     left_out[pen] = LeftOut.PEN
     left_out[tissue] = LeftOut.NOTHING
     return TissueMask(tissue, left_out, mpp, glass)
+
+
+def _stained(kind: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where there is stain, faint or not, and no ink for certain."""
+    found: NDArray[np.bool_] = kind == _Kind.STAINED
+    for other in (_Kind.FAINT, _Kind.EVEN_FAINT, _Kind.EVEN):
+        found |= kind == other
+    return found
+
+
+def _pen_marks(kind: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
+    """Return ``(H, W)`` bool: ink, with the rims of its strokes."""
+    pixel_mm2 = mpp * mpp * 1e-6
+    ink = (kind == _Kind.INK) | (kind == _Kind.INK_FAINT)
+    pen = keep_components(ink, seed=kind == _Kind.INK, smallest=0.01 / pixel_mm2, share=0.25)
+    # Black ink is wider than 40 µm, unlike a coverslip's edge, and covers over 0.1 mm², unlike dirt.
+    black = remove_thin(kind == _Kind.BLACK, max(1, round(16 / mpp)))
+    pen |= keep_components(black, smallest=0.1 / pixel_mm2)
+    even = (kind == _Kind.EVEN_FAINT) | (kind == _Kind.EVEN)
+    like_eosin = keep_components(even, seed=kind == _Kind.EVEN, smallest=0.005 / pixel_mm2, share=0.25)
+    if like_eosin.any():
+        pen |= _on_glass(close_gaps(like_eosin, max(1, round(40 / mpp))), kind == _Kind.GLASS, pixel_mm2)
+    del ink, black, even, like_eosin
+    if pen.any():
+        # Where a stroke crosses tissue its hue is lost; a circle drawn around tissue has glass in it and stays open.
+        pen = fill_holes(close_gaps(pen, 3), 0.5 / pixel_mm2, barrier=kind == _Kind.GLASS)
+        # The rim of a stroke is ink averaged with glass, and JPEG smears its colour: 2 pixels for certain, and what
+        # else is stained and lies nearly all within 6 pixels of it.
+        rest = _stained(kind) & ~dilate(pen, 2)
+        pen = dilate(pen, 2) | keep_components(rest, seed=dilate(pen, 6), share=0.7)
+    return pen
 
 
 def _classify(thumbnail: NDArray[np.uint8], glass: Glass) -> NDArray[np.uint8]:

@@ -520,7 +520,7 @@ class PatchStore:
         OutputError
             If the shard cannot be written.
         """
-        chunks = [compress(patch) for patch in patches.pixels]
+        chunks = (compress(patch) for patch in patches.pixels)
         self._write(k, patches.readable, lambda path, slots: write_shard(path, chunks, slots))
 
     def write_tiles(self, k: int, tiles: PackedTiles, readable: NDArray[np.bool_]) -> None:
