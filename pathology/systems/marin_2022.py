@@ -68,6 +68,30 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), cropped images, 2-fold by patient, 200 steps at 3 mm",
         ),
+        OwnFigure(
+            metric="Dice coefficient",
+            value=0.951,
+            interval=(0.914, 0.984),
+            n=12,
+            unit="patients",
+            data="constructed, four readers, no clinical claim; 2-fold by patient, 1500 steps on slices of 48 x 48",
+        ),
+        OwnFigure(
+            metric="continuous Dice coefficient",
+            value=0.781,
+            interval=(0.755, 0.803),
+            n=12,
+            unit="patients",
+            data="constructed, four readers, no clinical claim; 2-fold by patient, 1500 steps on slices of 48 x 48",
+        ),
+        OwnFigure(
+            metric="soft Dice coefficient against the readers' confidence map",
+            value=0.747,
+            interval=(0.718, 0.771),
+            n=12,
+            unit="patients",
+            data="constructed, four readers, no clinical claim; 2-fold by patient, 1500 steps on slices of 48 x 48",
+        ),
     ),
     notes=(
         'The exact form of the published "self-taught attention" is not public: attention gates of Oktay et al. 2018 '
@@ -77,6 +101,8 @@ SYSTEM = System(
         "The review credits these authors with another paper too (reference 93, Guo 2019, head and neck).",
         "Public patients at hand have one contour each and images cropped around the tumour: nothing can be said about "
         "finding it.  Several readers are shown on constructed data.",
+        "The continuous Dice weighs every voxel: a faint haze of confidence over the whole image, which short training "
+        "leaves, costs it much and the contour nothing.",
     ),
 )
 
