@@ -157,8 +157,7 @@ def read_scaled(
         return reduced
     pixels: Any = reduced.pixels
     if rest > 1.0:
-        smooth = canvas.of("smooth", part.width, part.height)
-        pixels = cv2.GaussianBlur(pixels, (0, 0), (rest - 1) / 2, dst=smooth, borderType=cv2.BORDER_REPLICATE)
+        pixels = cv2.GaussianBlur(pixels, (0, 0), (rest - 1) / 2, dst=pixels, borderType=cv2.BORDER_REPLICATE)
     # Target pixel t, centre t + 0.5, samples reduced position (t + 0.5) * rest - 0.5.
     shift_x = (target.x + 0.5) * rest - 0.5 - part.x
     shift_y = (target.y + 0.5) * rest - 0.5 - part.y

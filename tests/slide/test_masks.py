@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage import measure, morphology
 
-from pathology.slide.masks import choose_components, close_gaps, dilate, fill_holes, keep_components, remove_thin
+from pathology.slide.masks import (
+    choose_components,
+    close_gaps,
+    dilate,
+    fill_holes,
+    keep_components,
+    number_pieces,
+    remove_thin,
+)
 
 CROSS, SQUARE = ndimage.generate_binary_structure(2, 1), np.ones((3, 3), bool)
 
@@ -104,3 +112,21 @@ def test_components_are_shown_with_their_margin():
     chosen = choose_components(mask, wanted, smallest=5, margin=2)
     assert seen == [(12, (5, 6), (slice(0, 5), slice(0, 6))), (50, (9, 14), (slice(8, 17), slice(8, 22)))]
     np.testing.assert_array_equal(chosen, mask & (np.arange(20) >= 10)[:, None])
+
+
+def test_more_pieces_than_16_bits_can_number_are_all_told_apart():
+    mask = np.zeros((520, 520), bool)
+    mask[::2, ::2] = True  # 67,600 single pixels
+    labels, n = number_pieces(mask)
+    expected, count = ndimage.label(mask)
+    assert n == count == 67_600
+    np.testing.assert_array_equal(labels, expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(masks(), st.sampled_from([None, SQUARE]))
+def test_pieces_are_numbered_as_scipy_does(mask, structure):
+    labels, n = number_pieces(mask, structure)
+    expected, count = ndimage.label(mask, structure)
+    assert n == count
+    np.testing.assert_array_equal(labels, expected)

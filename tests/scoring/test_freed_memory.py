@@ -1,0 +1,43 @@
+"""Memory that was freed goes back to the system."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pathology.scoring.freed_memory import then_gives_back_memory
+
+HELD = """
+import ctypes
+from pathlib import Path
+from pathology.scoring.freed_memory import give_back_freed_memory
+def resident():
+    return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmRSS")).split()[1])
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+pieces = [libc.malloc(100_000) for _ in range(1000)]
+for piece in pieces:
+    ctypes.memset(piece, 1, 100_000)
+for piece in pieces[:-1]:
+    libc.free(piece)
+before = resident()
+give_back_freed_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_what_lies_below_one_small_object_in_use_goes_back():
+    freed = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True).stdout
+    assert int(freed) > 80_000  # KiB, of 97,656
+
+
+def test_results_and_errors_pass_through():
+    @then_gives_back_memory
+    def step(number: int) -> int:
+        return 10 // number
+
+    assert step(5) == 2
+    with pytest.raises(ZeroDivisionError):
+        step(0)
