@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +26,10 @@ from pathology.training.statistics import Interval
 SMALL = ["--set", "patch=96", "--set", "epochs=1", "--set", "batch=4", "--set", "patches-per-slide=8"]
 OPTIONS = {
     "foersch-2021": ["--set", "stain=none", "--set", "lowest_rate=0.00001", "--aggregator", "attention"],
-    "zhang-2022": ["--set", "network.aux_logits=false", "--pixels", "reference"],
-    "frankel-2022": ["--set", "network.aux_logits=false", "--aggregator", "share"],
+    "zhang-2022": ["--set", "network.aux_logits=false", "--pixels", "reference", "--aggregator", "share"],
+    "frankel-2022": ["--set", "network.aux_logits=false", "--aggregator", "transformer"],
 }
+EXPLAIN = Path(__file__).parents[2] / "scripts" / "explain_slide.py"
 CLASSES = ("ARMS", "ERMS")
 
 
@@ -75,9 +78,9 @@ def test_a_training_leaves_a_bundle_that_says_what_it_is(trained, system):
     for figure in card.figures:
         assert (figure.value is None) == (figure.interval is None)
     assert card.trust is not None
-    aggregator = {"foersch-2021": "attention", "zhang-2022": "mean", "frankel-2022": "share"}[system]
+    aggregator = {"foersch-2021": "attention", "zhang-2022": "share", "frankel-2022": "transformer"}[system]
     assert card.trust.aggregator == aggregator
-    assert [a.name for a in card.aggregators] == (["attention"] if aggregator == "attention" else [])
+    assert [a.name for a in card.aggregators] == ([] if aggregator == "share" else [aggregator])
     assert card.calibration["temperature"] > 0
     assert set(card.calibration["thresholds"]) <= set(CLASSES)
     written = (folder / "card.yaml").read_text() + (folder / "evaluation.json").read_text()
@@ -129,6 +132,55 @@ def test_its_bundle_scores_and_is_evaluated_beside_its_own_figures(trained, coho
         scored = {row["slide_id"]: row for row in csv.DictReader(file)}
     assert set(scored) == {row["slide_id"] for row in rows}
     assert all(row["status"] == "scored" for row in scored.values())
+
+
+@pytest.mark.parametrize("system", OPTIONS)
+def test_its_bundle_scores_by_itself_and_can_be_explained(trained, cohort, tmp_path, system, capsys, monkeypatch):
+    folder, out = trained / system, tmp_path / "scored"
+    aggregator = read_card(folder / "card.yaml").trust.aggregator
+    slide = sorted(cohort.glob("*.tiff"))[0]
+    command = ["score", str(slide), "--model", str(folder), "--out", str(out), "--workers", "1", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*command, "--aggregator", aggregator], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    with (out / "results.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["status"] == "scored"
+    assert row["prediction"] in CLASSES
+    assert sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-4)
+    # Two calibration patients are too few for any stated coverage: the set is full and the slide comes back unsure.
+    assert row["abstained"].lower() == "true"
+    assert set(row["prediction_set"].split(" | ")) == set(CLASSES)
+
+    picture = tmp_path / "explained.png"
+    told = ["explain", str(out), slide.stem, "--model", str(folder), "--out", str(picture), "--patches", "3"]
+    monkeypatch.setattr(sys, "argv", told)
+    assert runpy.run_path(str(EXPLAIN))["main"]() == 0
+    said = capsys.readouterr().out
+    assert f"{row['prediction']}: 3 patches" in said
+    # InceptionV3 has one square of features at 96 px: a flat map, of which nothing can be said.
+    assert "flat" in said or system == "foersch-2021"
+    assert "not whether it is right" in said
+    with Image.open(picture) as drawn:
+        assert len(np.unique(np.asarray(drawn))) > 20
+    monkeypatch.setattr(sys, "argv", [*told, "--class", "none such"])
+    assert runpy.run_path(str(EXPLAIN))["main"]() == 2
+    assert "Choose one of: ARMS, ERMS" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_bundle_with_two_processes(cohort, tmp_path):
+    """Under gloo on processors; the same code runs under NCCL where there are several GPUs."""
+    out = tmp_path / "foersch-2021"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    call = [*launcher, "-m", "pathology", *arguments("foersch-2021", cohort, out)]
+    done = subprocess.run(
+        call, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Bundle:") == 1
+    assert done.stderr.count("stage 2, epoch 1:") == 1
+    assert all(check.error is None for check in verify_bundle(out))
+    assert json.loads((out / "evaluation.json").read_text())["processes"] == 2
 
 
 def test_a_killed_training_goes_on_and_ends_alike(trained, cohort, tmp_path):
