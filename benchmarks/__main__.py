@@ -3,10 +3,10 @@
 Without a name: tiling, then compression.
 """
 
-import runpy
+import importlib
 import sys
 
-NAMES = ("tiling", "compression", "formats", "memory", "scoring", "scheduling", "hotspots", "training")
+NAMES = ("tiling", "compression", "formats", "memory", "scoring", "scheduling", "workers", "hotspots", "training")
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     options = arguments[1:] if arguments and arguments[0] in NAMES else arguments
     for name in chosen:
         sys.argv = [f"benchmarks.{name}", *options]
-        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+        importlib.import_module(f"benchmarks.{name}").main()
 
 
 main()

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import NoTissueError
-from pathology.scoring.freed_memory import give_back_freed_memory
 from pathology.settings import GridSettings, QualitySettings, TissueSettings
+from pathology.slide.freed_memory import give_back_freed_memory
 from pathology.slide.quality import ARTEFACTS, SlideQuality, find_quality
 from pathology.slide.reader import SlideReader
 from pathology.slide.scale import Scale, resolve_mpp

@@ -15,12 +15,12 @@ import numpy as np
 from pathology.errors import OutputError, StoreError, UsageError
 from pathology.inference.progress import Progress, SilentProgress
 from pathology.inference.schedule import ChunkDone, Failure, Prepared, Steps, run_slides
-from pathology.scoring.freed_memory import then_gives_back_memory
 from pathology.scoring.guard import guarded
 from pathology.scoring.preparation import Stain, prepare, write_quality_picture
 from pathology.scoring.readers import lent_reader
 from pathology.scoring.selection import select_slides
 from pathology.settings import GridSettings, QualitySettings, TissueSettings
+from pathology.slide.freed_memory import then_gives_back_memory
 from pathology.slide.reader import SlideReader
 from pathology.tiling.blocks import BlockReader
 from pathology.tiling.order import compact_order

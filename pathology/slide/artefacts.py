@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,27 +61,35 @@ def find_artefacts(
     """
     settings = settings or QualitySettings()
     pixel_mm2 = tissue.mpp**2 * 1e-6
-    pen = tissue.left_out == LeftOut.PEN
-    fold, around, grey, dark = _compare(thumbnail, tissue, settings)
-    for found in (fold, around, grey, dark):
-        found &= ~pen
-    bubble = _bubbles(grey, tissue.mpp)
-    del pen, grey
-    dark = keep_components(dark & ~bubble, smallest=0.0005 / pixel_mm2)
-    around &= ~bubble & ~dark
-    seeds = keep_components(fold & around, smallest=0.005 / pixel_mm2)
-    grown = dilate(seeds, 3) & around
+    signs = _compare(thumbnail, tissue, settings)
+    bubble = _bubbles((signs & _Sign.GREY) > 0, tissue.mpp)
+    dark = keep_components(((signs & _Sign.DARK) > 0) & ~bubble, smallest=0.0005 / pixel_mm2)
+    signs[bubble | dark] &= ~np.uint8(_Sign.AROUND)
+    seeds = keep_components((signs & _FOLD_SEED) == _FOLD_SEED, smallest=0.005 / pixel_mm2)
+    grown = dilate(seeds, 3)
+    grown &= (signs & _Sign.AROUND) > 0
+    del signs, seeds
     fold = keep_components(grown, smallest=0.02 / pixel_mm2)
     return Artefacts(fold, bubble, dark)
 
 
-def _compare(
-    thumbnail: NDArray[np.uint8], tissue: TissueMask, settings: QualitySettings
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return where tissue seems doubled, where half of that, where something grey was added, and where much of it."""
+class _Sign(IntFlag):
+    """What speaks for an artefact at a pixel: in one byte, for there are millions."""
+
+    FOLD = 1  # tissue seems doubled
+    AROUND = 2  # half of that
+    GREY = 4  # something grey was added
+    DARK = 8  # much of it
+
+
+_FOLD_SEED = _Sign.FOLD | _Sign.AROUND
+
+
+def _compare(thumbnail: NDArray[np.uint8], tissue: TissueMask, settings: QualitySettings) -> NDArray[np.uint8]:
+    """Return ``(H, W)`` uint8 of :class:`_Sign`; none on pen marks."""
     height, width = tissue.mask.shape
     local = _local_median(thumbnail, tissue)
-    fold, around, grey, dark = (np.zeros((height, width), bool) for _ in range(4))
+    signs = np.zeros((height, width), np.uint8)
     high = band_rows(width)
     for top in range(0, height, high):
         first, last = max(0, top - 8), min(height, top + high + 8)
@@ -100,12 +109,16 @@ def _compare(
         least, spread = added.min(axis=2), np.ptp(added, axis=2)
         neutral = (least > 0.06) & (spread < 0.35 * added.max(axis=2))
         inner = slice(top - first, top - first + min(high, height - top))
-        fold[top : top + high] = (same_hue & (amount > settings.fold_density))[inner]
-        # Its edges are smoothed into what is beside it: they count where half of the excess is left.
-        around[top : top + high] = (same_hue & (amount > (1 + settings.fold_density) / 2))[inner]
-        grey[top : top + high] = neutral[inner]
-        dark[top : top + high] = (neutral & (least > settings.dark_density))[inner]
-    return fold, around, grey, dark
+        band = (
+            np.where(same_hue & (amount > settings.fold_density), np.uint8(_Sign.FOLD), np.uint8(0))
+            # Its edges are smoothed into what is beside it: they count where half of the excess is left.
+            | np.where(same_hue & (amount > (1 + settings.fold_density) / 2), np.uint8(_Sign.AROUND), np.uint8(0))
+            | np.where(neutral, np.uint8(_Sign.GREY), np.uint8(0))
+            | np.where(neutral & (least > settings.dark_density), np.uint8(_Sign.DARK), np.uint8(0))
+        )
+        band[tissue.left_out[rows] == LeftOut.PEN] = 0
+        signs[top : top + high] = band[inner]
+    return signs
 
 
 def _local_median(thumbnail: NDArray[np.uint8], tissue: TissueMask) -> NDArray[np.float32]:

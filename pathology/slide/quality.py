@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pathology.settings import QualitySettings
 from pathology.slide.artefacts import Artefacts, find_artefacts
 from pathology.slide.focus import FocusMap, find_focus
+from pathology.slide.freed_memory import give_back_freed_memory
 from pathology.slide.reader import SlideReader
 from pathology.slide.thumbnail import Thumbnail
 from pathology.slide.tissue import LeftOut, TissueMask
@@ -100,8 +101,6 @@ def find_quality(
         All masks.
     """
     settings = settings or QualitySettings()
-    return SlideQuality(
-        tissue,
-        find_artefacts(thumbnail.pixels, tissue, settings),
-        find_focus(reader, mpp_of_level0, tissue, settings),
-    )
+    artefacts = find_artefacts(thumbnail.pixels, tissue, settings)
+    give_back_freed_memory()
+    return SlideQuality(tissue, artefacts, find_focus(reader, mpp_of_level0, tissue, settings))

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from pathology.scoring.freed_memory import then_gives_back_memory
+from pathology.slide.freed_memory import then_gives_back_memory
 
 HELD = """
 import ctypes
 from pathlib import Path
-from pathology.scoring.freed_memory import give_back_freed_memory
+from pathology.slide.freed_memory import give_back_freed_memory
 def resident():
     return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmRSS")).split()[1])
 libc = ctypes.CDLL(None)
