@@ -20,7 +20,7 @@ from pathology.scoring.preparation import Stain, prepare, write_quality_picture
 from pathology.scoring.readers import lent_reader
 from pathology.scoring.selection import select_slides
 from pathology.settings import GridSettings, QualitySettings, TissueSettings
-from pathology.slide.freed_memory import then_gives_back_memory
+from pathology.slide.freed_memory import give_back_freed_memory, then_gives_back_memory
 from pathology.slide.reader import SlideReader
 from pathology.tiling.blocks import BlockReader
 from pathology.tiling.order import compact_order
@@ -280,7 +280,6 @@ def _grid(job: TileJob, reader: SlideReader, mpp: float) -> GridSettings:
 
 
 @guarded
-@then_gives_back_memory
 def _chunk(job: TileJob, ks: tuple[int, ...], report: Callable[[int], None]) -> ChunkDone:
     store = PatchStore.resume(job.store)
     plan = store.plan
@@ -296,6 +295,7 @@ def _chunk(job: TileJob, ks: tuple[int, ...], report: Callable[[int], None]) -> 
                 store.write_block(k, blocks.read(int(plan.blocks[k]), positions))
             done += len(positions)
             report(len(positions))
+        give_back_freed_memory()
         return ChunkDone(done, lent.take_work())
 
 

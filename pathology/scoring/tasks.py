@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from pathology.inference.reading_processes import ReadingProcesses
     from pathology.outputs.mitosis_report import Candidate
     from pathology.outputs.patch_gallery import TellingPatch
-    from pathology.slide.stain import StainNormaliser
+    from pathology.slide.freed_memory import then_gives_back_memory
+from pathology.slide.stain import StainNormaliser
 
 __all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
 
@@ -147,6 +148,7 @@ def engine_for(job: SlideJob) -> str:
 
 
 @guarded
+@then_gives_back_memory
 def prepare_slide(job: SlideJob) -> Prepared:
     """Open the slide, find its tissue, choose its patches; or take up what an earlier run left."""
     from pathology.outputs.slide_folder import OVERVIEW_LONGEST_SIDE

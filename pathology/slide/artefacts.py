@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathology.settings import QualitySettings
+from pathology.slide.freed_memory import give_back_freed_memory
 from pathology.slide.masks import band_rows, close_gaps, dilate, keep_components, number_pieces
 from pathology.slide.tissue import LeftOut, TissueMask, optical_density
 
@@ -62,31 +62,25 @@ def find_artefacts(
     settings = settings or QualitySettings()
     pixel_mm2 = tissue.mpp**2 * 1e-6
     signs = _compare(thumbnail, tissue, settings)
-    bubble = _bubbles((signs & _Sign.GREY) > 0, tissue.mpp)
-    dark = keep_components(((signs & _Sign.DARK) > 0) & ~bubble, smallest=0.0005 / pixel_mm2)
-    signs[bubble | dark] &= ~np.uint8(_Sign.AROUND)
-    seeds = keep_components((signs & _FOLD_SEED) == _FOLD_SEED, smallest=0.005 / pixel_mm2)
+    give_back_freed_memory()  # its floats lie between what is kept
+    bubble = _bubbles((signs & _GREY) > 0, tissue.mpp)
+    dark = keep_components(((signs & _DARK) > 0) & ~bubble, smallest=0.0005 / pixel_mm2)
+    signs[bubble | dark] &= ~_AROUND
+    seeds = keep_components((signs & (_FOLD | _AROUND)) == (_FOLD | _AROUND), smallest=0.005 / pixel_mm2)
     grown = dilate(seeds, 3)
-    grown &= (signs & _Sign.AROUND) > 0
+    grown &= (signs & _AROUND) > 0
     del signs, seeds
     fold = keep_components(grown, smallest=0.02 / pixel_mm2)
     return Artefacts(fold, bubble, dark)
 
 
-class _Sign(IntFlag):
-    """What speaks for an artefact at a pixel: in one byte, for there are millions."""
-
-    FOLD = 1  # tissue seems doubled
-    AROUND = 2  # half of that
-    GREY = 4  # something grey was added
-    DARK = 8  # much of it
-
-
-_FOLD_SEED = _Sign.FOLD | _Sign.AROUND
+_FOLD, _AROUND, _GREY, _DARK = (np.uint8(1 << i) for i in range(4))
+"""What speaks for an artefact at a pixel, in the bits of one byte, for there are millions: tissue seems doubled, half
+of that, something grey was added, much of it.  Of numpy's own type: other integers make 64-bit copies."""
 
 
 def _compare(thumbnail: NDArray[np.uint8], tissue: TissueMask, settings: QualitySettings) -> NDArray[np.uint8]:
-    """Return ``(H, W)`` uint8 of :class:`_Sign`; none on pen marks."""
+    """Return ``(H, W)`` uint8: the signs seen; none on pen marks."""
     height, width = tissue.mask.shape
     local = _local_median(thumbnail, tissue)
     signs = np.zeros((height, width), np.uint8)
@@ -110,11 +104,11 @@ def _compare(thumbnail: NDArray[np.uint8], tissue: TissueMask, settings: Quality
         neutral = (least > 0.06) & (spread < 0.35 * added.max(axis=2))
         inner = slice(top - first, top - first + min(high, height - top))
         band = (
-            np.where(same_hue & (amount > settings.fold_density), np.uint8(_Sign.FOLD), np.uint8(0))
+            np.where(same_hue & (amount > settings.fold_density), _FOLD, np.uint8(0))
             # Its edges are smoothed into what is beside it: they count where half of the excess is left.
-            | np.where(same_hue & (amount > (1 + settings.fold_density) / 2), np.uint8(_Sign.AROUND), np.uint8(0))
-            | np.where(neutral, np.uint8(_Sign.GREY), np.uint8(0))
-            | np.where(neutral & (least > settings.dark_density), np.uint8(_Sign.DARK), np.uint8(0))
+            | np.where(same_hue & (amount > (1 + settings.fold_density) / 2), _AROUND, np.uint8(0))
+            | np.where(neutral, _GREY, np.uint8(0))
+            | np.where(neutral & (least > settings.dark_density), _DARK, np.uint8(0))
         )
         band[tissue.left_out[rows] == LeftOut.PEN] = 0
         signs[top : top + high] = band[inner]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -28,13 +29,18 @@ def give_back_freed_memory() -> None:
 
 
 def then_gives_back_memory(step: Callable[P, R]) -> Callable[P, R]:
-    """Make a step give back what it has freed by its end, so that it does not add to what other steps need."""
+    """Make a step give back what it has freed by its end, so that it does not add to what other steps need.
+
+    Libraries imported on the way may leave tracebacks behind that refer to each other and to the step's variables, so
+    these are collected first.
+    """
 
     @wraps(step)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return step(*args, **kwargs)
         finally:
+            gc.collect()
             give_back_freed_memory()
 
     return run

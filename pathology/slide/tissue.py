@@ -28,6 +28,7 @@ from scipy import ndimage
 
 from pathology.errors import UsageError
 from pathology.settings import TissueSettings
+from pathology.slide.freed_memory import give_back_freed_memory
 from pathology.slide.masks import (
     band_rows,
     choose_components,
@@ -318,6 +319,7 @@ def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettin
         raise UsageError(f"a scale of {mpp} µm/px is not possible")
     glass = estimate_glass(thumbnail)
     kind = _classify(thumbnail, glass)
+    give_back_freed_memory()  # its floats lie between what is kept
     pixel_mm2 = mpp * mpp * 1e-6
 
     pen = _pen_marks(kind, mpp)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from pathology.tiling.grid import Grid
 from pathology.tiling.resample import Canvas, choose_scaling, read_scaled
 
 __all__ = ["BlockPatches", "BlockReader"]
+
+_STRIP_PIXELS: Final = 1_400_000
+"""Most pixels resampled together: a third of a block, 4 MB, which fits a processor's cache better than 12."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class BlockPatches:
 class BlockReader:
     """Reads the blocks of one grid from one slide.
 
-    Thread-safe as far as its reader is.  Between calls it keeps the memory of one block for each thread.
+    Thread-safe as far as its reader is.  Between calls it keeps the memory of one strip of a block for each thread.
 
     Parameters
     ----------
@@ -113,7 +117,37 @@ class BlockReader:
                 for place in places:
                     place[:] = recolour(place)
             return readable
-        # Only the rectangle that the wanted patches span is read, once, and resampled once.
+        readable = np.ones(len(positions), np.bool_)
+        places = list(out)
+        for chosen in self._strips(rows, overlap, target.width):
+            readable[chosen] = self._read_resampled(
+                [places[i] for i in chosen], block_index, positions[chosen], corners[chosen], overlap
+            )
+        return readable
+
+    def _strips(self, rows: NDArray[np.int32], overlap: int, width: int) -> list[NDArray[np.intp]]:
+        """Return which patches to resample together: some rows of them, for less memory, unless they overlap."""
+        stride = self._grid.settings.stride
+        least, most = int(rows.min()), int(rows.max())
+        if overlap:
+            return [np.arange(len(rows))]
+        strips = min(most - least + 1, -(-(most - least + 1) * stride * width // _STRIP_PIXELS))
+        strip = (rows - least) * strips // (most - least + 1)
+        return [found for number in range(strips) if len(found := np.flatnonzero(strip == number))]
+
+    def _read_resampled(
+        self,
+        out: list[NDArray[np.uint8]],
+        block_index: int,
+        positions: NDArray[np.int32],
+        corners: NDArray[np.int32],
+        overlap: int,
+    ) -> NDArray[np.bool_]:
+        """Read the rectangle that patches span, resample it once, cut it; return which patches are readable."""
+        patch, recolour = self._grid.settings.patch, self._recolour
+        target = self._grid.window(block_index, positions)
+        # Overlapping patches share pixels, scattered ones leave many out: whichever is less is changed.
+        recolour_window = recolour is not None and target.width * target.height <= len(positions) * patch * patch
         region = read_scaled(self._reader, self.scaling, target, overlap=overlap, canvas=self._thread_canvas())
         pixels = recolour(region.pixels) if recolour is not None and recolour_window else region.pixels
         left, top = corners[:, 0] - target.x, corners[:, 1] - target.y
