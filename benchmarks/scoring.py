@@ -177,7 +177,9 @@ def engine_case(name, model, slide, arguments):
             engine.rescored = engine.seen = 0
         with Busy(arguments.device) as busy:
             found = stream(engine.predict)
-            took = result(np.concatenate([block.probabilities for block in found]), len(patches), began, cpu)
+            classes = len(model.card.classes)  # what an engine says besides, such as distance, is no probability
+            predicted = np.concatenate([block.probabilities[:, :classes] for block in found])
+            took = result(predicted, len(patches), began, cpu)
         # Once more, since on a shared machine the bare rate of a minute ago is not the one of now.
         again = rate_in_memory(engine, held, arguments.seconds)
     figures = took | figures | busy.figures()

@@ -27,6 +27,7 @@ from pathology.inference.schedule import ChunkDone, Prepared
 from pathology.scoring.guard import guarded
 from pathology.scoring.jobs import SlideJob
 from pathology.settings import GridSettings
+from pathology.slide.freed_memory import then_gives_back_memory
 from pathology.tiling.grid import Grid
 from pathology.tiling.order import compact_order
 from pathology.tiling.plan import TilePlan
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
     from pathology.inference.reading_processes import ReadingProcesses
     from pathology.outputs.mitosis_report import Candidate
     from pathology.outputs.patch_gallery import TellingPatch
-    from pathology.slide.freed_memory import then_gives_back_memory
-from pathology.slide.stain import StainNormaliser
+    from pathology.slide.stain import StainNormaliser
 
 __all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
 
