@@ -296,12 +296,81 @@ def tiatoolbox_case(model, slide, arguments):
     return figures
 
 
+WSINFER = """
+import json, resource, sys, time
+from wsinfer.modellib.models import LocalModelTorchScript
+from wsinfer.modellib.run_inference import run_inference
+from wsinfer.patchlib import segment_and_patch_directory_of_slides
+from wsinfer_zoo.client import ModelConfiguration
+slides, out, model, configuration, loaders = sys.argv[1:]
+configuration = ModelConfiguration.from_dict(json.load(open(configuration)))
+usage = lambda: [sum(u[:2]) for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))]
+began, cpu = time.perf_counter(), sum(usage())
+segment_and_patch_directory_of_slides(
+    slides, out, configuration.patch_size_pixels, configuration.spacing_um_px, min_object_size_um2=0
+)
+failed = run_inference(slides, out, LocalModelTorchScript(configuration, model), 32, int(loaders))
+wall, cpu = time.perf_counter() - began, sum(usage()) - cpu
+peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+figures = {"failed": [list(f) for f in failed], "seconds": wall, "cpu_seconds": cpu, "peak_mib": peak / 1024}
+print("TOOK " + json.dumps(figures))
+"""
+"""Run by the interpreter of an environment with WSInfer, which needs zarr below 3.  Its command line asks a model hub
+for its registry before anything else, so what that command calls is called here."""
+
+
+def wsinfer_case(model, slide, arguments):
+    """WSInfer itself, with the same network as TorchScript; it seeks tissue by its own thresholds."""
+    import torch
+
+    card = model.card
+    transform = [
+        {"name": "Resize", "arguments": {"size": arguments.patch}},
+        {"name": "ToTensor"},
+        {
+            "name": "Normalize",
+            "arguments": {"mean": list(card.normalisation.mean), "std": list(card.normalisation.std)},
+        },
+    ]
+    configuration = {
+        "spec_version": "1.0",
+        "architecture": card.architecture,
+        "num_classes": len(card.classes),
+        "class_names": list(card.classes),
+        "name": "benchmark",
+        "patch_size_pixels": arguments.patch,
+        "spacing_um_px": MPP,
+        "transform": transform,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        (scratch / "config.json").write_text(json.dumps(configuration))
+        with torch.inference_mode():
+            traced = torch.jit.trace(model.network(), torch.zeros(1, 3, arguments.patch, arguments.patch))
+        traced.save(str(scratch / "model.pt"))
+        (scratch / "slides").mkdir()
+        (scratch / "slides" / slide.name).symlink_to(slide.resolve())
+        command = [str(arguments.wsinfer), "-c", WSINFER, str(scratch / "slides"), str(scratch / "out")]
+        command += [str(scratch / "model.pt"), str(scratch / "config.json"), str(arguments.loaders)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        line = next((text for text in done.stdout.splitlines() if text.startswith("TOOK ")), None)
+        if line is None:
+            raise SystemExit((done.stderr.strip().splitlines() or ["no output"])[-1])
+        figures = json.loads(line.removeprefix("TOOK "))
+        table = next((scratch / "out").glob("model-outputs*/*.csv"))
+        count = len(table.read_text().splitlines()) - 1
+    rates = {"patches_per_s": count / figures["seconds"], "patches_per_cpu_s": count / figures["cpu_seconds"]}
+    return figures | {"patches": count, "probabilities": None} | rates
+
+
 def one_case(arguments):
     """Run one case and print its figures as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         model = bundle(arguments.architecture, arguments.patch, folder)
         if arguments.case == "loop":
             figures = loop_case(model, arguments.slide, arguments)
+        elif arguments.case == "wsinfer":
+            figures = wsinfer_case(model, arguments.slide, arguments)
         elif arguments.case == "tiatoolbox":
             figures = tiatoolbox_case(model, arguments.slide, arguments)
         else:
@@ -341,6 +410,9 @@ def main():
     parser.add_argument("--loaders", type=int, default=0, help="DataLoader processes of the peers' loops")
     parser.add_argument("--seconds", type=float, default=5, help="how long the bare engine runs")
     parser.add_argument("--limit", type=int, default=0, help="patches after which the peers' loop is stopped")
+    parser.add_argument(
+        "--wsinfer", type=Path, help="python of an environment with WSInfer, which is then measured too"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--raw", type=Path, help="folder that keeps each case, so that cases can be run one by one")
     arguments = parser.parse_args()
@@ -348,7 +420,7 @@ def main():
         one_case(arguments)
         return
     rows = {}
-    for case in arguments.cases:
+    for case in (*arguments.cases, *(["wsinfer"] if arguments.wsinfer else [])):
         kept = arguments.raw / f"{case}.json" if arguments.raw else None
         if kept is not None and kept.exists():
             rows[case] = json.loads(kept.read_text())

@@ -51,6 +51,8 @@ DASK_SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": 0.9,
     "distributed.worker.memory.terminate": 0.97,
+    # Looks at every thread 100 times a second, on the cores that predict.
+    "distributed.worker.profile.enabled": False,
     "distributed.admin.log-format": "%(message)s",
 }
 
