@@ -33,7 +33,7 @@ from pathology.radiology.cohort import Case, Cohort
 from pathology.radiology.fit import OptimiserSettings, seeded
 from pathology.radiology.image_recipe import ImageRecipe
 from pathology.radiology.intensity import IntensitySettings
-from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe
+from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, split_in_words
 from pathology.settings import Settings
 from pathology.training.splits import audit_leakage, grouped_k_fold
 
@@ -363,7 +363,7 @@ class AdversarialRecipe(Recipe):
             classes=self.classes,
             fitted={"synthetic_per_class": self.synthetic, "gan_patients": len(set(images.patients))},
             initialisation=start,
-            split="GAN and classifier fitted on all patients; figures from rounds with patients held out",
+            split=split_in_words("GAN and classifier fitted on all patients", "rounds with patients held out", figures),
             figures=figures,
             constructed=constructed,
         )

@@ -23,7 +23,7 @@ from pathology.radiology.cohort import Case, Cohort
 from pathology.radiology.errors import EmptyMaskError
 from pathology.radiology.fit import OptimiserSettings
 from pathology.radiology.intensity import IntensitySettings, normalise
-from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure
+from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure, split_in_words
 from pathology.radiology.sitk import resample
 from pathology.radiology.volume import Mask, Volume
 from pathology.training.metrics import area_under_roc
@@ -230,7 +230,7 @@ class HabitatRecipe(Recipe):
             parameters=sum(p.numel() for p in network.parameters()),
             classes=("normoxic", "hypoxic"),
             initialisation=start,
-            split="trained on all cases; figures from cross-validation by case with the same recipe",
+            split=split_in_words("trained on all cases", "cross-validation by case with the same recipe", figures),
             figures=figures,
             constructed=constructed,
         )

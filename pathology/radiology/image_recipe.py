@@ -26,7 +26,7 @@ from pathology.radiology.cohort import Case, Cohort
 from pathology.radiology.fusion import fuse
 from pathology.radiology.geometry import Geometry
 from pathology.radiology.intensity import IntensitySettings, normalise
-from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe
+from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, split_in_words
 from pathology.radiology.sitk import RegistrationSettings, register, resample
 from pathology.radiology.stratification import stratification_figures
 from pathology.radiology.volume import Mask, Volume, crop
@@ -251,7 +251,9 @@ class ImageRecipe(Recipe):
             parameters=sum(p.numel() for p in network.parameters()),
             classes=self.classes,
             initialisation=start,
-            split="trained on all patients; figures from cross-validation by patient with the same recipe",
+            split=split_in_words(
+                "trained on all patients", "cross-validation by patient with the same recipe", figures
+            ),
             figures=figures,
             constructed=constructed,
         )

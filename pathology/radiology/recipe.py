@@ -7,7 +7,7 @@ A recipe holds all choices of a system (sequences, preparation, network, trainin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from pathology.radiology.cohort import Case, Cohort
 from pathology.settings import Settings
 from pathology.training.statistics import Interval
 
-__all__ = ["NOT_MEASURED", "Progress", "Recipe", "as_figure", "predict_case", "recipe_of"]
+__all__ = ["NOT_MEASURED", "Progress", "Recipe", "as_figure", "predict_case", "recipe_of", "split_in_words"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, steps done and steps in all."""
@@ -34,6 +34,11 @@ NOT_MEASURED = Figure(
     note="The model was trained without an evaluation: nothing is known of its performance.",
 )
 """Stands on the card of a model that was trained without being evaluated."""
+
+
+def split_in_words(trained: str, measured: str, figures: Sequence[Figure]) -> str:
+    """Return what a card says of its split: what was trained on, and how it was measured, if it was."""
+    return f"{trained}; figures from {measured}" if tuple(figures) != (NOT_MEASURED,) else f"{trained}; not measured"
 
 
 class Recipe(Settings, ABC):

@@ -23,7 +23,7 @@ from pathology.radiology.errors import StudyError
 from pathology.radiology.fit import OptimiserSettings, dice_and_cross_entropy, fit, seeded
 from pathology.radiology.geometry import Geometry
 from pathology.radiology.intensity import IntensitySettings, normalise
-from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure
+from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure, split_in_words
 from pathology.radiology.sitk import resample
 from pathology.radiology.sliding_window import WindowSettings, predict_volume, window
 from pathology.radiology.volume import Mask, Volume
@@ -369,7 +369,9 @@ class SegmentationRecipe(Recipe):
             parameters=sum(p.numel() for p in network.parameters()),
             classes=("tumour",),
             initialisation="random weights",
-            split="trained on all patients; figures from cross-validation by patient with the same recipe",
+            split=split_in_words(
+                "trained on all patients", "cross-validation by patient with the same recipe", figures
+            ),
             figures=figures,
             constructed=constructed,
         )

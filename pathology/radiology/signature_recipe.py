@@ -27,7 +27,7 @@ from pathology.radiology.features import FeatureSettings, default_features, extr
 from pathology.radiology.frozen_classifier import FrozenClassifier, freeze
 from pathology.radiology.nested import NestedPredictions, within_fold_area
 from pathology.radiology.nomogram import Nomogram, NomogramTerm, draw_nomogram
-from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure
+from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure, split_in_words
 from pathology.radiology.shells import peritumoural_shell
 from pathology.radiology.signature import Signature, SignatureSettings, fit_signature
 from pathology.training.splits import audit_leakage, grouped_k_fold, repeated_grouped_k_fold
@@ -532,7 +532,9 @@ class SignatureRecipe(Recipe):
             classes=self.classes,
             fitted=fitted,
             initialisation="none",
-            split="fitted on all patients; figures from nested cross-validation by patient with the same recipe",
+            split=split_in_words(
+                "fitted on all patients", "nested cross-validation by patient with the same recipe", figures
+            ),
             figures=figures,
             constructed=constructed,
         )

@@ -14,7 +14,7 @@ from pathology.bundle.card import Figure
 from pathology.radiology.bundle import CardText, RadiologyCard, read_bundle_state, save_radiology_bundle
 from pathology.radiology.cohort import Case, Cohort
 from pathology.radiology.nomogram import draw_nomogram
-from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure
+from pathology.radiology.recipe import NOT_MEASURED, Progress, Recipe, as_figure, split_in_words
 from pathology.radiology.signature_recipe import SignatureRecipe, own_clinical
 from pathology.radiology.survival_signature import (
     SurvivalCombined,
@@ -215,7 +215,9 @@ class SurvivalRecipe(Recipe):
                 "cox": learnt,
             },
             initialisation="none",
-            split="fitted on all patients; figures from nested cross-validation by patient with the same recipe",
+            split=split_in_words(
+                "fitted on all patients", "nested cross-validation by patient with the same recipe", figures
+            ),
             figures=figures,
             constructed=constructed,
         )
