@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import openslide
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,3 +137,33 @@ def test_tile_work_adds_up_and_speaks():
     total = TileWork(3, 2, 1) + TileWork(needed=4)
     assert total == TileWork(7, 2, 1)
     assert str(total) == "2 decoded for 7 needed, 1 reused"
+
+
+@settings(max_examples=25, deadline=None)
+@given(patch=st.integers(80, 300), stride=st.integers(16, 320), level=st.integers(0, 1), choice=st.integers(0, 10**6))
+def test_patches_at_any_stride_are_openslides_pixels(slide, patch, stride, level, choice):
+    """On the generated slide's levels, whichever way the patches are read: tile by tile, as windows, overlapping."""
+    with open_slide(slide) as reader, openslide.OpenSlide(slide) as other:
+        plan = plan_of(reader, patch=patch, stride=stride, mpp=0.5 * 4**level)
+        patches = read_block(reader, plan, choice)
+        for coordinates, pixels in patches:
+            wanted = np.asarray(other.read_region(coordinates, level, (patch, patch)))
+            np.testing.assert_array_equal(pixels, np.where(wanted[:, :, 3:] == 0, 255, wanted[:, :, :3]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(patch=st.integers(110, 400), stride=st.integers(16, 420), choice=st.integers(0, 10**6))
+def test_patches_of_the_real_slide_are_openslides_pixels(data_dir, patch, stride, choice):
+    path = data_dir / "slides" / "CMU-1-Small-Region.svs"
+    with open_slide(path) as reader, openslide.OpenSlide(path) as other:
+        for coordinates, pixels in read_block(reader, plan_of(reader, patch=patch, stride=stride, mpp=0.5), choice):
+            wanted = np.asarray(other.read_region(coordinates, 0, (patch, patch)))
+            np.testing.assert_array_equal(pixels, np.where(wanted[:, :, 3:] == 0, 255, wanted[:, :, :3]))
+
+
+def read_block(reader, plan, choice):
+    """Up to 40 patches of one block with their level-0 corners."""
+    k = choice % len(plan.blocks)
+    chosen = np.arange(len(plan))[plan.of_block(k)][:40]
+    pixels = BlockReader(reader, plan.grid).read(int(plan.blocks[k]), plan.positions[chosen]).pixels
+    return [(tuple(map(int, plan.coords[i])), patch) for i, patch in zip(chosen, pixels, strict=True)]
