@@ -87,9 +87,15 @@ def viewing(*arguments):
         "--no-browser",
         *map(str, arguments),
     ]
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    # A shell starts what runs in the background with SIGINT ignored, and children inherit that: not what a user's
+    # terminal does.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         yield running
     finally:
