@@ -453,7 +453,7 @@ def chart(results, path):
         bars = axis.barh(names, [rates[name] for name in names], color=colours)
         axis.bar_label(bars, [f"{rates[name]:,.0f}" for name in names], padding=3, fontsize=8)
         axis.set_title(f"{case}, {size} px", fontsize=10)
-        axis.set_xlabel("patches per CPU-second, one thread")
+        axis.set_xlabel("patches per CPU-second")
         axis.margins(x=0.18)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
