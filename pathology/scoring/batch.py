@@ -395,7 +395,9 @@ def _write_run(out: Path, record: dict[str, Any]) -> None:
 def _outcome(result: SlideResult) -> str:
     if result.status == "failed":
         return result.error
-    return f"{result.answer} ({result.patches} patches, {result.seconds or 0:.1f} s)"
+    count = result.extra.get("mitoses")
+    answer = result.answer if count is None else f"{count['total']} called mitoses"
+    return f"{answer} ({result.patches} patches, {result.seconds or 0:.1f} s)"
 
 
 def _run(

@@ -7,6 +7,7 @@ import pytest
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.findings.detections import Detections, suppress
+from pathology.inference.progress import SilentProgress
 from pathology.outputs.detection_file import read_detections
 from pathology.outputs.geojson import read_geojson
 from pathology.scoring.batch import score
@@ -50,6 +51,18 @@ def test_the_record_is_a_count(scored):
     assert detections.header.threshold == found["threshold"] == 0.5
     assert record["tissue_mm2"] > 0
     assert found["overall_per_mm2"] == pytest.approx(found["total"] / record["tissue_mm2"])
+
+
+def test_the_line_of_the_slide_says_the_count(detector, slide, tmp_path):
+    said = []
+
+    class Saying(SilentProgress):
+        def finished(self, slide_id, outcome, *, failed):
+            said.append(outcome.split(" (")[0])
+
+    settings = ScoreSettings(block=512)
+    found = score(slide, detector, tmp_path, engine="torch", device="cpu", settings=settings, progress=Saying())
+    assert said == [f"{found.slides[0].extra['mitoses']['total']} called mitoses"]
 
 
 def test_every_object_once_in_level_0_pixels(scored):
