@@ -69,7 +69,7 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
     openvino = _openvino()
     card = bundle.card
     parts = {
-        "format": 1,
+        "format": 2,
         "weights": card.weights_sha256,
         "network": [card.architecture, card.architecture_options, len(card.classes)],
         "detection": card.detection.model_dump(mode="json") if card.detection is not None else None,

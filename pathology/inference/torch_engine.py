@@ -61,9 +61,9 @@ class PatchClassifier(nn.Module):
         super().__init__()
         self.stem = None
         if stem:
-            from pathology.networks.stem import StemFeatures
+            from pathology.networks.stem import split_stem
 
-            self.stem = StemFeatures(network)
+            self.stem, network = split_stem(network)
         if (domain is not None and not stem) or features:
             from pathology.networks.penultimate import split_classifier
 
@@ -82,10 +82,11 @@ class PatchClassifier(nn.Module):
         """Turn ``(B, H, W, 3)`` uint8 patches into ``(B, C)`` float32 probabilities and what else was asked for."""
         # A permuted NHWC tensor is NCHW in channels-last memory: no copy.
         pixels = patches.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
-        found = self.network(pixels)
+        seen = pixels if self.stem is None else self.stem.layers(pixels)
+        found = self.network(seen)
         columns = [torch.softmax(self.head(found).float() / self.temperature, dim=1)]
         if self.distance is not None:
-            columns.append(self.distance(found.float() if self.stem is None else self.stem(pixels)))
+            columns.append(self.distance(found.float() if self.stem is None else self.stem.describe(seen)))
         if self.features:
             columns.append(found.float())
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
