@@ -27,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -51,7 +52,13 @@ TURN_SECONDS = 0.1
 BLOCK = 2048
 STRIP = 8
 """Block rows in a strip: the order in which this project reads."""
-STORES = ("copy of the store", "copy of the slide", "encoded write", "encoded read", "decoded write", "decoded read")
+STORES = (
+    ("copy of the store", "encoded write", "copy of the slide"),
+    ("encoded read",),
+    ("decoded write", "decoded read"),
+)
+"""What is measured in turns, in a process of its own."""
+STORE_TURNS = 9
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -218,7 +225,11 @@ def shares(profile):
 
 
 def store_case(arguments):
-    """Measure writing or reading a store beside copying the same bytes."""
+    """Measure writing and reading a store beside copying the same bytes, in turns, as medians.
+
+    What was written stays until the end: for minutes after files were removed, ext4 takes ten times as long to make
+    new ones, which would hide what is measured.
+    """
     from pathology.settings import GridSettings
     from pathology.slide.open import open_slide
     from pathology.tiling.blocks import BlockReader
@@ -227,63 +238,68 @@ def store_case(arguments):
     from pathology.tiling.store import PatchStore
     from pathology.tiling.stored_tiles import StoredTiles, on_stored_tiles
 
-    slide, kind = Path(arguments.slide), arguments.readers[0]
+    slide, mode = Path(arguments.slide), "decoded" if arguments.readers[0].startswith("decoded") else "encoded"
     with open_slide(slide) as reader, tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         tile = reader.tile_size[0]
         settings = GridSettings(patch=tile, stride=tile, mpp=reader.mpp)
-        if kind.startswith("decoded"):
+        if mode == "decoded":
             settings = GridSettings(patch=224, stride=224, mpp=TARGET_MPP)
         else:
             settings = on_stored_tiles(reader, settings, reader.mpp)
         grid = Grid(settings.model_copy(update={"min_tissue": 0}), reader.dimensions, reader.mpp)
         plan = plan_tiles(grid, TissueShare(np.ones((1, 1), bool), reader.dimensions))
-        if kind.startswith("decoded"):
+        if mode == "decoded":
             plan = first_blocks(plan, 6)
-        tiles = None if kind.startswith("decoded") else StoredTiles(reader, grid)
-        mode = "decoded" if tiles is None else "encoded"
+        tiles = StoredTiles(reader, grid) if mode == "encoded" else None
         positions = [plan.positions[plan.of_block(k)] for k in range(len(plan.blocks))]
         if mode == "decoded":
             blocks = BlockReader(reader, grid)
             ready = [blocks.read(int(plan.blocks[k]), positions[k]) for k in range(len(plan.blocks))]
-        best = None
-        for attempt in range(5):
-            path = Path(folder) / f"{attempt}.zarr"
-            store = PatchStore.create(
-                path, plan, mode, slide=slide, fingerprint=reader.fingerprint, description={}, tiles=tiles
-            )
-            began, cpu = time.perf_counter(), time.process_time()
+
+        def write(store):
             for k in range(len(plan.blocks)):
                 if tiles is None:
                     store.write_block(k, ready[k])
                 else:
                     store.write_tiles(k, *tiles.read(int(plan.blocks[k]), positions[k]))
             store.finish()
-            wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-            shards = sorted((path / "pixels").glob("c.*"))
-            size = sum(file.stat().st_size for file in shards)
-            if kind.startswith("copy"):
-                # The store's are the same bytes in as many files; the slide's one file shows what files cost.
-                copied = shards if kind == "copy of the store" else [slide]
-                size = sum(file.stat().st_size for file in copied)
-                (target := Path(folder) / "copied").mkdir()
-                began, cpu = time.perf_counter(), time.process_time()
-                for file in copied:
-                    shutil.copyfile(file, target / file.name)
-                wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-                shutil.rmtree(target)
-            elif kind.endswith("read"):
-                began, cpu = time.perf_counter(), time.process_time()
-                with PatchStore.open(path) as opened:
-                    for k in range(len(plan.blocks)):
-                        opened.read_block(k)
-                wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-            shutil.rmtree(path)
-            if best is None or cpu < best["cpu_s"]:
-                best = {"n": len(plan), "wall_s": wall, "cpu_s": cpu, "megabytes": size / 1e6}
-    best["per_s"], best["per_cpu_s"] = best["n"] / best["wall_s"], best["n"] / best["cpu_s"]
-    best["megabytes_per_cpu_s"] = best["megabytes"] / best["cpu_s"]
-    best["ratio"] = best["n"] * settings.patch**2 * 3 / best["megabytes"] / 1e6
-    return best
+
+        def read(store):
+            for k in range(len(plan.blocks)):
+                store.read_block(k)
+
+        def copy(files, target):
+            for file in files:
+                shutil.copyfile(file, target / file.name)
+
+        attributes = {"slide": slide, "fingerprint": reader.fingerprint, "description": {}, "tiles": tiles}
+        write(PatchStore.create(first := Path(folder) / "first.zarr", plan, mode, **attributes))
+        shards = sorted((first / "pixels").glob("c.*"))
+        copied = {"copy of the store": shards, "copy of the slide": [slide]}
+        spent = {kind: [] for kind in arguments.readers}
+        for turn, kind in itertools.product(range(STORE_TURNS), arguments.readers):
+            path = Path(folder) / f"{kind}-{turn}"
+            if kind in copied:
+                path.mkdir()
+                work = partial(copy, copied[kind], path)
+            elif kind.endswith("write"):
+                work = partial(write, PatchStore.create(path, plan, mode, **attributes))
+            else:
+                work = partial(read, PatchStore.open(first))
+            began, cpu = time.perf_counter(), time.process_time()
+            work()
+            spent[kind].append((time.perf_counter() - began, time.process_time() - cpu))
+        figures = {}
+        for kind, times in spent.items():
+            wall, cpu = np.median(times, axis=0)
+            megabytes = sum(file.stat().st_size for file in copied.get(kind, shards)) / 1e6
+            figures[kind] = {
+                "per_s": len(plan) / wall,
+                "per_cpu_s": len(plan) / cpu,
+                "megabytes_per_cpu_s": megabytes / cpu,
+                "ratio": len(plan) * settings.patch**2 * 3 / megabytes / 1e6,
+            }
+    return figures
 
 
 def first_blocks(plan, count):
@@ -427,9 +443,10 @@ def ratios(results):
     }
     found = {name: a / b for name, (a, b) in pairs.items() if a and b}
     stores = results["stores"]
-    if all("missing" not in stores.get(name, {"missing": 1}) for name in STORES[:3]):
+    if all("missing" not in stores.get(name, {"missing": 1}) for name in STORES[0]):
         writing = stores["encoded write"]["megabytes_per_cpu_s"]
-        for name, copied in (("the same bytes into as many files", STORES[0]), ("the slide, one file", STORES[1])):
+        copies = {"the same bytes into as many files": "copy of the store", "the slide, one file": "copy of the slide"}
+        for name, copied in copies.items():
             found[f"encoded, writing over copying {name}"] = writing / stores[copied]["megabytes_per_cpu_s"]
     return found
 
@@ -496,7 +513,10 @@ def main():
         }
         alone = {r: in_own_process(arguments, "resampled", [r], seconds=1) for r in arguments.readers}
         results["peak_mib"] = {reader: figures.get("peak_mib", 0) for reader, figures in alone.items()}
-        results["stores"] = {kind: in_own_process(arguments, "store", [kind]) for kind in STORES}
+        results["stores"] = {}
+        for kinds in STORES:
+            figures = in_own_process(arguments, "store", kinds)
+            results["stores"] |= {kind: figures.get(kind, figures) for kind in kinds}
         results["profile"] = {
             case: in_own_process(arguments, case, ["ours, blocks"], profile=True).get("profile", []) for case in CASES
         }

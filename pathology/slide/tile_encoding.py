@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from pathology.slide.codecs import decode_jpeg, decode_jpeg2000, decode_jpegls, decode_webp
@@ -131,7 +130,9 @@ class TileEncoding:
             ends = tiles.starts[sure] + tiles.lengths[sure]
             alike = (tiles.data[ends - 2] == _JPEG_END[0]) & (tiles.data[ends - 1] == _JPEG_END[1])
             if len(sure):
-                alike &= (sliding_window_view(tiles.data, len(header))[tiles.starts[sure]] == header).all(axis=1)
+                # One row for every place at which a tile could begin; only those at which one does are looked at.
+                rows = np.ndarray((len(tiles.data) - len(header) + 1, len(header)), np.uint8, tiles.data, 0, (1, 1))
+                alike &= (rows[tiles.starts[sure]] == header).all(axis=1)
             sure = sure[alike]
         doubtful = result.copy()
         doubtful[sure] = False

@@ -9,7 +9,6 @@ time.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -273,26 +272,25 @@ class TiledReader(SlideReader):
         owners = np.full(len(indices), stored.file) if stored.file_of_tile is None else stored.file_of_tile[indices]
         order = np.lexsort((starts, owners))
         order = order[lengths[order] > 0]
-        runs = _runs(starts[order], lengths[order], owners[order])
-        begins = [int(starts[order[run.start]]) for run in runs]
-        sizes = [
-            int(starts[order[run.stop - 1]] + lengths[order[run.stop - 1]]) - i
-            for run, i in zip(runs, begins, strict=True)
-        ]
-        data = np.empty(sum(sizes), np.uint8)
+        sorted_starts, ends, sorted_owners = starts[order], starts[order] + lengths[order], owners[order]
+        edges = _runs(sorted_starts, ends, sorted_owners)
+        firsts = edges[:-1]
+        begins = sorted_starts[firsts]
+        sizes = ends[edges[1:] - 1] - begins
+        places = np.cumsum(sizes) - sizes
+        data = np.empty(int(sizes.sum()), np.uint8)
         memory = data.data
         found = PackedTiles(data, np.zeros(len(indices), np.int64), lengths.astype(np.int64))
-        position = 0
+        found.starts[order] = sorted_starts + np.repeat(places - begins, np.diff(edges))
         self._enter()
         try:
-            for run, begin, size in zip(runs, begins, sizes, strict=True):
-                places = order[run]
-                found.starts[places] = starts[places] + (position - begin)
-                descriptor = self._descriptors[owners[places[0]]]
-                got = _read_into(descriptor, memory[position : position + size], begin)
+            for first, last, begin, size, place in zip(
+                *(numbers.tolist() for numbers in (firsts, edges[1:], begins, sizes, places)), strict=True
+            ):
+                descriptor = self._descriptors[sorted_owners[first]]
+                got = _read_into(descriptor, memory[place : place + size], begin)
                 if got < size:
-                    found.lengths[places[starts[places] + lengths[places] > begin + got]] = -1
-                position += size
+                    found.lengths[order[first:last][ends[first:last] > begin + got]] = -1
         finally:
             self._leave()
         if type(self)._bare is TiledReader._bare:
@@ -665,17 +663,22 @@ def _read_into(descriptor: int, memory: memoryview, position: int) -> int:
     return got
 
 
-def _runs(starts: NDArray[np.int64], lengths: NDArray[np.int64], owners: NDArray[np.int64]) -> list[slice]:
-    """Group tiles, sorted by file and place, into runs that lie next to each other in one file."""
+def _runs(starts: NDArray[np.int64], ends: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Group tiles, sorted by file and place, into runs that lie next to each other in one file.
+
+    Returns
+    -------
+    numpy.ndarray
+        Where each run begins, and the end of the last: one number more than there are runs.
+    """
     if not len(starts):
-        return []
-    ends = starts + lengths
+        return np.zeros(1, np.intp)
     gaps = starts[1:] - ends[:-1]
     apart = (gaps < 0) | (gaps > _GAP) | (owners[1:] != owners[:-1])
     # Long runs are cut where they pass a multiple of the largest number of bytes read at once.
-    apart |= starts[1:] // _RUN_BYTES != starts[:-1] // _RUN_BYTES
-    edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(starts)]
-    return [slice(first, last) for first, last in itertools.pairwise(edges)]
+    numbers = starts // _RUN_BYTES
+    apart |= numbers[1:] != numbers[:-1]
+    return np.concatenate([[0], np.flatnonzero(apart) + 1, [len(starts)]])
 
 
 def _clipped(view: _View, column: int, row: int, window: Rect) -> Rect:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,12 +76,12 @@ class Grid:
         """``(width, height)`` of the slide in target pixels, not rounded."""
         return self.dimensions[0] / self.scale, self.dimensions[1] / self.scale
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Patch columns: enough to cover the slide's width, so the last may hang over the edge."""
         return self._positions(self.target_dimensions[0])
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Patch rows: enough to cover the slide's height, so the last may hang over the edge."""
         return self._positions(self.target_dimensions[1])
@@ -90,7 +91,7 @@ class Grid:
         beyond = extent - 0.5 - self.settings.patch
         return 1 + max(0, math.ceil(beyond / self.settings.stride))
 
-    @property
+    @cached_property
     def patches_per_block(self) -> int:
         """Patch positions along one side of a full block.
 
@@ -100,12 +101,12 @@ class Grid:
         settings = self.settings
         return max(1, min(settings.block // settings.stride, 2 * settings.block // settings.patch))
 
-    @property
+    @cached_property
     def block_columns(self) -> int:
         """Blocks across the slide."""
         return -(-self.columns // self.patches_per_block)
 
-    @property
+    @cached_property
     def block_rows(self) -> int:
         """Blocks down the slide."""
         return -(-self.rows // self.patches_per_block)
