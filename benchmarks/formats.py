@@ -3,11 +3,12 @@
     python -m benchmarks formats --slide SLIDE [--seconds 3] [--write]
 
 The upper left part of a slide is written again in each format, by this project's own writers.  Whole tiles are read in
-turns; ``half`` are regions at half the resolution, which OpenSlide reads whole and OpenCV shrinks.  Rates are tiles per
-CPU-second of one thread.
+turns; ``half`` are regions at half the resolution, which OpenSlide reads whole and OpenCV shrinks.  ``OpenJPEG alone``
+is the decoder that both use, with the tiles in memory.  Rates are tiles per CPU-second of one thread.
 """
 
 import argparse
+import math
 import tempfile
 from pathlib import Path
 
@@ -34,6 +35,22 @@ def ours(reader, reduction):
         return 1
 
     return read
+
+
+def decoder_alone(reader, reduction):
+    """Return a function that decodes the i-th tile from memory and does nothing else."""
+    from pathology.slide.codecs import decode_jpeg2000, reduced_codestream
+
+    stored = reader.stored_tiles(0, np.arange(math.prod(side // TILE for side in reader.dimensions)))
+    tiles = [bytes(stored.tile(i)) for i in range(len(stored.lengths))]
+    if reduction > 1:
+        tiles = [reduced_codestream(tile, reduction) for tile in tiles]
+
+    def decode(i):
+        decode_jpeg2000(tiles[i])
+        return 1
+
+    return decode
 
 
 def openslides(path, reduction):
@@ -98,9 +115,10 @@ def main():
                 if not np.array_equal(reader.read(0, 0, 0, width, height), peers[1][1]):
                     raise SystemExit(f"pixels differ at {decibels} dB")
                 for reduction, name in ((1, "full"), (2, "half")):
-                    reads = [ours(reader, reduction), peers[reduction][0]]
+                    reads = [ours(reader, reduction), peers[reduction][0], decoder_alone(reader, reduction)]
                     rates = in_turns(reads, count, arguments.seconds)
                     row(f"JPEG 2000, {bits:.1f} bit/px, {name}", rates[0], "OpenSlide", rates[1])
+                    row("OpenJPEG alone", rates[2], "OpenSlide", rates[1])
     lines += ["", f"{count} tiles of {TILE} px of a real slide, written again; pixels equal OpenSlide's."]
     print("\n".join(lines))
     if arguments.write:
