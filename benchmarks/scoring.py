@@ -3,6 +3,7 @@
 Same slide, same weights, the same patches; every case in a process of its own::
 
     python -m benchmarks.scoring --slide SLIDE [--architecture densenet121] [--device cuda] [--json OUT.json]
+    python -m benchmarks.scoring --slide SLIDE --model MODEL --int8 MODEL-int8   # of pathology models quantise MODEL
 
 ``bare`` predicts patches held in memory and is the ceiling of ``pipeline``, which reads them from the slide.
 ``loop`` is what peers do: OpenSlide's ``read_region``, a resize, a DataLoader and a plain fp32 network.
@@ -25,10 +26,19 @@ MPP = 1.0
 CASES = ("loop", "tiatoolbox", "torch-exact", "torch", "openvino-exact", "openvino")
 
 
-def bundle(architecture, patch, folder):
-    """The shipped, trained bundle for DenseNet121 at 224 px; else one with random weights."""
+def bundle(arguments, folder):
+    """The bundle given; else the shipped, trained one for DenseNet121 at 224 px; else one with random weights."""
     from pathology.bundle.catalogue import load_bundle
 
+    architecture, patch = arguments.architecture, arguments.patch
+    if arguments.model:
+        model = load_bundle(arguments.model)
+        if arguments.case == "openvino-int8":
+            quantised = load_bundle(arguments.int8)
+            if quantised.card.weights_sha256 != model.card.weights_sha256:
+                raise SystemExit("--int8 is a bundle with other weights than --model")
+            return quantised
+        return model
     if architecture == "densenet121" and patch == 224:
         return load_bundle("osteosarcoma-viability")
     from pathology.testing.random_bundle import write_random_bundle
@@ -144,7 +154,7 @@ def engine_case(name, model, slide, arguments):
     from pathology.slide.open import open_slide
     from pathology.tiling.blocks import BlockReader
 
-    kind, _, exact = name.partition("-")
+    kind, _, exact = name.removesuffix("-int8").partition("-")
     patches = plan(slide, arguments.patch)
     threads = arguments.threads or None
     engine = make_engine(model, kind=kind, device=arguments.device, precision=exact or "fast", threads=threads)
@@ -366,7 +376,8 @@ def wsinfer_case(model, slide, arguments):
 def one_case(arguments):
     """Run one case and print its figures as JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        model = bundle(arguments.architecture, arguments.patch, folder)
+        model = bundle(arguments, folder)
+        arguments.patch = model.card.patch
         if arguments.case == "loop":
             figures = loop_case(model, arguments.slide, arguments)
         elif arguments.case == "wsinfer":
@@ -400,6 +411,8 @@ def main():
     parser.add_argument("--slide", type=Path, required=True)
     parser.add_argument("--architecture", default="densenet121")
     parser.add_argument("--patch", type=int, default=224)
+    parser.add_argument("--model", help="bundle of all cases; overrides --architecture and --patch")
+    parser.add_argument("--int8", help="bundle of the same weights with its network in 8-bit integers, one more case")
     parser.add_argument("--device")
     parser.add_argument("--cases", nargs="*", default=CASES)
     parser.add_argument("--case")
@@ -420,7 +433,10 @@ def main():
         one_case(arguments)
         return
     rows = {}
-    for case in (*arguments.cases, *(["wsinfer"] if arguments.wsinfer else [])):
+    if arguments.int8 and not arguments.model:
+        parser.error("--int8 goes with --model")
+    further = [name for name, wanted in (("openvino-int8", arguments.int8), ("wsinfer", arguments.wsinfer)) if wanted]
+    for case in dict.fromkeys((*arguments.cases, *further)):
         kept = arguments.raw / f"{case}.json" if arguments.raw else None
         if kept is not None and kept.exists():
             rows[case] = json.loads(kept.read_text())

@@ -22,6 +22,8 @@ __all__ = [
     "Card",
     "Detection",
     "Figure",
+    "Int8",
+    "Int8Agreement",
     "LearnedAggregator",
     "Normalisation",
     "TrainingData",
@@ -155,6 +157,56 @@ class Detection(Settings):
         return self
 
 
+class Int8Agreement(Settings):
+    """How far the int8 network is from fp32, on patches that it was not calibrated on."""
+
+    patches: Annotated[int, Field(ge=1)]
+    """Patches compared."""
+    slides: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Ids of the slides they are of."""
+    apart: Literal["patients", "slides", "places"]
+    """What keeps them apart from the calibration: other patients, other slides, or other places of the only slide."""
+    stride: Annotated[int, Field(ge=1)]
+    """Distance between patches in pixels; below the patch's side they overlap."""
+    mean_difference: Annotated[float, Field(ge=0)]
+    """Mean absolute difference of the class probabilities."""
+    largest_difference: Annotated[float, Field(ge=0)]
+    """Largest difference of a probability."""
+    same_class: Annotated[float, Field(ge=0, le=1)]
+    """Share of patches with the same leading class."""
+    same_class_alone: Annotated[float, Field(ge=0, le=1)]
+    """The same before near ties were computed again."""
+    computed_again: Annotated[float, Field(ge=0, le=1)]
+    """Share of patches computed again in fp32 as near ties."""
+    slide_difference: Annotated[float, Field(ge=0)]
+    """Largest difference of a slide's mean probability.  Slides of fewer patches than ``smallest_slide`` are taken
+    together as one."""
+    smallest_slide: Annotated[int, Field(ge=1)]
+    """Patches from which on a slide is compared alone."""
+    domain_difference: Annotated[float, Field(ge=0)] | None = None
+    """Largest relative difference of such a slide's out-of-domain score; ``None``: the model has no such rule."""
+
+
+class Int8(Settings):
+    """A form of the network for processors that computes in 8-bit integers, beside the weights themselves."""
+
+    graph_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of ``int8.xml``."""
+    constants_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of ``int8.bin``."""
+    margin: Annotated[float, Field(gt=0, lt=1)]
+    """Patches whose two leading probabilities are closer than this are computed again in fp32; chosen on the
+    calibration patches."""
+    calibration_slides: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Ids of the slides it was calibrated on."""
+    calibration_patches: Annotated[int, Field(ge=1)]
+    """Patches it was calibrated on."""
+    made_by: str
+    """The programs that made it."""
+    agreement: Int8Agreement
+    """How far it is from fp32."""
+
+
 class Card(Settings):
     """A validated model card."""
 
@@ -208,6 +260,8 @@ class Card(Settings):
     """Learned aggregators the bundle has beside the mean over patches."""
     detection: Detection | None = None
     """For detectors: which boxes count."""
+    int8: Int8 | None = None
+    """A form of the network in 8-bit integers; ``None``: there is none."""
     intended_use: str
     """What it is for."""
     limits: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -227,6 +281,8 @@ class Card(Settings):
             raise ValueError("detection: a detector says which boxes count, and only a detector")
         if self.detection is not None and (self.trust is not None or self.aggregators):
             raise ValueError("trust, aggregators: are for classifiers")
+        if self.detection is not None and self.int8 is not None:
+            raise ValueError("int8: is for classifiers; boxes have no near ties to compute again")
         if len({aggregator.name for aggregator in self.aggregators}) != len(self.aggregators):
             raise ValueError("aggregators: two have the same name")
         if self.colours and len(self.colours) != len(self.classes):

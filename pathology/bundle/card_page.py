@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pathology.bundle.card import Card, Figure
+from pathology.bundle.card import Card, Figure, Int8
 from pathology.training.conformal import ConformalRule
 from pathology.training.out_of_domain import OutOfDomainRule
 
@@ -97,7 +97,46 @@ def card_markdown(card: Card) -> str:
         "|---|---:|---|---:|---|---|",
         *(_figure_row(figure) for figure in card.figures),
     ]
+    if card.int8 is not None:
+        lines += _int8_lines(card.int8)
     return "\n".join(lines) + "\n"
+
+
+def _int8_lines(int8: Int8) -> list[str]:
+    """The network in 8-bit integers: what it rests on and how far it is from fp32."""
+    found = int8.agreement
+    others = {
+        "patients": "of patients it was not calibrated on",
+        "slides": "of slides it was not calibrated on",
+        "places": "of the same slide, at places it was not calibrated on",
+    }[found.apart]
+    rows = {
+        f"Patches compared, every {found.stride} px, {others}": f"{found.patches:,}",
+        "Mean difference of a probability": f"{found.mean_difference:.4f}",
+        "Largest difference of a probability": f"{found.largest_difference:.3f}",
+        "Same leading class": f"{found.same_class:.2%} ({found.same_class_alone:.2%} before near ties)",
+        "Computed again in fp32 as near ties": f"{found.computed_again:.1%}",
+        f"Largest difference of a slide's mean probability (slides of fewer than {found.smallest_slide} patches as"
+        " one)": f"{found.slide_difference:.4f}",
+        "Largest relative difference of a slide's out-of-domain score": "no such rule"
+        if found.domain_difference is None
+        else f"{found.domain_difference:.1%}",
+        "Slides compared": ", ".join(found.slides),
+    }
+    return [
+        "",
+        "## In 8-bit integers",
+        "",
+        f"OpenVINO computes this network in 8-bit integers on processors, calibrated on {int8.calibration_patches:,}"
+        f" patches of {len(int8.calibration_slides)} slides ({', '.join(int8.calibration_slides)}). Patches whose two"
+        f" leading probabilities are closer than {int8.margin:.3g} are computed again in fp32; `--precision exact`"
+        f" computes all in fp32. SHA-256 `{int8.graph_sha256}` (graph), `{int8.constants_sha256}` (constants). Made by"
+        f" {int8.made_by}.",
+        "",
+        "| against fp32 | |",
+        "|---|---|",
+        *(f"| {name} | {_cell(value)} |" for name, value in rows.items()),
+    ]
 
 
 def _figure_row(figure: Figure) -> str:

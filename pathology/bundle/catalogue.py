@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pathology.bundle.card import CARD_NAME, Card, read_card
 from pathology.bundle.domain import read_domain
+from pathology.bundle.int8 import int8_graph
 from pathology.bundle.learned_aggregator import read_aggregator
 from pathology.bundle.tiatoolbox_zoo import ZOO_PREFIX, zoo_bundle
 from pathology.bundle.weights import check_weights, load_weights, read_state_dict, refuse_unsafe, weights_path
@@ -93,6 +94,16 @@ class Bundle:
             If the file is not the card's.
         """
         return read_aggregator(self.directory, self.card, name)
+
+    def int8(self) -> Path | None:
+        """Return the file of the network in 8-bit integers, checked; ``None`` where the card has none.
+
+        Raises
+        ------
+        WeightsHashError, BundleError
+            If a file is not the card's or missing.
+        """
+        return None if self.card.int8 is None else int8_graph(self.directory, self.card.int8)
 
     def network(self) -> nn.Module:
         """Build the network with its weights.
@@ -350,8 +361,9 @@ def verify_bundle(model: str | Path) -> list[Check]:
 
     In this order: the card's schema; that the folder bears the bundle's name; the weights' hash; that the network
     can be built and the weights fit it by name and shape; the number of learnable parameters; the files that trust
-    and learned aggregators rest on; that one blank patch gives one finite number per class, or of a detector boxes with
-    confidences, none of which counts on empty glass, and others where there is something to see.
+    and learned aggregators rest on; the files of the network in 8-bit integers, if it has one; that one blank patch
+    gives one finite number per class, or of a detector boxes with confidences, none of which counts on empty glass, and
+    others where there is something to see.
 
     Parameters
     ----------
@@ -414,6 +426,12 @@ def verify_bundle(model: str | Path) -> list[Check]:
         for aggregator in bundle.card.aggregators:
             bundle.aggregator(aggregator.name)
         return "none" if domain is None else f"{domain.centres.shape[1]} features"
+
+    def int8_is_the_cards() -> str:
+        assert bundle is not None
+        int8 = bundle.card.int8
+        bundle.int8()
+        return "none" if int8 is None else f"SHA-256 {int8.constants_sha256[:12]}…"
 
     def boxes_are_boxes(detector: nn.Module, blank: Tensor) -> str:
         import torch
@@ -494,6 +512,7 @@ def verify_bundle(model: str | Path) -> list[Check]:
         ("the weights fit the network", weights_fit),
         ("the number of parameters is the card's", parameters_agree),
         ("what trust rests on is the card's", trust_is_the_cards),
+        ("the network in 8-bit integers is the card's", int8_is_the_cards),
         ("a blank patch gives what the card says", outputs_agree),
     ]
     checks: list[Check] = []

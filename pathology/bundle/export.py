@@ -22,6 +22,7 @@ from pathology.bundle.card import (
 from pathology.bundle.card_page import card_markdown
 from pathology.bundle.catalogue import Bundle, build_card_network, load_bundle, user_folder, verify_bundle
 from pathology.bundle.domain import DOMAIN_NAME
+from pathology.bundle.int8 import INT8_NAMES
 from pathology.bundle.learned_aggregator import AGGREGATOR_NAMES
 from pathology.bundle.weights import (
     check_weights,
@@ -42,7 +43,7 @@ PAGE_NAME: Final = "README.md"
 EVALUATION_NAME: Final = "evaluation.json"
 """Predictions behind the card's figures, where a bundle has them."""
 
-_EXPORTED: Final = (CARD_NAME, WEIGHTS_NAME, DOMAIN_NAME, *AGGREGATOR_NAMES, EVALUATION_NAME)
+_EXPORTED: Final = (CARD_NAME, WEIGHTS_NAME, DOMAIN_NAME, *AGGREGATOR_NAMES, *INT8_NAMES, EVALUATION_NAME)
 _FILES: Final = (*_EXPORTED, PAGE_NAME)
 _CARD_LIMIT: Final = 16 << 20
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)

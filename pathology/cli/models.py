@@ -112,3 +112,51 @@ def import_command(
             raise InputTableError("the names are no mapping of tensor names", where=names)
     bundle = import_bundle(source, folder=folder, card=card, names=mapping, replace=replace)
     print(f"{bundle.card.name} {bundle.card.version}: {bundle.directory}")
+
+
+@app.command("quantise")
+def quantise_command(
+    name: Name,
+    slides: Annotated[
+        list[Path],
+        typer.Argument(help="Slides, folders or a CSV manifest: some calibrate, the others check.", show_default=False),
+    ],
+    new_name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--name", help="Name of the new bundle; by default the model's with -int8.", show_default=False),
+    ] = None,
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--into", help="Where bundles are kept; by default the user's folder.", show_default=False),
+    ] = None,
+    stride: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--stride", help="Pixels between patches; by default the model's.", show_default=False),
+    ] = None,
+    mpp: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--mpp", help="Micrometres per pixel of every slide's finest level.", show_default=False),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle of the same name.")] = False,
+) -> None:
+    """Make a classifier's form in 8-bit integers, if it answers like fp32 on patches it was not calibrated on."""
+    import sys
+
+    from pathology.scoring.quantise import quantise_bundle
+
+    def say(what: str) -> None:
+        print(f"{what} ...", file=sys.stderr, flush=True)
+
+    made = quantise_bundle(
+        name, slides, name=new_name, folder=folder, stride=stride, mpp=mpp, replace=replace, progress=say
+    )
+    int8 = made.card.int8
+    assert int8 is not None
+    found = int8.agreement
+    print(
+        f"Against fp32, {found.patches:,} patches of {len(found.slides)} slides: mean difference"
+        f" {found.mean_difference:.4f}, same class {found.same_class:.2%} ({found.same_class_alone:.2%} before near"
+        f" ties), {found.computed_again:.1%} computed again (margin {int8.margin:.3f}), largest difference of a slide"
+        f" {found.slide_difference:.4f}"
+    )
+    print(f"{made.card.name} {made.card.version}: {made.directory}\nResearch use only.")

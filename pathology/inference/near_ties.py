@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pathology.inference.engine import Engine
 from pathology.inference.second_look import SecondLook
 
-__all__ = ["MARGIN", "NearTies"]
+__all__ = ["MARGIN", "NearTies", "near_ties"]
 
 MARGIN = 0.06
 """Patches whose two leading probabilities are closer than this are computed again.  Chosen by measurement; see
@@ -34,8 +34,12 @@ class NearTies(SecondLook):
         self._margin = margin
 
     def _doubtful(self, results: NDArray[np.float32]) -> NDArray[np.intp]:
-        if self.classes - self.extras < 2 or not len(results):
-            return np.empty(0, np.intp)
-        leading = np.partition(results[:, : self.classes - self.extras], -2, axis=1)[:, -2:]
-        # Also true of NaN.
-        return np.flatnonzero(~(leading[:, 1] - leading[:, 0] >= self._margin))
+        return near_ties(results[:, : self.classes - self.extras], self._margin)
+
+
+def near_ties(probabilities: NDArray[np.float32], margin: float) -> NDArray[np.intp]:
+    """Return the rows of ``(N, C)`` probabilities whose two leading ones are closer than a margin, or are NaN."""
+    if probabilities.shape[1] < 2 or not len(probabilities):
+        return np.empty(0, np.intp)
+    leading = np.partition(probabilities, -2, axis=1)[:, -2:]
+    return np.flatnonzero(~(leading[:, 1] - leading[:, 0] >= margin))

@@ -50,7 +50,9 @@ def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str =
     from pathology.settings import cache_folder
 
     machine = (platform.node(), platform.machine(), os.cpu_count(), version("torch"), version("openvino"))
-    key = hashlib.sha256(repr((bundle.card.weights_sha256, precision, machine)).encode()).hexdigest()[:32]
+    int8 = bundle.card.int8.constants_sha256 if bundle.card.int8 is not None else ""
+    parts = (bundle.card.weights_sha256, int8, precision, machine)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     known = cache_folder() / "engines" / key
     with contextlib.suppress(OSError):
         if (kept := known.read_text(encoding="utf-8")) in ENGINES:
@@ -95,8 +97,9 @@ def make_engine(
     device
         ``cpu``, ``cuda``, ``cuda:N``; ``None``: the best there is.
     precision
-        ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, with near ties computed again in fp32; for
-        detectors fp16 on a GPU, with patches that hold candidates computed again in fp32.
+        ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, or int8 where the bundle holds such a
+        network and OpenVINO runs it without features, with near ties computed again in fp32; for detectors fp16 on a
+        GPU, with patches that hold candidates computed again in fp32.
     threads
         Cores to use on a processor; ``None``: all this process may use.
     features
@@ -147,7 +150,11 @@ def _openvino(bundle: Bundle, precision: str, threads: int | None, features: boo
     from pathology.inference.near_ties import NearTies
     from pathology.inference.openvino_engine import OpenVINOEngine, computes_bf16
 
-    exact = OpenVINOEngine(bundle, threads=threads, features=features)
-    if bundle.card.task == "detection" or precision == "exact" or not computes_bf16():
-        return exact
+    int8 = bundle.card.int8 if not features else None
+    if bundle.card.task == "detection" or precision == "exact" or not (int8 or computes_bf16()):
+        return OpenVINOEngine(bundle, threads=threads, features=features)
+    # Near ties are few: a batch of them would mostly be padding, and one core would wait for the other.
+    exact = OpenVINOEngine(bundle, threads=threads, features=features, batch_size=1)
+    if int8 is not None:
+        return NearTies(OpenVINOEngine(bundle, precision="int8", threads=threads), exact, margin=int8.margin)
     return NearTies(OpenVINOEngine(bundle, precision="bf16", threads=threads, features=features), exact)

@@ -41,10 +41,10 @@ class StemFeatures(nn.Module):
     @staticmethod
     def describe(maps: Tensor) -> Tensor:
         """Turn the ``(B, 64, h, w)`` that the layers give into ``(B, 128)``: means, then standard deviations."""
-        maps = maps.float().flatten(2)
-        mean = maps.mean(dim=2)
-        spread = (maps - mean[:, :, None]).square().mean(dim=2).sqrt()
-        return torch.cat([mean, spread], dim=1)
+        maps = maps.float()
+        mean = maps.mean(dim=(2, 3), keepdim=True)
+        spread = (maps - mean).square().mean(dim=(2, 3)).sqrt()
+        return torch.cat([mean[:, :, 0, 0], spread], dim=1)
 
 
 def split_stem(network: nn.Module) -> tuple[StemFeatures, nn.Module]:

@@ -252,6 +252,7 @@ def _job(
         manifest_mpp=entry.mpp,
         bundle=bundle.directory,
         weights_sha256=bundle.card.weights_sha256,
+        int8_sha256=_int8(bundle),
         model=f"{bundle.card.name} {bundle.card.version}",
         settings=settings,
         engine=engine,
@@ -322,11 +323,17 @@ def _write_index(out: Path, results: list[SlideResult], bundle: Bundle) -> None:
     write_batch_report(out / "index.html", entries, bundle.card, made=datetime.now(UTC))
 
 
+def _int8(bundle: Bundle) -> str:
+    """Hash of a bundle's network in 8-bit integers; empty where it has none."""
+    return bundle.card.int8.constants_sha256 if bundle.card.int8 is not None else ""
+
+
 def _earlier_engine(out: Path, bundle: Bundle, engine: str) -> str:
     """Return the engine that an earlier run chose, so that one folder holds the results of one engine."""
     try:
         run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        same = run["model"]["weights_sha256"] == bundle.card.weights_sha256 and run["options"]["engine"] == engine
+        hashes = run["model"]["weights_sha256"], run["model"].get("int8_sha256", "")
+        same = hashes == (bundle.card.weights_sha256, _int8(bundle)) and run["options"]["engine"] == engine
         return str(run["engine_used"]) if same else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
@@ -374,6 +381,7 @@ def _run_record(
             "name": bundle.card.name,
             "version": bundle.card.version,
             "weights_sha256": bundle.card.weights_sha256,
+            **({"int8_sha256": _int8(bundle)} if _int8(bundle) else {}),
         },
         "settings": settings.model_dump(mode="json"),
         "options": {"mpp": mpp, "workers": workers, "scheduler": scheduler, "engine": engine, "device": device},

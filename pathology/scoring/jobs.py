@@ -46,6 +46,8 @@ class SlideJob:
         1 for the first try.
     region_key
         What the map depends on that says where to search; empty without one.
+    int8_sha256
+        Hash of the network in 8-bit integers; empty where the bundle has none.
     """
 
     slide_id: str
@@ -65,6 +67,7 @@ class SlideJob:
     readers: int | None = None
     attempt: int = 1
     region_key: str = ""
+    int8_sha256: str = ""
 
     def file(self) -> Path:
         """Return the slide as a file on this machine, fetched where it is at an address.
@@ -101,6 +104,7 @@ class SlideJob:
             "engine": self.engine,
             "mpp": [self.option_mpp, self.manifest_mpp],
             **({"region": self.region_key} if self.region_key else {}),
+            **({"int8": self.int8_sha256} if self.int8_sha256 else {}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

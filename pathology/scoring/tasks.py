@@ -92,7 +92,8 @@ class _Loaded:
 
         kind = job.engine_used or job.engine
         features = needs_features(job.settings.aggregator)
-        wanted = (job.weights_sha256, str(job.bundle), kind, str(job.device), job.settings.precision, str(features))
+        weights = job.weights_sha256, job.int8_sha256
+        wanted = (*weights, str(job.bundle), kind, str(job.device), job.settings.precision, str(features))
         with self._lock:
             if wanted not in self._engines:
                 engine = make_engine(
