@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -127,18 +128,39 @@ class Engine(ABC):
         UsageError
             If the shape or type does not fit the model.
         """
-        expected = (self.patch, self.patch, 3)
-        if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != expected:
-            raise UsageError(
-                f"patches: expected (B, {self.patch}, {self.patch}, 3) uint8, got {patches.shape} {patches.dtype}"
-            )
+        self._check(patches)
         count = len(patches)
         if not count:
             return np.empty((0, self.classes), np.float32)
-        missing = -count % self.batch_size
-        if missing:
-            patches = np.concatenate([patches, np.zeros((missing, *expected), np.uint8)])
-        return self._predict(patches)[:count]
+        return self._predict(self._padded(patches))[:count]
+
+    def predict_corrected(
+        self, patches: NDArray[np.uint8], correct: Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
+    ) -> NDArray[np.float32]:
+        """Classify patches like :meth:`predict`, and let a function change the results.
+
+        Parameters
+        ----------
+        patches
+            As for :meth:`predict`.
+        correct
+            Given patches and their results.  An engine that computes batches side by side calls it for each batch, in
+            the thread that computed it, so that no core waits for another one's corrections.
+        """
+        results = self.predict(patches)
+        correct(patches, results)
+        return results
+
+    def _check(self, patches: NDArray[np.uint8]) -> None:
+        if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != (self.patch, self.patch, 3):
+            raise UsageError(
+                f"patches: expected (B, {self.patch}, {self.patch}, 3) uint8, got {patches.shape} {patches.dtype}"
+            )
+
+    def _padded(self, patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Fill up to whole batches with black patches."""
+        missing = -len(patches) % self.batch_size
+        return np.concatenate([patches, np.zeros((missing, *patches.shape[1:]), np.uint8)]) if missing else patches
 
     @abstractmethod
     def _predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:

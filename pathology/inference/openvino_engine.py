@@ -12,6 +12,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -252,6 +253,23 @@ class OpenVINOEngine(Engine):
         for _ in self._pool.map(compute, range(0, len(patches), self.batch_size)):
             pass
         return result
+
+    def predict_corrected(
+        self, patches: NDArray[np.uint8], correct: Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
+    ) -> NDArray[np.float32]:
+        """Classify patches; see :meth:`Engine.predict_corrected`."""
+        self._check(patches)
+        results = np.empty((len(patches), self.classes), np.float32)
+
+        def compute(start: int) -> None:
+            part = patches[start : start + self.batch_size]
+            found = self._compute(self._padded(part))[: len(part)]
+            correct(part, found)
+            results[start : start + len(part)] = found
+
+        for _ in self._pool.map(compute, range(0, len(patches), self.batch_size)):
+            pass
+        return results
 
     def close(self) -> None:
         """Free the compiled model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ class SecondLook(Engine):
         self.extras = fast.extras
         self.rescored = 0
         self.seen = 0
+        self._counting = Lock()
 
     @property
     def description(self) -> str:
@@ -63,13 +65,15 @@ class SecondLook(Engine):
 
     def predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute patches; see :meth:`Engine.predict`."""
-        results = self.fast.predict(patches)
+        return self.fast.predict_corrected(patches, self._correct)
+
+    def _correct(self, patches: NDArray[np.uint8], results: NDArray[np.float32]) -> None:
         doubtful = self._doubtful(results)
-        self.seen += len(results)
-        self.rescored += len(doubtful)
+        with self._counting:
+            self.seen += len(results)
+            self.rescored += len(doubtful)
         if len(doubtful):
             results[doubtful] = self._exact.predict(patches[doubtful])
-        return results
 
     def _predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self.predict(patches)

@@ -170,11 +170,12 @@ def probability(result, name):
 
 
 def test_scoring_with_it(quantised, slides, tmp_path):
-    int8 = score(slides, quantised.directory, tmp_path / "out", engine="openvino")
-    assert score(slides, quantised.directory, tmp_path / "out", engine="openvino").unchanged == 4
+    slide = sorted(slides.parent.glob("*.tiff"))[0]
+    int8 = score(slide, quantised.directory, tmp_path / "out", engine="openvino")
+    assert score(slide, quantised.directory, tmp_path / "out", engine="openvino").unchanged == 1
     kept = [result.model_copy() for result in int8]
     exact = ScoreSettings(precision="exact")
-    fp32 = score(slides, quantised.directory, tmp_path / "out", settings=exact, engine="openvino")
+    fp32 = score(slide, quantised.directory, tmp_path / "out", settings=exact, engine="openvino")
     assert fp32.unchanged == 0
     for got, reference in zip(kept, fp32, strict=True):
         assert got.status == "scored"
