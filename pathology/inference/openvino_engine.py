@@ -107,7 +107,7 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
         rule = card.trust.out_of_domain if card.trust is not None else None
         parts["extras"] = [None if rule is None else rule.sha256, features]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    folder = cache_folder() / "openvino" / f"{card.name}-{key}"
+    folder = cache_folder() / "openvino" / f"{card.architecture}-{key}"
     model = folder / "model.xml"
     if not model.exists():
         try:
