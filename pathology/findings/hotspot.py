@@ -35,6 +35,10 @@ _FEW = 12
 _MANY = 200
 """Squares from which on a first look at larger ones pays."""
 
+_FINE = 2**-10
+_LINES = 1000
+"""Side of a cell, and how many of them, from which on a search for rectangles is stuck on lines; see :func:`_sweep`."""
+
 
 class HotspotWindow(Settings):
     """The window in which mitoses are counted."""
@@ -260,6 +264,8 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
         kept = ~few & (surely + length > best)
         near = near[kept[owner]]
         cells, length, surely = cells[kept], length[kept], surely[kept]
+        if power != 2 and side <= _FINE and len(cells) > _LINES:
+            return _sweep(unit)
         # Four quarters of each cell inherit its undecided points.
         side /= 2
         cells = (2 * cells[:, None] + np.array([(0, 0), (1, 0), (0, 1), (1, 1)])).reshape(-1, 2)
@@ -268,6 +274,31 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
         offset = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
         near = near[np.repeat(starts, length) + offset]
     return winner
+
+
+def _sweep(unit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the centre of a square of side 2 that holds the most points, from every left edge there can be.
+
+    Where many points lie in two columns that are all but a window's width apart, neither in one window nor clearly in
+    two, all cells along a whole line stay undecided and double with every step of the search: whole pixels of
+    coordinates make such columns.  A sweep takes time with the square of the number of points, but never more, and
+    little memory.
+    """
+    # Room for rounding, so that both far sides are inside when counted from the middle.
+    extent = 2 + 1.9 * _EDGE
+    x, y = unit[np.argsort(unit[:, 1], kind="stable")].T
+    best, corners = 0, unit[:1]
+    for left in np.unique(x):
+        slab = np.flatnonzero((x >= left) & (x <= left + extent))
+        column = y[slab]
+        counts = np.searchsorted(column, column + extent, "right") - np.arange(len(column))
+        first = int(counts.argmax())
+        if counts[first] > best:
+            best = int(counts[first])
+            members = slab[first : first + best]
+            corners = np.stack([x[members], y[members]], axis=1)
+    centre: NDArray[np.float64] = (corners.min(axis=0) + corners.max(axis=0)) / 2
+    return centre
 
 
 def _worthwhile(

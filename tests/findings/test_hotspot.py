@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -55,6 +56,26 @@ def test_equals_exhaustive_search_on_any_points(shape, points, area):
     hotspot = find_hotspot(points, 1.0, window)
     assert hotspot.count == exhaustive(points, 1.0, window)
     assert inside(hotspot, points) >= set(hotspot.members)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("lack", [1e-3, 1e-5, 1e-7, 0.0, -1e-7])
+@pytest.mark.parametrize("upright", [True, False])
+def test_columns_all_but_a_window_apart_take_little_memory(shape, lack, upright):
+    # Undecided along a line down to the scale of the lack: without care, cells double with every step.
+    x, y = np.meshgrid([0, 3, 10, 13], np.arange(10) / 4)
+    points = np.stack([x.ravel(), y.ravel()], axis=1)
+    points = np.concatenate([points, points])[:, :: 1 if upright else -1]
+    side = 10 - lack
+    window = HotspotWindow(shape=shape, area_mm2=(side**2 if shape == "rectangle" else np.pi * side**2 / 4) / 1e6)
+    window = window.model_copy(update={"aspect": 1.0})
+    tracemalloc.start()
+    hotspot = find_hotspot(points, 1.0, window)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert hotspot.count == exhaustive(points, 1.0, window)
+    assert inside(hotspot, points) == set(hotspot.members)
+    assert peak < 50e6
 
 
 def inside(hotspot, points) -> set[int]:
