@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,8 @@ from torch import nn
 from pathology.errors import UsageError
 
 __all__ = ["Ranks", "joined_ranks"]
+
+T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)
 """The others wait while the first process cuts slides into patches, which may take days."""
@@ -63,6 +66,14 @@ class Ranks:
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.broadcast(tensor, 0)
         return float(tensor)
+
+    def made_by_first(self, make: Callable[[], T]) -> T:
+        """Return what the first process makes; the others wait for it and get a copy, so that files have one writer."""
+        if self.world == 1:
+            return make()
+        made = [make() if self.first else None]
+        dist.broadcast_object_list(made, 0, device=self.device)
+        return cast("T", made[0])
 
     def wait(self) -> None:
         """Wait for all processes."""

@@ -268,7 +268,8 @@ def train_classifier(
     work = out / _WORK
     if ranks.first:
         _describe(plan, progress)
-        prepare_patches(
+    patches = ranks.made_by_first(
+        lambda: prepare_patches(
             plan.labelled,
             plan.recipe,
             work / "patches",
@@ -278,10 +279,6 @@ def train_classifier(
             workers=workers,
             progress=progress.tiling,
         )
-    ranks.wait()
-    # Every process reads what the first has written: for the others nothing is left to be cut.
-    patches = prepare_patches(
-        plan.labelled, plan.recipe, work / "patches", pixels=pixels, mpp=mpp, seed=plan.seed, workers=1
     )
     run = _Run(plan, patches, work, ranks, progress, loaders)
     held_out = [run.fit_and_predict(f"fold-{i + 1}", sets) for i, sets in enumerate(plan.folds)]
