@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["TileCache"]
+
+_REMEMBERED: Final = 4096
+"""Tiles that made room of which it is known what they lacked: less than half a megabyte."""
 
 
 class TileCache:
@@ -25,6 +29,7 @@ class TileCache:
         self.capacity = capacity
         self._tiles: OrderedDict[Hashable, NDArray[np.uint8]] = OrderedDict()
         self._left: dict[Hashable, int] = {}
+        self._driven_out: OrderedDict[Hashable, int] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
@@ -44,7 +49,7 @@ class TileCache:
             How many of its pixels are read now.  A tile whose every pixel has been read is the next to make room: with
             neighbouring reads nobody will ask for it again.
         """
-        if not self._tiles:
+        if key not in self._tiles:  # one step of the interpreter, so it needs no lock
             return None
         with self._lock:
             tile = self._tiles.get(key)
@@ -53,8 +58,8 @@ class TileCache:
                 self._tiles.move_to_end(key, last=self._left[key] > 0)
             return tile
 
-    def put(self, key: Hashable, tile: NDArray[np.uint8], left: int = 1) -> None:
-        """Keep a tile; those read to their end and the least recently used make room.  The tile becomes read-only.
+    def put(self, key: Hashable, tile: NDArray[np.uint8], left: int = 1, taken: int = 0, *, copy: bool = False) -> None:
+        """Keep a tile; those read to their end and the least recently used make room.  What is kept is read-only.
 
         Parameters
         ----------
@@ -63,26 +68,43 @@ class TileCache:
         tile
             ``(h, w, 3)`` uint8.
         left
-            How many of its pixels have not been read yet.
+            How many of its pixels have not been read yet, had it never been here before.
+        taken
+            How many are read now.  A tile that had to make room before it was read to its end and comes back lacks
+            only what it lacked then: without that, tiles which nobody will ask for again would drive out those that
+            the next read wants, and these in turn the next.
+        copy
+            Whether the caller goes on using the memory: if the tile is kept, then as a copy.
         """
         if tile.nbytes > self.capacity:
             return
-        tile.flags.writeable = False
+        with self._lock:
+            if self._driven_out and key in self._driven_out:
+                left = self._driven_out.pop(key) - taken
+                if left <= 0:
+                    return
+        kept = tile.copy() if copy else tile
+        kept.flags.writeable = False
         with self._lock:
             old = self._tiles.pop(key, None)
             if old is not None:
                 self._size -= old.nbytes
-            self._tiles[key] = tile
+            self._tiles[key] = kept
             self._left[key] = left
-            self._size += tile.nbytes
+            self._size += kept.nbytes
             while self._size > self.capacity:
                 dropped, pixels = self._tiles.popitem(last=False)
-                del self._left[dropped]
                 self._size -= pixels.nbytes
+                lacking = self._left.pop(dropped)
+                if lacking > 0:
+                    self._driven_out[dropped] = lacking
+                    if len(self._driven_out) > _REMEMBERED:
+                        self._driven_out.popitem(last=False)
 
     def clear(self) -> None:
         """Forget every tile."""
         with self._lock:
             self._tiles.clear()
             self._left.clear()
+            self._driven_out.clear()
             self._size = 0

@@ -19,6 +19,7 @@ TileCompression = Literal["jpeg", "jpeg2000", "jpeg-ls", "webp"]
 
 _JPEG_START: Final = b"\xff\xd8"
 _JPEG_END: Final = b"\xff\xd9"
+_TWO_BYTES: Final = np.dtype("<u2")
 _JPEG_END_WITHIN: Final = 64
 _JPEG_HEADERS_WITHIN: Final = 2**18
 """The frame header must be among this many first bytes; an ICC profile or a thumbnail may stand before it."""
@@ -102,7 +103,7 @@ class TileEncoding:
         return bool(header)
 
     def look_whole(
-        self, tiles: PackedTiles, widths: NDArray[np.integer], heights: NDArray[np.integer]
+        self, tiles: PackedTiles, widths: int | NDArray[np.integer], heights: int | NDArray[np.integer]
     ) -> NDArray[np.bool_]:
         """Say of many tiles at once what :meth:`looks_whole` says of one.
 
@@ -111,7 +112,7 @@ class TileEncoding:
         tiles
             Their bytes.
         widths, heights
-            ``(n,)`` pixels that each picture must cover.
+            Pixels that each picture must cover: ``(n,)``, or one number for all.
 
         Returns
         -------
@@ -121,23 +122,30 @@ class TileEncoding:
         result: NDArray[np.bool_] = tiles.lengths > 0
         if self.compression != "jpeg" or not result.any():
             return result
+        widest = widths if isinstance(widths, int) else int(widths.max())
+        highest = heights if isinstance(heights, int) else int(heights.max())
         # A header that states enough for the largest states enough for all.
-        known = _last_header.get((int(widths.max()), int(heights.max())))
+        known = _last_header.get((widest, highest))
         sure = np.zeros(0, np.intp)
         if known is not None:
+            sure = np.flatnonzero(tiles.lengths >= len(known) + len(_JPEG_END))
+        if known is not None and len(sure):
             header = np.frombuffer(known, np.uint8)
-            sure = np.flatnonzero(tiles.lengths >= len(header) + len(_JPEG_END))
-            ends = tiles.starts[sure] + tiles.lengths[sure]
-            alike = (tiles.data[ends - 2] == _JPEG_END[0]) & (tiles.data[ends - 1] == _JPEG_END[1])
-            if len(sure):
-                # One row for every place at which a tile could begin; only those at which one does are looked at.
-                rows = np.ndarray((len(tiles.data) - len(header) + 1, len(header)), np.uint8, tiles.data, 0, (1, 1))
-                alike &= (rows[tiles.starts[sure]] == header).all(axis=1)
+            starts, ends = tiles.starts[sure], tiles.starts[sure] + tiles.lengths[sure]
+            # One row for every place at which a tile could end or begin; only those at which one does are looked at.
+            last = np.ndarray(len(tiles.data) - 1, _TWO_BYTES, tiles.data, 0, (1,))
+            rows = np.ndarray((len(tiles.data) - len(header) + 1, len(header)), np.uint8, tiles.data, 0, (1, 1))
+            alike = last[ends - 2] == np.frombuffer(_JPEG_END, _TWO_BYTES)
+            alike &= (rows[starts] == header).all(axis=1)
+            if alike.all() and len(sure) == len(result):
+                return result
             sure = sure[alike]
         doubtful = result.copy()
         doubtful[sure] = False
         for i in np.flatnonzero(doubtful).tolist():
-            result[i] = self.looks_whole(tiles.tile(i), int(widths[i]), int(heights[i]))
+            width = widths if isinstance(widths, int) else int(widths[i])
+            height = heights if isinstance(heights, int) else int(heights[i])
+            result[i] = self.looks_whole(tiles.tile(i), width, height)
         return result
 
 

@@ -137,6 +137,10 @@ class StoredTiles:
         rows, columns = np.divmod(positions, block.columns)
         rows, columns = rows + block.row, columns + block.column
         across, down = -(-width // patch), -(-height // patch)
+        if (block.column + block.columns) * patch <= width and (block.row + block.rows) * patch <= height:
+            found = self._reader.stored_tiles(self.level, rows * across + columns)
+            whole = self.encoding.look_whole(found, patch, patch)
+            return _masked(found, whole), whole | (found.lengths == 0)
         # The grid is laid over level 0; on a level rounded to whole pixels its last column may lie just outside.
         inside = np.flatnonzero((columns < across) & (rows < down))
         rows, columns = rows[inside], columns[inside]
@@ -148,5 +152,10 @@ class StoredTiles:
         readable[inside] = whole | (found.lengths == 0)
         starts, lengths = np.zeros((2, len(positions)), np.int64)
         starts[inside] = found.starts
-        lengths[inside] = np.where(whole, found.lengths, 0)
+        lengths[inside] = _masked(found, whole).lengths
         return PackedTiles(found.data, starts, lengths), readable
+
+
+def _masked(tiles: PackedTiles, whole: NDArray[np.bool_]) -> PackedTiles:
+    """Return the same tiles, those that are not whole as tiles of no bytes."""
+    return tiles if whole.all() else PackedTiles(tiles.data, tiles.starts, np.where(whole, tiles.lengths, 0))

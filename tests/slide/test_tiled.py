@@ -95,9 +95,35 @@ def test_cache_gives_up_first_what_was_read_to_its_end():
     assert all(cache.get(key) is not None for key in "abd")
 
 
+def test_cache_remembers_what_a_tile_lacked_that_had_to_make_room():
+    cache = TileCache(20)
+    cache.put("a", np.zeros(10, np.uint8), left=6, taken=4)
+    cache.put("b", np.zeros(10, np.uint8), left=6)
+    cache.put("c", np.zeros(10, np.uint8), left=6)
+    assert cache.get("a", taken=6) is None  # the neighbour reads the rest, and decodes it again
+    cache.put("a", np.zeros(10, np.uint8), left=4, taken=6)  # nobody will ask for it a third time
+    assert cache.get("a") is None
+    assert cache.get("b") is not None
+    assert cache.get("c") is not None
+
+
+def test_a_pass_with_a_small_cache_loses_only_what_does_not_fit(slide):
+    """Tiles decoded again must not drive out those of the next column, and so on over the whole slide."""
+    with TiffReader(slide, cache_bytes=12 * 64 * 64 * 3) as reader:
+        for x in range(0, 512, 64):
+            for y in range(0, 448, 64):
+                reader.read(0, x + 30, y + 30, 64, 64)
+        # 9 columns of 8 tiles are touched, and 9 tiles wait for the next column.  Only while the left edge, for which
+        # nobody asks again, is in the cache, some of those have to make room.
+        assert reader.tile_counts.decoded <= 9 * 8 + 8
+
+
 def test_cached_tiles_cannot_be_written_to():
     cache = TileCache(100)
-    cache.put("a", np.zeros(10, np.uint8))
+    mine = np.zeros(10, np.uint8)
+    cache.put("a", mine, copy=True)
+    mine[0] = 1
+    assert cache.get("a")[0] == 0
     with pytest.raises(ValueError, match="read-only"):
         cache.get("a")[0] = 1
 
