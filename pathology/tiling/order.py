@@ -10,9 +10,10 @@ from pathology.tiling.plan import TilePlan
 __all__ = ["compact_order"]
 
 _STRIP: Final = 8
-"""Block rows in a strip.  What a block shares with its neighbours must be kept for this many blocks: at full
-resolution some 200 stored tiles of 256 x 256, less than what readers keep.  Only what crosses from one strip to the
-next may be decoded twice on slides too wide for that, under 1 % of all tiles."""
+"""Block rows in a strip.  What a block shares with its neighbours must be kept for this many blocks: some 75 stored
+tiles of 256 x 256 where nothing is shrunk, and twice as many of a quarter of the size at half the resolution; readers
+keep more.  Only what crosses from one strip to the next may be decoded twice on slides too wide for that, under 2 % of
+all tiles."""
 
 
 def compact_order(plan: TilePlan, ks: Iterable[int]) -> tuple[int, ...]:
