@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from pathology.errors import PathologyError
 from pathology.inference.schedule import Failure
+from pathology.slide.freed_memory import reuse_freed_memory
 
 __all__ = ["guarded"]
 
@@ -26,6 +27,7 @@ def guarded(step: Callable[P, R]) -> Callable[P, R | Failure]:
 
     @wraps(step)
     def run(*args: P.args, **kwargs: P.kwargs) -> R | Failure:
+        reuse_freed_memory()
         path: Path = args[0].path  # type: ignore[attr-defined]
         try:
             return step(*args, **kwargs)

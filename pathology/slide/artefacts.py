@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathology.settings import QualitySettings
+from pathology.slide.channels import largest_channel, mean_of_channels, smallest_channel, sum_of_channels
 from pathology.slide.freed_memory import give_back_freed_memory
 from pathology.slide.masks import band_rows, close_gaps, dilate, keep_components, number_pieces
 from pathology.slide.tissue import LeftOut, TissueMask, optical_density
@@ -93,15 +94,15 @@ def _compare(thumbnail: NDArray[np.uint8], tissue: TissueMask, settings: Quality
         usual[~tissue.mask[rows]] = 0
         # Single nuclei and fibres are not folds: 16 µm of smoothing.
         smooth = ndimage.gaussian_filter(density, (2, 2, 0), mode="nearest")
-        norm = np.sqrt((usual * usual).sum(axis=2))
-        amount = (smooth * usual).sum(axis=2) / np.maximum(norm * norm, 1e-6)
-        off_hue = np.sqrt(np.square(smooth - amount[..., None] * usual).sum(axis=2))
-        length = np.sqrt((smooth * smooth).sum(axis=2))
+        norm = np.sqrt(sum_of_channels(usual * usual))
+        amount = sum_of_channels(smooth * usual) / np.maximum(norm * norm, 1e-6)
+        off_hue = np.sqrt(sum_of_channels(np.square(smooth - amount[..., None] * usual)))
+        length = np.sqrt(sum_of_channels(smooth * smooth))
         # Pale tissue varies by more than twofold by itself: only clear stain can be said to be doubled.
         same_hue = (norm > 0.12) & (off_hue < 0.10 * length)
         added = density - usual
-        least, spread = added.min(axis=2), np.ptp(added, axis=2)
-        neutral = (least > 0.06) & (spread < 0.35 * added.max(axis=2))
+        least, most = smallest_channel(added), largest_channel(added)
+        neutral = (least > 0.06) & (most - least < 0.35 * most)
         inner = slice(top - first, top - first + min(high, height - top))
         band = (
             np.where(same_hue & (amount > settings.fold_density), _FOLD, np.uint8(0))
@@ -126,7 +127,7 @@ def _local_median(thumbnail: NDArray[np.uint8], tissue: TissueMask) -> NDArray[n
         band = optical_density(thumbnail[rows], tissue.glass, rows, (height, width))
         density[top // every : top // every + -(-(rows.stop - top) // every)] = band[::every, ::every]
     # Fat vacuoles and small gaps belong to the tissue, but a fold does not double them.
-    density[~tissue.mask[::every, ::every] | (density.mean(axis=2) < 0.03)] = np.inf
+    density[~tissue.mask[::every, ::every] | (mean_of_channels(density) < 0.03)] = np.inf
     side, step = _WINDOW // every, _STEP // every
     pad = side // 2
     padded = np.pad(density, ((pad, pad), (pad, pad), (0, 0)), constant_values=np.inf)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -33,6 +34,17 @@ _HALO = 20
 _CELL_ROWS = 8
 _CELL_COLUMNS = 64
 """Cells worked on at once: some 2 MB of floats at 2 µm/px."""
+
+
+def _gaussian(sigma: float) -> NDArray[np.float32]:
+    """Return the weights of a Gaussian over four standard deviations to either side."""
+    reach = round(4 * sigma)
+    weights = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / sigma))
+    return np.asarray(weights / weights.sum(), np.float32)
+
+
+_GAUSSIANS = tuple(_gaussian(sigma) for sigma in (1.0, 2.0, 4.0))
+"""OpenCV filters with them in a fifth of SciPy's time; the ratios differ in the sixth digit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +145,8 @@ def _energy(
     density = np.log10(glass + 1) - np.log10(np.arange(256, dtype=np.float32) + 1)[green[around]]
     wanted = np.s_[y[0] : y[-1], x[0] : x[-1]]
     sums, sharper = [], density
-    for sigma in (1.0, 2.0, 4.0):
-        smoother = ndimage.gaussian_filter(density, sigma, mode="nearest")
+    for weights in _GAUSSIANS:
+        smoother = cv2.sepFilter2D(density, cv2.CV_32F, weights, weights, borderType=cv2.BORDER_REPLICATE)
         detail = np.square(sharper - smoother)[wanted]
         sums.append(np.add.reduceat(np.add.reduceat(detail, y[:-1] - y[0], axis=0), x[:-1] - x[0], axis=1))
         sharper = smoother

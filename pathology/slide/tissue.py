@@ -28,6 +28,7 @@ from scipy import ndimage
 
 from pathology.errors import UsageError
 from pathology.settings import TissueSettings
+from pathology.slide.channels import largest_channel, mean_of_channels, smallest_channel
 from pathology.slide.freed_memory import give_back_freed_memory
 from pathology.slide.masks import (
     band_rows,
@@ -387,7 +388,7 @@ def _classify(thumbnail: NDArray[np.uint8], glass: Glass) -> NDArray[np.uint8]:
         density = optical_density(thumbnail[rows], glass, rows, (height, width))
         band = _classify_band(density)
         # Filled by the scanner: exactly flat black or white.
-        black = thumbnail[rows].max(axis=2) <= 2
+        black = largest_channel(thumbnail[rows]) <= 2
         band[ndimage.minimum_filter(black, 5, mode="nearest")] = _Kind.GREY
         kind[top : top + high] = band[top - first : top - first + min(high, height - top)]
     return kind
@@ -395,8 +396,9 @@ def _classify(thumbnail: NDArray[np.uint8], glass: Glass) -> NDArray[np.uint8]:
 
 def _classify_band(density: NDArray[np.float32]) -> NDArray[np.uint8]:
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
-    mean = density.mean(axis=2)
-    peak = density.max(axis=2)
+    mean = mean_of_channels(density)
+    peak, least = largest_channel(density), smallest_channel(density)
+    spread = peak - least
     stain = ndimage.gaussian_filter(green - (red + blue) / 2, 0.7, mode="nearest")
     safe: NDArray[np.float32] = np.maximum(green, np.float32(0.02))
     red_ratio: NDArray[np.float32] = red / safe
@@ -413,15 +415,15 @@ def _classify_band(density: NDArray[np.float32]) -> NDArray[np.uint8]:
     kind[(stain > 0.016) & (mean > 0.02)] = _Kind.STAINED
 
     # Grey: no hue to speak of.  Over 0.15, tissue has red/green below 0.83 (99th percentile of the worst field).
-    grey = (mean > 0.035) & (stain < 0.10 * mean) & (np.ptp(density, axis=2) < 0.25 * peak)
+    grey = (mean > 0.035) & (stain < 0.10 * mean) & (spread < 0.25 * peak)
     kind[grey] = _Kind.GREY
     # Black ink over tissue keeps some of its hue, yet absorbs every colour; the darkest tissue keeps 0.39.
-    kind[(grey & (mean > 0.30)) | ((density.min(axis=2) > 0.5) & (stain < 0.28 * mean))] = _Kind.BLACK
+    kind[(grey & (mean > 0.30)) | ((least > 0.5) & (stain < 0.28 * mean))] = _Kind.BLACK
 
     # Blue, green, violet and cyan ink absorb red more than green.
     cold = (red > 0.04) & (red_ratio > 0.95) & ~grey
     kind[cold] = _Kind.INK_FAINT
-    kind[cold & (red > 0.12) & (red_ratio > 1.05) & (np.ptp(density, axis=2) > 0.10)] = _Kind.INK
+    kind[cold & (red > 0.12) & (red_ratio > 1.05) & (spread > 0.10)] = _Kind.INK
 
     # Red and orange ink absorbs blue like green.  Bone, the reddest tissue, stays below 0.87; clotted blood below 1.07.
     # No limit the other way: on some scanners eosin's ratio goes down to 0.25.

@@ -1,5 +1,6 @@
 """Memory that was freed goes back to the system."""
 
+import os
 import subprocess
 import sys
 
@@ -31,6 +32,29 @@ print(before - resident())
 def test_what_lies_below_one_small_object_in_use_goes_back():
     freed = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True).stdout
     assert int(freed) > 80_000  # KiB, of 97,656
+
+
+FAULTS = """
+import resource
+import numpy as np
+from pathology.slide.freed_memory import reuse_freed_memory
+reuse_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(2**18)
+before = faults()
+for _ in range(20):
+    np.ones(2**18)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_what_a_step_has_freed_is_used_again():
+    """With the setting that Dask gives its workers, 2 MB are 512 pages from the system, 20 times over."""
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
+    faults = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment)
+    assert int(faults.stdout) < 2048
 
 
 def test_results_and_errors_pass_through():
