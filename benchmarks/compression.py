@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 def patches_of(slide, count):
     """Return ``(n, 224, 224, 3)`` patches from all over the tissue, plain and normalised."""
-    from pathology.scoring.preparation import prepare
+    from pathology.scoring.prepare import prepare
     from pathology.settings import GridSettings, TissueSettings
     from pathology.slide.open import open_slide
     from pathology.tiling.blocks import BlockReader

@@ -39,7 +39,7 @@ def ours(reader, reduction):
 
 def decoder_alone(reader, reduction):
     """Return a function that decodes the i-th tile from memory and does nothing else."""
-    from pathology.slide.codecs import decode_jpeg2000, reduced_codestream
+    from pathology.slide.readers.codecs import decode_jpeg2000, reduced_codestream
 
     stored = reader.stored_tiles(0, np.arange(math.prod(side // TILE for side in reader.dimensions)))
     tiles = [bytes(stored.tile(i)) for i in range(len(stored.lengths))]

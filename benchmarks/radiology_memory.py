@@ -36,8 +36,7 @@ def prepared(code, data, work):
     """Return a system's recipe, cut to two steps, and a cohort."""
     import pandas as pd
 
-    from pathology.radiology.cohort import read_cohort
-    from pathology.radiology.constructed import fat_cohort
+    from pathology.radiology.io.cohort import read_cohort
     from pathology.systems import (
         banerjee_2018,
         gao_2021,
@@ -52,6 +51,7 @@ def prepared(code, data, work):
         yang_2022_lipoma,
         ye_2021,
     )
+    from pathology.testing.radiology_constructed import constructed_cohort, fat_cohort
 
     table = pd.read_csv(data / "sts_clinical.csv")
     table["high_grade"] = table["grade"].map({"Low": 0, "Intermediate": 1, "High": 1})
@@ -77,7 +77,7 @@ def prepared(code, data, work):
         module = {"B3": liu_2021, "B4": liang_2022, "B10": yang_2022_grade, "B9": yang_2022_lipoma}[code]
         return module.recipe(deep_start="random"), cohort
     module = {"B1": banerjee_2018, "B6": gao_2021, "B7": ye_2021, "B12": jardim_perassi_2021}[code]
-    cohort = module.constructed(work / "made", patients=6)
+    cohort = constructed_cohort(module.SYSTEM.id, work / "made", patients=6)
     recipe = module.recipe()
     recipe = recipe.model_copy(update={"classifier": two_steps(recipe.classifier)})
     if code == "B1":
@@ -91,8 +91,8 @@ def measure(code, data):
     """Train and predict in this process; returns what came out."""
     import torch
 
-    from pathology.radiology.bundle import CardText
-    from pathology.radiology.recipe import predict_case
+    from pathology.radiology.models.bundle import CardText
+    from pathology.radiology.models.registry import predict_case
 
     torch.set_num_threads(1)
     source = {"name": "any", "source": "any", "licence": "any", "images": 1, "used_for": "training"}

@@ -123,7 +123,7 @@ class Raw(Adapter):
         import imagecodecs
         import tifffile
 
-        from pathology.slide.codecs import decoding_memory
+        from pathology.slide.readers.codecs import decoding_memory
 
         with tifffile.TiffFile(path) as tif:
             page = tif.pages[0]
@@ -156,7 +156,7 @@ class Ours(Adapter):
         return self.reader.read(0, x, y, size, size, out=self.memory.region)
 
     def scaled(self, x, y, size, factor):  # noqa: D102 - as the base says
-        from pathology.slide.reader import Rect
+        from pathology.slide.readers.base import Rect
         from pathology.tiling.resample import choose_scaling, read_scaled
 
         target = Rect(round(x / factor), round(y / factor), size, size)

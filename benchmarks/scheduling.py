@@ -16,9 +16,10 @@ from pathlib import Path
 import dask
 from distributed import Client, LocalCluster, get_worker
 
-from pathology.inference.cluster import DASK_SETTINGS, Workers
-from pathology.inference.progress import SilentProgress
-from pathology.inference.schedule import ChunkDone, Prepared, Steps, run_slides
+from pathology.inference.workers.cluster import Workers
+from pathology.inference.workers.schedule import ChunkDone, Prepared, Steps, run_slides
+from pathology.inference.workers.settings import DASK_SETTINGS
+from pathology.progress import SilentProgress
 from pathology.tiling.tile_work import TileWork
 
 DONE = "blocks-done"

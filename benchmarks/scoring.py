@@ -55,7 +55,7 @@ def plan(slide, patch):
     from pathology.slide.open import open_slide
     from pathology.slide.scale import resolve_mpp
     from pathology.slide.thumbnail import thumbnail
-    from pathology.slide.tissue import find_tissue
+    from pathology.slide.tissue.detect import find_tissue
     from pathology.tiling.grid import Grid, TissueShare
     from pathology.tiling.plan import plan_tiles
 
@@ -147,10 +147,10 @@ def engine_case(name, model, slide, arguments):
     """Our engine: bare on patches in memory, then the pipeline from the slide."""
     from contextlib import ExitStack
 
-    from pathology.inference.pipeline import predict_blocks
-    from pathology.inference.reading_processes import ReadingProcesses
-    from pathology.inference.reading_threads import ReadingThreads
-    from pathology.inference.select import make_engine
+    from pathology.inference.engines.select import make_engine
+    from pathology.inference.reading.pipeline import predict_blocks
+    from pathology.inference.reading.processes import ReadingProcesses
+    from pathology.inference.reading.threads import ReadingThreads
     from pathology.slide.open import open_slide
     from pathology.tiling.blocks import BlockReader
 

@@ -24,8 +24,8 @@ SIDE = 320
 
 def cohort(folder, slides):
     """Slides of two classes, one a patient, as the trainer takes them."""
+    from pathology.evaluation.labels import LabelledSlide, LabelledSlides
     from pathology.testing.constructed_slides import construct_cohort, drawn_tiles
-    from pathology.training.slide_labels import LabelledSlide, LabelledSlides
 
     tiles = drawn_tiles(("first", "second"), slides // 2, tiles_per_patient=1, side=SIDE, seed=1)
     made = construct_cohort(folder, tiles, slides_per_patient=1, rows=4, columns=4, cell=SIDE, margin=96, seed=1)
@@ -38,7 +38,7 @@ def cohort(folder, slides):
 def recipe_of(system, arguments):
     """The published recipe with few epochs; patches, batch and preparation as asked for."""
     from pathology.systems.slide_classifier import find_classifier
-    from pathology.training.slide_recipe import Stage
+    from pathology.training.classifier.recipe import Stage
 
     recipe = find_classifier(system).recipe
     stages = (Stage(epochs=2, learning_rate=1e-4),)
@@ -50,13 +50,13 @@ def recipe_of(system, arguments):
 def speed(recipe, patches, low, arguments):
     """Train and return the second epoch's patches per second and share of waiting."""
     from pathology.networks.registry import build_network
-    from pathology.training.ranks import joined_ranks
-    from pathology.training.slide_fit import fit_slides
+    from pathology.training.classifier.fit import fit_slides
+    from pathology.training.common.distributed import joined_ranks
 
     torch.manual_seed(0)
     network = build_network(recipe.architecture, 2)
     rows = np.arange(len(patches.labelled))
-    with joined_ranks("cpu") as ranks, patch("pathology.training.slide_fit.automatic_precision", lambda _: low):
+    with joined_ranks("cpu") as ranks, patch("pathology.training.classifier.fit.automatic_precision", lambda _: low):
         fitted = fit_slides(network, patches, rows, rows[:1], recipe, ranks=ranks, loaders=arguments.loaders)
     last = fitted.history[-1]
     return {
@@ -77,8 +77,8 @@ def main():
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    from pathology.inference.torch_engine import has_bf16
-    from pathology.training.slide_patches import prepare_patches
+    from pathology.inference.engines.torch import has_bf16
+    from pathology.training.classifier.patches import prepare_patches
 
     found = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "systems": {}}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.loaders} loader processes")

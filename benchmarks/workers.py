@@ -63,7 +63,7 @@ class Pace:
 def bare_rate(slide, model, kind, seconds, together):
     """Patches a second of one engine with one core, on patches in memory, while another does the same."""
     from pathology.bundle.catalogue import load_bundle
-    from pathology.inference.select import make_engine
+    from pathology.inference.engines.select import make_engine
     from pathology.slide.open import open_slide
     from pathology.tiling.blocks import BlockReader
 

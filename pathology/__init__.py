@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import load_bundle
-    from pathology.outputs.results_folder import open_results
+    from pathology.outputs.results.results_folder import open_results
     from pathology.scoring.batch import score
     from pathology.slide.open import open_slide
     from pathology.tiling.store import PatchStore
@@ -29,7 +29,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 _HOMES = {
     "PatchStore": "pathology.tiling.store",
     "load_bundle": "pathology.bundle.catalogue",
-    "open_results": "pathology.outputs.results_folder",
+    "open_results": "pathology.outputs.results.results_folder",
     "open_slide": "pathology.slide.open",
     "score": "pathology.scoring.batch",
 }

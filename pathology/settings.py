@@ -132,8 +132,8 @@ class ScoreSettings(Settings):
     block: Annotated[int, Field(ge=256, le=65536)] = 2048
     """Side of a block in pixels at the model's scale; see :attr:`GridSettings.block`."""
     aggregator: Literal["mean", "share", "majority", "top", "attention", "transformer"] = "mean"
-    """How a slide's patches become one answer: mean probability, a rule of :mod:`pathology.findings.patch_rules`, or a
-    network learned for it that the model must bring."""
+    """How a slide's patches become one answer: mean probability, a rule of :mod:`pathology.findings.pooling_rules`,
+    or a network learned for it that the model must bring."""
 
 
 def cache_folder() -> Path:

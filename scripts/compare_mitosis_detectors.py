@@ -27,14 +27,14 @@ import numpy as np
 import torch
 
 from pathology.bundle.weights import load_weights, read_state_dict, write_state_dict
+from pathology.evaluation.detector import Image, intervals_by_slide, rates
 from pathology.findings.mitotic_count import poisson_interval
-from pathology.inference.detection import DetectorNetwork
+from pathology.inference.engines.detector import DetectorNetwork
 from pathology.networks.darknet import Darknet
 from pathology.networks.ultralytics_detectors import ultralytics_detector
 from pathology.networks.yolov4 import yolov4_csp
-from pathology.training.detection_data import MitosisData, read_folder
-from pathology.training.detection_evaluation import Image, intervals_by_slide, rates
-from pathology.training.detection_fit import (
+from pathology.training.detector.data import MitosisData, read_folder
+from pathology.training.detector.fit import (
     MATCH_PIXELS,
     FitSettings,
     evaluate_crops,
@@ -42,7 +42,7 @@ from pathology.training.detection_fit import (
     false_alarms,
     fit_detector,
 )
-from pathology.training.ultralytics_detector import train_ultralytics, write_yolo_folder
+from pathology.training.detector.ultralytics import train_ultralytics, write_yolo_folder
 
 ANCHORS = ((40, 40), (50, 50), (62, 62)) * 3
 """Those of the bundle that comes with the program."""

@@ -25,20 +25,22 @@ import numpy.typing as npt
 import torch
 
 from pathology.errors import PathologyError
+from pathology.evaluation.history import EpochRecord
+from pathology.evaluation.labels import LabelledSlide, LabelledSlides
 from pathology.networks.registry import build_network
+from pathology.stats.bootstrap import bootstrap
+from pathology.stats.intervals import Interval, wilson
+from pathology.stats.splits import Fold, audit_leakage, leave_one_group_out
 from pathology.systems.slide_classifier import find_classifier
-from pathology.training.checkpoint import Checkpoint
-from pathology.training.colour_baseline import colour_features, colour_probabilities
-from pathology.training.osteosarcoma import OSTEOSARCOMA_FOLDERS, OSTEOSARCOMA_MPP, read_osteosarcoma
-from pathology.training.ranks import joined_ranks
-from pathology.training.slide_fit import EpochRecord, fit_slides
-from pathology.training.slide_labels import LabelledSlide, LabelledSlides
-from pathology.training.slide_patches import prepare_patches
-from pathology.training.slide_prediction import predict_slides
-from pathology.training.slide_recipe import SlideRecipe, Stage
-from pathology.training.splits import Fold, audit_leakage, leave_one_group_out
-from pathology.training.statistics import Interval, bootstrap, wilson
-from pathology.training.tiles import LabelledTiles
+from pathology.training.classifier.fit import fit_slides
+from pathology.training.classifier.patches import prepare_patches
+from pathology.training.classifier.predict import predict_slides
+from pathology.training.classifier.recipe import SlideRecipe, Stage
+from pathology.training.common.checkpoint import Checkpoint
+from pathology.training.common.distributed import joined_ranks
+from pathology.training.tiles.colour_baseline import colour_features, colour_probabilities
+from pathology.training.tiles.osteosarcoma import OSTEOSARCOMA_FOLDERS, OSTEOSARCOMA_MPP, read_osteosarcoma
+from pathology.training.tiles.tiles import LabelledTiles
 
 SYSTEMS: Final = ("foersch-2021", "zhang-2022", "frankel-2022")
 NON_TUMOUR: Final = 0

@@ -29,23 +29,26 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathology.bundle.card import Figure
-from pathology.radiology.adversarial import AcganSettings
-from pathology.radiology.agreement import dice
-from pathology.radiology.classifier import cross_validated_probabilities
-from pathology.radiology.cohort import Cohort, read_cohort
-from pathology.radiology.deep_features import DeepFeatureSettings, deep_feature_table
-from pathology.radiology.fit import OptimiserSettings
-from pathology.radiology.image_recipe import ImageRecipe
-from pathology.radiology.nested import within_fold_area
-from pathology.radiology.nested_plots import draw_nested_plots
-from pathology.radiology.recipe import as_figure
-from pathology.radiology.segmentation import SegmentationRecipe, SegmentedCase
-from pathology.radiology.signature import Classifier, SignatureSettings, nested_scores
-from pathology.radiology.signature_recipe import SignatureRecipe, nested_probabilities
-from pathology.radiology.stratification import predicted_groups
+from pathology.radiology.features.signature import Classifier, SignatureSettings, nested_scores
+from pathology.radiology.io.cohort import Cohort, read_cohort
+from pathology.radiology.models.adversarial import AcganSettings
+from pathology.radiology.models.base import as_figure
+from pathology.radiology.models.deep_features import DeepFeatureSettings, deep_feature_table
+from pathology.radiology.models.fit import OptimiserSettings
+from pathology.radiology.models.image_classifier import ImageRecipe
+from pathology.radiology.models.network_classifier import cross_validated_probabilities
+from pathology.radiology.models.plots import draw_nested_plots
+from pathology.radiology.models.segmentation import SegmentationRecipe, SegmentedCase
+from pathology.radiology.models.segmentation_metrics import dice
+from pathology.radiology.models.signature import SignatureRecipe, nested_probabilities
+from pathology.radiology.models.stratification import predicted_groups
+from pathology.stats.bootstrap import bootstrap
+from pathology.stats.classification import score_by_patient
+from pathology.stats.splits import grouped_k_fold
+from pathology.stats.within_fold import within_fold_area
 from pathology.survival.outcome import Outcome
 from pathology.survival.plots import draw_kaplan_meier
-from pathology.systems import (
+from pathology.systems.radiology import (
     banerjee_2018,
     gao_2021,
     holbrook_2020,
@@ -59,9 +62,7 @@ from pathology.systems import (
     yang_2022_lipoma,
     ye_2021,
 )
-from pathology.training.metrics import score_by_patient
-from pathology.training.splits import grouped_k_fold
-from pathology.training.statistics import bootstrap
+from pathology.testing.radiology_constructed import constructed_cohort
 
 SEQUENCES = ("MR_T1", "CT", "PET")
 
@@ -410,7 +411,7 @@ def constructed(work: Path, seed: int, device: str, small: bool, until: float) -
     def run(name: str, module: Any, recipe: Any, count: int, folds: int) -> None:  # noqa: ANN401
         def measure() -> Sequence[Figure]:
             with tempfile.TemporaryDirectory() as place:
-                cohort = module.constructed(Path(place), patients=count, seed=seed)
+                cohort = constructed_cohort(module.SYSTEM.id, Path(place), patients=count, seed=seed)
                 figures: Sequence[Figure] = recipe.evaluate(
                     cohort, folds=folds, seed=seed, device=device, progress=told
                 )

@@ -25,10 +25,10 @@ from torch import nn
 from pathology.bundle.catalogue import load_bundle
 from pathology.errors import PathologyError, UsageError
 from pathology.networks.torchvision_classifiers import last_feature_map
-from pathology.outputs.results_folder import open_results
+from pathology.outputs.results.results_folder import open_results
 from pathology.slide.open import open_slide
-from pathology.slide.stain import StainNormaliser
-from pathology.training.grad_cam import grad_cam
+from pathology.slide.stain.normalise import StainNormaliser
+from pathology.training.common.grad_cam import grad_cam
 
 
 def maps_of(network: nn.Module, images: torch.Tensor, name: int) -> NDArray[np.float32]:

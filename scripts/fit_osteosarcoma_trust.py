@@ -23,17 +23,18 @@ import torch
 from numpy.typing import NDArray
 
 from pathology.bundle.card import CARD_NAME, Figure, Trust, read_card, write_card
-from pathology.bundle.catalogue import Bundle, load_bundle, verify_bundle
+from pathology.bundle.catalogue import Bundle, load_bundle
 from pathology.bundle.domain import write_domain
+from pathology.bundle.verify import verify_bundle
 from pathology.errors import PathologyError
 from pathology.networks.stem import StemFeatures
 from pathology.slide.open import open_slide
+from pathology.stats.conformal import conformal_quantile
+from pathology.stats.intervals import wilson
+from pathology.stats.out_of_distribution import fit_domain, fit_limit, slide_score
 from pathology.testing.constructed_slides import construct_slide
-from pathology.training.conformal import conformal_quantile
-from pathology.training.osteosarcoma import OSTEOSARCOMA_CLASSES, read_osteosarcoma
-from pathology.training.out_of_domain import fit_domain, fit_limit, slide_score
-from pathology.training.statistics import wilson
-from pathology.training.tiles import LabelledTiles, patch_starts, tissue_shares
+from pathology.training.tiles.osteosarcoma import OSTEOSARCOMA_CLASSES, read_osteosarcoma
+from pathology.training.tiles.tiles import LabelledTiles, patch_starts, tissue_shares
 
 FALSE_ALARM = 0.125
 """Chosen after the scores were seen, as the card says: a quarter of the slides of Case-48 are mostly cartilage, which

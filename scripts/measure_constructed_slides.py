@@ -20,10 +20,10 @@ import zarr
 
 from pathology.errors import PathologyError
 from pathology.scoring.batch import score
+from pathology.stats.classification import expected_calibration_error
+from pathology.stats.intervals import wilson
 from pathology.testing.constructed_slides import construct_cohort
-from pathology.training.metrics import expected_calibration_error
-from pathology.training.osteosarcoma import read_osteosarcoma
-from pathology.training.statistics import wilson
+from pathology.training.tiles.osteosarcoma import read_osteosarcoma
 
 
 def run(arguments: argparse.Namespace) -> None:

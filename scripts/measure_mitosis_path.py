@@ -27,12 +27,12 @@ import numpy as np
 
 from pathology.findings.detections import match_by_distance
 from pathology.findings.hotspot import HotspotWindow, find_hotspot
-from pathology.outputs.detection_file import read_detections
+from pathology.outputs.results.detection_file import read_detections
 from pathology.scoring.batch import score
 from pathology.testing.synthetic_slides import ArrayPicture, write_svs
-from pathology.training.constructed_fields import construct_field
-from pathology.training.detection_data import MPP, read_folder
-from pathology.training.detection_fit import MATCH_PIXELS
+from pathology.training.detector.data import MPP, read_folder
+from pathology.training.detector.fit import MATCH_PIXELS
+from pathology.training.detector.synthetic_fields import construct_field
 
 SIDE = 20_000
 PIECES = ((1_000, 1_000), (10_500, 8_000), (3_000, 13_500))

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pathology.survival.bhambhvani import BhambhvaniSettings, published_rule
+from pathology.stats.intervals import mean_interval
 from pathology.survival.covariates import CovariateSettings
 from pathology.survival.crossvalidation import Candidate, CrossValidationSettings, cross_validate, score_predictions
+from pathology.survival.models.bhambhvani import BhambhvaniSettings, published_rule
 from pathology.survival.outcome import Outcome
-from pathology.training.statistics import mean_interval
 
 PATIENTS = 201  # as many as the published data keep after dropping
 EPOCHS = 150

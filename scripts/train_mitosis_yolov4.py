@@ -5,7 +5,7 @@
     python scripts/train_mitosis_yolov4.py train --data data.npz --out RUN --schedule released
 
 DIR holds the crops of the AMi-Br benchmark with ``crops.csv``, ``MIDOG++.json`` and ``fields/``.  The split is by
-slide and follows from the slides' names (``pathology.training.detection_data.part_of_slide``).  ``pack`` leaves the
+slide and follows from the slides' names (``pathology.training.detector.data.part_of_slide``).  ``pack`` leaves the
 test slides out unless told otherwise, so that training cannot see them.
 
     python scripts/train_mitosis_yolov4.py bundle --run RUN --data DIR --out models/mitosis-yolov4
@@ -38,17 +38,17 @@ from scipy.stats import t as student
 from pathology.bundle.card import Card, Detection, Figure, Normalisation, TrainingData, write_card
 from pathology.bundle.weights import file_sha256, load_weights, read_state_dict, write_state_dict
 from pathology.errors import PathologyError
+from pathology.evaluation.detector import Image, froc, intervals_by_slide, rates, threshold_of_best_f1
 from pathology.findings.detections import Detections, match_by_distance
 from pathology.findings.hotspot import HotspotWindow, find_hotspot
 from pathology.findings.mitotic_count import poisson_interval
 from pathology.networks.darknet import Darknet
 from pathology.networks.registry import build_network
 from pathology.networks.yolov4 import COCO_ANCHORS, yolov4, yolov4_csp
-from pathology.training.constructed_fields import construct_field
-from pathology.training.detection_calibration import calibrate, candidates_of, fit_platt
-from pathology.training.detection_data import BOX, CROP, MPP, MitosisData, read_folder, read_pack, write_pack
-from pathology.training.detection_evaluation import Image, froc, intervals_by_slide, rates, threshold_of_best_f1
-from pathology.training.detection_fit import (
+from pathology.stats.intervals import wilson
+from pathology.training.detector.calibrate import calibrate, candidates_of, fit_platt
+from pathology.training.detector.data import BOX, CROP, MPP, MitosisData, read_folder, read_pack, write_pack
+from pathology.training.detector.fit import (
     MATCH_PIXELS,
     FitSettings,
     best_f1,
@@ -59,7 +59,7 @@ from pathology.training.detection_fit import (
     fit_detector,
     released_settings,
 )
-from pathology.training.statistics import wilson
+from pathology.training.detector.synthetic_fields import construct_field
 
 LOWEST = 0.02
 """Smallest confidence that calibration looks at."""

@@ -36,16 +36,17 @@ import numpy.typing as npt
 import torch
 
 from pathology.bundle.card import Card, Figure, Normalisation, TrainingData, write_card
-from pathology.bundle.catalogue import verify_bundle
+from pathology.bundle.verify import verify_bundle
 from pathology.bundle.weights import check_weights, file_sha256, load_weights, read_state_dict, write_state_dict
 from pathology.errors import PathologyError
 from pathology.networks.registry import build_network
-from pathology.training.fitting import FitSettings, fit_network, tile_probabilities
-from pathology.training.osteosarcoma import OSTEOSARCOMA_CLASSES as CLASSES
-from pathology.training.osteosarcoma import read_osteosarcoma
-from pathology.training.splits import Fold, audit_leakage, content_digest, grouped_k_fold, leave_one_group_out
-from pathology.training.statistics import Interval, bootstrap, wilson
-from pathology.training.tiles import LabelledTiles
+from pathology.stats.bootstrap import bootstrap
+from pathology.stats.intervals import Interval, wilson
+from pathology.stats.splits import Fold, audit_leakage, content_digest, grouped_k_fold, leave_one_group_out
+from pathology.training.tiles.fitting import FitSettings, fit_network, tile_probabilities
+from pathology.training.tiles.osteosarcoma import OSTEOSARCOMA_CLASSES as CLASSES
+from pathology.training.tiles.osteosarcoma import read_osteosarcoma
+from pathology.training.tiles.tiles import LabelledTiles
 
 ARCHITECTURE: Final = "densenet121"
 NON_TUMOUR, NON_VIABLE, VIABLE = range(3)
@@ -412,7 +413,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.fits_only:
         return
 
-    from pathology.training.colour_baseline import colour_features, colour_probabilities
+    from pathology.training.tiles.colour_baseline import colour_features, colour_probabilities
 
     features = np.stack([colour_features(tile) for tile in tiles.pixels])
     baseline = {design: np.zeros((len(tiles), len(CLASSES))) for design in ("case", "slide")}

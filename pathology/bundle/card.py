@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from pathology.errors import BundleError, OutputError
 from pathology.settings import Settings
-from pathology.training.conformal import ConformalRule
-from pathology.training.out_of_domain import OutOfDomainRule
+from pathology.stats.conformal import ConformalRule
+from pathology.stats.out_of_distribution import OutOfDomainRule
 
 __all__ = [
     "Abstention",

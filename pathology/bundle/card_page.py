@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pathology.bundle.card import Card, Figure, Int8
-from pathology.training.conformal import ConformalRule
-from pathology.training.out_of_domain import OutOfDomainRule
+from pathology.stats.conformal import ConformalRule
+from pathology.stats.out_of_distribution import OutOfDomainRule
 
 __all__ = ["card_markdown", "conformal_said", "domain_said"]
 

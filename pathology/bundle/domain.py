@@ -9,7 +9,7 @@ from pathology.bundle.weights import check_weights, file_sha256, read_tensors
 from pathology.errors import BundleError, OutputError
 
 if TYPE_CHECKING:
-    from pathology.training.out_of_domain import FeatureDomain, OutOfDomainRule
+    from pathology.stats.out_of_distribution import FeatureDomain, OutOfDomainRule
 
 __all__ = ["DOMAIN_NAME", "read_domain", "write_domain"]
 
@@ -65,7 +65,7 @@ def read_domain(directory: Path, rule: OutOfDomainRule) -> FeatureDomain:
     BundleError
         If it is missing or its arrays do not fit the card.
     """
-    from pathology.training.out_of_domain import FeatureDomain
+    from pathology.stats.out_of_distribution import FeatureDomain
 
     path = directory / DOMAIN_NAME
     if not path.is_file():

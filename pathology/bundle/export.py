@@ -20,10 +20,11 @@ from pathology.bundle.card import (
     write_card,
 )
 from pathology.bundle.card_page import card_markdown
-from pathology.bundle.catalogue import Bundle, build_card_network, load_bundle, user_folder, verify_bundle
+from pathology.bundle.catalogue import Bundle, build_card_network, load_bundle, user_folder
 from pathology.bundle.domain import DOMAIN_NAME
 from pathology.bundle.int8 import INT8_NAMES
 from pathology.bundle.learned_aggregator import AGGREGATOR_NAMES
+from pathology.bundle.verify import verify_bundle
 from pathology.bundle.weights import (
     check_weights,
     file_sha256,
@@ -137,7 +138,7 @@ def import_bundle(
         If ``source`` is a pickle, a checkpoint or a TorchScript program.
     BundleError
         If the source is no bundle, the card is not valid, the weights do not fit, a bundle of the name is there, or
-        any other check of :func:`pathology.bundle.catalogue.verify_bundle` fails.
+        any other check of :func:`pathology.bundle.verify.verify_bundle` fails.
     OutputError
         If the folder cannot be written.
     """

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pathology import __version__
+from pathology._version import __version__
 from pathology.errors import PathologyError
 
 __all__ = ["app", "main"]

@@ -27,7 +27,7 @@ _EXTRAS = {
 
 def run() -> int:
     """Print a line a check; return 0 if scoring works, 1 if not."""
-    from pathology import __version__
+    from pathology._version import __version__
 
     print(f"pathology {__version__}, Python {platform.python_version()}, {platform.platform()}")
     problems = 0
@@ -116,7 +116,7 @@ def _memory() -> str:
 
 
 def _workers() -> str:
-    from pathology.inference.cluster import connect
+    from pathology.inference.workers.cluster import connect
 
     with connect(workers=1) as pool:
         found: str = pool.client.submit(_interpreter).result(timeout=60)

@@ -28,14 +28,14 @@ def run(
     covariates: str | None,
 ) -> int:
     """Evaluate and return the exit status."""
+    from pathology.atomic_files import write_text
     from pathology.bundle.catalogue import load_bundle
     from pathology.errors import UsageError
-    from pathology.outputs.atomic import write_text
-    from pathology.scoring.selection import select_slides
+    from pathology.evaluation.bundle import evaluate_bundle, write_bundle_evaluation
+    from pathology.evaluation.risk import patient_risks, risk_report, risk_section
+    from pathology.scoring.select import select_slides
     from pathology.settings import ScoreSettings
     from pathology.survival.groups import RiskGroups
-    from pathology.training.bundle_evaluation import evaluate_bundle, write_bundle_evaluation
-    from pathology.training.slide_risk import patient_risks, risk_report, risk_section
 
     if (time is None) != (event is None):
         raise UsageError("--time and --event come together or not at all")
@@ -83,7 +83,7 @@ def run(
 
 def run_readers(table: Path, *, as_json: bool) -> None:
     """Print a reader study."""
-    from pathology.training.reader_table import read_reader_study
+    from pathology.evaluation.reader_study import read_reader_study
 
     study = read_reader_study(table)
     if as_json:

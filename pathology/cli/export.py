@@ -20,8 +20,8 @@ def run(
 ) -> int:
     """Export and return the exit status: 0 all written, 1 some slides have nothing to write."""
     from pathology.errors import OutputError, PathologyError, UsageError
-    from pathology.outputs.exports import BATCH_FORMATS, FORMATS, ExportSettings, export_batch, export_slide
-    from pathology.outputs.results_folder import open_results
+    from pathology.outputs.export.exports import BATCH_FORMATS, FORMATS, ExportSettings, export_batch, export_slide
+    from pathology.outputs.results.results_folder import open_results
 
     known = {**{n: f.what for n, f in FORMATS.items()}, **{n: f.what for n, f in BATCH_FORMATS.items()}}
     unknown = [name for name in formats if name not in known]
@@ -57,12 +57,12 @@ def run(
 def take_in(results: Path, slide_id: str, edited: Path) -> None:
     """Turn detections edited in QuPath or in a spreadsheet into decisions, saved beside the results."""
     from pathology.errors import UsageError
-    from pathology.outputs.annotations import decided
-    from pathology.outputs.decided_count import count_decided
-    from pathology.outputs.detection_file import write_decisions
-    from pathology.outputs.detection_table import read_detection_table
-    from pathology.outputs.geojson import read_geojson
-    from pathology.outputs.results_folder import open_results
+    from pathology.findings.reviewed_count import count_decided
+    from pathology.outputs.export.annotations import decided
+    from pathology.outputs.export.detection_table import read_detection_table
+    from pathology.outputs.export.geojson import read_geojson
+    from pathology.outputs.results.detection_file import write_decisions
+    from pathology.outputs.results.results_folder import open_results
 
     slide = open_results(results)[slide_id]
     if slide.detections is None:

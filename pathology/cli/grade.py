@@ -60,9 +60,9 @@ def _count_of_slide(folder: Path) -> MitosesInArea:
     """Return the count of a scored slide's hotspot, rejected candidates left out."""
     from pathology.errors import UsageError
     from pathology.findings.grading.assessment import MitosesInArea
+    from pathology.findings.reviewed_count import count_decided
     from pathology.findings.slide_result import SlideResult
-    from pathology.outputs.decided_count import count_decided
-    from pathology.outputs.detection_file import read_decisions, read_detections
+    from pathology.outputs.results.detection_file import read_decisions, read_detections
 
     detections = read_detections(folder)
     if detections is None:

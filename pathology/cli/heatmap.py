@@ -23,7 +23,7 @@ def run(
     from pathology.bundle.catalogue import load_bundle
     from pathology.cli.display import shown_progress
     from pathology.errors import OutputError, SlideError, UsageError
-    from pathology.outputs.slide_folder import redraw_overlay
+    from pathology.outputs.results.slide_folder import redraw_overlay
     from pathology.scoring.batch import score
 
     if out.suffix.lower() != ".png":

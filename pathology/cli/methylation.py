@@ -43,7 +43,7 @@ def predict(
     from pathology.errors import OutputError
     from pathology.omics.activity import published_mark
     from pathology.omics.methylation import WINDOW_SIZES, WINDOWS
-    from pathology.systems.williams_2021 import run
+    from pathology.systems.survival.williams_2021 import run
 
     found = run(calls, promoters, weights)
     try:
@@ -77,7 +77,7 @@ def transfer(
 ) -> None:
     """Train the last layers on a sample with known histone signals, as published."""
     from pathology.errors import UsageError
-    from pathology.systems.williams_2021 import adapt
+    from pathology.systems.survival.williams_2021 import adapt
 
     if out.suffix != ".safetensors":
         raise UsageError(f"--out is '{out.name}'", remedy="Give a name that ends in .safetensors")

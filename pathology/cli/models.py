@@ -57,7 +57,7 @@ def show_command(name: Name) -> None:
 @app.command("verify")
 def verify_command(name: Name) -> None:
     """Check a bundle: card, hash, network, parameters, outputs."""
-    from pathology.bundle.catalogue import verify_bundle
+    from pathology.bundle.verify import verify_bundle
 
     checks = verify_bundle(name)
     for check in checks:

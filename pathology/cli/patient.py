@@ -66,13 +66,13 @@ def build(
     from pathology.patient.identity import Pseudonyms
     from pathology.patient.language_model import LanguageModelSettings, reword
     from pathology.patient.pages import write_folder
+    from pathology.patient.patient_summary import plain_text
     from pathology.patient.record import (
         build_records,
         patient_table,
         read_radiology_results,
         read_slide_results,
     )
-    from pathology.patient.words import plain_text
 
     columns = {}
     for text in column or []:
@@ -88,10 +88,10 @@ def build(
     )
     notes: list[str] = []
     for folder in survival or []:
-        from pathology.survival.model import FittedModel
-        from pathology.survival.of_patients import add_predictions
+        from pathology.patient.survival import add_predictions
+        from pathology.survival.models.registry import load_model
 
-        records, found = add_predictions(records, FittedModel.load(folder), folder.name)
+        records, found = add_predictions(records, load_model(folder), folder.name)
         notes += found
     report = report.model_copy(update={"warnings": (*report.warnings, *notes)})
     words = [plain_text(record) for record in records]

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pathology.bundle.card import Figure
-    from pathology.radiology.bundle import CardText
-    from pathology.radiology.cohort import Cohort
-    from pathology.radiology.recipe import Recipe
+    from pathology.radiology.io.cohort import Cohort
+    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.bundle import CardText
 
 __all__ = ["app"]
 
@@ -54,8 +54,8 @@ def info(
 ) -> None:
     """Say what is in a study or cohort, and what is wrong with it; exit status 1 if anything is."""
     from pathology.errors import PathologyError
-    from pathology.radiology.cohort import read_cohort
-    from pathology.radiology.open import open_volume
+    from pathology.radiology.io.cohort import read_cohort
+    from pathology.radiology.io.open import open_volume
 
     if not (path.is_dir() and any(p.is_dir() for p in path.iterdir())):
         typer.echo(_described(open_volume(path).volume))
@@ -76,7 +76,7 @@ def info(
     raise typer.Exit(1 if failed else 0)
 
 
-def _described(volume: Any) -> str:  # noqa: ANN401  # pathology.radiology.volume.Volume, imported only where needed
+def _described(volume: Any) -> str:  # noqa: ANN401  # pathology.radiology.io.volume.Volume, imported only where needed
     geometry = volume.geometry
     size = " x ".join(str(n) for n in geometry.size)
     spacing = " x ".join(f"{s:.3g}" for s in geometry.spacing)
@@ -93,10 +93,10 @@ def register_command(
     deformable: Annotated[bool, typer.Option("--deformable", help="Bend it too, after turning and shifting.")] = False,
 ) -> None:
     """Align two images of one patient and draw a picture to check it by."""
-    from pathology.radiology.montage import draw_registration
-    from pathology.radiology.nifti import write_nifti
-    from pathology.radiology.open import open_volume
-    from pathology.radiology.sitk import RegistrationSettings, register, resample
+    from pathology.radiology.images.montage import draw_registration
+    from pathology.radiology.images.registration import RegistrationSettings, register, resample
+    from pathology.radiology.io.nifti import write_nifti
+    from pathology.radiology.io.open import open_volume
 
     still, mobile = open_volume(fixed).volume, open_volume(moving).volume
     found = register(still, mobile, RegistrationSettings(deformable=deformable))
@@ -119,9 +119,9 @@ def adc(
     ] = None,
 ) -> None:
     """Fit the apparent diffusion coefficient, in mm²/s, from two b-values or more."""
-    from pathology.radiology.adc import adc_map
-    from pathology.radiology.dicom import read_diffusion_series
-    from pathology.radiology.nifti import write_nifti
+    from pathology.radiology.io.adc import adc_map
+    from pathology.radiology.io.dicom import read_diffusion_series
+    from pathology.radiology.io.nifti import write_nifti
 
     volumes = read_diffusion_series(folder, series_uid=series)
     write_nifti(adc_map(volumes), out)
@@ -147,8 +147,8 @@ def segment(
     import json
 
     from pathology.errors import UsageError
-    from pathology.radiology.cohort import Case
-    from pathology.radiology.recipe import predict_case
+    from pathology.radiology.io.cohort import Case
+    from pathology.radiology.models.registry import predict_case
 
     paths = {}
     for text in images:
@@ -177,9 +177,9 @@ def features(
     device: Device = "cpu",
 ) -> None:
     """Measure IBSI radiomics of every patient's tumour; one row a patient."""
-    from pathology.radiology.cohort import read_cohort
-    from pathology.radiology.deep_features import DeepFeatureSettings
-    from pathology.radiology.signature_recipe import SignatureRecipe
+    from pathology.radiology.io.cohort import read_cohort
+    from pathology.radiology.models.deep_features import DeepFeatureSettings
+    from pathology.radiology.models.signature import SignatureRecipe
 
     names = tuple(s.strip() for s in sequences.split(",") if s.strip())
     found = read_cohort(cohort).having(names)
@@ -211,7 +211,7 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Measure a system on a cohort by cross-validation by patient."""
-    from pathology.radiology.cohort import read_cohort
+    from pathology.radiology.io.cohort import read_cohort
 
     recipe = _recipe(system, change or [])
     found = read_cohort(cohort, clinical, patient_column=patient_column)
@@ -246,9 +246,9 @@ def train(
     device: Device = "cpu",
 ) -> None:
     """Train a system on a cohort and write a bundle with its card."""
-    from pathology.radiology.bundle import CardText
-    from pathology.radiology.cohort import read_cohort
-    from pathology.radiology.recipe import NOT_MEASURED
+    from pathology.radiology.io.cohort import read_cohort
+    from pathology.radiology.models.base import NOT_MEASURED
+    from pathology.radiology.models.bundle import CardText
 
     recipe = _recipe(system, change or [])
     found = read_cohort(cohort, clinical, patient_column=patient_column)
@@ -300,8 +300,8 @@ def predict(
     device: Device = "cpu",
 ) -> None:
     """Apply a bundle to every patient of a cohort; the same command again goes on where it stopped."""
-    from pathology.radiology.batch import predict_cohort
-    from pathology.radiology.cohort import read_cohort
+    from pathology.radiology.io.cohort import read_cohort
+    from pathology.radiology.predict import predict_cohort
 
     with _ProgressBar() as told:
         table = predict_cohort(model, read_cohort(cohort), out, device=device, progress=told)
@@ -313,22 +313,13 @@ def predict(
 
 
 def _system_module(system: str) -> Any:  # noqa: ANN401  # a module of pathology.systems
-    from importlib import import_module
-    from pkgutil import iter_modules
-
     from pathology.errors import UsageError
+    from pathology.systems.system import system_modules
 
-    package = import_module("pathology.systems")
-    known = []
-    for found in iter_modules(package.__path__):
-        module = import_module(f"pathology.systems.{found.name}")
-        described = getattr(module, "SYSTEM", None)
-        if described is None or not described.code.startswith("B"):
-            continue
-        known.append(described.id)
-        if described.id == system:
-            return module
-    raise UsageError(f"there is no radiology system '{system}'", remedy=f"Choose one of {', '.join(sorted(known))}")
+    known = {name: module for name, module in system_modules().items() if module.SYSTEM.code.startswith("B")}
+    if system not in known:
+        raise UsageError(f"there is no radiology system '{system}'", remedy=f"Choose one of {', '.join(sorted(known))}")
+    return known[system]
 
 
 def _recipe(system: str, changes: list[str]) -> Recipe:
@@ -370,8 +361,8 @@ def _table(path: Path) -> pd.DataFrame:
 def _evaluated(
     recipe: Recipe, cohort: Cohort, features_table: Path | None, folds: int, seed: int, device: str
 ) -> tuple[Figure, ...]:
-    from pathology.radiology.signature_recipe import SignatureRecipe
-    from pathology.radiology.survival_recipe import SurvivalRecipe
+    from pathology.radiology.models.signature import SignatureRecipe
+    from pathology.radiology.models.survival import SurvivalRecipe
 
     with _ProgressBar() as told:
         if features_table is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
@@ -393,8 +384,8 @@ def _trained(
     seed: int,
     device: str,
 ) -> Any:  # noqa: ANN401  # a RadiologyCard
-    from pathology.radiology.signature_recipe import SignatureRecipe
-    from pathology.radiology.survival_recipe import SurvivalRecipe
+    from pathology.radiology.models.signature import SignatureRecipe
+    from pathology.radiology.models.survival import SurvivalRecipe
 
     shared: dict[str, Any] = {"system": system, "figures": figures, "constructed": constructed, "seed": seed}
     with _ProgressBar() as told:
@@ -406,8 +397,8 @@ def _trained(
 
 def _check_table(recipe: Recipe, cohort: Cohort, path: Path, device: str) -> None:
     """Refuse a table that the recipe would not measure, before hours are spent on evaluating with it."""
-    from pathology.radiology.signature_recipe import SignatureRecipe
-    from pathology.radiology.survival_recipe import SurvivalRecipe
+    from pathology.radiology.models.signature import SignatureRecipe
+    from pathology.radiology.models.survival import SurvivalRecipe
 
     if isinstance(recipe, SignatureRecipe | SurvivalRecipe):
         measuring = recipe if isinstance(recipe, SignatureRecipe) else recipe.measuring
@@ -416,7 +407,7 @@ def _check_table(recipe: Recipe, cohort: Cohort, path: Path, device: str) -> Non
 
 def _with_table(recipe: Any, cohort: Cohort, path: Path) -> Cohort:  # noqa: ANN401
     """Keep the patients that the table, the images and the outcome have in common."""
-    from pathology.radiology.survival_recipe import SurvivalRecipe
+    from pathology.radiology.models.survival import SurvivalRecipe
 
     if isinstance(recipe, SurvivalRecipe):
         chosen = recipe.patients(cohort)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pathology.survival.covariates import CovariateSettings
     from pathology.survival.crossvalidation import Candidate, CrossValidation
-    from pathology.survival.model import FittedModel
+    from pathology.survival.models.base import FittedModel
     from pathology.survival.outcome import Outcome
 
 __all__ = ["app"]
@@ -80,7 +80,8 @@ def fit(
     """Fit one model on all patients of a table and write it with its report."""
     from pathology.survival.covariates import read_outcome_columns
     from pathology.survival.modalities import ModalityModels, ModalitySettings
-    from pathology.survival.model import fit_model, make_model
+    from pathology.survival.models.base import fit_model
+    from pathology.survival.models.registry import make_model
 
     frame = _read_table(table)
     outcome, rows = read_outcome_columns(frame, time, event)
@@ -161,9 +162,10 @@ def evaluate(
     import json
 
     from pathology.errors import InputTableError
+    from pathology.reports.page import write_report
     from pathology.survival.covariates import read_outcome_columns
     from pathology.survival.crossvalidation import CrossValidationSettings, cross_validate, score_predictions
-    from pathology.survival.report import comparison_sections, write_report
+    from pathology.survival.report import comparison_sections
 
     frame = _read_table(table)
     outcome, rows = read_outcome_columns(frame, time, event)
@@ -211,14 +213,14 @@ def predict(
     """Predict risk, risk group and survival for each row of a table, and say which model ran on what."""
     from pathology.errors import InputTableError
     from pathology.survival.modalities import ModalityModels
-    from pathology.survival.model import FittedModel
+    from pathology.survival.models.registry import load_model
 
     frame = _read_table(table)
     at = [y * DAYS_PER_YEAR for y in _numbers(years, "--years")]
     if ModalityModels.is_folder(model):
         result = ModalityModels.load(model).predict(frame, at)
     else:
-        fitted = FittedModel.load(model)
+        fitted = load_model(model)
         result = fitted.predict(frame, at)
         result.insert(0, "ran_on", ", ".join(fitted.facts["covariates"]))
     result = result.rename(columns={f"survival_{t:g}": f"survival_{t / DAYS_PER_YEAR:g}_years" for t in at})
@@ -253,18 +255,13 @@ def plot(
 ) -> None:
     """Draw Kaplan-Meier curves, a forest plot, a nomogram or a calibration plot."""
     from pathology.errors import InputTableError, UsageError
+    from pathology.reports.figures import save_picture
     from pathology.survival.covariates import read_outcome_columns
-    from pathology.survival.cox import hazard_ratios
-    from pathology.survival.evaluation import calibration_groups
-    from pathology.survival.model import FittedModel
+    from pathology.survival.metrics import calibration_groups
+    from pathology.survival.models.cox import hazard_ratios
+    from pathology.survival.models.registry import load_model
     from pathology.survival.nomogram import make_nomogram
-    from pathology.survival.plots import (
-        draw_calibration,
-        draw_forest,
-        draw_kaplan_meier,
-        draw_nomogram,
-        save_picture,
-    )
+    from pathology.survival.plots import draw_calibration, draw_forest, draw_kaplan_meier, draw_nomogram
 
     frame = _read_table(table)
     outcome, rows = read_outcome_columns(frame, time, event)
@@ -275,7 +272,7 @@ def plot(
         raise UsageError(f"there is no kind '{kind}'", remedy="Use km, forest, nomogram or calibration")
     if kind != "km" and model is None:
         raise UsageError(f"a {kind} plot needs a model", remedy="Give --model with a folder that 'survival fit' wrote")
-    fitted = None if model is None else FittedModel.load(model)
+    fitted = None if model is None else load_model(model)
     if kind == "km":
         groups, order = None, None
         if fitted is not None:
@@ -314,11 +311,11 @@ def _fit_report(
     title: str,
     per: dict[str, float],
 ) -> None:
-    from pathology.survival.cox import CoxModel, hazard_ratios, likelihood_ratio_test
-    from pathology.survival.evaluation import harrell_c
+    from pathology.reports.page import Cell, Section, Table, picture, write_report
+    from pathology.survival.metrics import harrell_c
+    from pathology.survival.models.cox import CoxModel, hazard_ratios, likelihood_ratio_test
     from pathology.survival.nomogram import make_nomogram
     from pathology.survival.plots import draw_forest, draw_kaplan_meier, draw_nomogram
-    from pathology.survival.report import Cell, Section, Table, picture, write_report
 
     predicted = fitted.predict(patients, [DAYS_PER_YEAR])
     n = f"{len(outcome)} patients, {outcome.events} events"
@@ -462,7 +459,7 @@ def _candidates(models: list[str]) -> dict[str, list[Candidate]]:
 def _typed(kind: str, values: dict[str, str]) -> dict[str, Any]:
     """Settings as their types say; a wrong name or value is a usage error."""
     from pathology.errors import UsageError
-    from pathology.survival.model import make_model, model_kinds
+    from pathology.survival.models.registry import make_model, model_kinds
 
     kinds = model_kinds()
     if kind not in kinds:

@@ -28,9 +28,9 @@ def run(
 
     from pathology.cli.display import shown_progress
     from pathology.errors import UsageError
-    from pathology.scoring.stores import tile
+    from pathology.scoring.tile import tile
     from pathology.settings import GridSettings, QualitySettings
-    from pathology.slide.stain import StainMethod
+    from pathology.slide.stain.normalise import StainMethod
     from pathology.tiling.store import StoreMode
 
     modes, stains = get_args(StoreMode), ("none", *get_args(StainMethod))

@@ -40,12 +40,12 @@ def run(
 ) -> int:
     """Train and return the exit status."""
     from pathology.errors import UsageError
-    from pathology.scoring.selection import select_slides
+    from pathology.scoring.select import select_slides
     from pathology.systems.slide_classifier import find_classifier
-    from pathology.training.ranks import joined_ranks
-    from pathology.training.recipe_changes import changed_recipe
-    from pathology.training.slide_bundle import BundleWords
-    from pathology.training.slide_training import plan_training, train_classifier
+    from pathology.training.classifier.bundle import BundleWords
+    from pathology.training.classifier.recipe_overrides import changed_recipe
+    from pathology.training.classifier.train import plan_training, train_classifier
+    from pathology.training.common.distributed import joined_ranks
 
     if pixels not in ("decoded", "reference"):
         raise UsageError(f"--pixels {pixels!r} is unknown", remedy="Choose decoded or reference")
@@ -162,7 +162,7 @@ class _Shown:
 
     def epoch(self, record: object) -> None:
         """Show an epoch's losses."""
-        from pathology.training.slide_fit import EpochRecord
+        from pathology.evaluation.history import EpochRecord
 
         assert isinstance(record, EpochRecord)
         self.say(

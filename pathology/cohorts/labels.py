@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pathology.atomic_files import write_text
 from pathology.cohorts.index import CohortSeries
 from pathology.errors import InputTableError, UsageError
 from pathology.findings.vocabulary import VOCABULARY_VERSION, find_histotype
-from pathology.outputs.atomic import write_text
 
 __all__ = ["Joined", "join_labels", "read_diagnoses", "write_manifest"]
 

@@ -12,8 +12,8 @@ import pydicom
 from numpy.typing import NDArray
 
 from pathology.errors import CorruptSlideError, UsageError
-from pathology.outputs.geojson import Feature, write_geojson
-from pathology.outputs.outlines import Polygon, outlines
+from pathology.outputs.export.geojson import Feature, write_geojson
+from pathology.outputs.figures.polygons import Polygon, outlines
 
 __all__ = ["SlideRegions", "read_slide_regions", "write_slide_regions"]
 
@@ -66,7 +66,7 @@ def read_slide_regions(
     UsageError
         If it is too large to be read at once.
     """
-    from pathology.outputs.highdicom_library import highdicom
+    from pathology.outputs.export.highdicom_library import highdicom
 
     try:
         seg = highdicom.seg.segread(path)

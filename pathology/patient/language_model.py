@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from pathology.patient.patient_summary import PlainText, Sentence, as_sentences, untraced_numbers
 from pathology.patient.readability import readability
 from pathology.patient.record import PatientRecord
-from pathology.patient.words import PlainText, Sentence, as_sentences, untraced_numbers
 from pathology.settings import Settings
 
 __all__ = ["LanguageModelSettings", "objections", "reword"]

@@ -7,14 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
-from pathology import __version__
-from pathology.outputs import wording
-from pathology.outputs.pages import relative_link
 from pathology.patient.clinical import FIELDS
+from pathology.patient.patient_summary import PlainText
 from pathology.patient.record import BuildReport, PatientRecord
-from pathology.patient.words import PlainText
+from pathology.reports.html import page_environment, relative_link
 
 __all__ = ["index_page", "patient_page", "words_page", "write_folder"]
 
@@ -32,21 +30,12 @@ _FINDINGS = {
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        # The look of the slide reports is shared.
-        loader=ChoiceLoader([PackageLoader("pathology.patient"), PackageLoader("pathology.outputs")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent / "templates")
     environment.filters |= {
         "halves": lambda items: [items[: (len(items) + 1) // 2], items[(len(items) + 1) // 2 :]],
         "link": lambda folder: relative_link("patients", folder, "patient.html"),
-        "sentence": wording.sentence,
     }
     environment.filters["findings"] = _findings
-    environment.globals |= {"research_use_only": wording.RESEARCH_USE_ONLY, "version": __version__}
     return environment
 
 

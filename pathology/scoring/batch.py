@@ -16,22 +16,22 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pathology.atomic_files import write_text
 from pathology.bundle.catalogue import load_bundle
 from pathology.errors import OutputError, PathologyError, SlideError, UsageError
 from pathology.findings.slide_result import SlideResult
-from pathology.inference.engine import ENGINES
-from pathology.inference.progress import Progress, SilentProgress
-from pathology.outputs.atomic import write_text
+from pathology.inference.engines.base import ENGINES
+from pathology.progress import Progress, SilentProgress
 from pathology.scoring.jobs import SlideJob
 from pathology.scoring.region import check_region, region_key
-from pathology.scoring.selection import SlideEntry, select_slides
+from pathology.scoring.select import SlideEntry, select_slides
 from pathology.settings import ScoreSettings
 from pathology.tiling.tile_work import TileWork
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
-    from pathology.inference.schedule import Failure
-    from pathology.inference.slurm import SlurmSettings
+    from pathology.inference.workers.schedule import Failure
+    from pathology.inference.workers.slurm import SlurmSettings
 
 __all__ = ["BatchResult", "score"]
 
@@ -108,12 +108,12 @@ def score(
         Address of a running Dask scheduler, or its scheduler file, instead of local workers.
     slurm
         YAML file that says which SLURM jobs to start as workers
-        (:class:`pathology.inference.slurm.SlurmSettings`), instead of local workers.
+        (:class:`pathology.inference.workers.slurm.SlurmSettings`), instead of local workers.
     readers
         Processes of each worker that read patches; ``None``: all cores but two where it predicts on a GPU, else 0,
         for threads of the worker itself.
     engine, device
-        See :func:`pathology.inference.select.make_engine`.
+        See :func:`pathology.inference.engines.select.make_engine`.
     retry_failed
         Try slides again that failed before and have not changed.
     progress
@@ -143,14 +143,14 @@ def score(
         raise UsageError("a running scheduler and SLURM jobs are both asked for", remedy="Give one of them")
     jobs_of_slurm = None
     if slurm is not None:
-        from pathology.inference.slurm import read_slurm_settings
+        from pathology.inference.workers.slurm import read_slurm_settings
 
         jobs_of_slurm = read_slurm_settings(Path(slurm))
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r} does not exist", remedy=f"Choose one of: {', '.join(ENGINES)}")
     bundle = load_bundle(model)
     if settings.aggregator != "mean":
-        from pathology.scoring.answer import check_aggregator
+        from pathology.scoring.aggregate import check_aggregator
 
         check_aggregator(bundle.card, settings.aggregator)
     if settings.region is not None:
@@ -298,14 +298,14 @@ def _failed(job: SlideJob, failure: Failure) -> SlideResult:
         settings=job.settings.model_dump(mode="json"),
         extra={"signature": signature},
     )
-    from pathology.outputs.slide_folder import write_failure
+    from pathology.outputs.results.slide_folder import write_failure
 
     write_failure(job.out, result, load_bundle(job.bundle).card, traceback=failure.detail)
     return result
 
 
 def _write_tables(out: Path, results: list[SlideResult], bundle: Bundle) -> None:
-    from pathology.outputs.tables import write_results
+    from pathology.outputs.results.tables import write_results
 
     write_results(out, results, bundle.card.classes)
 
@@ -313,7 +313,7 @@ def _write_tables(out: Path, results: list[SlideResult], bundle: Bundle) -> None
 def _write_index(out: Path, results: list[SlideResult], bundle: Bundle) -> None:
     from datetime import UTC, datetime
 
-    from pathology.outputs.index import IndexEntry, write_batch_report
+    from pathology.outputs.reports.batch import IndexEntry, write_batch_report
 
     entries = []
     for result in results:
@@ -421,8 +421,8 @@ def _run(
     chosen: Callable[[str], None],
 ) -> tuple[dict[str, TileWork], str]:
     # Imported here: an unchanged batch needs neither Dask nor torch and is answered at once.
-    from pathology.inference.cluster import connect, default_workers
-    from pathology.inference.schedule import Steps, run_slides
+    from pathology.inference.workers.cluster import connect, default_workers
+    from pathology.inference.workers.schedule import Steps, run_slides
     from pathology.scoring.tasks import engine_for, finish_slide, prepare_slide, score_chunk
 
     steps = Steps(prepare_slide, score_chunk, finish_slide, _failed)

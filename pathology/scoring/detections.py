@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.findings.detections import Detections, suppress
-from pathology.outputs.detection_file import DetectionClass, DetectionHeader, SlideDetections
-from pathology.outputs.palette import class_colours
+from pathology.findings.slide_detections import DetectionClass, DetectionHeader, SlideDetections
+from pathology.outputs.figures.palette import class_colours
 from pathology.scoring.region import within
 
 if TYPE_CHECKING:

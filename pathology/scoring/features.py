@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.errors import OutputError, StoreError
-from pathology.inference.engine import outputs_per_patch
-from pathology.scoring.selection import select_slides
+from pathology.inference.engines.base import outputs_per_patch
+from pathology.scoring.select import select_slides
 from pathology.settings import GridSettings, TissueSettings
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
-    from pathology.inference.engine import Engine
-    from pathology.slide.reader import SlideReader
+    from pathology.inference.engines.base import Engine
+    from pathology.slide.readers.base import SlideReader
 
 __all__ = ["SlideFeatures", "extract_features", "read_features"]
 
@@ -68,7 +68,7 @@ def extract_features(
     out
         Folder for ``<slide_id>.zarr``.
     engine, device
-        See :func:`pathology.inference.select.make_engine`.
+        See :func:`pathology.inference.engines.select.make_engine`.
     mpp
         Micrometres per level-0 pixel, overriding what files and manifests say.
     stride
@@ -86,7 +86,7 @@ def extract_features(
     SlideError
         If a slide cannot be read: a cohort with holes would be trained on unnoticed.
     """
-    from pathology.inference.select import make_engine
+    from pathology.inference.engines.select import make_engine
     from pathology.slide.open import open_slide
 
     bundle = load_bundle(model)
@@ -142,9 +142,9 @@ def _computed(
     mpp: float | None,
     manifest_mpp: float | None,
 ) -> SlideFeatures:
-    from pathology.inference.pipeline import predict_blocks
-    from pathology.inference.reading_threads import ReadingThreads
-    from pathology.scoring.preparation import prepare
+    from pathology.inference.reading.pipeline import predict_blocks
+    from pathology.inference.reading.threads import ReadingThreads
+    from pathology.scoring.prepare import prepare
     from pathology.tiling.blocks import BlockReader
 
     slide = prepare(
@@ -171,7 +171,7 @@ def _computed(
 
 def _width(bundle: Bundle, engine: Engine) -> int:
     """Return how many of the engine's columns are features: all that are neither probabilities nor the domain's."""
-    from pathology.inference.engine import extra_outputs
+    from pathology.inference.engines.base import extra_outputs
 
     return engine.extras - extra_outputs(bundle.card)
 

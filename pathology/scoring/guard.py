@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from pathology.errors import PathologyError
-from pathology.inference.schedule import Failure
-from pathology.slide.freed_memory import reuse_freed_memory
+from pathology.inference.workers.schedule import Failure
+from pathology.memory import reuse_freed_memory
 
 __all__ = ["guarded"]
 

@@ -25,15 +25,15 @@ from pathology.bundle.export import EVALUATION_NAME, import_bundle
 from pathology.bundle.int8 import INT8_NAMES
 from pathology.bundle.weights import file_sha256
 from pathology.errors import BundleError, OutputError, UsageError
-from pathology.inference.near_ties import MARGIN, near_ties
-from pathology.scoring.selection import SlideEntry, select_slides
+from pathology.inference.engines.recheck_ties import MARGIN, near_ties
+from pathology.scoring.select import SlideEntry, select_slides
 from pathology.settings import GridSettings, TissueSettings
-from pathology.training.out_of_domain import slide_score
+from pathology.stats.out_of_distribution import slide_score
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
-    from pathology.inference.engine import Engine
-    from pathology.slide.stain import StainNormaliser
+    from pathology.inference.engines.base import Engine
+    from pathology.slide.stain.normalise import StainNormaliser
     from pathology.tiling.plan import TilePlan
 
 __all__ = ["LIMITS", "agreement", "chosen_margin", "quantise_bundle"]
@@ -140,8 +140,8 @@ def quantise_bundle(
     SlideError
         If a slide cannot be read.
     """
-    from pathology.inference.openvino_engine import OpenVINOEngine
-    from pathology.inference.quantisation import quantise_network, quantiser_version, require_quantiser
+    from pathology.inference.engines.openvino import OpenVINOEngine
+    from pathology.inference.engines.quantise import quantise_network, quantiser_version, require_quantiser
 
     require_quantiser()
     bundle = load_bundle(model)
@@ -233,7 +233,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 def _plan(entry: SlideEntry, bundle: Bundle, grid: GridSettings, mpp: float | None) -> _Planned:
-    from pathology.scoring.preparation import prepare
+    from pathology.scoring.prepare import prepare
     from pathology.slide.open import open_slide
 
     with open_slide(entry.path) as reader:
@@ -291,8 +291,8 @@ def _read(slides: Sequence[_Planned], most: int) -> NDArray[np.uint8]:
 
 def _compared(slide: _Planned, fast: Engine, exact: Engine) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return ``(N, C + extras)`` outputs of both engines for a slide's readable patches."""
-    from pathology.inference.pipeline import predict_blocks
-    from pathology.inference.reading_threads import ReadingThreads
+    from pathology.inference.reading.pipeline import predict_blocks
+    from pathology.inference.reading.threads import ReadingThreads
     from pathology.slide.open import open_slide
     from pathology.tiling.blocks import BlockReader
 

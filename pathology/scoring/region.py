@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import StoreError
-from pathology.outputs.heatmap import Heatmap
+from pathology.outputs.figures.heatmap import Heatmap
 from pathology.settings import RegionSettings
 
 __all__ = ["check_region", "region_key", "region_mask", "within"]
@@ -68,7 +68,7 @@ def region_mask(
     UsageError
         If it has no class of a name given.
     """
-    from pathology.outputs.slide_folder import read_heatmap
+    from pathology.outputs.results.slide_folder import read_heatmap
 
     folder = _folder(region, slide_id)
     try:

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 
 from pathology.errors import OutputError
-from pathology.inference.cluster import THREADS
-from pathology.inference.schedule import ChunkDone, Prepared
+from pathology.inference.workers.schedule import ChunkDone, Prepared
+from pathology.inference.workers.settings import THREADS
+from pathology.memory import then_gives_back_memory
 from pathology.scoring.guard import guarded
 from pathology.scoring.jobs import SlideJob
 from pathology.settings import GridSettings
-from pathology.slide.freed_memory import then_gives_back_memory
 from pathology.tiling.grid import Grid
 from pathology.tiling.order import compact_order
 from pathology.tiling.plan import TilePlan
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from pathology.bundle.card import Card
     from pathology.bundle.catalogue import Bundle
     from pathology.findings.slide_result import SlideResult
-    from pathology.inference.engine import Engine
-    from pathology.inference.pipeline import BlockSource
-    from pathology.inference.reading_processes import ReadingProcesses
-    from pathology.outputs.mitosis_report import Candidate
-    from pathology.outputs.patch_gallery import TellingPatch
-    from pathology.slide.stain import StainNormaliser
+    from pathology.inference.engines.base import Engine
+    from pathology.inference.reading.pipeline import BlockSource
+    from pathology.inference.reading.processes import ReadingProcesses
+    from pathology.outputs.figures.patch_gallery import TellingPatch
+    from pathology.outputs.reports.mitoses import Candidate
+    from pathology.slide.stain.normalise import StainNormaliser
 
 __all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
 
@@ -87,8 +87,8 @@ class _Loaded:
         self._reading: dict[int, ReadingProcesses] = {}
 
     def engine(self, job: SlideJob) -> tuple[Engine, threading.Lock]:
-        from pathology.inference.select import make_engine
-        from pathology.scoring.answer import needs_features
+        from pathology.inference.engines.select import make_engine
+        from pathology.scoring.aggregate import needs_features
 
         kind = job.engine_used or job.engine
         features = needs_features(job.settings.aggregator)
@@ -108,7 +108,7 @@ class _Loaded:
             return self._engines[wanted]
 
     def reading(self, processes: int) -> ReadingProcesses:
-        from pathology.inference.reading_processes import ReadingProcesses
+        from pathology.inference.reading.processes import ReadingProcesses
 
         with self._lock:
             if processes not in self._reading:
@@ -120,7 +120,7 @@ _loaded = _Loaded()
 
 
 def _threads() -> int | None:
-    """Cores this worker process may use; see :data:`pathology.inference.cluster.THREADS`."""
+    """Cores this worker process may use; see :data:`pathology.inference.workers.settings.THREADS`."""
     from distributed import get_worker
 
     if given := os.environ.get(THREADS):
@@ -140,7 +140,7 @@ def load(job: SlideJob) -> Bundle:
 
 def engine_for(job: SlideJob) -> str:
     """Return the name of the engine that suits a job's model on this worker."""
-    from pathology.inference.select import choose_engine
+    from pathology.inference.engines.select import choose_engine
 
     return choose_engine(load(job), device=job.device, precision=job.settings.precision)
 
@@ -152,8 +152,8 @@ def engine_for(job: SlideJob) -> str:
 @then_gives_back_memory
 def prepare_slide(job: SlideJob) -> Prepared:
     """Open the slide, find its tissue, choose its patches; or take up what an earlier run left."""
-    from pathology.outputs.slide_folder import OVERVIEW_LONGEST_SIDE
-    from pathology.scoring.preparation import prepare, write_quality_picture
+    from pathology.outputs.results.slide_folder import OVERVIEW_LONGEST_SIDE
+    from pathology.scoring.prepare import prepare, write_quality_picture
     from pathology.scoring.region import region_mask
     from pathology.slide.open import open_slide
     from pathology.slide.thumbnail import thumbnail
@@ -224,7 +224,7 @@ def _read_about(job: SlideJob) -> dict[str, Any]:
 
 
 def _write_about(job: SlideJob, about: dict[str, Any]) -> None:
-    from pathology.outputs.atomic import write_text
+    from pathology.atomic_files import write_text
 
     write_text(job.work / _ABOUT, json.dumps(about, indent=1, ensure_ascii=False))
 
@@ -259,8 +259,8 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
     report
         Called with the number of patches whenever a block is done.
     """
-    from pathology.inference.pipeline import predict_blocks
-    from pathology.slide.stain import StainNormaliser
+    from pathology.inference.reading.pipeline import predict_blocks
+    from pathology.slide.stain.normalise import StainNormaliser
 
     about = _read_about(job)
     plan = _load_plan(job, about)
@@ -285,7 +285,7 @@ def _reading(
     job: SlideJob, engine: Engine, plan: TilePlan, stain: StainNormaliser | None
 ) -> Iterator[tuple[BlockSource, Callable[[], frozenset[tuple[int, int, int]]], Callable[[], TileWork]]]:
     """Provide who reads the slide's blocks: threads of this process, or processes where a GPU must be fed."""
-    from pathology.inference.engine import available_cores
+    from pathology.inference.engines.base import available_cores
 
     processes = job.readers
     if processes is None and engine.device.startswith("cuda"):
@@ -295,8 +295,8 @@ def _reading(
         with _loaded.reading(processes).slide(job.file(), plan, stain, state=state) as source:
             yield source, lambda: source.unreadable_tiles, source.take_work
         return
-    from pathology.inference.reading_threads import ReadingThreads
-    from pathology.scoring.readers import lent_reader
+    from pathology.inference.reading.threads import ReadingThreads
+    from pathology.scoring.reader_pool import lent_reader
     from pathology.tiling.blocks import BlockReader
 
     with lent_reader(job.file()) as lent:
@@ -335,8 +335,8 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     seconds
         Wall time from the slide's first step to now.
     """
-    from pathology.outputs.slide_folder import write_slide_folder
-    from pathology.scoring.answer import slide_answer
+    from pathology.outputs.results.slide_folder import write_slide_folder
+    from pathology.scoring.aggregate import slide_answer
 
     about = _read_about(job)
     with np.load(job.work / _PLAN, allow_pickle=False) as saved:
@@ -370,7 +370,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         probabilities, answer = slide_answer(load(job), probabilities, job.settings.aggregator)
 
     def gallery(rows: Sequence[int]) -> tuple[Candidate, ...]:
-        from pathology.outputs.mitosis_report import cut_gallery
+        from pathology.outputs.reports.mitoses import cut_gallery
         from pathology.slide.open import open_slide
 
         assert detections is not None
@@ -378,7 +378,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
             return cut_gallery(reader, detections, rows, about["mpp"])
 
     def telling(rows: Sequence[Sequence[int]]) -> tuple[TellingPatch, ...]:
-        from pathology.outputs.patch_gallery import cut_patches
+        from pathology.outputs.figures.patch_gallery import cut_patches
         from pathology.slide.open import open_slide
 
         weights = answer.attention if answer is not None else None

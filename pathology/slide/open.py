@@ -17,19 +17,19 @@ from pathology.errors import (
     UnsupportedSlideError,
     UsageError,
 )
-from pathology.slide.dicom_series import first_of_each_series, is_dicom
-from pathology.slide.reader import SlideReader
-from pathology.slide.tiled import DEFAULT_CACHE_BYTES
+from pathology.slide.readers.base import SlideReader
+from pathology.slide.readers.dicom_series import first_of_each_series, is_dicom
+from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES
 
 __all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "find_slides", "open_slide"]
 
 Backend = Literal["tiff", "openslide", "dicom", "image"]
 
 BACKENDS: Final[dict[Backend, tuple[str, str]]] = {
-    "tiff": ("pathology.slide.tiff", "TiffReader"),
-    "openslide": ("pathology.slide.openslide", "OpenSlideReader"),
-    "dicom": ("pathology.slide.dicom", "DicomReader"),
-    "image": ("pathology.slide.image", "ImageReader"),
+    "tiff": ("pathology.slide.readers.tiff", "TiffReader"),
+    "openslide": ("pathology.slide.readers.openslide", "OpenSlideReader"),
+    "dicom": ("pathology.slide.readers.dicom", "DicomReader"),
+    "image": ("pathology.slide.readers.image", "ImageReader"),
 }
 """Module and class of each backend; imported when first used."""
 

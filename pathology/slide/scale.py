@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from pathology.errors import ImplausibleScaleError, MissingScaleError, UsageError
-from pathology.slide.reader import SlideReader
+from pathology.slide.readers.base import SlideReader
 
 __all__ = ["COARSEST_MPP", "FINEST_MPP", "Scale", "resolve_mpp"]
 

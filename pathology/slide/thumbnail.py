@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from pathology.errors import UsageError
-from pathology.slide.reader import BACKGROUND, Rect, SlideReader
+from pathology.slide.readers.base import BACKGROUND, Rect, SlideReader
 
 __all__ = ["Reduction", "Thumbnail", "thumbnail"]
 

@@ -19,8 +19,11 @@ from pydantic import Field
 
 from pathology.errors import UsageError
 from pathology.settings import Settings
+from pathology.stats.intervals import Interval
+from pathology.stats.splits import Fold, audit_leakage, nested_folds
 from pathology.survival.covariates import CovariateSettings, Preparation
-from pathology.survival.evaluation import (
+from pathology.survival.groups import RiskGroups
+from pathology.survival.metrics import (
     TIED_RISK,
     brier_terms,
     calibration_slope,
@@ -30,12 +33,10 @@ from pathology.survival.evaluation import (
     inverse_or_zero,
     observed_to_expected,
 )
-from pathology.survival.groups import RiskGroups
-from pathology.survival.model import SurvivalModel, model_kinds
+from pathology.survival.models.base import SurvivalModel
+from pathology.survival.models.registry import model_kinds
 from pathology.survival.nonparametric import censoring_distribution, kaplan_meier
 from pathology.survival.outcome import Outcome, outcome_strata
-from pathology.training.splits import Fold, audit_leakage, nested_folds
-from pathology.training.statistics import Interval
 
 __all__ = [
     "Candidate",
@@ -54,7 +55,7 @@ class Candidate(Settings):
     """One model with one set of settings."""
 
     kind: str
-    """One of :func:`pathology.survival.model.model_kinds`."""
+    """One of :func:`pathology.survival.models.registry.model_kinds`."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Values of its settings; the rest have their defaults."""
 

@@ -20,7 +20,8 @@ from pydantic import Field
 from pathology.errors import BundleError, InputTableError, UsageError
 from pathology.settings import Settings
 from pathology.survival.covariates import CovariateSettings
-from pathology.survival.model import FittedModel, SurvivalModel, fit_model
+from pathology.survival.models.base import FittedModel, SurvivalModel, fit_model
+from pathology.survival.models.registry import load_model
 from pathology.survival.outcome import Outcome
 
 __all__ = ["ModalityModels", "ModalitySettings"]
@@ -87,7 +88,7 @@ class ModalityModels:
         make
             Returns an unfitted model.
         groups, seed, facts
-            As in :func:`pathology.survival.model.fit_model`.
+            As in :func:`pathology.survival.models.base.fit_model`.
 
         Raises
         ------
@@ -194,7 +195,7 @@ class ModalityModels:
         try:
             record = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
             settings = ModalitySettings(**record["settings"])
-            models = {tuple(m["modalities"]): FittedModel.load(folder / m["folder"]) for m in record["models"]}
+            models = {tuple(m["modalities"]): load_model(folder / m["folder"]) for m in record["models"]}
             left_out = {tuple(m["modalities"]): m["why"] for m in record["left_out"]}
         except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, BundleError):

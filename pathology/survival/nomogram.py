@@ -14,8 +14,8 @@ import pandas as pd
 
 from pathology.errors import UsageError
 from pathology.settings import Settings
-from pathology.survival.cox import CoxModel
-from pathology.survival.model import FittedModel
+from pathology.survival.models.base import FittedModel
+from pathology.survival.models.cox import CoxModel
 
 __all__ = ["Nomogram", "NomogramAxis", "make_nomogram"]
 
@@ -81,7 +81,7 @@ def make_nomogram(
     Parameters
     ----------
     fitted
-        A fitted :class:`~pathology.survival.cox.CoxModel`.
+        A fitted :class:`~pathology.survival.models.cox.CoxModel`.
     training
         Its training patients: the range of an axis is theirs.
     times

@@ -7,7 +7,6 @@ dashes too, so that a black-and-white print reads as well.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -16,9 +15,10 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from pathology.errors import OutputError, UsageError
-from pathology.survival.cox import HazardRatio
-from pathology.survival.evaluation import CalibrationGroup, DecisionCurve, log_rank
+from pathology.errors import UsageError
+from pathology.reports.figures import FIGURE_STYLE
+from pathology.survival.metrics import CalibrationGroup, DecisionCurve, log_rank
+from pathology.survival.models.cox import HazardRatio
 from pathology.survival.nomogram import Nomogram
 from pathology.survival.nonparametric import kaplan_meier, numbers_at_risk
 from pathology.survival.outcome import Outcome
@@ -31,60 +31,12 @@ __all__ = [
     "draw_kaplan_meier",
     "draw_nomogram",
     "draw_scores",
-    "save_picture",
 ]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's: blue, vermilion, green, purple, orange, sky blue, black."""
 _DASHES: tuple[Any, ...] = ("solid", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 1)), (0, (9, 3)), "solid")
-# matplotlib types the keys as one long literal.
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "none",
-    # With a fixed salt and no date the same data give the same file.
-    "svg.hashsalt": "pathology",
-}
 DAYS_PER_YEAR = 365.25
-
-
-def save_picture(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Write a figure as SVG and PNG (200 dots per inch).
-
-    Parameters
-    ----------
-    figure
-        From a function of this module.
-    stem
-        Path without ending.
-
-    Returns
-    -------
-    tuple of Path
-        The two files.
-
-    Raises
-    ------
-    OutputError
-        They cannot be written.
-    """
-    svg, png = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_STYLE):
-            figure.savefig(svg, bbox_inches="tight", metadata={"Date": None})
-            figure.savefig(png, bbox_inches="tight", dpi=200, metadata={"Software": None})
-    except OSError as error:
-        raise OutputError(f"the picture cannot be written ({error})", where=stem) from error
-    return svg, png
 
 
 def draw_kaplan_meier(
@@ -126,7 +78,7 @@ def draw_kaplan_meier(
         )
     unit = DAYS_PER_YEAR if years else 1.0
     last = float(outcome.time.max()) / unit
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         head = 0.25 + 0.2 * np.ceil(len(names) / 3) + (0.25 if title else 0.0)
         height = 3.4 + head + 0.24 * (len(names) + 1)
         figure = Figure(figsize=(6.8, height))
@@ -171,7 +123,7 @@ def draw_forest(ratios: Sequence[HazardRatio], *, title: str = "", n: str = "") 
     Parameters
     ----------
     ratios
-        From :func:`pathology.survival.cox.hazard_ratios`.
+        From :func:`pathology.survival.models.cox.hazard_ratios`.
     title
         Above the picture.
     n
@@ -179,7 +131,7 @@ def draw_forest(ratios: Sequence[HazardRatio], *, title: str = "", n: str = "") 
     """
     if not ratios:
         raise UsageError("there are no hazard ratios to draw")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         rows = len(ratios)
         figure = Figure(figsize=(8.4, 0.9 + 0.36 * rows))
         axes = figure.add_axes((0.46, 0.62 / (0.9 + 0.36 * rows), 0.29, 0.36 * rows / (0.9 + 0.36 * rows)))
@@ -240,7 +192,7 @@ def draw_nomogram(nomogram: Nomogram, *, what: str = "survival") -> Figure:
     what
         What the lower axes show, after the time.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         top = sum(max(a.points) for a in nomogram.axes)
         rows = 1 + len(nomogram.axes) + 1 + len(nomogram.survival)
         figure = Figure(figsize=(8.2, 0.66 * rows + 0.2))
@@ -287,11 +239,11 @@ def draw_calibration(groups: Mapping[str, Sequence[CalibrationGroup]], *, horizo
     Parameters
     ----------
     groups
-        From :func:`pathology.survival.evaluation.calibration_groups`, by model.
+        From :func:`pathology.survival.metrics.calibration_groups`, by model.
     horizon
         Time in words.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(4.6, 4.4))
         axes = figure.add_axes((0.15, 0.13, 0.81, 0.83))
         axes.plot([0, 1], [0, 1], color="#777777", linewidth=0.8)
@@ -318,13 +270,13 @@ def draw_decision_curve(curves: Mapping[str, DecisionCurve], *, horizon: str) ->
     Parameters
     ----------
     curves
-        From :func:`pathology.survival.evaluation.decision_curve`, by model, on the same patients.
+        From :func:`pathology.survival.metrics.decision_curve`, by model, on the same patients.
     horizon
         Time in words.
     """
     if not curves:
         raise UsageError("there are no decision curves to draw")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(6.2, 3.8))
         axes = figure.add_axes((0.13, 0.15, 0.83, 0.80))
         first = next(iter(curves.values()))
@@ -360,7 +312,7 @@ def draw_scores(
     """
     outcomes = list(rows)
     models = list(rows[outcomes[0]])
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(2.0 + 2.5 * len(outcomes), 0.8 + 0.34 * len(models)), layout="constrained")
         panels = figure.subplots(1, len(outcomes), sharey=True, sharex=True, squeeze=False)[0]
         for panel, outcome in zip(panels, outcomes, strict=True):

@@ -1,115 +1,21 @@
-"""The survival report: one page with its pictures inside, after fitting a model or comparing several."""
+"""Sections of the report that compare survival models."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
-from pathology import __version__
-from pathology.outputs import wording
-from pathology.outputs.pages import data_uri
-from pathology.settings import Settings
+from pathology.reports.page import Cell, Section, Table, picture
+from pathology.stats.intervals import Interval
 from pathology.survival.crossvalidation import CrossValidation, ModelScore
-from pathology.survival.evaluation import calibration_groups, decision_curve
+from pathology.survival.metrics import calibration_groups, decision_curve
 from pathology.survival.outcome import Outcome
-from pathology.survival.plots import (
-    draw_calibration,
-    draw_decision_curve,
-    draw_kaplan_meier,
-    draw_scores,
-    save_picture,
-)
-from pathology.training.statistics import Interval
+from pathology.survival.plots import draw_calibration, draw_decision_curve, draw_kaplan_meier, draw_scores
 
-__all__ = ["Cell", "Picture", "Section", "Table", "comparison_sections", "picture", "write_report"]
-
-
-class Cell(Settings):
-    """A value and, below it, its interval."""
-
-    value: str
-    ci: str = ""
-
-
-class Table(Settings):
-    """A table of cells."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-class Picture(Settings):
-    """A picture inside the page."""
-
-    caption: str
-    address: str
-    width: int
-    """CSS pixels."""
-
-
-class Section(Settings):
-    """A part of the report."""
-
-    heading: str
-    text: str = ""
-    table: Table | None = None
-    pictures: tuple[Picture, ...] = ()
-    note: str = ""
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("pathology.survival"), PackageLoader("pathology.outputs")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"research_use_only": wording.RESEARCH_USE_ONLY, "version": __version__}
-    return environment
-
-
-def write_report(
-    path: Path, title: str, subtitle: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()
-) -> None:
-    """Write the page.
-
-    Parameters
-    ----------
-    path
-        File to write.
-    title, subtitle
-        At its head: what was done, on which data, with how many patients and events.
-    sections
-        Its parts.
-    warnings
-        Shown first.
-    """
-    html = (
-        _environment()
-        .get_template("report.html")
-        .render(title=title, subtitle=subtitle, sections=sections, warnings=list(warnings))
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
-
-
-def picture(figure: Figure, stem: Path, caption: str) -> Picture:
-    """Save a figure as SVG and PNG and return it for the page, as SVG."""
-    svg, _ = save_picture(figure, stem)
-    content = svg.read_bytes()
-    # The drawing is cropped to what it holds, so its width is in the file and not in the figure.
-    found = re.search(rb'width="([\d.]+)pt"', content)
-    width = float(found.group(1)) * 4 / 3 if found else figure.get_size_inches()[0] * 96
-    return Picture(caption=caption, address=data_uri(content, "image/svg+xml"), width=round(width))
+__all__ = ["comparison_sections"]
 
 
 def comparison_sections(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import iter_modules
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pathology.errors import UsageError
+from pathology.systems.system import system_modules
 
 if TYPE_CHECKING:
     from pathology.systems.system import System
-    from pathology.training.slide_recipe import SlideRecipe
+    from pathology.training.classifier.recipe import SlideRecipe
 
 __all__ = ["SlideClassifier", "find_classifier", "slide_classifiers"]
 
@@ -53,16 +53,14 @@ def find_classifier(system_id: str) -> SlideClassifier:
         raise UsageError(
             f"no classifier of slides is called {system_id!r}", remedy=f"Choose one of {', '.join(sorted(modules))}"
         )
-    module = import_module(modules[system_id])
+    module = modules[system_id]
     return SlideClassifier(module.SYSTEM, module.CLASSES, module.recipe())
 
 
-def _modules() -> dict[str, str]:
+def _modules() -> dict[str, ModuleType]:
     """Modules of classifiers by id: those that name their classes."""
-    package = import_module("pathology.systems")
-    found = {}
-    for info in iter_modules(package.__path__):
-        module = import_module(f"pathology.systems.{info.name}")
-        if hasattr(module, "CLASSES") and hasattr(module, "recipe"):
-            found[module.SYSTEM.id] = module.__name__
-    return found
+    return {
+        name: module
+        for name, module in system_modules().items()
+        if hasattr(module, "CLASSES") and hasattr(module, "recipe")
+    }

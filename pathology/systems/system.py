@@ -7,14 +7,15 @@ of the other rooms and holds no algorithm of its own.
 from __future__ import annotations
 
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
+from types import ModuleType
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pathology.settings import Settings
 
-__all__ = ["PublishedFigure", "System", "all_systems"]
+__all__ = ["PublishedFigure", "System", "all_systems", "system_modules"]
 
 
 class PublishedFigure(Settings):
@@ -66,12 +67,14 @@ class System(Settings):
     """Choices made where the publication is silent, and known defects of the publication."""
 
 
+def system_modules() -> dict[str, ModuleType]:
+    """Return the module of every system in this package, by the system's id."""
+    package = import_module("pathology.systems")
+    modules = (import_module(found.name) for found in walk_packages(package.__path__, "pathology.systems."))
+    return {module.SYSTEM.id: module for module in modules if isinstance(getattr(module, "SYSTEM", None), System)}
+
+
 def all_systems() -> tuple[System, ...]:
     """Return every system of this package, in the order of their codes (A1, A2, ..., B1, ...)."""
-    package = import_module("pathology.systems")
-    found = []
-    for module in iter_modules(package.__path__):
-        system = getattr(import_module(f"pathology.systems.{module.name}"), "SYSTEM", None)
-        if isinstance(system, System):
-            found.append(system)
+    found = [module.SYSTEM for module in system_modules().values()]
     return tuple(sorted(found, key=lambda s: (s.code[0], int(s.code[1:] or 0), s.id)))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.slide.reader import BACKGROUND, Level, Rect, Region, SlideReader, TileCounts
+from pathology.slide.readers.base import BACKGROUND, Level, Rect, Region, SlideReader, TileCounts
 
 __all__ = ["ArrayReader"]
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from pathology.bundle.card import Abstention, Card, Figure, Normalisation, TrainingData
 from pathology.findings.detections import Detections
+from pathology.findings.slide_detections import DetectionClass, DetectionHeader, SlideDetections
 from pathology.findings.slide_result import SlideResult
-from pathology.outputs.detection_file import DetectionClass, DetectionHeader, SlideDetections, write_detections
-from pathology.outputs.slide_folder import write_failure, write_slide_folder
-from pathology.outputs.tables import write_results
+from pathology.outputs.results.detection_file import write_detections
+from pathology.outputs.results.slide_folder import write_failure, write_slide_folder
+from pathology.outputs.results.tables import write_results
 from pathology.settings import GridSettings
 from pathology.slide.open import open_slide
 from pathology.testing.synthetic_slides import ArrayPicture, Compression, write_tiff

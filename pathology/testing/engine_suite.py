@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pathology.errors import UsageError
-from pathology.inference.engine import Engine
+from pathology.inference.engines.base import Engine
 
 __all__ = ["EngineSuite"]
 

@@ -132,7 +132,7 @@ def add_random_trust(
     from pathology.bundle.domain import write_domain
     from pathology.bundle.learned_aggregator import write_aggregator
     from pathology.networks.mil import build_aggregator
-    from pathology.training.out_of_domain import fit_domain
+    from pathology.stats.out_of_distribution import fit_domain
 
     bundle = load_bundle(folder)
     random = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pathology.errors import UsageError
-from pathology.slide.reader import BACKGROUND, SlideReader
+from pathology.slide.readers.base import BACKGROUND, SlideReader
 
 __all__ = ["SlideReaderSuite"]
 

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.slide.reader import SlideReader
+from pathology.slide.readers.base import SlideReader
 from pathology.tiling.grid import Grid
 from pathology.tiling.resample import Canvas, choose_scaling, read_scaled
 
@@ -49,7 +49,7 @@ class BlockReader:
         A grid made for that slide.
     recolour
         Changes colours of ``(..., 3)`` uint8 RGB, every pixel by itself, such as
-        :meth:`pathology.slide.stain.StainNormaliser.apply`; ``None`` leaves them as they are.
+        :meth:`pathology.slide.stain.normalise.StainNormaliser.apply`; ``None`` leaves them as they are.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.settings import GridSettings
-from pathology.slide.reader import Rect
+from pathology.slide.readers.base import Rect
 
 __all__ = ["Block", "Grid", "TissueShare"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.settings import QualitySettings
-from pathology.slide.quality import ARTEFACTS, SlideQuality
+from pathology.slide.tissue.quality import ARTEFACTS, SlideQuality
 from pathology.tiling.grid import TissueShare
 
 __all__ = ["PatchQuality"]
@@ -44,7 +44,7 @@ class PatchQuality:
         Returns
         -------
         numpy.ndarray
-            ``(N, 5)`` float32 in 0 to 1, in the order of :data:`pathology.slide.quality.ARTEFACTS`.
+            ``(N, 5)`` float32 in 0 to 1, in the order of :data:`pathology.slide.tissue.quality.ARTEFACTS`.
         """
         result = np.zeros((len(corners), len(ARTEFACTS)), np.float32)
         for column, share in enumerate(self._shares):

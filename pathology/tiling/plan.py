@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.slide.quality import ARTEFACTS
+from pathology.slide.tissue.quality import ARTEFACTS
 from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.patch_quality import PatchQuality
 
@@ -61,7 +61,7 @@ class TilePlan:
         ``(K + 1,)`` int64: block ``blocks[k]`` holds patches ``offsets[k]`` to ``offsets[k + 1]``.
     quality
         ``(N, 5)`` float32 share of each patch that each artefact covers, in the order of
-        :data:`pathology.slide.quality.ARTEFACTS`; ``None`` where quality was not looked at.
+        :data:`pathology.slide.tissue.quality.ARTEFACTS`; ``None`` where quality was not looked at.
     left_out
         Patches left out for their quality; ``None`` where it was not looked at.
     """

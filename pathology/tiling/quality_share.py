@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.settings import QualitySettings
-from pathology.slide.quality import ARTEFACTS, SlideQuality
+from pathology.slide.tissue.quality import ARTEFACTS, SlideQuality
 from pathology.tiling.grid import TissueShare
 
 __all__ = ["QualityShares", "spoilt"]
@@ -39,7 +39,7 @@ class QualityShares:
         Returns
         -------
         dict
-            ``(N,)`` float32 in 0 to 1 for each of :data:`pathology.slide.quality.ARTEFACTS`; what hangs over the
+            ``(N,)`` float32 in 0 to 1 for each of :data:`pathology.slide.tissue.quality.ARTEFACTS`; what hangs over the
             slide's edge counts as unspoilt.
         """
         return {name: share(corners, extent) for name, share in self._shares.items()}

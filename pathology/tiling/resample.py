@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.slide.reader import Rect, Region, SlideReader
+from pathology.slide.readers.base import Rect, Region, SlideReader
 
 # Blocks are read in threads of our own; OpenCV's would only compete with them (measured: 19 cores busy for the work
 # of 8).  Its results do not depend on it.

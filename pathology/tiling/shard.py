@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import StoreError
-from pathology.slide.packed_tiles import PackedTiles
+from pathology.slide.readers.packed_tiles import PackedTiles
 
 __all__ = ["read_chunks", "write_packed_shard", "write_shard"]
 

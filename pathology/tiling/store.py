@@ -42,12 +42,12 @@ from numpy.typing import NDArray
 
 from pathology.errors import OutputError, StoreError
 from pathology.settings import GridSettings
-from pathology.slide.codecs import decoding_memory
-from pathology.slide.packed_tiles import PackedTiles
-from pathology.slide.quality import ARTEFACTS
-from pathology.slide.reader import BACKGROUND
-from pathology.slide.stain import StainNormaliser
-from pathology.slide.tile_encoding import TileEncoding
+from pathology.slide.readers.base import BACKGROUND
+from pathology.slide.readers.codecs import decoding_memory
+from pathology.slide.readers.packed_tiles import PackedTiles
+from pathology.slide.readers.tile_encoding import TileEncoding
+from pathology.slide.stain.normalise import StainNormaliser
+from pathology.slide.tissue.quality import ARTEFACTS
 from pathology.tiling.blocks import BlockPatches, BlockReader
 from pathology.tiling.grid import Grid
 from pathology.tiling.patch_compression import compress, decompress, zarr_codec
@@ -58,9 +58,8 @@ from pathology.tiling.stored_tile_codec import StoredTileCodec, fitted
 if TYPE_CHECKING:
     import dask.array
 
-    from pathology.slide.reader import SlideReader
+    from pathology.slide.readers.base import SlideReader
     from pathology.tiling.stored_tiles import StoredTiles
-    from pathology.tiling.torch_dataset import ShuffledPatches
 
 __all__ = ["FORMAT", "PatchStore", "StoreMode"]
 
@@ -489,12 +488,6 @@ class PatchStore:
         ]
         lazy: dask.array.Array = da.concatenate(parts) if parts else da.zeros((0, patch, patch, 3), dtype=np.uint8)
         return lazy
-
-    def to_torch(self, **options: Any) -> ShuffledPatches:
-        """Return the patches as a torch data set; options are those of :class:`ShuffledPatches`."""
-        from pathology.tiling.torch_dataset import ShuffledPatches
-
-        return ShuffledPatches([self], **options)
 
     # -- writing -----------------------------------------------------------------------------------------------
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec
 
 from pathology.errors import StoreError
-from pathology.slide.reader import BACKGROUND
-from pathology.slide.tile_encoding import TileEncoding
+from pathology.slide.readers.base import BACKGROUND
+from pathology.slide.readers.tile_encoding import TileEncoding
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArraySpec

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pathology.errors import UsageError
 from pathology.settings import GridSettings
-from pathology.slide.packed_tiles import PackedTiles
-from pathology.slide.reader import SlideReader
-from pathology.slide.tiled import TiledReader
+from pathology.slide.readers.base import SlideReader
+from pathology.slide.readers.packed_tiles import PackedTiles
+from pathology.slide.readers.tiled import TiledReader
 from pathology.tiling.grid import Grid
 
 __all__ = ["StoredTiles", "on_stored_tiles"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathology.slide.reader import Rect, SlideReader
+from pathology.slide.readers.base import Rect, SlideReader
 from pathology.tiling.plan import TilePlan
 from pathology.tiling.resample import Scaling, choose_scaling, footprint
 

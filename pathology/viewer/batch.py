@@ -16,25 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pathology import __version__
+from pathology._version import __version__
 from pathology.errors import PathologyError, StoreError, UsageError
-from pathology.outputs.decided_count import count_decided
-from pathology.outputs.detection_file import (
-    DECISIONS,
-    DETECTIONS,
-    Decision,
-    SlideDetections,
-    Verdict,
-    read_decisions,
-    write_decisions,
-)
-from pathology.outputs.overlay import OPACITY
-from pathology.outputs.palette import colour_map
-from pathology.outputs.quality_picture import QUALITY_COLOURS
-from pathology.outputs.recorded_count import recorded_count
-from pathology.outputs.results_folder import Results, SlideFolder, open_results
-from pathology.outputs.slide_folder import read_masks
-from pathology.outputs.wording import RESEARCH_USE_ONLY, sentence, valid_text
+from pathology.findings.recorded_count import recorded_count
+from pathology.findings.reviewed_count import count_decided
+from pathology.findings.slide_detections import Decision, SlideDetections, Verdict
+from pathology.formatting import RESEARCH_USE_ONLY, sentence, valid_text
+from pathology.outputs.figures.overlay import OPACITY
+from pathology.outputs.figures.palette import colour_map
+from pathology.outputs.figures.quality import QUALITY_COLOURS
+from pathology.outputs.results.detection_file import DECISIONS, DETECTIONS, read_decisions, write_decisions
+from pathology.outputs.results.results_folder import Results, SlideFolder, open_results
+from pathology.outputs.results.slide_folder import read_masks
 from pathology.viewer.detection_index import DetectionIndex
 from pathology.viewer.records import PatientPages
 from pathology.viewer.slides import OpenSlides

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import SlideNotFoundError, StoreError
-from pathology.outputs.results_folder import SlideFolder
+from pathology.outputs.results.results_folder import SlideFolder
 from pathology.slide.open import open_slide
-from pathology.slide.reader import SlideReader
+from pathology.slide.readers.base import SlideReader
 from pathology.viewer.tiles import TilePyramid
 
 __all__ = ["OpenSlides", "find_slide"]

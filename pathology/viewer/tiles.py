@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pathology.errors import UsageError
-from pathology.slide.reader import Rect, SlideReader
+from pathology.slide.readers.base import Rect, SlideReader
+from pathology.slide.readers.tile_encoding import TileEncoding
+from pathology.slide.readers.tiled import TiledReader
 from pathology.slide.thumbnail import thumbnail
-from pathology.slide.tile_encoding import TileEncoding
-from pathology.slide.tiled import TiledReader
 from pathology.tiling.resample import choose_scaling, read_scaled
 
 __all__ = ["ByteCache", "TilePyramid", "complete_jpeg", "encode_jpeg"]

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from pathology.bundle import catalogue
-from pathology.bundle.catalogue import list_bundles, load_bundle, search_path, user_folder, verify_bundle
+from pathology.bundle.catalogue import list_bundles, load_bundle, search_path, user_folder
+from pathology.bundle.verify import verify_bundle
 from pathology.bundle.weights import file_sha256
 from pathology.errors import (
     BundleError,

@@ -10,7 +10,8 @@ from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from pathology.bundle.catalogue import Bundle, load_bundle, verify_bundle
+from pathology.bundle.catalogue import Bundle, load_bundle
+from pathology.bundle.verify import verify_bundle
 
 FOLDER = Path(__file__).parents[2] / "models" / "osteosarcoma-viability"
 CLASSES = {"Non-Tumor": "non-tumour", "Non-Viable-Tumor": "non-viable tumour", "Viable": "viable tumour"}

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from pathology.bundle.catalogue import load_bundle, verify_bundle
+from pathology.bundle.catalogue import load_bundle
 from pathology.bundle.tiatoolbox_zoo import zoo_models
+from pathology.bundle.verify import verify_bundle
 from pathology.cli.app import app
 from pathology.errors import BundleError, MissingDependencyError, UnknownModelError, UnsafeWeightsError
 from pathology.networks.registry import build_network

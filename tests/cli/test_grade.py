@@ -11,15 +11,9 @@ from pathology.errors import UsageError
 from pathology.findings.detections import Detections
 from pathology.findings.grading.assessment import MissingInputsError
 from pathology.findings.hotspot import HotspotWindow
+from pathology.findings.slide_detections import Decision, DetectionClass, DetectionHeader, SlideDetections
 from pathology.findings.slide_result import SlideResult
-from pathology.outputs.detection_file import (
-    Decision,
-    DetectionClass,
-    DetectionHeader,
-    SlideDetections,
-    write_decisions,
-    write_detections,
-)
+from pathology.outputs.results.detection_file import write_decisions, write_detections
 
 COMPLETE = ["fnclcc", "--histotype", "LMS", "--confirmed", "--necrosis", "10", "--untreated"]
 

@@ -17,11 +17,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pathology.bundle.card import read_card
-from pathology.bundle.catalogue import verify_bundle
+from pathology.bundle.verify import verify_bundle
 from pathology.cli.app import app
 from pathology.errors import LeakageError, PathologyError
+from pathology.stats.intervals import Interval
 from pathology.testing.constructed_slides import construct_cohort, drawn_tiles
-from pathology.training.statistics import Interval
 
 SMALL = ["--set", "patch=96", "--set", "epochs=1", "--set", "batch=4", "--set", "patches-per-slide=8"]
 OPTIONS = {

@@ -16,8 +16,8 @@ from pathology.cohorts.index import CohortSeries, find_cohort, read_cohort
 from pathology.cohorts.labels import join_labels, read_diagnoses, write_manifest
 from pathology.cohorts.selection import annotations_of, select, summarise
 from pathology.errors import InputTableError, UsageError
-from pathology.scoring.selection import read_manifest
-from pathology.training.slide_labels import read_labels
+from pathology.evaluation.labels import read_labels
+from pathology.scoring.select import read_manifest
 
 # -- the real index ---------------------------------------------------------------------------------------------------
 

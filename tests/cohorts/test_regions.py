@@ -5,9 +5,9 @@ import pydicom
 import pytest
 
 from pathology.errors import CorruptSlideError
-from pathology.outputs.exports import export_slide
-from pathology.outputs.geojson import read_geojson
-from pathology.outputs.results_folder import open_results
+from pathology.outputs.export.exports import export_slide
+from pathology.outputs.export.geojson import read_geojson
+from pathology.outputs.results.results_folder import open_results
 from pathology.testing.constructed_results import write_constructed_results
 
 pytest.importorskip("highdicom")

@@ -155,8 +155,8 @@ def with_results(folder):
     for run in ("OUT", "OUT1", "OUT2"):
         write_constructed_results(folder / run, detections=20, dimensions=(1500, 1200))
     edited = folder / "edited.geojson"
-    from pathology.outputs.exports import export_slide
-    from pathology.outputs.results_folder import open_results
+    from pathology.outputs.export.exports import export_slide
+    from pathology.outputs.results.results_folder import open_results
 
     export_slide(open_results(folder / "OUT")["square"], "detections", folder).rename(edited)
     return {**names, "OUT": folder / "OUT", "FOLDER": folder / "exports"}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pathology.errors import MissingDependencyError
-from pathology.inference.detection import PatchDetector, WindowDetector
+from pathology.inference.engines.detector import PatchDetector, WindowDetector
 from pathology.networks.registry import build_network
 from pathology.networks.ultralytics_detectors import yolov4_csp_definition
 from pathology.networks.yolov4 import yolov4_csp

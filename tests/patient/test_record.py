@@ -9,6 +9,7 @@ from pathology.errors import InputTableError, OutputError, UsageError
 from pathology.patient.clinical import validate_clinical
 from pathology.patient.identity import Pseudonyms
 from pathology.patient.pages import patient_page, write_folder
+from pathology.patient.patient_summary import plain_text
 from pathology.patient.record import (
     ImagingStudy,
     PatientRecord,
@@ -19,8 +20,7 @@ from pathology.patient.record import (
     read_record,
     read_slide_results,
 )
-from pathology.patient.words import plain_text
-from pathology.radiology.batch import _flat
+from pathology.radiology.predict import _flat
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from pathology.radiology.geometry import Geometry
-from pathology.radiology.phantoms import tumour_phantom
+from pathology.radiology.io.geometry import Geometry
+from pathology.testing.radiology_phantoms import tumour_phantom
 
 
 def oblique_direction() -> tuple[float, ...]:

@@ -11,11 +11,11 @@ from pathology.cli.patient import app as patient
 from pathology.cli.radiology import app
 from pathology.errors import PathologyError
 from pathology.patient.record import read_radiology_results
-from pathology.radiology.constructed import fat_cohort, readers_cohort
-from pathology.radiology.dicom_write import write_series
-from pathology.radiology.nifti import write_nifti
-from pathology.radiology.open import open_mask, open_volume
-from pathology.radiology.volume import Mask
+from pathology.radiology.io.nifti import write_nifti
+from pathology.radiology.io.open import open_mask, open_volume
+from pathology.radiology.io.volume import Mask
+from pathology.testing.radiology_constructed import fat_cohort, readers_cohort
+from pathology.testing.radiology_dicom_write import write_series
 
 DATA = ["--data-name", "phantoms", "--data-source", "made here", "--data-licence", "CC0", "--constructed"]
 QUICK = ["--set", "optimiser.steps=3", "--set", "optimiser.batch=2", "--set", "widths=[4, 8, 16]"]

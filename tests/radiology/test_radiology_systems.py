@@ -9,21 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathology.radiology.adversarial import AcganSettings
-from pathology.radiology.bundle import CardText, read_radiology_card
-from pathology.radiology.cohort import read_cohort
-from pathology.radiology.constructed import (
-    adc_cohort,
-    fat_cohort,
-    hypoxia_cohort,
-    oct_cohort,
-    readers_cohort,
-    two_sequence_cohort,
-)
-from pathology.radiology.features import FeatureSettings
-from pathology.radiology.fit import OptimiserSettings
-from pathology.radiology.recipe import predict_case, recipe_of
-from pathology.systems import (
+from pathology.radiology.features.radiomics import FeatureSettings
+from pathology.radiology.io.cohort import read_cohort
+from pathology.radiology.models.adversarial import AcganSettings
+from pathology.radiology.models.bundle import CardText, read_radiology_card
+from pathology.radiology.models.fit import OptimiserSettings
+from pathology.radiology.models.registry import predict_case, recipe_of
+from pathology.systems.radiology import (
     banerjee_2018,
     gao_2021,
     holbrook_2020,
@@ -36,6 +28,14 @@ from pathology.systems import (
     yang_2022_grade,
     yang_2022_lipoma,
     ye_2021,
+)
+from pathology.testing.radiology_constructed import (
+    adc_cohort,
+    fat_cohort,
+    hypoxia_cohort,
+    oct_cohort,
+    readers_cohort,
+    two_sequence_cohort,
 )
 
 ONE = OptimiserSettings(steps=1, batch=2)

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from pathology.scoring.batch import score
-from pathology.scoring.selection import select_slides
+from pathology.scoring.select import select_slides
 from pathology.settings import ScoreSettings
 from pathology.testing.synthetic_slides import write_svs
 from pathology.testing.synthetic_tissue import TissuePicture

@@ -131,7 +131,7 @@ def test_blocks_are_predicted_where_the_gpus_are(slides, model, expected, tmp_pa
         parents = {
             process.ppid()
             for process in psutil.process_iter()
-            if "pathology.inference.reading_process" in _command_line(process)
+            if "pathology.inference.reading.process_main" in _command_line(process)
         }
     assert not batch.failed
     assert parents & holders

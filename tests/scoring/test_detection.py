@@ -7,9 +7,9 @@ import pytest
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.findings.detections import Detections, suppress
-from pathology.inference.progress import SilentProgress
-from pathology.outputs.detection_file import read_detections
-from pathology.outputs.geojson import read_geojson
+from pathology.outputs.export.geojson import read_geojson
+from pathology.outputs.results.detection_file import read_detections
+from pathology.progress import SilentProgress
 from pathology.scoring.batch import score
 from pathology.scoring.detections import patch_scores, slide_detections
 from pathology.settings import GridSettings, ScoreSettings

@@ -12,12 +12,12 @@ import pytest
 from pathology.bundle.catalogue import load_bundle
 from pathology.findings.detections import match_by_distance
 from pathology.findings.hotspot import HotspotWindow, find_hotspot
-from pathology.outputs.detection_file import read_detections
+from pathology.outputs.results.detection_file import read_detections
 from pathology.scoring.batch import score
 from pathology.settings import ScoreSettings
 from pathology.testing.synthetic_slides import ArrayPicture, write_svs
-from pathology.training.constructed_fields import construct_field
-from pathology.training.detection_data import MPP, read_folder
+from pathology.training.detector.data import MPP, read_folder
+from pathology.training.detector.synthetic_fields import construct_field
 
 SIDE = 1_500
 SETTINGS = ScoreSettings(block=512)

@@ -14,14 +14,15 @@ pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
 from pathology.bundle.card_page import card_markdown
-from pathology.bundle.catalogue import load_bundle, verify_bundle
+from pathology.bundle.catalogue import load_bundle
 from pathology.bundle.export import export_bundle, import_bundle
+from pathology.bundle.verify import verify_bundle
 from pathology.bundle.weights import file_sha256
 from pathology.cli.models import app
 from pathology.errors import BundleError, MissingDependencyError, UsageError, WeightsHashError
-from pathology.inference import openvino_engine, quantisation, select
-from pathology.inference.near_ties import MARGIN, NearTies
-from pathology.inference.openvino_engine import OpenVINOEngine
+from pathology.inference.engines import openvino, quantise, select
+from pathology.inference.engines.openvino import OpenVINOEngine
+from pathology.inference.engines.recheck_ties import MARGIN, NearTies
 from pathology.scoring.batch import score
 from pathology.scoring.quantise import LIMITS, agreement, chosen_margin, quantise_bundle
 from pathology.settings import ScoreSettings
@@ -131,15 +132,15 @@ def test_which_engine_runs_it(quantised, model, monkeypatch):
         return SimpleNamespace(precision=precision, **facts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openvino_engine, "OpenVINOEngine", recorded)
-        patch.setattr(openvino_engine, "computes_bf16", lambda: True)
+        patch.setattr(openvino, "OpenVINOEngine", recorded)
+        patch.setattr(openvino, "computes_bf16", lambda: True)
         fast = select.make_engine(quantised, kind="openvino")
         assert isinstance(fast, NearTies)
         assert fast.precision == "int8"
         assert select.make_engine(quantised, kind="openvino", precision="exact").precision == "fp32"
         assert select.make_engine(quantised, kind="openvino", features=True).precision == "bf16"
         assert select.make_engine(load_bundle(model), kind="openvino").precision == "bf16"
-        patch.setattr(openvino_engine, "computes_bf16", lambda: False)
+        patch.setattr(openvino, "computes_bf16", lambda: False)
         assert select.make_engine(quantised, kind="openvino").precision == "int8"
     for others in ({"features": True}, {}):
         with pytest.raises(UsageError, match="no network in 8-bit integers"):
@@ -201,7 +202,7 @@ def test_what_disagrees_is_refused_and_leaves_nothing(quantised, model, slides, 
             shutil.copyfile(quantised.int8().with_suffix(suffix), path.with_suffix(suffix))
 
     found = quantised.card.int8.agreement
-    monkeypatch.setattr(quantisation, "quantise_network", as_before)
+    monkeypatch.setattr(quantise, "quantise_network", as_before)
     monkeypatch.setitem(LIMITS, "mean_difference", found.mean_difference / 2)
     said = (
         rf"does not agree with fp32 on {found.patches} patches of 3 slides: mean difference {found.mean_difference:.4f}"
@@ -218,7 +219,7 @@ def test_detectors_missing_libraries_and_taken_names_are_refused(model, slides, 
     shutil.copytree(model, tmp_path / "taken")
     with pytest.raises(BundleError, match="already there"):
         quantise_bundle(model, [slides], name="taken-int8", folder=tmp_path)
-    monkeypatch.setattr(quantisation, "find_spec", lambda name: None if name == "nncf" else name)
+    monkeypatch.setattr(quantise, "find_spec", lambda name: None if name == "nncf" else name)
     with pytest.raises(MissingDependencyError, match=r"sarcoma-pathology\[openvino\]"):
         quantise_bundle(model, [slides])
 
@@ -267,7 +268,7 @@ class TestContract(EngineSuite):
         path = tmp_path_factory.mktemp("graph") / "int8.xml"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PATHOLOGY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-            quantisation.quantise_network(bundle, np.clip(patches, 0, 255).astype(np.uint8), path)
+            quantise.quantise_network(bundle, np.clip(patches, 0, 255).astype(np.uint8), path)
         return path
 
     @pytest.fixture

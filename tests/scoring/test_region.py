@@ -7,9 +7,9 @@ import pytest
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.errors import StoreError, UsageError
-from pathology.outputs.detection_file import read_detections
-from pathology.outputs.heatmap import build_heatmap
-from pathology.outputs.slide_folder import read_heatmap
+from pathology.outputs.figures.heatmap import build_heatmap
+from pathology.outputs.results.detection_file import read_detections
+from pathology.outputs.results.slide_folder import read_heatmap
 from pathology.scoring.batch import score
 from pathology.scoring.region import _where as where
 from pathology.scoring.region import region_mask, within

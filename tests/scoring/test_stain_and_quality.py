@@ -8,10 +8,10 @@ from PIL import Image
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.scoring.batch import score
-from pathology.scoring.preparation import prepare
+from pathology.scoring.prepare import prepare
 from pathology.settings import GridSettings, QualitySettings, ScoreSettings, TissueSettings
 from pathology.slide.open import open_slide
-from pathology.slide.quality import ARTEFACTS
+from pathology.slide.tissue.quality import ARTEFACTS
 from pathology.testing.random_bundle import reference_probabilities, write_random_bundle
 from pathology.testing.synthetic_slides import TissuePicture, write_svs
 from pathology.tiling.blocks import BlockReader

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathology.errors import UsageError
-from pathology.slide.reader import Level, Rect, Region, SlideReader, TileCounts
+from pathology.slide.readers.base import Level, Rect, Region, SlideReader, TileCounts
 from pathology.slide.thumbnail import Reduction, thumbnail
 
 

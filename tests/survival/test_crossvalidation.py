@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from pathology.errors import UsageError
+from pathology.stats.bootstrap import bootstrap
 from pathology.survival.covariates import CovariateSettings
 from pathology.survival.crossvalidation import (
     Candidate,
@@ -12,9 +13,8 @@ from pathology.survival.crossvalidation import (
     cross_validate,
     score_predictions,
 )
-from pathology.survival.evaluation import dynamic_auc, harrell_c, integrated_brier_score, uno_c
+from pathology.survival.metrics import dynamic_auc, harrell_c, integrated_brier_score, uno_c
 from pathology.survival.outcome import Outcome
-from pathology.training.statistics import bootstrap
 
 SPEC = CovariateSettings(numeric=("a", "b"), categorical=("site",), imputation="knn")
 COX = {"cox": [Candidate(kind="cox")]}

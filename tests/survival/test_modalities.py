@@ -6,11 +6,11 @@ import pytest
 
 from pathology.errors import BundleError, UsageError
 from pathology.patient.record import ImagingStudy, PatientRecord, SlideSummary, patient_table
+from pathology.patient.survival import add_predictions
 from pathology.survival.covariates import CovariateSettings
-from pathology.survival.cox import CoxModel
 from pathology.survival.modalities import ModalityModels, ModalitySettings
-from pathology.survival.model import fit_model
-from pathology.survival.of_patients import add_predictions
+from pathology.survival.models.base import fit_model
+from pathology.survival.models.cox import CoxModel
 from pathology.survival.outcome import Outcome
 
 SETTINGS = ModalitySettings(

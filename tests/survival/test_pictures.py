@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 
 from pathology.errors import UsageError
+from pathology.reports.figures import save_picture
+from pathology.reports.page import write_report
 from pathology.survival.covariates import CovariateSettings
-from pathology.survival.cox import CoxModel, hazard_ratios
 from pathology.survival.crossvalidation import Candidate, CrossValidationSettings, cross_validate, score_predictions
-from pathology.survival.evaluation import calibration_groups, decision_curve
-from pathology.survival.model import fit_model, make_model
+from pathology.survival.metrics import calibration_groups, decision_curve
+from pathology.survival.models.base import fit_model
+from pathology.survival.models.cox import CoxModel, hazard_ratios
+from pathology.survival.models.registry import make_model
 from pathology.survival.nomogram import make_nomogram
 from pathology.survival.outcome import Outcome
 from pathology.survival.plots import (
@@ -21,9 +24,8 @@ from pathology.survival.plots import (
     draw_forest,
     draw_kaplan_meier,
     draw_nomogram,
-    save_picture,
 )
-from pathology.survival.report import comparison_sections, write_report
+from pathology.survival.report import comparison_sections
 
 
 @pytest.fixture(scope="module")

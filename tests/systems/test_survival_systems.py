@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathology.survival.bhambhvani import BhambhvaniNetwork
 from pathology.survival.crossvalidation import CrossValidationSettings, cross_validate, score_predictions
+from pathology.survival.models.bhambhvani import BhambhvaniNetwork
 from pathology.survival.outcome import Outcome
-from pathology.systems import bhambhvani_2021, han_2018, ryu_2020, williams_2021
+from pathology.systems.survival import bhambhvani_2021, han_2018, ryu_2020, williams_2021
 
 
 @pytest.mark.parametrize("system", [bhambhvani_2021, han_2018, ryu_2020])

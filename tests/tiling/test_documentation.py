@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import write_section
-from pathology.slide.tile_encoding import TileEncoding
+from pathology.slide.readers.tile_encoding import TileEncoding
 from pathology.tiling import store
 from pathology.tiling.plan import LeftOutPatches
 from pathology.tiling.stored_tile_codec import CODEC_NAME, StoredTileCodec

@@ -3,10 +3,10 @@
 import numpy as np
 
 from pathology.settings import QualitySettings
-from pathology.slide.artefacts import Artefacts
-from pathology.slide.focus import FocusMap
-from pathology.slide.quality import ARTEFACTS, SlideQuality
-from pathology.slide.tissue import Glass, LeftOut, TissueMask
+from pathology.slide.tissue.artefacts import Artefacts
+from pathology.slide.tissue.detect import Glass, LeftOut, TissueMask
+from pathology.slide.tissue.focus import FocusMap
+from pathology.slide.tissue.quality import ARTEFACTS, SlideQuality
 from pathology.tiling.quality_share import QualityShares, spoilt
 
 

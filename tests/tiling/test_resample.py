@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.transform import resize
 
-from pathology.slide.reader import Rect
+from pathology.slide.readers.base import Rect
 from pathology.testing.array_reader import ArrayReader
 from pathology.tiling.resample import choose_scaling, read_scaled
 

@@ -112,8 +112,8 @@ def test_parts_are_disjoint_and_complete(stores):
 
 
 def test_targets_and_transforms(stores):
-    patches = PatchStore.open(stores[0]).to_torch(
-        target=lambda store, patch: patch % 2, transform=lambda pixels: torch.tensor(float(pixels.mean()))
+    patches = ShuffledPatches(
+        stores[:1], target=lambda store, patch: patch % 2, transform=lambda pixels: torch.tensor(float(pixels.mean()))
     )
     pixels, targets = next(iter(DataLoader(patches, batch_size=16)))
     assert pixels.shape == targets.shape == (16,)

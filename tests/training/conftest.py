@@ -3,14 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pathology.evaluation.labels import LabelledSlide, LabelledSlides
 from pathology.settings import GridSettings
 from pathology.testing.array_reader import ArrayReader
 from pathology.tiling.blocks import BlockReader
 from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.plan import plan_tiles
 from pathology.tiling.store import PatchStore
-from pathology.training.slide_labels import LabelledSlide, LabelledSlides
-from pathology.training.slide_patches import SlidePatches
+from pathology.training.classifier.patches import SlidePatches
 
 
 def _four_slides(folder: Path, *, side: int, across: int, down: int) -> SlidePatches:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pathology.outputs.results_folder import open_results
+from pathology.outputs.results.results_folder import open_results
 from pathology.testing.constructed_results import SQUARE_CELLS
 
 WIDE, NARROW = (1440, 900), (420, 860)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pathology.outputs.detection_file import write_detections
+from pathology.outputs.results.detection_file import write_detections
 from pathology.testing.constructed_results import random_detections, write_constructed_results
 
 MILLION = 1_000_000
@@ -14,7 +14,7 @@ MILLION = 1_000_000
 MEASURED = r"""
 import re, sys
 from pathlib import Path
-from pathology.outputs.results_folder import open_results
+from pathology.outputs.results.results_folder import open_results
 folder, path = Path(sys.argv[1]), Path(sys.argv[2])
 slide = open_results(folder)["square"]
 {work}
@@ -23,8 +23,8 @@ assert peak < 2**20, f"{{peak / 2**10:.0f}} MiB"
 """
 
 EXPORT = """
-from pathology.outputs.annotations import detection_features
-from pathology.outputs.geojson import write_geojson
+from pathology.outputs.export.annotations import detection_features
+from pathology.outputs.export.geojson import write_geojson
 assert write_geojson(path, detection_features(slide.detections)) == 1_000_000
 """
 

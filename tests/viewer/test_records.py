@@ -6,8 +6,8 @@ import pytest
 
 from pathology.errors import StoreError
 from pathology.patient.pages import write_folder
+from pathology.patient.patient_summary import plain_text
 from pathology.patient.record import SlideSummary, build_records
-from pathology.patient.words import plain_text
 from pathology.viewer.batch import Batch
 from pathology.viewer.records import PatientPages
 from pathology.viewer.server import ViewerServer

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pathology.outputs.detection_file import DECISIONS
-from pathology.outputs.results_folder import open_results
+from pathology.outputs.results.detection_file import DECISIONS
+from pathology.outputs.results.results_folder import open_results
 from pathology.viewer.batch import Batch
 from pathology.viewer.server import ViewerServer
 

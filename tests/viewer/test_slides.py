@@ -3,7 +3,7 @@
 import pytest
 
 from pathology.errors import SlideNotFoundError
-from pathology.outputs.results_folder import open_results
+from pathology.outputs.results.results_folder import open_results
 from pathology.testing.constructed_results import write_constructed_results
 from pathology.viewer.slides import OpenSlides
 

@@ -178,7 +178,7 @@ def test_complete_jpeg_replaces_wrong_markers(tmp_path):
     """A tile that says YCbCr although it is RGB, as some scanners write."""
     import imagecodecs
 
-    from pathology.slide.tile_encoding import TileEncoding
+    from pathology.slide.readers.tile_encoding import TileEncoding
 
     pixels = picture(400, 512)[:256, 256:]
     right = imagecodecs.jpeg8_encode(pixels, level=95, colorspace="RGB", outcolorspace="RGB", subsampling=(1, 1))

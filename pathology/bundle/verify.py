@@ -1,0 +1,210 @@
+"""Checks of a bundle, from its card to the output of its network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pathology.bundle.card import CARD_NAME, read_card
+from pathology.bundle.catalogue import Bundle, find_bundle_folder, open_bundle
+from pathology.errors import BundleError, PathologyError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+__all__ = ["Check", "verify_bundle"]
+
+
+_GLASS: Final = (240, 255)
+"""Grey values of empty glass, of 255: as scanners give it, and white."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified.
+
+    Attributes
+    ----------
+    what : str
+        What was looked at.
+    error : PathologyError or None
+        ``None`` if it holds.
+    found : str
+        What was seen, such as the hash.
+    """
+
+    what: str
+    error: PathologyError | None = None
+    found: str = ""
+
+
+def verify_bundle(model: str | Path) -> list[Check]:
+    """Check a bundle from card to output; everything after the first failure is left out.
+
+    In this order: the card's schema; that the folder bears the bundle's name; the weights' hash; that the network
+    can be built and the weights fit it by name and shape; the number of learnable parameters; the files that trust
+    and learned aggregators rest on; the files of the network in 8-bit integers, if it has one; that one blank patch
+    gives one finite number per class, or of a detector boxes with confidences, none of which counts on empty glass, and
+    others where there is something to see.
+
+    Parameters
+    ----------
+    model
+        As for :func:`load_bundle`.
+
+    Returns
+    -------
+    list of Check
+        The last one carries the error, if there is one.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no such bundle.
+    """
+    directory = find_bundle_folder(model)
+    bundle: Bundle | None = None
+    network: nn.Module | None = None
+
+    def card_is_valid() -> str:
+        return f"{read_card(directory / CARD_NAME).name}"
+
+    def folder_is_named() -> str:
+        name = read_card(directory / CARD_NAME).name
+        if directory.name != name:
+            raise BundleError(
+                f"name: the card says {name!r}, the folder is called {directory.name!r}",
+                where=directory,
+                remedy=f"Rename the folder to {name}",
+            )
+        return name
+
+    def weights_are_the_cards() -> str:
+        nonlocal bundle
+        bundle = open_bundle(directory)
+        return f"SHA-256 {bundle.card.weights_sha256[:12]}…"
+
+    def weights_fit() -> str:
+        nonlocal network
+        assert bundle is not None
+        network = bundle.network()
+        return bundle.card.architecture
+
+    def parameters_agree() -> str:
+        assert bundle is not None
+        assert network is not None
+        found = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        if found != bundle.card.parameters:
+            raise BundleError(
+                f"parameters: the card says {bundle.card.parameters:,}, the network has {found:,}",
+                where=directory / CARD_NAME,
+                remedy="Correct the card",
+            )
+        return f"{found:,}"
+
+    def trust_is_the_cards() -> str:
+        assert bundle is not None
+        domain = bundle.domain()
+        for aggregator in bundle.card.aggregators:
+            bundle.aggregator(aggregator.name)
+        return "none" if domain is None else f"{domain.centres.shape[1]} features"
+
+    def int8_is_the_cards() -> str:
+        assert bundle is not None
+        int8 = bundle.card.int8
+        bundle.int8()
+        return "none" if int8 is None else f"SHA-256 {int8.constants_sha256[:12]}…"
+
+    def boxes_are_boxes(detector: nn.Module, blank: Tensor) -> str:
+        import torch
+
+        network: Any = detector
+        if not hasattr(network, "candidates"):
+            raise BundleError(
+                "task: this network gives no boxes", where=directory / CARD_NAME, remedy="Correct the card"
+            )
+        with torch.inference_mode():
+            rows = network.candidates(blank)
+            classes = network.decode(network(blank), blank.shape[-1]).shape[-1] - 4
+        assert bundle is not None
+        if classes != len(bundle.card.classes):
+            raise BundleError(
+                f"classes: the card names {len(bundle.card.classes)}, the network tells {classes} apart",
+                where=directory / CARD_NAME,
+            )
+        if not bool(torch.isfinite(rows).all()) or not bool(((rows[..., 4] >= 0) & (rows[..., 4] <= 1)).all()):
+            raise BundleError("the weights give boxes that are none for a blank patch", where=directory)
+        nothing_on_glass(network)
+        return f"{rows.shape[1]} places, {bundle.card.patch} px at {bundle.card.mpp:g} µm/px"
+
+    def nothing_on_glass(detector: Any) -> None:  # noqa: ANN401 - one of several networks with candidates
+        """Refuse weights that do not look at the picture, and a threshold that glass exceeds."""
+        import torch
+
+        assert bundle is not None
+        card = bundle.card
+        assert card.detection is not None
+        side = (3, card.patch, card.patch)
+        noise = torch.rand(side, generator=torch.Generator().manual_seed(0))
+        pictures = torch.stack([torch.full(side, shade / 255) for shade in _GLASS] + [noise])
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in card.normalisation.model_dump().values())
+        with torch.inference_mode():
+            rows = detector.candidates((pictures - mean) / std)
+        if torch.equal(rows[0], rows[-1]):
+            raise BundleError(
+                "the weights give the same boxes for noise as for glass: they look at nothing",
+                where=directory,
+                remedy="Copy the bundle again, whole, or train again",
+            )
+        surest = rows[: len(_GLASS), :, 4].max()
+        # As the engines do, by the card's calibration of the confidence (Platt 1999).
+        slope, intercept = (float(card.calibration.get(n, d)) for n, d in (("slope", 1.0), ("intercept", 0.0)))
+        score = float(torch.sigmoid(slope * torch.logit(surest, eps=1e-6) + intercept))
+        if score >= card.detection.threshold:
+            raise BundleError(
+                f"on empty glass it finds what counts: score {score:.2f}, threshold {card.detection.threshold:g}",
+                where=directory,
+                remedy="Train longer, or correct detection.threshold in the card",
+            )
+
+    def outputs_agree() -> str:
+        import torch
+
+        assert bundle is not None
+        assert network is not None
+        card = bundle.card
+        blank = torch.zeros(1, 3, card.patch, card.patch)
+        if card.task == "detection":
+            return boxes_are_boxes(network, blank)
+        with torch.inference_mode():
+            logits = network(blank)
+        if tuple(logits.shape) != (1, len(card.classes)):
+            raise BundleError(
+                f"classes: the card names {len(card.classes)}, the network gives {tuple(logits.shape)[1:]} per patch",
+                where=directory / CARD_NAME,
+            )
+        if not bool(torch.isfinite(logits).all()):
+            raise BundleError("the weights give no finite number for a blank patch", where=directory)
+        return f"{len(card.classes)} classes, {card.patch} px at {card.mpp:g} µm/px"
+
+    steps: list[tuple[str, Callable[[], str]]] = [
+        ("the card is valid", card_is_valid),
+        ("the folder bears the model's name", folder_is_named),
+        ("the weights are the card's", weights_are_the_cards),
+        ("the weights fit the network", weights_fit),
+        ("the number of parameters is the card's", parameters_agree),
+        ("what trust rests on is the card's", trust_is_the_cards),
+        ("the network in 8-bit integers is the card's", int8_is_the_cards),
+        ("a blank patch gives what the card says", outputs_agree),
+    ]
+    checks: list[Check] = []
+    for what, step in steps:
+        try:
+            checks.append(Check(what, found=step()))
+        except PathologyError as error:
+            checks.append(Check(what, error=error))
+            break
+    return checks

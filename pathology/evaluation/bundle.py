@@ -1,0 +1,227 @@
+"""A bundle on labelled slides, scored exactly as ``pathology score`` scores them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from pathology.atomic_files import write_text
+from pathology.bundle.catalogue import Bundle
+from pathology.bundle.export import EVALUATION_NAME
+from pathology.errors import InputTableError, SlideError, UsageError
+from pathology.evaluation.classifier import Evaluation, SlideFinding, evaluate_slides
+from pathology.evaluation.labels import LabelledSlides, read_labels
+from pathology.evaluation.report import evaluation_pictures, write_evaluation_report
+from pathology.findings.pooling_rules import RULES
+from pathology.findings.slide_result import SlideResult
+from pathology.outputs.results.slide_folder import PREDICTIONS
+from pathology.progress import Progress
+from pathology.reports.page import Cell, Section, Table
+from pathology.scoring.batch import score
+from pathology.scoring.select import SlideEntry
+from pathology.settings import ScoreSettings
+from pathology.stats.intervals import wilson
+
+__all__ = ["BundleEvaluation", "evaluate_bundle", "internal_evaluation", "write_bundle_evaluation"]
+
+
+@dataclass(frozen=True, eq=False)
+class BundleEvaluation:
+    """What was measured.
+
+    Attributes
+    ----------
+    evaluations
+        The bundle's own evaluation first, where it has one in this form, then the new one.
+    findings
+        The slides.
+    labelled
+        Their labels and further columns.
+    sections
+        For the page: what the model declined to answer.
+    rule
+        How patches became a slide, as :func:`pathology.evaluation.classifier.slide_scores` names it.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    findings: tuple[SlideFinding, ...]
+    labelled: LabelledSlides
+    sections: tuple[Section, ...]
+    rule: str
+
+
+def internal_evaluation(bundle: Bundle) -> Evaluation | None:
+    """Return the figures that a training wrote beside the bundle's card; ``None`` where it has none."""
+    path = bundle.directory / EVALUATION_NAME
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return Evaluation.model_validate(record["internal"]) if "internal" in record else None
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    slides: Sequence[SlideEntry],
+    labels: Path,
+    out: Path,
+    *,
+    name: str = "external",
+    data: str = "slides of the user's own",
+    settings: ScoreSettings | None = None,
+    mpp: float | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> BundleEvaluation:
+    """Score labelled slides with a bundle, measure, and write tables, pictures and a page.
+
+    Parameters
+    ----------
+    bundle
+        A classifier.
+    slides, labels
+        The slides that are there and their table of labels.
+    out
+        Folder for the page; scores go into ``out/scores`` and are taken up again.
+    name, data
+        What the evaluation is called, and which slides these are.
+    settings
+        How slides are scored.
+    mpp, workers, device, progress
+        As in :func:`pathology.scoring.batch.score`.
+
+    Returns
+    -------
+    BundleEvaluation
+        The new evaluation beside the bundle's own.
+
+    Raises
+    ------
+    UsageError
+        If the bundle is a detector.
+    InputTableError
+        If the labels do not fit the slides or the bundle's classes.
+    SlideError
+        If a slide cannot be scored.
+    """
+    card = bundle.card
+    if card.task != "classification":
+        raise UsageError(f"{card.name} is a detector", remedy="Evaluate a classifier")
+    own = internal_evaluation(bundle)
+    if own is not None and own.name == name:
+        raise UsageError(f"the bundle's own evaluation is called {name!r}", remedy="Give another --name")
+    labelled = read_labels(labels, slides, card.classes)
+    aggregator = (settings or ScoreSettings()).aggregator
+    manifest = out / "slides.csv"
+    _write_manifest(manifest, labelled)
+    batch = score(
+        [manifest],
+        str(bundle.directory),
+        out / "scores",
+        settings=settings,
+        mpp=mpp,
+        workers=workers,
+        device=device,
+        progress=progress,
+    )
+    if batch.failed:
+        first = batch.failed[0]
+        raise SlideError(
+            f"{len(batch.failed)} slides could not be scored, the first is {first.slide_id}: {first.error}",
+            where=out / "scores",
+            remedy="Mend them or leave them out of the table of labels; the same command again goes on",
+        )
+    results = {slide.slide_id: _result(out, slide.slide_id) for slide in labelled.slides}
+    findings = tuple(
+        SlideFinding(
+            slide.slide_id,
+            slide.patient_id,
+            slide.label,
+            _patches(out, slide.slide_id),
+            np.array([found.probability for found in results[slide.slide_id].classes]),
+        )
+        for slide in labelled.slides
+    )
+    # Thresholds hold for the aggregator they were fitted for.
+    rule = aggregator if aggregator in RULES else "model"
+    fitted_for = card.trust.aggregator if card.trust is not None else "mean"
+    evaluation = evaluate_slides(
+        findings,
+        card.classes,
+        name=name,
+        data=data,
+        thresholds=card.calibration.get("thresholds") if aggregator == fitted_for else None,
+        threshold_rule=rule,
+    )
+    sections = (_declined(labelled, results),)
+    write_text(out / "evaluation.json", evaluation.model_dump_json(indent=1))
+    shown = (own, evaluation) if own is not None and own.classes == card.classes else (evaluation,)
+    return BundleEvaluation(shown, findings, labelled, sections, rule)
+
+
+def write_bundle_evaluation(
+    found: BundleEvaluation, bundle: Bundle, out: Path, *, extra: Sequence[Section] = (), warnings: Sequence[str] = ()
+) -> Path:
+    """Write pictures and page of an evaluation; return the page."""
+    page = out / "report.html"
+    write_evaluation_report(
+        page,
+        f"Evaluation of {bundle.card.name} {bundle.card.version}",
+        found.evaluations,
+        evaluation_pictures(
+            out / "pictures",
+            found.evaluations[-1],
+            found.findings,
+            rule=found.rule,
+            temperature=bundle.card.calibration.get("temperature"),
+        ),
+        rule=found.rule,
+        extra=[*found.sections, *extra],
+        warnings=warnings,
+    )
+    return page
+
+
+def _write_manifest(path: Path, labelled: LabelledSlides) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "slide_id", "patient_id", "mpp"])
+        table.writerows([s.path.resolve(), s.slide_id, s.patient_id, s.mpp or ""] for s in labelled.slides)
+
+
+def _result(out: Path, slide_id: str) -> SlideResult:
+    path = out / "scores" / "slides" / slide_id / "slide.json"
+    return SlideResult.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def _patches(out: Path, slide_id: str) -> Any:  # noqa: ANN401 - a numpy array; zarr has no types for it
+    group = zarr.open_group(out / "scores" / "slides" / slide_id / PREDICTIONS, mode="r")
+    found = np.asarray(group["probabilities"][...])  # type: ignore[index]
+    if np.isnan(found).any(axis=1).all():
+        raise InputTableError(f"slide {slide_id} has no patch that could be read")
+    return found
+
+
+def _declined(labelled: LabelledSlides, results: dict[str, SlideResult]) -> Section:
+    """How often the model declined, and how often it was right where it did not."""
+    classes = labelled.classes
+    answered = [s for s in labelled.slides if not results[s.slide_id].abstained]
+    right = sum(results[s.slide_id].prediction == classes[s.label] for s in answered)
+    share = wilson(len(answered), len(labelled))
+    rows = [(Cell(value="slides answered"), Cell(value=str(share)))]
+    if answered:
+        rows.append((Cell(value="right among those"), Cell(value=str(wilson(right, len(answered))))))
+    return Section(
+        heading="Answers and abstentions",
+        text="A slide is declined where its prediction set holds more or fewer than one class, or where it is unlike"
+        " anything the model was trained on.",
+        table=Table(head=("", "share"), rows=tuple(rows)),
+    )

@@ -1,0 +1,67 @@
+"""Readers with and without aid, as a table: one row an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pathology.errors import InputTableError
+from pathology.stats.reader_study import ReaderStudy, reader_study
+
+__all__ = ["read_reader_study"]
+
+_COLUMNS = ("reader", "case", "truth", "unaided", "aided")
+
+
+def read_reader_study(path: Path, *, resamples: int = 2000, seed: int = 0) -> ReaderStudy:
+    """Compare readers' accuracy without and with aid.
+
+    Parameters
+    ----------
+    path
+        CSV with the columns ``reader``, ``case``, ``truth``, ``unaided`` and ``aided``: what each reader called each
+        case, without and with aid.
+    resamples, seed
+        Of the bootstrap over readers and cases.
+
+    Raises
+    ------
+    InputTableError
+        If a column or value is missing, a reader read a case twice or not at all, or a case has two truths.
+    UsageError
+        If there are fewer than two readers or cases.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputTableError(f"the table of readers cannot be read ({error})", where=path) from error
+    for column in _COLUMNS:
+        if column not in table:
+            raise InputTableError(
+                f"the table of readers has no column '{column}'", where=path, remedy=f"It needs {', '.join(_COLUMNS)}"
+            )
+        empty = np.flatnonzero(table[column].str.strip() == "")
+        if empty.size:
+            raise InputTableError(f"column '{column}' is empty", where=f"{path}, line {empty[0] + 2}")
+    doubled = table[table.duplicated(["reader", "case"])]
+    if len(doubled):
+        first = doubled.iloc[0]
+        raise InputTableError(f"reader {first['reader']} read case {first['case']} twice", where=path)
+    truths = table.groupby("case")["truth"].nunique()
+    if (truths > 1).any():
+        raise InputTableError(f"case {truths[truths > 1].index[0]} has two truths", where=path)
+    answers = table.set_index(["reader", "case"])
+    readers, cases = sorted(set(table["reader"])), sorted(set(table["case"]))
+    missing = next(((r, c) for r in readers for c in cases if (r, c) not in answers.index), None)
+    if missing is not None:
+        raise InputTableError(
+            f"reader {missing[0]} did not read case {missing[1]}",
+            where=path,
+            remedy="Leave out cases that not everybody read",
+        )
+    ordered = answers.loc[[(r, c) for r in readers for c in cases]]
+    shape = len(readers), len(cases)
+    unaided, aided = ((ordered[how] == ordered["truth"]).to_numpy().reshape(shape) for how in ("unaided", "aided"))
+    return reader_study(unaided, aided, resamples=resamples, seed=seed)

@@ -1,0 +1,74 @@
+"""The count of a slide's detections with people's decisions taken in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from pathology.findings.mitotic_count import HotspotCount, count_mitoses
+from pathology.findings.slide_detections import Decision, SlideDetections
+from pathology.settings import Settings
+
+__all__ = ["HOTSPOT_LIMIT", "DecidedCount", "count_decided"]
+
+HOTSPOT_LIMIT: Final = 20_000
+"""Counted detections up to which the hotspot is searched (2 s at that number, 40 ms at 2,000).  More than that on a
+slide are no mitoses, and their densest place means nothing."""
+
+
+class DecidedCount(Settings):
+    """Detections of a slide as they count now."""
+
+    detections: int
+    """All, whatever their score."""
+    total: int
+    """Those that count."""
+    accepted: int
+    """Accepted by somebody."""
+    rejected: int
+    """Rejected by somebody."""
+    tissue_mm2: float | None
+    """Tissue searched."""
+    per_mm2: float | None
+    """Mean density over the tissue; ``None`` where its area is not known."""
+    hotspot: HotspotCount | None
+    """Its members are rows of ``detections.parquet``.  ``None`` without any that count, without a scale, or above
+    :data:`HOTSPOT_LIMIT`."""
+
+
+def count_decided(
+    detections: SlideDetections,
+    decisions: Mapping[int, Decision] | None = None,
+    *,
+    mpp: float | None,
+    tissue_mm2: float | None,
+) -> DecidedCount:
+    """Count a slide's detections.
+
+    Parameters
+    ----------
+    detections, decisions
+        Of the slide.
+    mpp
+        Micrometres per level-0 pixel.
+    tissue_mm2
+        Tissue searched.
+    """
+    decisions = decisions or {}
+    rows = np.flatnonzero(detections.counted(decisions))
+    hotspot = None
+    if mpp is not None and 0 < len(rows) <= HOTSPOT_LIMIT:
+        found = count_mitoses(detections.found.centres[rows], mpp, window=detections.header.window).hotspot
+        assert found is not None
+        hotspot = found.model_copy(update={"members": tuple(int(rows[member]) for member in found.members)})
+    return DecidedCount(
+        detections=len(detections),
+        total=len(rows),
+        accepted=sum(decision.verdict == "accepted" for decision in decisions.values()),
+        rejected=sum(decision.verdict == "rejected" for decision in decisions.values()),
+        tissue_mm2=tissue_mm2,
+        per_mm2=len(rows) / tissue_mm2 if tissue_mm2 else None,
+        hotspot=hotspot,
+    )

@@ -1,0 +1,149 @@
+"""Detections of a slide and what reviewers decided about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pathology.errors import UsageError
+from pathology.findings.detections import Detections
+from pathology.findings.hotspot import HotspotWindow
+from pathology.settings import Settings
+
+__all__ = ["Decision", "DetectionClass", "DetectionHeader", "SlideDetections", "Verdict"]
+
+
+class DetectionClass(Settings):
+    """One kind of object that a detector finds."""
+
+    name: str
+    """As on the model card, such as ``mitosis``."""
+    colour: str
+    """Display colour ``#rrggbb``."""
+    counted: bool = True
+    """Whether it goes into the count; look-alikes do not."""
+
+
+class DetectionHeader(Settings):
+    """What the detections of a slide are."""
+
+    slide_id: str
+    fingerprint: str | None = None
+    """Of the slide."""
+    model: str
+    """``name version`` of the detector."""
+    model_sha256: str
+    """SHA-256 of its weights."""
+    classes: Annotated[tuple[DetectionClass, ...], Field(min_length=1)]
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    """Score from which on a detection counts without anybody's decision."""
+    window: HotspotWindow = HotspotWindow()
+    """The window of the hotspot."""
+
+
+@dataclass(frozen=True)
+class SlideDetections:
+    """All detections of a slide.
+
+    Attributes
+    ----------
+    header
+        What they are.
+    found
+        Boxes and scores.
+    kinds
+        ``(N,)`` uint8: index of each detection's class in ``header.classes``.
+    """
+
+    header: DetectionHeader
+    found: Detections
+    kinds: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.kinds.shape != (len(self.found),):
+            raise UsageError(f"kinds: expected ({len(self.found)},), got {self.kinds.shape}")
+        if len(self.kinds) and int(self.kinds.max()) >= len(self.header.classes):
+            raise UsageError(f"kinds: there are only {len(self.header.classes)} classes, got {int(self.kinds.max())}")
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    @cached_property
+    def identity(self) -> str:
+        """32 hexadecimal digits that change when any box, score, class or the model changes."""
+        digest = hashlib.sha256(self.header.model_dump_json().encode())
+        for values, kind in ((self.found.boxes, "<f4"), (self.found.scores, "<f4"), (self.kinds, "u1")):
+            digest.update(np.ascontiguousarray(values, kind).data)
+        return digest.hexdigest()[:32]
+
+    def uuid(self, row: int) -> str:
+        """Return the UUID under which a detection is exported; :meth:`row_of` leads back."""
+        # Version 8: custom content (RFC 9562).
+        digits = f"{self.identity[:12]}8{self.identity[13:16]}8{row:015x}"
+        return "-".join(digits[a:b] for a, b in ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32)))
+
+    def row_of(self, uuid: str) -> int | None:
+        """Return the row that was exported under a UUID, ``None`` if it is none of these detections."""
+        digits = uuid.replace("-", "").lower()
+        try:
+            row = int(digits[17:], 16)
+        except ValueError:
+            return None
+        return row if row < len(self) and self.uuid(row).replace("-", "") == digits else None
+
+    def counted(self, decisions: Mapping[int, Decision] | None = None) -> NDArray[np.bool_]:
+        """Tell which detections count.
+
+        A detection of a counted class counts if somebody accepted it, or if its score is at least the threshold
+        and nobody rejected it.
+
+        Parameters
+        ----------
+        decisions
+            By row.
+        """
+        included = np.array([c.counted for c in self.header.classes])
+        result: NDArray[np.bool_] = included[self.kinds] & (self.found.scores >= np.float32(self.header.threshold))
+        for row, decision in (decisions or {}).items():
+            result[row] = decision.verdict == "accepted"
+        return result
+
+
+class Decision(Settings):
+    """What somebody decided about one detection."""
+
+    row: Annotated[int, Field(ge=0)]
+    """Row in ``detections.parquet``, from 0."""
+    verdict: Verdict
+    x: float
+    """Centre of the box, level-0 pixels."""
+    y: float
+    """Centre of the box, level-0 pixels."""
+    at: str
+    """When, ISO 8601."""
+
+    @classmethod
+    def on(cls, detections: SlideDetections, row: int, verdict: Verdict) -> Decision:
+        """Decide now.
+
+        Raises
+        ------
+        UsageError
+            If there is no such detection.
+        """
+        if not 0 <= row < len(detections):
+            raise UsageError(f"there is no detection {row}; there are {len(detections)}")
+        left, top, right, bottom = detections.found.boxes[row].tolist()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(row=row, verdict=verdict, x=(left + right) / 2, y=(top + bottom) / 2, at=now)
+
+
+Verdict = Literal["accepted", "rejected"]

@@ -1,0 +1,180 @@
+"""Detectors as engines: uint8 windows in, a fixed number of boxes per window out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import batched_nms, box_convert
+
+from pathology.inference.engines.base import BOXES_PER_PATCH
+from pathology.networks.darknet import Darknet
+from pathology.networks.ultralytics_detectors import UltralyticsDetector
+
+__all__ = ["DetectorNetwork", "PatchDetector", "WindowDetector", "calibrated", "strongest_boxes"]
+
+DetectorNetwork = Darknet | UltralyticsDetector
+"""Networks that give boxes."""
+
+MOST_BOXES = 64
+"""Boxes kept of a window.  A window of 416 pixels at 0.25 µm (0.011 mm²) holds a dozen mitoses at most."""
+
+
+def strongest_boxes(decoded: Tensor, *, floor: float, iou: float = 0.4, most: int = MOST_BOXES) -> Tensor:
+    """Choose the surest boxes of each window.
+
+    Parameters
+    ----------
+    decoded
+        ``(B, N, 4 + C)`` centre x, centre y, width, height and confidences, as a detector's ``decode`` gives them.
+    floor
+        Smallest confidence kept.
+    iou
+        Boxes that overlap a surer one of the same window by more are dropped.
+    most
+        Boxes kept of a window.
+
+    Returns
+    -------
+    Tensor
+        ``(B, most, 5)`` left, top, right, bottom in window pixels and confidence, by falling confidence; rows
+        without a box are 0.
+    """
+    count = len(decoded)
+    # Every mitosis is claimed by several anchors; a network that claims more than this claims everything.
+    confidence, anchor = decoded[..., 4:].amax(dim=-1).topk(min(4 * most, decoded.shape[1]), dim=1)
+    window, place = torch.nonzero(confidence >= floor, as_tuple=True)
+    boxes = box_convert(decoded[window, anchor[window, place], :4], "cxcywh", "xyxy")
+    scores = confidence[window, place]
+    kept = batched_nms(boxes, scores, window, iou)
+    # Surest first within each window; batched_nms gives them surest first over all.
+    kept = kept[window[kept].argsort(stable=True)]
+    window, boxes, scores = window[kept], boxes[kept], scores[kept]
+    first = torch.searchsorted(window, torch.arange(count, device=window.device))
+    rank = torch.arange(len(window), device=window.device) - first[window]
+    result = torch.zeros((count, most, 5), device=decoded.device)
+    fitting = rank < most
+    result[window[fitting], rank[fitting]] = torch.cat([boxes, scores[:, None]], dim=1)[fitting]
+    return result
+
+
+def calibrated(confidence: Tensor, calibration: tuple[float, float]) -> Tensor:
+    """Return ``sigmoid(slope logit(confidence) + intercept)`` (Platt 1999), for ``(slope, intercept)``."""
+    slope, intercept = calibration
+    return torch.sigmoid(slope * torch.logit(confidence, eps=1e-6) + intercept)
+
+
+class WindowDetector:
+    """Runs a detector over windows.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    device
+        Where it runs.
+    batch_size
+        Windows at once.
+    floor
+        Smallest confidence kept.
+    calibration
+        Slope and intercept on the logit of the confidence (Platt 1999); (1, 0) leaves it as it is.
+    """
+
+    def __init__(
+        self,
+        network: DetectorNetwork,
+        *,
+        device: torch.device,
+        batch_size: int = 8,
+        floor: float = 0.05,
+        calibration: tuple[float, float] = (1.0, 0.0),
+    ) -> None:
+        self.device, self.batch_size, self.floor, self.calibration = device, batch_size, floor, calibration
+        self._network = network
+
+    def detect(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Find boxes.
+
+        Parameters
+        ----------
+        windows
+            ``(B, H, W, 3)`` uint8 RGB; H and W multiples of 32.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(B, 64, 5)`` float32; see :func:`strongest_boxes`.  The confidences are calibrated.
+        """
+        parts = [np.empty((0, MOST_BOXES, 5), np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(windows), self.batch_size):
+                part = np.ascontiguousarray(windows[start : start + self.batch_size])
+                pixels = torch.from_numpy(part).to(self.device).permute(0, 3, 1, 2).float() / 255
+                decoded = self._network.decode(self._network(pixels), pixels.shape[-1])
+                if self.calibration != (1.0, 0.0):
+                    decoded = torch.cat([decoded[..., :4], calibrated(decoded[..., 4:], self.calibration)], dim=-1)
+                parts.append(strongest_boxes(decoded, floor=self.floor).cpu().numpy())
+        return np.concatenate(parts)
+
+
+class PatchDetector(nn.Module):
+    """A detector with its input scaling, its calibration and a choice of its boxes built in, of fixed output size.
+
+    Every engine runs it as it runs a classifier; what it gives for a patch is ``BOXES_PER_PATCH`` boxes of five
+    numbers.  Boxes that mean one object are joined later, over all patches at once.
+
+    Parameters
+    ----------
+    network
+        One class or several; the surest class counts.
+    mean, std
+        Per channel, of values scaled to 0..1.
+    floor
+        Smallest score kept.
+    calibration
+        Slope and intercept on the logit of the confidence (Platt 1999); (1, 0) leaves it as it is.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        network: DetectorNetwork,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        floor: float,
+        calibration: tuple[float, float] = (1.0, 0.0),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.floor = floor
+        self.calibration = calibration
+        deviation = torch.tensor(std).view(1, 3, 1, 1)
+        self.register_buffer("scale", 1 / (255 * deviation))
+        self.register_buffer("shift", -torch.tensor(mean).view(1, 3, 1, 1) / deviation)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Turn ``(B, H, W, 3)`` uint8 patches into boxes.
+
+        Returns
+        -------
+        Tensor
+            ``(B, BOXES_PER_PATCH * 5)`` float32: left, top, right, bottom in patch pixels and score, by falling
+            score; zeros where there are fewer boxes.
+        """
+        pixels = patches.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
+        rows = self.network.candidates(pixels)
+        confidence, place = rows[..., 4].topk(min(BOXES_PER_PATCH, rows.shape[1]), dim=1)
+        rows = rows.gather(1, place[..., None].expand(-1, -1, 5))
+        if self.calibration != (1.0, 0.0):
+            # A box that its neighbourhood outdid has no confidence, and gets none.
+            confidence = torch.where(confidence > 0, calibrated(confidence, self.calibration), 0.0)
+        half = rows[..., 2:4] / 2
+        result = torch.cat([rows[..., :2] - half, rows[..., :2] + half, confidence[..., None]], dim=-1)
+        result = torch.where((confidence >= self.floor)[..., None], result, 0.0)
+        missing = BOXES_PER_PATCH - result.shape[1]
+        return functional.pad(result, (0, 0, 0, missing)).flatten(1)

@@ -1,0 +1,217 @@
+"""Workers: processes of this machine, a Dask cluster that is already running, or jobs of a SLURM cluster.
+
+Local workers are started as programs of their own (``python -m distributed.cli.dask_worker``), not forked from
+the caller, so a script needs no ``if __name__ == "__main__"`` guard and a native crash takes down one worker
+only; its nanny starts it again.
+
+A worker that holds a GPU says so by a Dask resource, ``dask worker --resources GPU=1``, one process a GPU; where any
+worker does, patches are predicted by those alone, and the others find tissue and write reports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+from distributed import Client, LocalCluster
+
+from pathology.errors import PathologyError, UsageError
+from pathology.inference.workers.settings import DASK_SETTINGS, TASKS_AT_ONCE, THREADS, exported_settings
+
+if TYPE_CHECKING:
+    from pathology.inference.workers.slurm import SlurmSettings
+
+__all__ = ["Workers", "connect", "default_workers"]
+
+
+_GPU = "GPU"
+"""Dask resource of a worker that holds a GPU."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A connected cluster.
+
+    Attributes
+    ----------
+    client
+        The Dask client.
+    slots
+        Tasks that run at once over all workers.
+    dashboard
+        Address of the Dask dashboard, if it runs.
+    predicting
+        Dask resources that predicting blocks asks for.
+    """
+
+    client: Client
+    slots: int
+    dashboard: str | None
+    predicting: Mapping[str, float] = field(default_factory=dict)
+
+
+def _gpus(device: str | None) -> int:
+    """Return how many GPUs this machine's workers may share out among them."""
+    # Asking torch costs seconds; where there is no driver there is nothing to ask.
+    if device in (None, "cuda") and any(
+        Path(driver).exists() for driver in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+    ):
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.device_count()
+    return 0
+
+
+def default_workers(device: str | None) -> int:
+    """Return the number of worker processes that suits this machine.
+
+    One a GPU; without a GPU one that uses every core, since a network's layers parallelise well and each process
+    holds a copy of the model.
+    """
+    return _gpus(device) or 1
+
+
+@contextlib.contextmanager
+def connect(
+    *,
+    workers: int,
+    scheduler: str | None = None,
+    slurm: SlurmSettings | None = None,
+    device: str | None = None,
+) -> Iterator[Workers]:
+    """Provide workers and take them down again.
+
+    Parameters
+    ----------
+    workers
+        Local processes to start; ignored with ``scheduler`` and ``slurm``.
+    scheduler
+        A running Dask scheduler: its address, such as ``tcp://host:8786``, or the file it wrote its address to
+        (``dask scheduler --scheduler-file FILE``).
+    slurm
+        SLURM jobs to start.
+    device
+        What local workers compute on; each gets a GPU of its own where there are several.
+
+    Raises
+    ------
+    UsageError
+        If the scheduler cannot be reached or has no workers, or SLURM refuses the jobs.
+    MissingDependencyError
+        If SLURM jobs are asked for and dask-jobqueue is not installed.
+    """
+    with dask.config.set(DASK_SETTINGS):
+        if scheduler is not None:
+            yield from _running(scheduler, device)
+        elif slurm is not None:
+            from pathology.inference.workers.slurm import slurm_cluster
+
+            with slurm_cluster(slurm) as cluster, Client(cluster, set_as_default=False) as client:
+                # A queue may be long; the first job begins, those that start later join it.
+                client.wait_for_workers(1)
+                predicting = {_GPU: 1 / TASKS_AT_ONCE} if slurm.gpus else {}
+                yield Workers(client, slurm.jobs * TASKS_AT_ONCE, _dashboard(cluster), predicting)
+        else:
+            yield from _local(workers, _gpus(device))
+
+
+def _running(scheduler: str, device: str | None) -> Iterator[Workers]:
+    from_file = Path(scheduler).suffix == ".json"
+    try:
+        if from_file:
+            client = Client(scheduler_file=scheduler, timeout="30s", set_as_default=False)
+        else:
+            client = Client(scheduler, timeout="30s", set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UsageError(
+            "no Dask scheduler answers", where=scheduler, remedy="Start one with: dask scheduler"
+        ) from error
+    with client:
+        threads = client.nthreads()
+        if not threads:
+            raise UsageError(
+                "the Dask scheduler has no workers", where=scheduler, remedy="Start some with: dask worker ADDRESS"
+            )
+        described = client.scheduler_info(n_workers=-1)["workers"].values()
+        held = [worker.get("resources", {}).get(_GPU, 0) for worker in described if device != "cpu"]
+        predicting = {_GPU: 1 / TASKS_AT_ONCE} if any(held) else {}
+        slots = round(sum(held)) * TASKS_AT_ONCE if any(held) else sum(threads.values())
+        yield Workers(client, slots, client.dashboard_link or None, predicting)
+
+
+def _local(workers: int, gpus: int) -> Iterator[Workers]:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with (
+        tempfile.TemporaryDirectory(prefix="pathology-") as scratch,
+        LocalCluster(
+            n_workers=0,
+            host="127.0.0.1",
+            scheduler_port=0,
+            dashboard_address="127.0.0.1:0",
+            processes=True,
+            silence_logs=50,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        for number in range(workers):
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter, no outside input
+                _worker_command(cluster.scheduler_address, number, scratch),
+                env=_worker_environment(threads, number % gpus if gpus > 1 else None),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=False,
+            )
+            stack.callback(_stop, process)
+        try:
+            client.wait_for_workers(workers, timeout=120)
+        except TimeoutError as error:
+            raise PathologyError(
+                "the worker processes did not start within two minutes", remedy="Run: pathology doctor"
+            ) from error
+        try:
+            yield Workers(client, workers * TASKS_AT_ONCE, _dashboard(cluster))
+        finally:
+            with contextlib.suppress(Exception):  # they are ended below in any case
+                client.retire_workers(close_workers=True)
+
+
+def _dashboard(cluster: Any) -> str | None:  # noqa: ANN401 - whichever kind of Dask cluster
+    return str(cluster.dashboard_link) if find_spec("bokeh") else None
+
+
+def _worker_command(address: str, number: int, scratch: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "distributed.cli.dask_worker", address),
+        *("--name", str(number), "--nworkers", "1", "--nthreads", str(TASKS_AT_ONCE), "--host", "127.0.0.1"),
+        *("--no-dashboard", "--local-directory", scratch, "--death-timeout", "60", "--memory-limit", "auto"),
+    ]
+
+
+def _worker_environment(threads: int, gpu: int | None) -> dict[str, str]:
+    environment = {**os.environ, **exported_settings(), THREADS: str(threads)}
+    if gpu is not None:
+        # Numbers given by the caller stay the caller's: the GPU of this number among those it may see.
+        seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        environment["CUDA_VISIBLE_DEVICES"] = seen[gpu] if seen else str(gpu)
+    return environment
+
+
+def _stop(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,145 @@
+"""Workers as jobs of a SLURM cluster, through dask-jobqueue."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from pathology.errors import InputTableError, MissingDependencyError, UsageError
+from pathology.inference.workers.settings import TASKS_AT_ONCE, THREADS, exported_settings
+from pathology.settings import Settings
+
+__all__ = ["SlurmSettings", "read_slurm_settings", "slurm_cluster"]
+
+
+class SlurmSettings(Settings):
+    """What each worker's job asks of SLURM.  One job is one worker process."""
+
+    jobs: Annotated[int, Field(ge=1)] = 1
+    """Jobs to keep running; one that ends, is preempted or killed is submitted again."""
+    cores: Annotated[int, Field(ge=1)] = 8
+    """Cores of a job."""
+    memory: str = "32GB"
+    """Memory of a job, such as ``32GB``."""
+    walltime: str = "08:00:00"
+    """Longest time of a job, hours:minutes:seconds."""
+    gpus: Annotated[int, Field(ge=0, le=1)] = 0
+    """1 gives each job a GPU of its own."""
+    partition: str | None = None
+    """SLURM partition; the cluster's default without."""
+    account: str | None = None
+    """Whom the time is charged to."""
+    interface: str | None = None
+    """Network interface on which jobs reach the scheduler, such as ``ib0``; the usual one without."""
+    directives: tuple[str, ...] = ()
+    """Further ``#SBATCH`` options, such as ``--exclude=node7``."""
+    prologue: tuple[str, ...] = ()
+    """Shell lines before the worker starts, such as ``module load cuda``."""
+    logs: Path | None = None
+    """Folder for the jobs' output; without it goes where SLURM puts it."""
+
+
+def read_slurm_settings(path: Path) -> SlurmSettings:
+    """Read a YAML file with the fields of :class:`SlurmSettings`.
+
+    Raises
+    ------
+    InputTableError
+        If the file cannot be read or a field is unknown or out of range.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputTableError(
+            f"the SLURM settings cannot be read ({str(error).splitlines()[0]})", where=path
+        ) from error
+    try:
+        return SlurmSettings.model_validate(given or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "the file"
+        known = ", ".join(SlurmSettings.model_fields)
+        raise InputTableError(f"{name}: {first['msg']}", where=path, remedy=f"The fields are: {known}") from error
+
+
+@contextmanager
+def slurm_cluster(settings: SlurmSettings) -> Iterator[Any]:
+    """Start jobs and end them again.
+
+    Parameters
+    ----------
+    settings
+        What each job asks for.
+
+    Yields
+    ------
+    dask_jobqueue.SLURMCluster
+        Its scheduler runs in this process; jobs must be able to reach this machine.
+
+    Raises
+    ------
+    MissingDependencyError
+        If dask-jobqueue or SLURM's commands are not installed.
+    UsageError
+        If SLURM refuses a job.
+    """
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise MissingDependencyError(
+            "SLURM jobs need dask-jobqueue", remedy="Install it with: pip install 'sarcoma-pathology[cluster]'"
+        ) from error
+    if shutil.which("sbatch") is None:
+        raise MissingDependencyError(
+            "SLURM's command sbatch is not here", remedy="Run this on a machine from which jobs can be submitted"
+        )
+    exports = {**exported_settings(), THREADS: str(settings.cores)}
+    directives = [*settings.directives, *(["--gres=gpu:1"] if settings.gpus else [])]
+    cluster: Any = SLURMCluster(
+        queue=settings.partition,
+        account=settings.account,
+        walltime=settings.walltime,
+        cores=TASKS_AT_ONCE,
+        job_cpu=settings.cores,
+        processes=1,
+        memory=settings.memory,
+        interface=settings.interface,
+        python=shlex.quote(sys.executable),
+        job_extra_directives=directives,
+        job_script_prologue=[
+            *settings.prologue,
+            *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+        ],
+        worker_extra_args=["--no-dashboard", *(["--resources", "GPU=1"] if settings.gpus else [])],
+        log_directory=str(settings.logs) if settings.logs is not None else None,
+        scheduler_options={"port": 0, "dashboard_address": ":0"},
+    )
+    with cluster:
+        _require_acceptance(cluster.job_script())
+        cluster.adapt(minimum_jobs=settings.jobs, maximum_jobs=settings.jobs)
+        yield cluster
+
+
+def _require_acceptance(script: str) -> None:
+    """Ask SLURM whether it would take a job, since a refusal later would only show as nothing happening."""
+    asked = subprocess.run(
+        ["sbatch", "--test-only"],  # noqa: S607 - where sbatch lies is the cluster's affair
+        input=script,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode:
+        raise UsageError(
+            f"SLURM refuses the jobs ({(asked.stderr.strip() or 'no reason given').splitlines()[-1]})",
+            remedy="Check partition, account, cores, memory and walltime in the file given with --slurm",
+        )

@@ -1,0 +1,235 @@
+"""What was found on a slide, as objects for QuPath: where each class leads, tissue, hotspot, detections, patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.errors import UsageError
+from pathology.findings.hotspot import Hotspot, HotspotWindow
+from pathology.findings.mitotic_count import HotspotCount
+from pathology.findings.slide_detections import Decision, SlideDetections
+from pathology.findings.slide_result import SlideResult
+from pathology.outputs.export.geojson import Feature, rectangle
+from pathology.outputs.figures.heatmap import Heatmap
+from pathology.outputs.figures.palette import hex_to_rgb
+from pathology.outputs.figures.polygons import outlines, ring_area
+
+__all__ = [
+    "CANDIDATE",
+    "REJECTED",
+    "class_features",
+    "decided",
+    "detection_features",
+    "hotspot_feature",
+    "patch_features",
+    "tissue_features",
+]
+
+CANDIDATE = "candidate"
+"""Class of a detection below the threshold, about which nobody decided."""
+
+REJECTED = "rejected"
+"""Class of a detection that somebody rejected; giving a detection this class in QuPath rejects it."""
+
+_CANDIDATE_COLOUR = (240, 228, 66)
+_GREY = (120, 120, 120)
+
+
+def class_features(result: SlideResult, heatmap: Heatmap) -> Iterator[Feature]:
+    """Yield one annotation for each class that leads anywhere, along the edges of the map's cells.
+
+    Measurements: the class's mean probability there, its area in mm² and the number of cells.
+    """
+    leading = heatmap.leading()
+    colours = {finding.name: hex_to_rgb(finding.colour) for finding in result.classes}
+    for index, name in enumerate(heatmap.classes):
+        where = leading == index
+        if not where.any():
+            continue
+        measurements = {
+            "Mean probability": float(heatmap.values[index][where].mean()),
+            "Cells": float(where.sum()),
+        }
+        if result.mpp is not None:
+            measurements["Cell area mm^2"] = float(where.sum()) * (heatmap.stride * result.mpp / 1000) ** 2
+        yield Feature(
+            tuple(outlines(where, origin=heatmap.origin, cell=(heatmap.stride, heatmap.stride))),
+            classification=name,
+            colour=colours.get(name),
+            name=name,
+            measurements=measurements,
+            locked=True,
+        )
+
+
+def tissue_features(mask: NDArray[np.bool_], dimensions: tuple[int, int], mpp: float | None) -> Iterator[Feature]:
+    """Yield one annotation a piece of tissue, along the edges of the mask's pixels.
+
+    Parameters
+    ----------
+    mask
+        ``(rows, columns)`` bool over the whole slide.
+    dimensions
+        ``(width, height)`` of the slide in level-0 pixels.
+    mpp
+        Micrometres per level-0 pixel, for the area.
+    """
+    cell = dimensions[0] / mask.shape[1], dimensions[1] / mask.shape[0]
+    for number, polygon in enumerate(outlines(mask, cell=cell), 1):
+        area = sum(ring_area(ring) for ring in polygon)  # holes run the other way round
+        yield Feature(
+            (polygon,),
+            classification="tissue",
+            colour=_GREY,
+            name=f"tissue {number}",
+            measurements={} if mpp is None else {"Area mm^2": area * (mpp / 1000) ** 2},
+            locked=True,
+        )
+
+
+def hotspot_feature(count: HotspotCount) -> Feature:
+    """Return the hotspot as an annotation with its count, density and 95 % interval."""
+    shape = "rectangle" if count.shape == "rectangle" else "circle"
+    window = HotspotWindow(shape=shape, area_mm2=count.area_mm2, aspect=count.half_width / count.half_height)
+    ring = Hotspot(window, count.x, count.y, count.half_width, count.half_height, count.members).outline()
+    low, high = count.per_mm2_interval
+    return Feature(
+        ((ring,),),
+        classification="hotspot",
+        colour=(213, 94, 0),
+        name=f"hotspot: {count.count} in {count.area_mm2:g} mm²",
+        measurements={
+            "Count": float(count.count),
+            "Per mm^2": count.per_mm2,
+            "Per mm^2, 95 % CI low": low,
+            "Per mm^2, 95 % CI high": high,
+            "Area mm^2": count.area_mm2,
+        },
+        locked=True,
+    )
+
+
+def detection_features(
+    detections: SlideDetections, decisions: Mapping[int, Decision] | None = None
+) -> Iterator[Feature]:
+    """Yield every detection as a box, one at a time.
+
+    Its class says what it counts as: the detector's class if it is counted (or of a class that never is),
+    ``candidate`` if its score is below the threshold, ``rejected`` if somebody rejected it.  Its UUID leads back to
+    its row, so that :func:`decided` can tell what was changed in QuPath.
+    """
+    decisions = decisions or {}
+    colours = {kind.name: hex_to_rgb(kind.colour) for kind in detections.header.classes}
+    places = _rows(detections.found.boxes)
+    scores = detections.found.scores
+    for row, (place, name) in enumerate(zip(places, _names(detections, decisions), strict=True)):
+        yield Feature(
+            (rectangle(*place),),
+            kind="detection",
+            classification=name,
+            colour=colours.get(name, _CANDIDATE_COLOUR if name == CANDIDATE else _GREY),
+            measurements={"Score": round(float(scores[row]), 6)},
+            identity=detections.uuid(row),
+        )
+
+
+def _names(detections: SlideDetections, decisions: Mapping[int, Decision]) -> Iterator[str]:
+    """Yield the class under which each detection is exported."""
+    kinds = detections.header.classes
+    for row, (kind, counts) in enumerate(zip(detections.kinds, detections.counted(decisions), strict=True)):
+        decision = decisions.get(row)
+        if counts:
+            yield kinds[kind].name if kinds[kind].counted else _counted_name(detections)
+        elif decision is not None:
+            yield REJECTED
+        else:
+            yield CANDIDATE if kinds[kind].counted else kinds[kind].name
+
+
+def _counted_name(detections: SlideDetections) -> str:
+    """Return what a look-alike becomes that somebody accepted: the first class that is counted."""
+    return next((kind.name for kind in detections.header.classes if kind.counted), CANDIDATE)
+
+
+def _rows(values: NDArray[np.float32], size: int = 4096) -> Iterator[list[float]]:
+    # Python's own numbers are made for some thousand rows at a time: for a million at once they would take 200 MB.
+    for start in range(0, len(values), size):
+        yield from values[start : start + size].astype(np.float64).tolist()
+
+
+def patch_features(
+    coords: NDArray[np.int32],
+    probabilities: NDArray[np.float32],
+    extent: float,
+    classes: tuple[str, ...],
+    colours: tuple[str, ...],
+) -> Iterator[Feature]:
+    """Yield every scored patch as a tile with its class probabilities.
+
+    Parameters
+    ----------
+    coords, probabilities
+        ``(N, 2)`` level-0 corners and ``(N, C)`` probabilities; rows of NaN are passed over.
+    extent
+        Side of a patch in level-0 pixels.
+    classes, colours
+        Names, and ``#rrggbb``.
+    """
+    rgb = [hex_to_rgb(colour) for colour in colours]
+    names = [f"Probability: {name}" for name in classes]
+    for (x, y), scores in zip(_rows(coords.astype(np.float32)), _rows(probabilities), strict=True):
+        if any(score != score for score in scores):
+            continue
+        leading = max(range(len(scores)), key=scores.__getitem__)
+        yield Feature(
+            (rectangle(x, y, x + extent, y + extent),),
+            kind="tile",
+            classification=classes[leading],
+            colour=rgb[leading],
+            measurements={name: round(score, 6) for name, score in zip(names, scores, strict=True)},
+        )
+
+
+def decided(
+    features: Iterable[Feature], detections: SlideDetections, earlier: Mapping[int, Decision] | None = None
+) -> dict[int, Decision]:
+    """Turn detections edited in QuPath into decisions.
+
+    A detection whose class is as it was exported keeps its decision, or has none.  One that was given a counted class
+    (``mitosis``) is accepted; one that was given any other class, such as ``rejected``, or was deleted, is rejected.
+
+    Parameters
+    ----------
+    features
+        All detections as QuPath exported them.
+    detections
+        What was exported.
+    earlier
+        Decisions at the time of the export, by row.
+
+    Raises
+    ------
+    UsageError
+        If the file has none of these detections: then it belongs to another slide or model.
+    """
+    earlier = earlier or {}
+    found: dict[int, str | None] = {}
+    for feature in features:
+        row = detections.row_of(feature.identity or "")
+        if row is not None:
+            found[row] = feature.classification
+    if not found and len(detections):
+        raise UsageError(
+            "the file holds none of this slide's detections",
+            remedy="Export all objects of the same slide from QuPath, as GeoJSON",
+        )
+    counted = {kind.name for kind in detections.header.classes if kind.counted}
+    result = dict(earlier)
+    for row, then in enumerate(_names(detections, earlier)):
+        now = found.get(row, REJECTED)
+        if now != then:
+            result[row] = Decision.on(detections, row, "accepted" if now in counted else "rejected")
+    return result

@@ -1,0 +1,139 @@
+"""Detections as a table to decide in: a CSV file for a spreadsheet, and the decisions read back from it.
+
+=======================  ==============================================================================
+``id``                   names the detection; must stay as it is
+``number``               row of ``detections.parquet``, from 1, by falling score
+``class``, ``score``     what the detector says
+``x``, ``y``             centre in level-0 pixels
+``in_hotspot``           ``yes`` if it counts in the hotspot, at the time of writing
+``decision``             empty, ``accepted`` or ``rejected``: the column to edit
+=======================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pathology.atomic_files import write_text
+from pathology.errors import InputTableError
+from pathology.findings.reviewed_count import count_decided
+from pathology.findings.slide_detections import Decision, SlideDetections, Verdict
+
+__all__ = ["COLUMNS", "read_detection_table", "write_detection_table"]
+
+COLUMNS: Final = ("id", "number", "class", "score", "x", "y", "in_hotspot", "decision")
+
+_WORDS: Final[Mapping[str, Verdict | None]] = {
+    "": None,
+    "accepted": "accepted",
+    "accept": "accepted",
+    "rejected": "rejected",
+    "reject": "rejected",
+}
+
+
+def write_detection_table(
+    path: Path, detections: SlideDetections, decisions: Mapping[int, Decision], *, mpp: float | None
+) -> None:
+    """Write the table.
+
+    Parameters
+    ----------
+    path
+        The CSV file.
+    detections, decisions
+        Of the slide.
+    mpp
+        Micrometres per level-0 pixel; without it no hotspot is known.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    hotspot = count_decided(detections, decisions, mpp=mpp, tissue_mm2=None).hotspot
+    members = set(hotspot.members) if hotspot is not None else set()
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row, ((x, y), score, kind) in enumerate(
+        zip(detections.found.centres.tolist(), detections.found.scores.tolist(), detections.kinds.tolist(), strict=True)
+    ):
+        decision = decisions[row].verdict if row in decisions else ""
+        place = "yes" if row in members else ""
+        name = detections.header.classes[kind].name
+        writer.writerow((detections.uuid(row), row + 1, name, f"{score:.4f}", f"{x:.1f}", f"{y:.1f}", place, decision))
+    write_text(path, stream.getvalue())
+
+
+def read_detection_table(
+    path: Path, detections: SlideDetections, earlier: Mapping[int, Decision] | None = None
+) -> dict[int, Decision]:
+    """Read decisions back from an edited table.
+
+    What a spreadsheet does to a table is borne: other separators (semicolon, tab), a byte order mark, other cases,
+    columns in another order, further columns, rows left out.  A detection without a row keeps its decision.
+
+    Parameters
+    ----------
+    path
+        The CSV file.
+    detections
+        Of the same slide.
+    earlier
+        Decisions so far, by row; one that stays as it was keeps its time.
+
+    Returns
+    -------
+    dict
+        Decisions by row.
+
+    Raises
+    ------
+    InputTableError
+        If a column is missing, a row is of another slide or named twice, or a decision is none; the message names the
+        line.  Nothing is taken from such a table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputTableError(
+            f"the table cannot be read ({error})", where=path, remedy="Save it as CSV, UTF-8"
+        ) from error
+    heading = text.partition("\n")[0]
+    separator = max(",;\t", key=heading.count)
+    reader = csv.DictReader(io.StringIO(text), delimiter=separator)
+    names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+    for column in ("id", "decision"):
+        if column not in names:
+            raise InputTableError(
+                f"the table has no column {column!r}", where=path, remedy="Edit the table that was exported"
+            )
+    result = dict(earlier or {})
+    lines: dict[int, int] = {}
+    for record in reader:
+        line = reader.line_num
+        identity = (record[names["id"]] or "").strip()
+        word = (record[names["decision"]] or "").strip().lower()
+        if not identity and not word:
+            continue
+        row = detections.row_of(identity)
+        if row is None:
+            raise InputTableError(f"line {line}: {identity!r} is no detection of this slide", where=path)
+        if row in lines:
+            raise InputTableError(f"lines {lines[row]} and {line} are the same detection", where=path)
+        lines[row] = line
+        if word not in _WORDS:
+            raise InputTableError(
+                f"line {line}: {word!r} is no decision", where=path, remedy="Write accepted, rejected, or nothing"
+            )
+        verdict = _WORDS[word]
+        if verdict is None:
+            result.pop(row, None)
+        elif row not in result or result[row].verdict != verdict:
+            result[row] = Decision.on(detections, row, verdict)
+    return result

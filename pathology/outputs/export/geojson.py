@@ -1,0 +1,287 @@
+"""GeoJSON as QuPath (0.4 and later) writes and reads it, streamed both ways.
+
+A file is one ``FeatureCollection``.  Each feature has an ``id`` (a UUID), a ``geometry`` in level-0 pixels with the
+origin at the top left, and ``properties``: ``objectType`` (``annotation``, ``detection`` or ``tile``),
+``classification`` (``name`` and ``color``), ``name``, ``isLocked`` and ``measurements`` (a map from names to numbers),
+named as in QuPath's ``QuPathTypeAdapters``.  Files of QuPath 0.2 and 0.3, with measurements as a list and other names,
+are read too.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.atomic_files import replacing
+from pathology.errors import StoreError
+from pathology.outputs.figures.polygons import Polygon
+
+__all__ = ["Feature", "ObjectType", "read_geojson", "rectangle", "write_geojson"]
+
+ObjectType = Literal["annotation", "detection", "tile"]
+
+_TYPES: Final[Mapping[str, ObjectType]] = {
+    "annotation": "annotation",
+    "detection": "detection",
+    "cell": "detection",
+    "tile": "tile",
+    "PathAnnotationObject": "annotation",
+    "PathDetectionObject": "detection",
+    "PathCellObject": "detection",
+    "PathTileObject": "tile",
+}
+"""QuPath's names of object types, of today and (as ids) of version 0.2."""
+
+_CHUNK: Final = 2**20
+"""Bytes read, or features' characters gathered before writing, at once."""
+
+_LARGEST_FEATURE: Final = 2**28
+"""Characters of one feature beyond which a file is refused rather than read into memory."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One object on a slide.
+
+    Attributes
+    ----------
+    polygons
+        Outer ring and holes of each part, in level-0 pixels.  One part is written as ``Polygon``, several as
+        ``MultiPolygon``.
+    kind
+        ``annotation`` (drawn areas, editable), ``detection`` (light-weight, many) or ``tile``.
+    classification
+        Class name; ``None``: none.
+    colour
+        ``(red, green, blue)``, 0 to 255, of the class.
+    name
+        Shown beside an annotation.
+    measurements
+        Name (with unit) to value.
+    identity
+        UUID as text; ``None``: the file gets none.
+    locked
+        Whether QuPath refuses to move it.
+    """
+
+    polygons: tuple[Polygon, ...]
+    kind: ObjectType = "annotation"
+    classification: str | None = None
+    colour: tuple[int, int, int] | None = None
+    name: str | None = None
+    measurements: Mapping[str, float] = field(default_factory=dict)
+    identity: str | None = None
+    locked: bool = False
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> Polygon:
+    """Return an axis-parallel rectangle as a polygon, clockwise on the screen."""
+    return (np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], np.float64),)
+
+
+def write_geojson(path: Path, features: Iterable[Feature]) -> int:
+    """Write features one after the other, whole or not at all; memory does not grow with their number.
+
+    Returns
+    -------
+    int
+        How many were written.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    count = 0
+    with replacing(path) as aside, aside.open("x", encoding="utf-8", newline="\n", buffering=_CHUNK) as file:
+        file.write('{"type":"FeatureCollection","features":[')
+        for feature in features:
+            file.write(",\n" if count else "\n")
+            file.write(_encoded(feature))
+            count += 1
+        file.write("\n]}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def _encoded(feature: Feature) -> str:
+    parts = [_rings(polygon) for polygon in feature.polygons]
+    kind, coordinates = ("Polygon", parts[0]) if len(parts) == 1 else ("MultiPolygon", f"[{','.join(parts)}]")
+    properties: dict[str, Any] = {"objectType": feature.kind}
+    if feature.name is not None:
+        properties["name"] = feature.name
+    if feature.classification is not None:
+        properties["classification"] = {"name": feature.classification}
+        if feature.colour is not None:
+            properties["classification"]["color"] = list(feature.colour)
+    if feature.locked:
+        properties["isLocked"] = True
+    if feature.measurements:
+        # JSON knows no NaN; QuPath shows a missing measurement as one.
+        properties["measurements"] = {n: v for n, v in feature.measurements.items() if math.isfinite(v)}
+    identity = "" if feature.identity is None else f'"id":{json.dumps(feature.identity)},'
+    return (
+        f'{{"type":"Feature",{identity}"geometry":{{"type":"{kind}","coordinates":{coordinates}}},'
+        f'"properties":{json.dumps(properties, ensure_ascii=False, separators=(",", ":"))}}}'
+    )
+
+
+def _rings(polygon: Polygon) -> str:
+    return f"[{','.join(_ring(ring) for ring in polygon)}]"
+
+
+def _ring(ring: NDArray[np.float64]) -> str:
+    # To 1/1000 pixel, far below what anybody can draw; whole numbers stay whole.
+    return f"[{','.join(f'[{_number(x)},{_number(y)}]' for x, y in ring.tolist())}]"
+
+
+def _number(value: float) -> str:
+    # A value within 1/1000 of a whole number must lose its point too: "900." is no JSON number.
+    return str(int(value)) if value.is_integer() else f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+def read_geojson(path: Path) -> Iterator[Feature]:
+    """Yield the features of a file that this package or QuPath wrote, one at a time.
+
+    Polygons and multipolygons are read; points, lines and objects without a shape are passed over, since areas and
+    detections have none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    StoreError
+        If it is no GeoJSON, or ends early.
+    """
+    with path.open("rb") as file:
+        for number, entry in enumerate(_entries(file, path)):
+            try:
+                feature = _decoded(entry)
+            except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+                raise StoreError(f"feature {number + 1} is no GeoJSON feature ({error})", where=path) from error
+            if feature is not None:
+                yield feature
+
+
+def _entries(file: BinaryIO, path: Path) -> Iterator[Any]:
+    """Yield the elements of the file's list of features: the file is one, or an object that has one."""
+    decoder, text = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8-sig")()
+    buffer, place, ended = "", 0, False
+
+    def more() -> bool:
+        nonlocal buffer, place, ended
+        if ended:
+            return False
+        data = file.read(_CHUNK)
+        ended = not data
+        buffer = buffer[place:] + text.decode(data, final=ended)
+        place = 0
+        if len(buffer) > _LARGEST_FEATURE:
+            raise StoreError("one feature of this file is larger than any area drawn on a slide", where=path)
+        return True
+
+    def skip(signs: str) -> str:
+        """Move past blanks and the given signs; return the sign that follows, empty at the end."""
+        nonlocal place
+        while True:
+            while place < len(buffer) and buffer[place] in signs:
+                place += 1
+            if place < len(buffer):
+                return buffer[place]
+            if not more():
+                return ""
+
+    def value() -> Any:  # noqa: ANN401 - any JSON value
+        nonlocal place
+        while True:
+            try:
+                found, end = decoder.raw_decode(buffer, place)
+            except ValueError:
+                if more():
+                    continue
+                raise StoreError("this is no GeoJSON file, or it ends early", where=path) from None
+            # A number at the buffer's end may go on in the next chunk; anything else is closed by its own sign.
+            if end < len(buffer) or ended or not isinstance(found, (int, float)):
+                place = end
+                return found
+            more()
+
+    blanks = " \t\r\n"
+    try:
+        first = skip(blanks)
+        if first == "{":
+            place += 1
+            while True:
+                sign = skip(blanks + ",")
+                if sign != '"':
+                    raise StoreError("this file holds no list of features", where=path)
+                name = value()
+                if skip(blanks) != ":":
+                    raise StoreError("this is no GeoJSON file, or it ends early", where=path)
+                place += 1
+                opens = skip(blanks)
+                if name == "features" and opens == "[":
+                    break
+                content = value()
+                if name == "type" and content == "Feature":
+                    raise StoreError(
+                        "this file is a single feature, not a collection",
+                        where=path,
+                        remedy="Export it from QuPath as a FeatureCollection",
+                    )
+        elif first != "[":
+            raise StoreError("this is no GeoJSON file", where=path)
+        place += 1
+        while (sign := skip(blanks + ",")) != "]":
+            if not sign:
+                raise StoreError("this GeoJSON file ends early", where=path, remedy="Export it again")
+            yield value()
+    except UnicodeDecodeError as error:
+        raise StoreError("this is no text in UTF-8", where=path) from error
+
+
+def _decoded(entry: Mapping[str, Any]) -> Feature | None:
+    geometry = entry.get("geometry")
+    if not geometry or geometry["type"] not in ("Polygon", "MultiPolygon"):
+        return None
+    parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    polygons = tuple(tuple(np.array(ring, np.float64)[:, :2] for ring in part) for part in parts)
+    properties = entry.get("properties") or {}
+    stated = properties.get("objectType") or properties.get("object_type") or entry.get("id")
+    identity = entry.get("id")
+    classification = properties.get("classification") or {}
+    measurements = properties.get("measurements") or {}
+    if isinstance(measurements, list):
+        measurements = {m["name"]: m["value"] for m in measurements}
+    return Feature(
+        polygons,
+        kind=_TYPES.get(str(stated), "annotation"),
+        classification=classification.get("name") or ": ".join(classification.get("names", [])) or None,
+        colour=_colour(classification),
+        name=properties.get("name"),
+        measurements={str(n): float(v) for n, v in measurements.items() if v is not None},
+        identity=None if identity is None or identity in _TYPES else str(identity),
+        locked=bool(properties.get("isLocked", properties.get("is_locked", False))),
+    )
+
+
+def _colour(classification: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    colour = classification.get("color")
+    if isinstance(colour, list):
+        red, green, blue = (int(v) for v in colour)
+        return red, green, blue
+    packed = classification.get("colorRGB", colour)
+    if packed is None:
+        return None
+    value = int(packed) & 0xFFFFFF  # QuPath 0.3 packs alpha, red, green and blue into a signed number
+    return value >> 16, value >> 8 & 255, value & 255

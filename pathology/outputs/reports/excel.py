@@ -1,0 +1,180 @@
+"""``results.xlsx``: one row a slide, each column headed with its unit and explained on a second sheet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pathology.atomic_files import replacing
+from pathology.errors import MissingDependencyError
+from pathology.findings.slide_result import SlideResult
+from pathology.formatting import MPP_SOURCES, RESEARCH_USE_ONLY, valid_text
+
+__all__ = ["write_excel"]
+
+_ILLEGAL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""Control characters, which XML cannot hold."""
+_LONGEST: Final = 32_767
+"""Characters a cell can hold."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    unit: str
+    meaning: str
+    value: Callable[[SlideResult], str | float | int | None]
+    form: str = "General"
+    width: float = 12
+
+    @property
+    def heading(self) -> str:
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+def _columns(results: Sequence[SlideResult]) -> list[_Column]:
+    classes = list(dict.fromkeys(finding.name for result in results for finding in result.classes))
+    columns = [
+        _Column("Slide", "", "Name of the slide", lambda r: r.slide_id, width=32),
+        _Column("Patient", "", "Patient the slide belongs to", lambda r: r.patient_id, width=16),
+        _Column("Status", "", "scored or failed", lambda r: r.status),
+        _Column("Prediction", "", "Class with the highest probability", lambda r: r.prediction, width=22),
+        _Column("Abstained", "", "Whether the model declined to predict", lambda r: "yes" if r.abstained else "no"),
+        _Column(
+            "Why not", "", "Why it failed or abstained", lambda r: r.error or r.abstained_because or None, width=50
+        ),
+    ]
+    for name in classes:
+        columns += _of_class(name)
+    columns += [
+        _Column("Tissue", "mm²", "Area of tissue", lambda r: r.tissue_mm2, "0.00"),
+        _Column("Mitoses", "count", "Mitotic figures on the whole slide", _mitoses("total"), "0"),
+        _Column("Mitoses per tissue", "1/mm²", "Mean density over all tissue", _mitoses("overall_per_mm2"), "0.00"),
+        _Column("Mitoses in hotspot", "count", "Mitotic figures in the densest window", _hotspot("count"), "0"),
+        _Column("Hotspot area", "mm²", "Area of that window", _hotspot("area_mm2"), "0.000"),
+        _Column("Hotspot density", "1/mm²", "Mitotic figures per area in that window", _hotspot("per_mm2"), "0.00"),
+        _Column("Patches", "count", "Patches scored", lambda r: r.patches, "0"),
+        _Column("Patches left out", "count", "Unreadable or spoilt patches", lambda r: r.masked_patches, "0"),
+        _Column(
+            "Unreadable tiles", "count", "Stored tiles that could not be decoded", lambda r: r.unreadable_tiles, "0"
+        ),
+        _Column("Scale", "µm/px", "Size of a level-0 pixel", lambda r: r.mpp, "0.0000"),
+        _Column(
+            "Scale from",
+            "",
+            "Where the scale came from",
+            lambda r: MPP_SOURCES.get(r.mpp_source or "", r.mpp_source),
+            width=24,
+        ),
+        _Column("Width", "px", "Of level 0", lambda r: r.width, "0"),
+        _Column("Height", "px", "Of level 0", lambda r: r.height, "0"),
+        _Column("Time", "s", "Wall time to score the slide", lambda r: r.seconds, "0.0"),
+        _Column("Model", "", "Name and version", lambda r: r.model, width=30),
+        _Column("Weights", "", "SHA-256 of the model's weights", lambda r: r.model_sha256, width=20),
+        _Column("Warnings", "", "What was noticed", lambda r: " | ".join(r.warnings) or None, width=40),
+        _Column("File", "", "Where the slide was", lambda r: r.path, width=50),
+    ]
+    # A column that no slide fills only makes the sheet wider.
+    always = {"Slide", "Status", "Prediction", "Abstained", "Why not"}
+    return [c for c in columns if c.name in always or any(c.value(r) is not None for r in results)]
+
+
+def _of_class(name: str) -> list[_Column]:
+    def field(attribute: str) -> Callable[[SlideResult], float | None]:
+        def value(result: SlideResult) -> float | None:
+            found = next((finding for finding in result.classes if finding.name == name), None)
+            return None if found is None else float(getattr(found, attribute))
+
+        return value
+
+    return [
+        _Column(f"Probability of {name}", "0 to 1", "Of the whole slide", field("probability"), "0.000", 14),
+        _Column(
+            f"Share of {name}", "0 to 1", "Of the scored tissue, where the class leads", field("share"), "0.000", 14
+        ),
+        _Column(f"Area of {name}", "mm²", "Of the scored tissue, where the class leads", field("area_mm2"), "0.00", 14),
+    ]
+
+
+def _mitoses(attribute: str) -> Callable[[SlideResult], Any]:
+    return lambda result: (result.extra.get("mitoses") or {}).get(attribute)
+
+
+def _hotspot(attribute: str) -> Callable[[SlideResult], Any]:
+    return lambda result: ((result.extra.get("mitoses") or {}).get("hotspot") or {}).get(attribute)
+
+
+def write_excel(path: Path, results: Sequence[SlideResult]) -> None:
+    """Write the sheet, whole or not at all; rows go to disk as they are made.
+
+    Text is written as text: a slide's name that begins with ``=`` is no formula.
+
+    Parameters
+    ----------
+    path
+        The file, ending in ``.xlsx``.
+    results
+        In the order of the rows.
+
+    Raises
+    ------
+    MissingDependencyError
+        If openpyxl is not installed.
+    OutputError
+        If the file cannot be written.
+    """
+    try:
+        from openpyxl import Workbook
+        from openpyxl.cell import WriteOnlyCell
+        from openpyxl.styles import Alignment, Font
+        from openpyxl.utils import get_column_letter
+    except ImportError as error:
+        raise MissingDependencyError(
+            "writing Excel needs openpyxl, which is not installed", remedy="pip install 'sarcoma-pathology[interop]'"
+        ) from error
+
+    columns = _columns(results)
+    bold, wrapped = Font(bold=True), Alignment(wrap_text=True, vertical="top")
+
+    def cell(sheet: Any, value: Any, form: str = "General") -> Any:  # noqa: ANN401 - openpyxl's own types
+        if isinstance(value, str):
+            made = WriteOnlyCell(sheet, value=_text(value))
+            made.data_type = "s"
+        else:
+            made = WriteOnlyCell(sheet, value=value)
+            made.number_format = form
+        return made
+
+    def heading(sheet: Any, words: str) -> Any:  # noqa: ANN401
+        made = cell(sheet, words)
+        made.font, made.alignment = bold, wrapped
+        return made
+
+    with replacing(path) as aside:
+        # Rows go to files of its own until it is saved, so nothing is begun where nothing can be saved.
+        book = Workbook(write_only=True)
+        slides = book.create_sheet("Slides")
+        slides.freeze_panes = "B2"
+        for number, column in enumerate(columns, 1):
+            slides.column_dimensions[get_column_letter(number)].width = column.width
+        slides.auto_filter.ref = f"A1:{get_column_letter(len(columns))}{len(results) + 1}"
+        slides.append([heading(slides, column.heading) for column in columns])
+        for result in results:
+            slides.append([cell(slides, column.value(result), column.form) for column in columns])
+
+        about = book.create_sheet("Columns")
+        for letter, width in (("A", 34), ("B", 12), ("C", 60)):
+            about.column_dimensions[letter].width = width
+        about.append([heading(about, words) for words in ("Column", "Unit", "Meaning")])
+        for column in columns:
+            about.append([cell(about, words) for words in (column.heading, column.unit, column.meaning)])
+        about.append([])
+        about.append([cell(about, RESEARCH_USE_ONLY)])
+        book.save(aside)
+
+
+def _text(value: str) -> str:
+    return _ILLEGAL.sub(" ", valid_text(value))[:_LONGEST]

@@ -1,0 +1,234 @@
+"""A slide report's part about mitoses: the count, its hotspot, the candidates, and what a grade still lacks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from pathology.findings.grading.assessment import MissingInputsError, MitosesInArea
+from pathology.findings.grading.fnclcc import grade_fnclcc, mitotic_cutoffs_per_mm2
+from pathology.findings.hotspot import Hotspot, HotspotWindow
+from pathology.findings.mitotic_count import FNCLCC_FIELD, MODERN_FIELD, HotspotCount
+from pathology.outputs.figures.thumbnail import jpeg
+from pathology.reports.html import data_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pathology.bundle.card import Card
+    from pathology.findings.slide_detections import SlideDetections
+    from pathology.findings.slide_result import SlideResult
+    from pathology.slide.readers.base import SlideReader
+
+__all__ = [
+    "GALLERY_MOST",
+    "Candidate",
+    "FalseAlarms",
+    "cut_gallery",
+    "false_alarms",
+    "hotspot_outline",
+    "mitosis_section",
+    "outlined",
+]
+
+GALLERY_MOST = 60
+"""Candidates shown at most; about 4 KB each."""
+_SIDE_UM = 32.0
+"""Side of a candidate's picture in µm: the figure and its neighbours."""
+_SIDE_PX = 96
+"""Side of a candidate's picture in pixels."""
+_FULL = 0.8
+"""Share of tissue below which a window's density is said to be diluted by glass, and is held against no simulation:
+the simulated windows hold nothing but tissue."""
+_LINE = (214, 39, 40)
+_FALSE_ALARMS = "false positives per mm²"
+"""The figure of a detector's card that says how often it finds mitoses where there are none."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One picture of the gallery.
+
+    Attributes
+    ----------
+    row
+        In ``detections.parquet``.
+    score
+        Of the detector.
+    pixels
+        ``(96, 96, 3)`` uint8 RGB.
+    """
+
+    row: int
+    score: float
+    pixels: NDArray[np.uint8]
+
+
+def cut_gallery(
+    reader: SlideReader, detections: SlideDetections, rows: Sequence[int], mpp: float, most: int = GALLERY_MOST
+) -> tuple[Candidate, ...]:
+    """Cut pictures of candidates out of the slide.
+
+    Parameters
+    ----------
+    reader
+        The slide.
+    detections
+        All of its detections.
+    rows
+        Those to show; the surest ``most`` of them are.
+    mpp
+        Micrometres per level-0 pixel.
+    most
+        Largest number of pictures.
+    """
+    side = max(8, round(_SIDE_UM / mpp))
+    chosen = sorted(rows, key=lambda row: (-float(detections.found.scores[row]), row))[:most]
+    centres = detections.found.centres
+    gallery = []
+    for row in chosen:
+        x, y = (round(float(v) - side / 2) for v in centres[row])
+        # Unreadable tiles come as white instead of ending the report.
+        region = Image.fromarray(reader.read_region(0, x, y, side, side).pixels)
+        shown = np.asarray(region.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS))
+        gallery.append(Candidate(row, float(detections.found.scores[row]), shown))
+    return tuple(gallery)
+
+
+def hotspot_outline(count: HotspotCount) -> NDArray[np.float64]:
+    """Return the hotspot's border as a closed polygon in level-0 pixels."""
+    window = HotspotWindow.model_validate(
+        {"shape": count.shape, "area_mm2": count.area_mm2, "aspect": count.half_width / count.half_height}
+    )
+    return Hotspot(window, count.x, count.y, count.half_width, count.half_height, ()).outline()
+
+
+def outlined(pixels: NDArray[np.uint8], outline: NDArray[np.float64], shrink: tuple[float, float]) -> NDArray[np.uint8]:
+    """Draw a polygon on a picture of the slide.
+
+    Parameters
+    ----------
+    pixels
+        ``(H, W, 3)`` uint8 RGB; not changed.
+    outline
+        ``(K, 2)`` level-0 pixels.
+    shrink
+        Level-0 pixels per pixel of the picture, across and down.
+    """
+    image = Image.fromarray(pixels)
+    points = [(float(x / shrink[0]), float(y / shrink[1])) for x, y in outline]
+    width = max(2, round(max(pixels.shape[:2]) / 250))
+    draw = ImageDraw.Draw(image)
+    # White under red: seen on glass, on tissue and on any heatmap.
+    draw.line(points, fill=(255, 255, 255), width=width * 2 + 1, joint="curve")
+    draw.line(points, fill=_LINE, width=width, joint="curve")
+    return np.asarray(image)
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """What a detector raises on tissue without mitoses.
+
+    Attributes
+    ----------
+    per_mm2, interval
+        Of the card.
+    data
+        What it was measured on.
+    here, here_interval
+        The same rate on the tissue of this slide: detections to expect without a single mitosis.
+    """
+
+    per_mm2: float
+    interval: tuple[float, float]
+    data: str
+    here: float
+    here_interval: tuple[float, float]
+
+
+def false_alarms(card: Card, tissue_mm2: float) -> FalseAlarms | None:
+    """Return what the card's rate of false alarms means for a slide; ``None`` where the card has no rate.
+
+    Parameters
+    ----------
+    card
+        The detector's.
+    tissue_mm2
+        Tissue that was searched.
+    """
+    figure = next((f for f in card.figures if f.metric == _FALSE_ALARMS and f.value is not None), None)
+    if figure is None:
+        return None
+    assert figure.value is not None
+    assert figure.interval is not None
+    low, high = figure.interval
+    return FalseAlarms(
+        figure.value,
+        figure.interval,
+        figure.data,
+        figure.value * tissue_mm2,
+        (low * tissue_mm2, high * tissue_mm2),
+    )
+
+
+def mitosis_section(result: SlideResult, card: Card, gallery: Sequence[Candidate] = ()) -> dict[str, Any] | None:
+    """Return what the report's template shows about mitoses; ``None`` if the model counts none.
+
+    Parameters
+    ----------
+    result
+        A slide scored by a detector has ``extra["mitoses"]``.
+    card
+        The detector's.
+    gallery
+        Pictures of the hotspot's candidates.
+    """
+    found = result.extra.get("mitoses")
+    if found is None:
+        return None
+    hotspot = None if found["hotspot"] is None else HotspotCount.model_validate(found["hotspot"])
+    low, high = mitotic_cutoffs_per_mm2()
+    return {
+        **found,
+        "hotspot": hotspot,
+        "fields": [] if hotspot is None else _fields(hotspot),
+        "distance_mm": None if hotspot is None or result.mpp is None else _place(hotspot, result.mpp),
+        "cutoffs": (low, high),
+        "sparse": hotspot is not None and hotspot.tissue_share is not None and 0 < hotspot.tissue_share < _FULL,
+        "missing": _missing(hotspot),
+        "learnt_from": [data.name for data in card.training_data],
+        "false_alarms": None if not result.tissue_mm2 else false_alarms(card, result.tissue_mm2),
+        "gallery": [
+            {"row": c.row, "score": c.score, "picture": data_uri(jpeg(c.pixels, quality=85), "image/jpeg")}
+            for c in gallery
+        ],
+    }
+
+
+def _fields(hotspot: HotspotCount) -> list[dict[str, Any]]:
+    areas = {convention.name: convention for convention in (FNCLCC_FIELD, MODERN_FIELD)}
+    return [
+        {"name": name, "count": count, "field_mm2": areas[name].field_mm2, "area_mm2": areas[name].area_mm2}
+        for name, count in hotspot.per_fields.items()
+        if name in areas
+    ]
+
+
+def _place(hotspot: HotspotCount, mpp: float) -> tuple[float, float]:
+    return hotspot.x * mpp / 1000, hotspot.y * mpp / 1000
+
+
+def _missing(hotspot: HotspotCount | None) -> tuple[str, ...]:
+    """Return what an FNCLCC grade still needs beside the mitoses."""
+    area = hotspot.area_mm2 if hotspot is not None else math.pi
+    count = hotspot.count if hotspot is not None else 0
+    try:
+        grade_fnclcc(mitoses=MitosesInArea(count=count, area_mm2=area, origin="model"))
+    except MissingInputsError as error:
+        return error.missing
+    raise AssertionError("a grade needs more than mitoses")

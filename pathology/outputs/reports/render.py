@@ -1,0 +1,28 @@
+"""Filling the templates of the slide's report and of the batch's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pathology.bundle.card_page import conformal_said, domain_said
+from pathology.reports.html import page_environment
+
+__all__ = ["render"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this folder; every value is escaped.
+
+    Parameters
+    ----------
+    template
+        File name in ``templates/``.
+    **values
+        What the template names; a missing one is an error.
+    """
+    environment = page_environment(_TEMPLATES)
+    environment.filters |= {"conformal_said": conformal_said, "domain_said": domain_said}
+    return environment.get_template(template).render(**values)

@@ -1,0 +1,293 @@
+"""A results folder, opened: the batch, and each slide's findings, maps and pictures as arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pathology.bundle.card import Card
+from pathology.errors import StoreError, UsageError
+from pathology.findings.slide_detections import Decision, SlideDetections
+from pathology.findings.slide_result import SlideResult
+from pathology.outputs.figures.heatmap import Heatmap
+from pathology.outputs.figures.overlay import LONGEST_SIDE, compose_overlay
+from pathology.outputs.figures.thumbnail import SlidePicture
+from pathology.outputs.results.detection_file import read_decisions, read_detections
+from pathology.outputs.results.slide_folder import CARD, read_heatmap
+
+__all__ = ["Results", "SlideFolder", "open_results"]
+
+
+@dataclass(frozen=True)
+class SlideFolder:
+    """One slide's results.
+
+    Attributes
+    ----------
+    folder
+        Where they are.
+    record
+        What was found; ``record.status`` is ``failed`` for a slide that could not be scored, and it then has
+        neither maps nor pictures.
+    """
+
+    folder: Path
+    record: SlideResult
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's name in the batch."""
+        return self.record.slide_id
+
+    @property
+    def made(self) -> datetime:
+        """When the record was written, in universal time."""
+        return datetime.fromtimestamp((self.folder / "slide.json").stat().st_mtime, UTC)
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """``(width, height)`` of the slide in level-0 pixels.
+
+        Raises
+        ------
+        StoreError
+            If the slide failed before they were known.
+        """
+        if self.record.width is None or self.record.height is None:
+            raise StoreError("the slide's size is not known, since it was not scored", where=self.folder)
+        return self.record.width, self.record.height
+
+    @cached_property
+    def card(self) -> Card:
+        """The model's card, as it was when the slide was scored.
+
+        Raises
+        ------
+        StoreError
+            If it is missing.
+        """
+        path = self.folder / CARD
+        try:
+            return Card.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                "the card of the model is missing or damaged", where=path, remedy="Score the slide again"
+            ) from error
+
+    @cached_property
+    def _maps(self) -> tuple[Heatmap, NDArray[np.bool_]]:
+        if self.record.status == "failed":
+            raise StoreError(f"the slide was not scored: {self.record.error}", where=self.folder)
+        return read_heatmap(self.folder)
+
+    @property
+    def heatmaps(self) -> Heatmap:
+        """All classes' maps, with where each cell lies on the slide.
+
+        Raises
+        ------
+        StoreError
+            If the slide was not scored.
+        """
+        return self._maps[0]
+
+    @property
+    def tissue(self) -> NDArray[np.bool_]:
+        """``(rows, columns)`` tissue mask over the whole slide.
+
+        Raises
+        ------
+        StoreError
+            If the slide was not scored.
+        """
+        return self._maps[1]
+
+    def heatmap(self, name: str) -> NDArray[np.float32]:
+        """Return one class's map.
+
+        Parameters
+        ----------
+        name
+            A class of the model, such as ``"viable tumour"``.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(rows, columns)`` float32, 0 to 1; NaN where no tissue was scored.  Cell ``(row, column)`` covers the
+            level-0 pixels ``heatmaps.bounds(row, column)``.
+
+        Raises
+        ------
+        UsageError
+            If the model has no such class.
+        StoreError
+            If the slide was not scored.
+        """
+        return self.heatmaps.probability(name)
+
+    @cached_property
+    def detections(self) -> SlideDetections | None:
+        """What a detector found; ``None`` if the model is none.
+
+        Raises
+        ------
+        StoreError
+            If the file is damaged.
+        """
+        return read_detections(self.folder)
+
+    def decisions(self) -> dict[int, Decision]:
+        """Return people's decisions about the detections, by row; read anew each time.
+
+        Raises
+        ------
+        StoreError
+            If the file is damaged.
+        """
+        return {} if self.detections is None else read_decisions(self.folder, self.detections)
+
+    @property
+    def overview(self) -> SlidePicture:
+        """The whole slide at low resolution.
+
+        Raises
+        ------
+        StoreError
+            If there is no picture of it.
+        """
+        path = self.folder / "overview.jpg"
+        try:
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+        except OSError as error:
+            raise StoreError("there is no picture of the slide", where=path, remedy="Score the slide again") from error
+        width, height = self.dimensions
+        return SlidePicture(pixels, (width / pixels.shape[1], height / pixels.shape[0]))
+
+    def overlay(
+        self, only: str | None = None, *, longest: int = LONGEST_SIDE, smooth_um: float | None = None
+    ) -> NDArray[np.uint8]:
+        """Draw the heatmap over the slide, with legend and scale bar.
+
+        Parameters
+        ----------
+        only
+            A class to show alone; ``None``: the leading class of each place.
+        longest
+            Longer side of the slide in the picture, in pixels.
+        smooth_um
+            Standard deviation in µm of the Gaussian that the map is smoothed with; ``None``: as predicted.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(H, W, 3)`` uint8 RGB.
+
+        Raises
+        ------
+        UsageError
+            If the model has no such class.
+        StoreError
+            If the slide was not scored.
+        """
+        heatmap = self.heatmaps
+        if smooth_um is not None:
+            if self.record.mpp is None:
+                raise StoreError("the slide's scale is not known", where=self.folder)
+            heatmap = heatmap.smoothed(smooth_um / self.record.mpp)
+        return compose_overlay(self.record, self.card, self.overview, heatmap, self.tissue, only=only, longest=longest)
+
+
+class Results:
+    """A scored batch on disk.
+
+    Parameters
+    ----------
+    folder
+        As ``pathology score --out`` wrote it.
+    slides
+        Its slides.
+
+    Notes
+    -----
+    ``results["slide id"]`` gives one slide; iterating gives all in the order of the batch.
+    """
+
+    def __init__(self, folder: Path, slides: dict[str, SlideFolder]) -> None:
+        self.folder = folder
+        self._slides = slides
+
+    def __len__(self) -> int:
+        return len(self._slides)
+
+    def __iter__(self) -> Iterator[SlideFolder]:
+        return iter(self._slides.values())
+
+    def __contains__(self, slide_id: object) -> bool:
+        return slide_id in self._slides
+
+    def __getitem__(self, slide_id: str) -> SlideFolder:
+        try:
+            return self._slides[slide_id]
+        except KeyError:
+            some = ", ".join(list(self._slides)[:5])
+            raise UsageError(
+                f"there is no slide {slide_id!r} in these results", where=self.folder, remedy=f"There are: {some}"
+            ) from None
+
+    @property
+    def slide_ids(self) -> tuple[str, ...]:
+        """Names of the slides, in the order of the batch."""
+        return tuple(self._slides)
+
+
+def open_results(folder: str | PathLike[str]) -> Results:
+    """Open a results folder.
+
+    Slides that are still being scored are left out.
+
+    Parameters
+    ----------
+    folder
+        As given to ``pathology score --out``.
+
+    Raises
+    ------
+    StoreError
+        If it is no results folder.
+    """
+    root = Path(folder).absolute()
+    within = root / "slides"
+    if not within.is_dir():
+        raise StoreError(
+            "this is no results folder", where=root, remedy="Give the folder that pathology score --out wrote"
+        )
+    slides = {}
+    for record in sorted(within.glob("*/slide.json")):
+        try:
+            found = SlideResult.model_validate_json(record.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue  # being scored again just now
+        except ValueError as error:
+            raise StoreError("this record of a slide is damaged", where=record, remedy="Score it again") from error
+        slides[found.slide_id] = SlideFolder(record.parent, found)
+    order = {name: place for place, name in enumerate(_batch_order(root))}
+    ids = sorted(slides, key=lambda name: (order.get(name, len(order)), name))
+    return Results(root, {name: slides[name] for name in ids})
+
+
+def _batch_order(root: Path) -> list[str]:
+    """Return the slides' names in the order of the last finished run, as far as it is known."""
+    try:
+        record = json.loads((root / "run.json").read_text(encoding="utf-8"))
+        return [slide["slide_id"] for slide in record.get("slides", ())]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

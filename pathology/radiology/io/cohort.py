@@ -1,0 +1,229 @@
+"""A folder of imaging studies, one subfolder a patient, and the clinical table beside it.
+
+::
+
+    COHORT/<patient>/<sequence>_image.nii.gz   or .nrrd, .mha, or a folder <sequence>_image with a DICOM series
+    COHORT/<patient>/<sequence>_mask.nii.gz    or .nrrd, .mha, .dcm (RTSTRUCT or SEG); optional
+    COHORT/<patient>/<sequence>_mask-2.nii.gz  further contours of the same tumour; optional
+
+The modality follows from the beginning of the sequence's name: ``CT``, ``PET`` or ``PT``, ``OCT``; everything else is
+MR (``MR_T1``, ``T2FS``, ``DWI``, ``ADC_1``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathology.errors import InputTableError, UsageError
+from pathology.radiology.io.errors import StudyError
+from pathology.radiology.io.open import OpenedVolume, open_mask, open_volume
+from pathology.radiology.io.volume import Mask, Modality
+
+__all__ = ["Case", "Cohort", "modality_of", "read_cohort"]
+
+_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
+
+
+def modality_of(sequence: str) -> Modality:
+    """Return the modality that a sequence's name begins with."""
+    upper = sequence.upper()
+    for start, modality in (("CT", "CT"), ("PET", "PT"), ("PT", "PT"), ("OCT", "OCT")):
+        if upper.startswith(start):
+            return modality  # type: ignore[return-value]
+    return "MR"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One patient's images on disk.
+
+    Attributes
+    ----------
+    patient_id
+        Name of the folder; a pseudonym.
+    images
+        Sequence to file or DICOM folder.
+    masks
+        Sequence to its contours, the first drawn first.
+    """
+
+    patient_id: str
+    images: Mapping[str, Path]
+    masks: Mapping[str, tuple[Path, ...]]
+
+    def open(self, sequence: str) -> OpenedVolume:
+        """Open an image.
+
+        Raises
+        ------
+        StudyError
+            If the patient lacks the sequence, or it cannot be read.
+        """
+        if sequence not in self.images:
+            there = ", ".join(sorted(self.images)) or "no image"
+            raise StudyError(f"there is no sequence '{sequence}', only {there}", where=self.patient_id)
+        return open_volume(self.images[sequence], modality=modality_of(sequence), name=sequence)
+
+    def contours(self, sequence: str, image: OpenedVolume) -> tuple[Mask, ...]:
+        """Open every contour drawn on a sequence.
+
+        Raises
+        ------
+        StudyError
+            If there is none, or one does not fit its image.
+        """
+        if not self.masks.get(sequence):
+            raise StudyError(f"there is no mask of sequence '{sequence}'", where=self.patient_id)
+        return tuple(open_mask(path, image) for path in self.masks[sequence])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cohort:
+    """Patients in the order of their names.
+
+    Attributes
+    ----------
+    cases
+        The patients.
+    clinical
+        One row a patient, index ``patient_id``; may hold patients without images.
+    """
+
+    cases: tuple[Case, ...]
+    clinical: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Pseudonyms."""
+        return tuple(c.patient_id for c in self.cases)
+
+    def having(self, sequences: Sequence[str], column: str | None = None) -> Cohort:
+        """Keep patients who have all the sequences and a value in a clinical column.
+
+        Raises
+        ------
+        UsageError
+            If nobody is left.
+        """
+        kept = tuple(c for c in self.cases if all(s in c.images for s in sequences))
+        if column is not None:
+            values = self.column(column)
+            kept = tuple(c for c in kept if c.patient_id in values.index and pd.notna(values[c.patient_id]))
+        if not kept:
+            raise UsageError(
+                f"no patient has {', '.join(sequences)}" + (f" and a value of '{column}'" if column else ""),
+                remedy="Check the names with 'pathology radiology info'",
+            )
+        return replace(self, cases=kept)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Cohort:
+        """Keep some patients, by their place."""
+        return replace(self, cases=tuple(self.cases[int(i)] for i in rows))
+
+    def column(self, name: str) -> pd.Series:
+        """Return a clinical column.
+
+        Raises
+        ------
+        InputTableError
+            If there is no such column.
+        """
+        if name not in self.clinical.columns:
+            there = ", ".join(map(str, self.clinical.columns)) or "none (no table given)"
+            raise InputTableError(f"the clinical table has no column '{name}'; there are {there}")
+        return self.clinical[name]
+
+    def labels(self, column: str, classes: Sequence[Hashable]) -> NDArray[np.int64]:
+        """Return each patient's class number.
+
+        Raises
+        ------
+        InputTableError
+            If a patient's value is none of the classes.
+        """
+        values = self.column(column)
+        numbers = {str(name): i for i, name in enumerate(classes)}
+        found = []
+        for patient in self.patients:
+            value = _plain(values[patient])
+            if value not in numbers:
+                raise InputTableError(
+                    f"'{column}' of patient {patient} is '{value}', which is none of {', '.join(numbers)}"
+                )
+            found.append(numbers[value])
+        return np.asarray(found, np.int64)
+
+
+def _plain(value: object) -> str:
+    """Write 1.0 as 1: pandas reads a column of whole numbers with gaps as floats."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: str = "patient") -> Cohort:
+    """Find the patients of a cohort.
+
+    Parameters
+    ----------
+    folder
+        With one subfolder a patient.
+    clinical
+        CSV with one row a patient; ``None`` for an empty table.
+    patient_column
+        Its column of patient ids.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds no patient with an image.
+    InputTableError
+        If the table lacks the patient column or names one twice.
+    """
+    if not folder.is_dir():
+        raise UsageError("there is no such folder", where=folder)
+    cases = []
+    for sub in sorted(p for p in folder.iterdir() if p.is_dir()):
+        images: dict[str, Path] = {}
+        masks: dict[str, list[Path]] = {}
+        for path in sorted(sub.iterdir()):
+            stem = _stem(path)
+            if stem.endswith("_image"):
+                images[stem.removesuffix("_image")] = path
+            elif "_mask" in stem:
+                masks.setdefault(stem.rsplit("_mask", 1)[0], []).append(path)
+        if images:
+            cases.append(Case(sub.name, images, {k: tuple(v) for k, v in masks.items()}))
+    if not cases:
+        raise UsageError(
+            "no subfolder holds an image named <sequence>_image",
+            where=folder,
+            remedy="docs/radiology.md shows the layout",
+        )
+    table = pd.DataFrame()
+    if clinical is not None:
+        table = pd.read_csv(clinical)
+        if patient_column not in table.columns:
+            raise InputTableError(f"there is no column '{patient_column}'", where=clinical)
+        table[patient_column] = table[patient_column].astype(str)
+        twice = table[patient_column][table[patient_column].duplicated()]
+        if len(twice):
+            raise InputTableError(f"patient {twice.iloc[0]} has {1 + len(twice)} rows", where=clinical)
+        table = table.set_index(patient_column)
+    return Cohort(tuple(cases), table)
+
+
+def _stem(path: Path) -> str:
+    if path.is_dir():
+        return path.name
+    for suffix in _SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return ""

@@ -1,0 +1,82 @@
+"""NIfTI in and out.  The only file that imports nibabel."""
+
+# mypy: disable-error-code="no-untyped-call, attr-defined, index"
+# nibabel is not typed, and its loader promises less than it returns.
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.radiology.io.errors import GeometryError, StudyError
+from pathology.radiology.io.geometry import Geometry
+from pathology.radiology.io.volume import Mask, Modality, Volume
+
+__all__ = ["read_nifti_labels", "read_nifti_volume", "write_nifti"]
+
+# NIfTI's world axes grow to the right, front and head (RAS); DICOM's to the left, back and head (LPS).
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def _load(path: Path) -> tuple[NDArray[np.float64], Geometry]:
+    try:
+        image = nibabel.load(path)
+        values = np.asarray(image.dataobj, dtype=np.float64)
+    except FileNotFoundError:
+        raise StudyError("there is no such file", where=path) from None
+    except (nibabel.filebasedimages.ImageFileError, OSError, ValueError, EOFError) as error:
+        raise StudyError(
+            f"the NIfTI file cannot be read ({error})", where=path, remedy="Copy or convert it again"
+        ) from error
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        raise GeometryError(
+            f"expected a volume, got an array with {values.ndim} axes {values.shape}",
+            where=path,
+            remedy="Split it into volumes",
+        )
+    if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
+        raise GeometryError(
+            "the NIfTI file does not say where its voxels lie (qform and sform are both unset)",
+            where=path,
+            remedy="Convert it again from DICOM",
+        )
+    size = (values.shape[0], values.shape[1], values.shape[2])
+    try:
+        geometry = Geometry.from_affine(_RAS_TO_LPS @ image.affine, size)
+    except GeometryError as error:
+        raise GeometryError(error.what, where=path, remedy=error.remedy) from error
+    return values.transpose(2, 1, 0), geometry
+
+
+def read_nifti_volume(path: Path, modality: Modality = "OTHER", unit: str = "", name: str = "") -> Volume:
+    """Read a NIfTI file as an image volume.
+
+    Raises
+    ------
+    StudyError, GeometryError
+        If it cannot be read or does not say where its voxels lie.
+    """
+    values, geometry = _load(path)
+    return Volume(np.ascontiguousarray(values, np.float32), geometry, modality, unit, name)
+
+
+def read_nifti_labels(path: Path, label: int | None = None, name: str = "tumour") -> Mask:
+    """Read a NIfTI label map; ``label`` picks one value, ``None`` takes everything above 0."""
+    values, geometry = _load(path)
+    marked = values > 0 if label is None else values == label
+    return Mask(np.ascontiguousarray(marked), geometry, name)
+
+
+def write_nifti(item: Volume | Mask, path: Path) -> None:
+    """Write a volume (float32) or mask (uint8) as NIfTI-1."""
+    array = item.array.astype(np.uint8) if isinstance(item, Mask) else item.array
+    image = nibabel.Nifti1Image(array.transpose(2, 1, 0), _RAS_TO_LPS @ item.geometry.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(image, path)

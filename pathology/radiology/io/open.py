@@ -1,0 +1,142 @@
+"""Open whatever a volume or mask comes in: DICOM folder, NIfTI, NRRD, RTSTRUCT, DICOM SEG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathology.radiology.io.errors import StudyError
+from pathology.radiology.io.volume import Mask, Modality, Volume
+
+if TYPE_CHECKING:
+    from pathology.radiology.io.dicom import Series
+
+__all__ = ["OpenedVolume", "open_mask", "open_volume"]
+
+_NIFTI = (".nii", ".nii.gz")
+_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedVolume:
+    """A volume and, for DICOM, the series it came from.
+
+    Attributes
+    ----------
+    volume
+        The pixels.
+    series
+        Headers, needed to read contours and to write a DICOM SEG; ``None`` for other formats.
+    path
+        Where it was opened.
+    """
+
+    volume: Volume
+    series: Series | None
+    path: Path
+
+
+def open_volume(
+    path: Path, *, modality: Modality = "OTHER", series_uid: str | None = None, name: str = ""
+) -> OpenedVolume:
+    """Open an image volume.
+
+    Parameters
+    ----------
+    path
+        A folder with a DICOM series, or a NIfTI, NRRD or MetaImage file.
+    modality
+        What a file without a header for it holds; DICOM says so itself.
+    series_uid
+        Which series of a DICOM folder.
+    name
+        Name of the volume; empty takes the file's or the series'.
+
+    Raises
+    ------
+    StudyError
+        And its kinds, saying what is wrong with the study.
+    """
+    if path.is_dir():
+        from pathology.radiology.io.dicom import read_series
+
+        volume, series = read_series(path, series_uid=series_uid, name=name)
+        return OpenedVolume(volume, series, path)
+    if not path.exists():
+        raise StudyError("there is no such file or folder", where=path)
+    lower = path.name.lower()
+    label = name or path.name.split(".")[0]
+    unit = {"CT": "HU", "PT": "SUV"}.get(modality, "")
+    if lower.endswith(_NIFTI):
+        from pathology.radiology.io.nifti import read_nifti_volume
+
+        return OpenedVolume(read_nifti_volume(path, modality, unit, label), None, path)
+    if lower.endswith(_ITK):
+        from pathology.radiology.images.registration import read_itk_volume
+
+        return OpenedVolume(read_itk_volume(path, modality, unit, label), None, path)
+    raise StudyError(
+        f"'{path.suffix}' is no volume format read here",
+        where=path,
+        remedy="Give a DICOM folder, NIfTI, NRRD or MetaImage",
+    )
+
+
+def open_mask(path: Path, image: OpenedVolume, *, structure: str | None = None, label: int | None = None) -> Mask:
+    """Open a mask drawn on an image and check that it fits.
+
+    Parameters
+    ----------
+    path
+        A NIfTI or NRRD label map, an RTSTRUCT or a DICOM SEG.
+    image
+        The image it was drawn on.
+    structure
+        Name of the contour or segment, where there are several.
+    label
+        Value in a label map; ``None`` takes everything above 0.
+
+    Raises
+    ------
+    EmptyMaskError, GeometryError, StudyError
+        If it marks nothing, lies on another grid, or cannot be read.
+    """
+    lower = path.name.lower()
+    if lower.endswith(_NIFTI):
+        from pathology.radiology.io.nifti import read_nifti_labels
+
+        mask = read_nifti_labels(path, label, structure or "tumour")
+    elif lower.endswith(_ITK):
+        from pathology.radiology.images.registration import read_itk_labels
+
+        mask = read_itk_labels(path, label, structure or "tumour")
+    else:
+        mask = _dicom_mask(path, image, structure)
+    mask.check(image.volume, where=str(path))
+    return mask
+
+
+def _dicom_mask(path: Path, image: OpenedVolume, structure: str | None) -> Mask:
+    from pathology.radiology.io.dicom import read_dataset
+    from pathology.radiology.io.dicom_seg import read_segmentation
+    from pathology.radiology.io.rtstruct import contour_mask
+
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        if len(files) != 1:
+            raise StudyError(f"the folder holds {len(files)} files; a mask is one file", where=path)
+        path = files[0]
+    dataset = read_dataset(path, pixels=False)
+    if image.series is None:
+        raise StudyError(
+            "DICOM contours need the DICOM series they were drawn on",
+            where=path,
+            remedy="Give the image as a DICOM folder",
+        )
+    kind = str(dataset.get("Modality", ""))
+    if kind == "RTSTRUCT":
+        return contour_mask(dataset, image.series, structure=structure, where=path)
+    if kind == "SEG":
+        return read_segmentation(path, image.series, segment=structure)
+    raise StudyError(f"a DICOM object of kind '{kind}' is no mask", where=path, remedy="Give an RTSTRUCT or SEG")

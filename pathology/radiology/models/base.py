@@ -1,0 +1,147 @@
+"""What every radiology system can do: be measured, be trained, be applied.
+
+A recipe holds all choices of a system (sequences, preparation, network, training).  Modules of
+:mod:`pathology.systems` hold one each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pathology.bundle.card import Figure
+from pathology.radiology.io.cohort import Case, Cohort
+from pathology.radiology.models.bundle import CardText, RadiologyCard
+from pathology.settings import Settings
+from pathology.stats.intervals import Interval
+
+__all__ = ["NOT_MEASURED", "Progress", "Recipe", "as_figure", "split_in_words"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, steps done and steps in all."""
+
+NOT_MEASURED = Figure(
+    metric="not measured",
+    value=None,
+    interval=None,
+    method="none",
+    n=0,
+    unit="patients",
+    data="none",
+    note="The model was trained without an evaluation: nothing is known of its performance.",
+)
+"""Stands on the card of a model that was trained without being evaluated."""
+
+
+def split_in_words(trained: str, measured: str, figures: Sequence[Figure]) -> str:
+    """Return what a card says of its split: what was trained on, and how it was measured, if it was."""
+    return f"{trained}; figures from {measured}" if tuple(figures) != (NOT_MEASURED,) else f"{trained}; not measured"
+
+
+class Recipe(Settings, ABC):
+    """A published system's way from a cohort to a model.
+
+    Subclasses are frozen settings; :attr:`kind` names them on cards.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def evaluate(
+        self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
+    ) -> tuple[Figure, ...]:
+        """Measure by cross-validation by patient.
+
+        Parameters
+        ----------
+        cohort
+            Patients with images, masks and labels.
+        folds
+            Number of folds.
+        seed
+            Of folds and training.
+        device
+            ``cpu`` or ``cuda``.
+        progress
+            Told how far it is.
+
+        Returns
+        -------
+        tuple of Figure
+            Each with n, interval and data.
+        """
+
+    @abstractmethod
+    def train(
+        self,
+        cohort: Cohort,
+        folder: Path,
+        text: CardText,
+        *,
+        system: str,
+        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        constructed: bool = False,
+        seed: int = 0,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> RadiologyCard:
+        """Train on the whole cohort and write a bundle.
+
+        Parameters
+        ----------
+        cohort
+            As in :meth:`evaluate`.
+        folder
+            Bundle to write.
+        text
+            What only the person who trains can say.
+        system
+            Name of the published system.
+        figures
+            What :meth:`evaluate` measured.
+        constructed
+            Whether the data were constructed.
+        seed, device, progress
+            As in :meth:`evaluate`.
+        """
+
+    @abstractmethod
+    def predict(
+        self, folder: Path, card: RadiologyCard, case: Case, out: Path, *, device: str = "cpu"
+    ) -> dict[str, Any]:
+        """Apply a trained bundle to one patient.
+
+        Parameters
+        ----------
+        folder, card
+            The bundle.
+        case
+            The patient's images (and masks, where the system needs one).
+        out
+            Folder for pictures and masks; made if missing.
+        device
+            ``cpu`` or ``cuda``.
+
+        Returns
+        -------
+        dict
+            JSON-able results: probabilities, volumes, files written.
+        """
+
+
+def as_figure(metric: str, interval: Interval, *, unit: str, data: str, note: str = "") -> Figure:
+    """Put an interval on a card; an interval that could not be made leaves the figure without a value."""
+    known = interval.low == interval.low and interval.high == interval.high
+    return Figure(
+        metric=metric,
+        value=interval.value if known else None,
+        interval=(interval.low, interval.high) if known else None,
+        level=interval.level,
+        method=interval.method,
+        n=interval.n,
+        unit=unit,
+        data=data,
+        note=note if known else (note or "too few units for an interval"),
+    )

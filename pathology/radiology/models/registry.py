@@ -1,0 +1,58 @@
+"""Every kind of radiology model, by the name its card bears."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pathology.errors import BundleError
+from pathology.radiology.io.cohort import Case
+from pathology.radiology.models.base import Recipe
+from pathology.radiology.models.bundle import RadiologyCard, read_radiology_card
+
+__all__ = ["predict_case", "recipe_of"]
+
+
+def recipe_of(card: RadiologyCard) -> Recipe:
+    """Return the recipe a bundle was made with.
+
+    Raises
+    ------
+    BundleError
+        If this version has no such recipe, or it does not take the card's settings.
+    """
+    kinds = _kinds()
+    if card.recipe not in kinds:
+        raise BundleError(f"there is no recipe '{card.recipe}'", remedy="Use the version that made the bundle")
+    try:
+        return kinds[card.recipe].model_validate(card.recipe_settings)
+    except ValueError as error:
+        raise BundleError(f"the recipe's settings do not fit this version: {error}") from error
+
+
+def _kinds() -> Mapping[str, type[Recipe]]:
+    from pathology.radiology.models.adversarial import AdversarialRecipe
+    from pathology.radiology.models.habitat import HabitatRecipe
+    from pathology.radiology.models.image_classifier import ImageRecipe
+    from pathology.radiology.models.segmentation import SegmentationRecipe
+    from pathology.radiology.models.signature import SignatureRecipe
+    from pathology.radiology.models.survival import SurvivalRecipe
+
+    kinds: tuple[type[Recipe], ...] = (
+        AdversarialRecipe,
+        HabitatRecipe,
+        ImageRecipe,
+        SegmentationRecipe,
+        SignatureRecipe,
+        SurvivalRecipe,
+    )
+    return {k.kind: k for k in kinds}
+
+
+def predict_case(folder: Path, case: Case, out: Path, *, device: str = "cpu") -> dict[str, Any]:
+    """Apply the bundle in a folder to one patient; see :meth:`Recipe.predict`."""
+    card = read_radiology_card(folder)
+    found = recipe_of(card).predict(folder, card, case, out, device=device)
+    described = {"patient_id": case.patient_id, "model": f"{card.name} {card.version}", "system": card.system}
+    return described | found | {"intended_use": card.intended_use}

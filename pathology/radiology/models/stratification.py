@@ -1,0 +1,85 @@
+"""Whether a classifier's answer tells patients' survival apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from pathology.bundle.card import Figure
+from pathology.radiology.models.base import as_figure
+from pathology.stats.bootstrap import bootstrap
+from pathology.stats.intervals import Interval
+from pathology.survival.metrics import harrell_c, log_rank
+from pathology.survival.models.cox import CoxModel
+from pathology.survival.outcome import Outcome
+
+__all__ = ["predicted_groups", "stratification_figures"]
+
+
+def predicted_groups(probability: npt.ArrayLike, classes: tuple[str, str]) -> list[str]:
+    """Return the class that each patient is given: the second from a probability of 0.5 on.
+
+    The cut-off is fixed, so nothing about it is learnt from the patients it is tried on.
+    """
+    return [f"predicted {classes[int(p >= 0.5)]}" for p in np.asarray(probability, float)]
+
+
+def stratification_figures(
+    outcome: Outcome, probability: npt.ArrayLike, classes: tuple[str, str], *, data: str, what: str, seed: int = 0
+) -> tuple[Figure, ...]:
+    """Measure how a probability of class 1 goes with survival.
+
+    Parameters
+    ----------
+    outcome
+        Follow-up of N patients.
+    probability
+        Of class 1, by models that saw none of these patients, shape (N,).
+    classes
+        Names of the two classes.
+    data
+        On whom, and how the probabilities came about.
+    what
+        The event, such as ``death``.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    tuple of Figure
+        The concordance index of the probability, and the hazard ratio of the predicted classes (Cox, Wald interval)
+        with the log-rank test in its note.  Without a value where all patients are given one class.
+    """
+    p = np.asarray(probability, float)
+    groups = predicted_groups(p, classes)
+    high = np.asarray([g == f"predicted {classes[1]}" for g in groups])
+
+    def concordance(rows: npt.NDArray[np.int64]) -> float:
+        return harrell_c(outcome.take(rows), p[rows])
+
+    data = f"{data}; {len(outcome)} patients, {outcome.events} events ({what})"
+    figures = [
+        as_figure(
+            "concordance index of the probability",
+            bootstrap(concordance, list(range(len(p))), seed=seed),
+            unit="patients",
+            data=data,
+        )
+    ]
+    metric = f"hazard ratio, predicted {classes[1]} against predicted {classes[0]}"
+    counts = f"{int((~high).sum())} and {int(high.sum())} patients predicted {classes[0]} and {classes[1]}"
+    if high.all() or not high.any() or not outcome.event[high].any() or not outcome.event[~high].any():
+        note = f"{counts}: a group without patients or events has no hazard ratio"
+        nothing = Figure(
+            metric=metric, value=None, interval=None, method="none", n=len(p), unit="patients", data=data, note=note
+        )
+        return (*figures, nothing)
+    model = CoxModel().fit(high.astype(float)[:, None], outcome)
+    beta, error = float(model.coefficients[0]), float(np.sqrt(model.covariance[0, 0]))
+    z = float(stats.norm.ppf(0.975))
+    low, middle, top = (float(np.exp(beta + k * z * error)) for k in (-1, 0, 1))
+    ratio = Interval(value=middle, low=low, high=top, n=len(p), method="Cox, Wald")
+    test = log_rank(outcome, groups)
+    note = f"{counts}; log-rank p = {test.p:.3f}"
+    return (*figures, as_figure(metric, ratio, unit="patients", data=data, note=note))

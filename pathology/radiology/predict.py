@@ -1,0 +1,238 @@
+"""Applying a trained bundle to a cohort: one patient that fails does not stop the others, and a finished one stays.
+
+::
+
+    OUT/run.json                      what was run, on what, with which versions
+    OUT/results.csv                   one row a patient: patient_id, study, modality, status, numbers..., error
+    OUT/index.html                    the report
+    OUT/studies/<patient>/study.json  everything found; beside it masks and pictures
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pathology._version import __version__
+from pathology.atomic_files import write_text
+from pathology.errors import PathologyError
+from pathology.radiology.io.cohort import Case, Cohort
+from pathology.radiology.models.bundle import RadiologyCard, read_radiology_card
+from pathology.radiology.models.registry import predict_case
+from pathology.reports.html import data_uri
+from pathology.reports.page import Cell, Picture, Section, Table, write_report
+
+__all__ = ["predict_cohort"]
+
+_CAPTIONS = {
+    "attention.png": "Where the network looked (Grad-CAM)",
+    "inputs.png": "What the network saw",
+    "montage.png": "Slices with outlines",
+    "nomogram.png": "The nomogram",
+}
+"""What stands above a picture on the page."""
+_HEADS = {
+    "patient_id": "patient",
+    "volume_cm3": "volume, cm³",
+    "points": "points of",
+    "probabilities": "probability of",
+    "spread": "SD over images,",
+    "values": "value of",
+    "votes": "images called",
+}
+"""Headings of the page's table, where a column's name is not one."""
+
+
+def predict_cohort(
+    model: Path,
+    cohort: Cohort,
+    out: Path,
+    *,
+    device: str = "cpu",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Apply a bundle to every patient.
+
+    Parameters
+    ----------
+    model
+        Folder of a radiology bundle.
+    cohort
+        The patients.
+    out
+        Results folder; patients finished there with the same model and images are not computed again.
+    device
+        ``cpu`` or ``cuda``.
+    progress
+        Called with the patient's name, patients done and in all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows of ``results.csv``.
+
+    Raises
+    ------
+    BundleError
+        If the bundle cannot be used; errors of single patients are in their rows.
+    """
+    card = read_radiology_card(model)
+    rows = []
+    for number, case in enumerate(cohort.cases):
+        folder = out / "studies" / case.patient_id
+        rows.append(_one(model, card, case, folder, device))
+        if progress is not None:
+            progress(case.patient_id, number + 1, len(cohort))
+    table = pd.DataFrame([_flat(r) for r in rows])
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "results.csv", table.to_csv(index=False))
+    write_text(out / "run.json", json.dumps(_run(card, device, len(rows)), indent=1) + "\n")
+    _report(out, card, rows)
+    return table
+
+
+def _one(model: Path, card: RadiologyCard, case: Case, folder: Path, device: str) -> dict[str, Any]:
+    record = folder / "study.json"
+    key = _key(card, case)
+    if record.exists():
+        try:
+            known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            known = {}
+        if known.get("key") == key and known.get("status") == "done":
+            return known
+    row: dict[str, Any] = {"patient_id": case.patient_id, "status": "failed", "key": key}
+    try:
+        row |= predict_case(model, case, folder, device=device) | {"status": "done"}
+    except PathologyError as error:
+        row |= {"error": str(error)}
+    except Exception as error:  # whatever a library raises on one patient's files must not stop the others
+        row |= {"error": f"unexpected {type(error).__name__}: {error}"}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(record, json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+    return row
+
+
+def _key(card: RadiologyCard, case: Case) -> str:
+    """Hash of the model and of every byte of the images: equal means the result is still valid."""
+    digest = hashlib.sha256(f"{__version__} {card.weights_sha256} {card.recipe_settings}".encode())
+    clinical = next(iter(case.images.values())).parent / "clinical.csv"
+    paths = [*_files(case.images), *_files(case.masks), *([clinical] if clinical.exists() else [])]
+    for path in paths:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _files(group: Mapping[str, Path] | Mapping[str, tuple[Path, ...]]) -> list[Path]:
+    found: list[Path] = []
+    for _, value in sorted(group.items()):
+        for path in value if isinstance(value, tuple) else (value,):
+            found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return found
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested numbers become columns: ``probabilities.high``."""
+    flat: dict[str, Any] = {"patient_id": row["patient_id"], "study": row.get("sequence", "imaging")}
+    flat |= {"modality": row.get("modality", ""), "status": row["status"]}
+    left_out = {"files", "key", "intended_use", "sequence", "error", *flat}
+    for name, value in row.items():
+        if name in left_out:
+            continue
+        if isinstance(value, dict):
+            flat |= {f"{name}.{k}": v for k, v in value.items() if isinstance(v, int | float)}
+        elif isinstance(value, list):
+            flat[name] = "; ".join(map(str, value))
+        else:
+            flat[name] = value
+    return flat | {"error": row.get("error", "")}
+
+
+def _run(card: RadiologyCard, device: str, patients: int) -> dict[str, Any]:
+    return {
+        "program": f"pathology {__version__}",
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": f"{card.name} {card.version}",
+        "model_sha256": card.weights_sha256,
+        "system": card.system,
+        "recipe": card.recipe_settings,
+        "device": device,
+        "python": platform.python_version(),
+        "patients": patients,
+        "intended_use": card.intended_use,
+    }
+
+
+def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
+    done = [r for r in rows if r["status"] == "done"]
+    flat = [_flat(r) for r in rows]
+    # The reason of a failure is a sentence: it stands above the table, not in a cell.
+    hidden = ("study", "modality", "model", "system", "error")
+    columns = [c for c in dict.fromkeys(c for r in flat for c in r) if c not in hidden]
+    table = Table(
+        head=tuple(_headed(c) for c in columns),
+        rows=tuple(tuple(Cell(value=_said(r.get(c, ""))) for c in columns) for r in flat),
+    )
+    measured = Table(
+        head=("figure", "value", "n", "data"),
+        rows=tuple(
+            (
+                Cell(value=f.metric),
+                Cell(
+                    value="not known" if f.value is None else f"{f.value:.3f}",
+                    ci="" if f.interval is None else f"{f.interval[0]:.3f}-{f.interval[1]:.3f}",
+                ),
+                Cell(value=f"{f.n} {f.unit}"),
+                Cell(value=f.data, ci=f.note),
+            )
+            for f in card.figures
+        ),
+    )
+    sections = [
+        Section(heading="Patients", table=table),
+        *(_study(out, r) for r in done),
+        Section(heading="The model", text=card.title, table=measured, note="Limits: " + " ".join(card.limits)),
+    ]
+    warnings = [f"{r['patient_id']}: {r['error']}" for r in rows if r["status"] != "done"]
+    if card.constructed:
+        warnings.insert(0, "The model was trained on constructed data: its answers say nothing about patients.")
+    write_report(
+        out / "index.html",
+        f"{card.name} {card.version}",
+        f"{len(done)} of {len(rows)} patients; {card.intended_use}",
+        sections,
+        warnings=warnings,
+    )
+
+
+def _study(out: Path, row: dict[str, Any]) -> Section:
+    folder = out / "studies" / row["patient_id"]
+    pictures = tuple(
+        Picture(
+            caption=_CAPTIONS.get(name, name), address=data_uri((folder / name).read_bytes(), "image/png"), width=720
+        )
+        for name in row.get("files", [])
+        if name.endswith(".png") and (folder / name).exists()
+    )
+    return Section(heading=row["patient_id"], pictures=pictures)
+
+
+def _headed(column: str) -> str:
+    """Return a column's heading: ``probabilities.high`` is read as ``probability of high``."""
+    group, _, member = column.partition(".")
+    named = _HEADS.get(group, group.replace("_", " "))
+    return f"{named} {member}" if member else named
+
+
+def _said(value: object) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,89 @@
+"""What every HTML page shares: the frame of its templates, how values are written, and pictures inside the page.
+
+Pages are whole in themselves.  They carry a content security policy that forbids every request, so not even a
+hostile slide name could make a page load something.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pathology import formatting
+from pathology._version import __version__
+
+__all__ = ["data_uri", "page_environment", "relative_link"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return a file's content as an address that holds it.
+
+    Examples
+    --------
+    >>> data_uri(b"abc", "text/plain")
+    'data:text/plain;base64,YWJj'
+    """
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def relative_link(*parts: str) -> str:
+    """Return path parts as a relative address; every character with a meaning in addresses is quoted.
+
+    A name in a foreign encoding keeps its bytes, so that the link leads to the file.
+
+    Examples
+    --------
+    >>> relative_link("slides", "a:b", "report.html")
+    './slides/a%3Ab/report.html'
+    """
+    address = "/".join(quote(part.encode("utf-8", "surrogateescape"), safe="") for part in parts)
+    # Without this a first part such as "a:b" would read as a scheme.
+    return f"./{address}"
+
+
+@cache
+def page_environment(templates: Path | None = None) -> Environment:
+    """Return the environment that pages are rendered in; every value is escaped, and a missing one is an error.
+
+    Parameters
+    ----------
+    templates
+        Folder of a room's own templates; they may extend and include the shared ones.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([folder for folder in (templates, _TEMPLATES) if folder is not None]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Also what is no str arrives at the page as valid text.
+        finalize=lambda value: value if isinstance(value, Markup) else formatting.valid_text(str(value)),
+    )
+    environment.filters |= {
+        "area": formatting.area,
+        "duration": formatting.duration,
+        "heading": formatting.heading,
+        "percent": formatting.percent,
+        "scale": formatting.scale,
+        "sentence": formatting.sentence,
+    }
+    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    environment.globals |= {
+        "extent": formatting.extent,
+        "research_use_only": formatting.RESEARCH_USE_ONLY,
+        "not_known": formatting.NOT_KNOWN,
+        "version": __version__,
+        # Part of the package, not of any input, so it needs no escaping.
+        "sort_script": Markup(script),  # noqa: S704
+        "sort_script_digest": digest,
+    }
+    return environment

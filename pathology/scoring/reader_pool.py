@@ -1,0 +1,84 @@
+"""Slides kept open between the tasks of one worker process.
+
+A slide's blocks come in many tasks.  Opening it for each would read its index again, which takes a tenth of a second
+for a large slide, and would forget the stored tiles at the border to the blocks of the task before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pathology.scoring.jobs import source_signature
+from pathology.slide.open import open_slide
+from pathology.slide.readers.base import SlideReader, TileCounts
+from pathology.tiling.tile_work import TileWork
+
+__all__ = ["LentReader", "lent_reader"]
+
+
+@dataclass(eq=False)
+class LentReader:
+    """An open slide that several tasks of this process may use at once.
+
+    Attributes
+    ----------
+    reader
+        The slide; the borrower must not close it.
+    """
+
+    reader: SlideReader
+    _key: object
+    _users: int = 0
+    _counted: TileCounts = field(default_factory=TileCounts)
+
+    def take_work(self) -> TileWork:
+        """Return what was decoded since this was last asked for, by whichever task: the sum over all is right."""
+        with _lock:
+            now, before = self.reader.tile_counts, self._counted
+            self._counted = now
+        return TileWork(decoded=now.decoded - before.decoded, reused=now.reused - before.reused)
+
+
+_lock = threading.Lock()
+_held: list[LentReader] = []
+"""Slides in use, and at most one that is not: the one used last."""
+
+
+@contextmanager
+def lent_reader(path: Path) -> Iterator[LentReader]:
+    """Borrow a slide that stays open for the next task.
+
+    Parameters
+    ----------
+    path
+        The slide; one that changed on disk since is opened anew.
+
+    Raises
+    ------
+    SlideError
+        If it cannot be opened.
+    """
+    key = (path, source_signature(path))
+    with _lock:
+        lent = next((held for held in _held if held._key == key), None)
+        if lent is None:
+            lent = LentReader(open_slide(path), key)
+            _held.append(lent)
+        lent._users += 1
+        _close_idle(keep=lent)
+    try:
+        yield lent
+    finally:
+        with _lock:
+            lent._users -= 1
+            _close_idle(keep=lent)
+
+
+def _close_idle(keep: LentReader) -> None:
+    for held in [held for held in _held if held._users == 0 and held is not keep]:
+        _held.remove(held)
+        held.reader.close()

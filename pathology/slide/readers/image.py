@@ -1,0 +1,111 @@
+"""PNG and JPEG pictures (a field of view, a crop, a tile) as slides of one level and one tile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pathology.errors import CorruptSlideError, NotBrightfieldError, UnsupportedSlideError
+from pathology.slide.readers.base import Level
+from pathology.slide.readers.codecs import decode_jpeg, decode_png
+from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader
+
+__all__ = ["ImageReader"]
+
+_LARGEST: Final = 500_000_000
+"""Largest picture read, in pixels: 1.5 GB decoded.  A picture has no tiles, so all of it is held at once."""
+_LEAST_DPI: Final = 1270.0
+"""Resolutions below this, in dots per inch (20 µm per pixel), describe a screen or a printout, not a microscope."""
+_MODES: Final = {
+    "1": "black and white",
+    "L": "grey",
+    "P": "palette",
+    "LA": "grey",
+    "I;16": "16-bit grey",
+    "CMYK": "CMYK",
+}
+
+
+class ImageReader(TiledReader):
+    """A PNG or JPEG picture.
+
+    Its scale is known only where the file states a resolution that a microscope can have; the usual 72 or 96 dots per
+    inch speak of screens and printers.
+
+    Parameters
+    ----------
+    path
+        The file.
+    threads
+        Accepted for symmetry with the other readers; there is one tile to decode.
+    cache_bytes
+        Decoded pictures of up to this many bytes are kept; at least enough is allowed to keep this one.
+
+    Raises
+    ------
+    CorruptSlideError
+        If the file is damaged or cut off.
+    NotBrightfieldError
+        If the picture is grey, a palette or 16-bit.
+    UnsupportedSlideError
+        If the file is no PNG or JPEG, or larger than 500 megapixels.
+    """
+
+    backend: ClassVar[str] = "image"
+
+    def __init__(self, path: Path, *, threads: int = 1, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        try:
+            with Image.open(path, formats=("PNG", "JPEG")) as picture:
+                width, height = picture.size
+                mode, kind = picture.mode, str(picture.format)
+                dpi = picture.info.get("dpi")
+                self.icc_profile = picture.info.get("icc_profile")
+        except UnidentifiedImageError:
+            raise UnsupportedSlideError("this is no PNG or JPEG picture", where=path) from None
+        except Image.DecompressionBombError as error:
+            raise UnsupportedSlideError(f"the picture is too large: {error}", where=path) from error
+        except (OSError, SyntaxError, ValueError) as error:
+            raise CorruptSlideError(f"the picture is damaged: {error}", where=path) from error
+        if mode not in ("RGB", "RGBA"):
+            raise NotBrightfieldError(
+                f"the picture is stored as {_MODES.get(mode, mode)}, not as 8-bit RGB",
+                where=path,
+                remedy="Only 8-bit RGB brightfield pictures can be scored",
+            )
+        if width * height > _LARGEST:
+            raise UnsupportedSlideError(
+                f"the picture has {width * height / 1e6:,.0f} megapixels and no tiles",
+                where=path,
+                remedy="Convert it to a tiled TIFF",
+            )
+        size = path.stat().st_size
+        _require_end(path, size, b"\xff\xd9" if kind == "JPEG" else b"IEND")
+        decode = decode_jpeg if kind == "JPEG" else decode_png
+        self.mpp = _scale(dpi)
+        self.objective_power = None
+        self.vendor = kind.lower()
+        self.properties = MappingProxyType({"compression": kind})
+        level = Level(width, height, 1.0, (width, height))
+        stored = StoredLevel(
+            level, np.zeros(1, np.int64), np.array([size], np.int64), kind, TileDecoder(lambda data, *_: decode(data))
+        )
+        super().__init__(path, [path], [stored], threads=threads, cache_bytes=max(cache_bytes, width * height * 3))
+
+
+def _require_end(path: Path, size: int, mark: bytes) -> None:
+    """Refuse a picture without its end mark, which may be followed by a little padding."""
+    with path.open("rb") as file:
+        file.seek(max(0, size - 64))
+        if mark not in file.read():
+            raise CorruptSlideError("the picture is cut off", where=path, remedy="Copy it again from its source")
+
+
+def _scale(dpi: tuple[float, float] | None) -> float | None:
+    """Return µm per pixel, mean of both axes, where the resolution is a microscope's."""
+    if dpi is None or min(dpi) < _LEAST_DPI:
+        return None
+    return float((25_400 / dpi[0] + 25_400 / dpi[1]) / 2)

@@ -1,0 +1,210 @@
+"""Intervals and tests: every figure the package prints carries the number of patients and an interval.
+
+Closed forms come from SciPy where it has them.  What is written out here (DeLong, the bootstrap by patient, reader
+studies) cites its source and is held against brute force, textbook values or SciPy in the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from scipy import stats
+
+from pathology.errors import UsageError
+from pathology.settings import Settings
+
+__all__ = ["Interval", "PairedTest", "clopper_pearson", "mcnemar", "mean_interval", "poisson_interval", "wilson"]
+
+Floats = npt.NDArray[np.float64]
+
+
+class Interval(Settings):
+    """A figure with its confidence interval, the number behind it and how the interval was made.
+
+    ``low`` and ``high`` are NaN where no interval can be given (one patient, say): that is said, not hidden.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Confidence level, 0 to 1."""
+    n: Annotated[int, Field(ge=0)]
+    """How many independent units (patients, slides, lesions) the figure rests on."""
+    method: str
+    """How the interval was made, such as ``Wilson`` or ``percentile bootstrap by patient (2000)``."""
+
+    def __str__(self) -> str:
+        """``0.82 (95 % CI 0.75-0.88, n = 108)``; the method is kept in the record."""
+        if not math.isfinite(self.low):
+            return f"{self.value:.3g} (no interval, n = {self.n})"
+        if self.low == self.high:
+            return f"{self.value:.3g} (no interval: no resample differs, n = {self.n})"
+        return f"{self.value:.3g} ({self.level:.0%} CI {self.low:.3g}-{self.high:.3g}, n = {self.n})".replace("%", " %")
+
+    def __contains__(self, value: float) -> bool:
+        """Whether ``value`` lies within the interval, its ends included."""
+        return self.low <= value <= self.high
+
+
+class PairedTest(Settings):
+    """A comparison of two things measured on the same patients."""
+
+    difference: Interval
+    """First minus second."""
+    statistic: float
+    p: Annotated[float, Field(ge=0, le=1)]
+    """Two-sided."""
+    method: str
+
+
+def wilson(successes: int, n: int, *, level: float = 0.95, continuity: bool = False) -> Interval:
+    """Return a share with Wilson's score interval.
+
+    Parameters
+    ----------
+    successes, n
+        Counts, ``0 <= successes <= n``, ``n >= 1``.
+    level
+        Confidence level, 0 to 1.
+    continuity
+        Use the continuity correction (Newcombe 1998, Stat Med 17:857, method 4), as some papers print.
+
+    Raises
+    ------
+    UsageError
+        Counts that cannot be.
+    """
+    _check_counts(successes, n)
+    kind: Literal["wilson", "wilsoncc"] = "wilsoncc" if continuity else "wilson"
+    ci = stats.binomtest(int(successes), int(n)).proportion_ci(level, method=kind)
+    method = "Wilson, continuity corrected" if continuity else "Wilson"
+    return Interval(value=successes / n, low=float(ci.low), high=float(ci.high), level=level, n=n, method=method)
+
+
+def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> Interval:
+    """Return a share with Clopper and Pearson's exact interval; parameters and errors as in :func:`wilson`."""
+    _check_counts(successes, n)
+    ci = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="exact")
+    return Interval(
+        value=successes / n, low=float(ci.low), high=float(ci.high), level=level, n=n, method="Clopper-Pearson"
+    )
+
+
+def poisson_interval(count: int, *, exposure: float = 1.0, level: float = 0.95) -> Interval:
+    """Return a rate with Garwood's exact Poisson interval (Garwood 1936, Biometrika 28:437).
+
+    Parameters
+    ----------
+    count
+        Events seen (mitoses), at least 0.
+    exposure
+        What they were seen in (mm²), above 0; the rate is ``count / exposure``.
+    level
+        Confidence level, 0 to 1.
+
+    Returns
+    -------
+    Interval
+        ``n`` is the count.
+
+    Raises
+    ------
+    UsageError
+        A negative count or an exposure that is not positive.
+    """
+    if count < 0 or not exposure > 0:
+        raise UsageError(
+            f"count {count} in an exposure of {exposure}: the count must not be negative, the exposure > 0"
+        )
+    tail = (1 - level) / 2
+    low = stats.chi2.ppf(tail, 2 * count) / 2 if count else 0.0
+    high = stats.chi2.ppf(1 - tail, 2 * count + 2) / 2
+    return Interval(
+        value=count / exposure,
+        low=float(low) / exposure,
+        high=float(high) / exposure,
+        level=level,
+        n=count,
+        method="exact Poisson (Garwood)",
+    )
+
+
+def mean_interval(values: Sequence[float] | Floats, *, level: float = 0.95) -> Interval:
+    """Return a mean with Student's t interval; ends are NaN below two values.
+
+    Parameters
+    ----------
+    values
+        Independent measurements, one a unit (reader, patient).  Folds of one cross-validation share their training
+        data and are not independent.
+    level
+        Confidence level, 0 to 1.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.size == 0:
+        raise UsageError("there are no values to take the mean of")
+    mean = float(array.mean())
+    if array.size < 2:
+        return Interval(value=mean, low=np.nan, high=np.nan, level=level, n=array.size, method="t, needs two values")
+    half = float(stats.t.ppf((1 + level) / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
+    return Interval(value=mean, low=mean - half, high=mean + half, level=level, n=array.size, method="Student's t")
+
+
+def mcnemar(
+    first: npt.NDArray[np.generic], second: npt.NDArray[np.generic], *, level: float = 0.95, exact: bool = True
+) -> PairedTest:
+    """Compare two shares of right answers on the same cases (McNemar 1947).
+
+    Parameters
+    ----------
+    first, second
+        Whether each case was right, bool, shape (N,).
+    level
+        Confidence level, 0 to 1.
+    exact
+        Binomial test on the discordant cases; otherwise chi-squared with 1 degree of freedom, uncorrected.
+
+    Returns
+    -------
+    PairedTest
+        Difference of the shares with Wald's interval for paired shares (Agresti, Categorical Data Analysis,
+        section 10.1.1); ``statistic`` is the smaller discordant count (exact) or chi-squared.
+
+    Raises
+    ------
+    UsageError
+        Lengths differ or there are no cases.
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
+        raise UsageError(f"answers have shapes {a.shape} and {b.shape}, expected two equal lists that are not empty")
+    n = a.size
+    only_first, only_second = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    discordant = only_first + only_second
+    difference = (only_first - only_second) / n
+    half = float(stats.norm.ppf((1 + level) / 2)) * np.sqrt((discordant / n - difference**2) / n)
+    if exact:
+        statistic = float(min(only_first, only_second))
+        p = float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    else:
+        statistic = (only_first - only_second) ** 2 / discordant if discordant else 0.0
+        p = float(stats.chi2.sf(statistic, 1))
+    return PairedTest(
+        difference=Interval(
+            value=difference, low=difference - half, high=difference + half, level=level, n=n, method="Wald, paired"
+        ),
+        statistic=statistic,
+        p=min(p, 1.0),
+        method="McNemar, exact" if exact else "McNemar, chi-squared",
+    )
+
+
+def _check_counts(successes: int, n: int) -> None:
+    if n < 1 or not 0 <= successes <= n:
+        raise UsageError(f"{successes} of {n} is no share", remedy="Counts must satisfy 0 <= successes <= n and n >= 1")

@@ -1,0 +1,106 @@
+"""Calibration of a yes-or-no model: how far predicted probabilities can be believed, and their correction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from pathology.errors import UsageError
+from pathology.settings import Settings
+from pathology.stats.intervals import Interval, wilson
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["CalibrationGroup", "LogisticCalibration", "calibration_groups", "draw_calibration", "fit_calibration"]
+
+
+class LogisticCalibration(Settings):
+    """Cox's calibration line (Cox 1958): observed log odds = ``intercept + slope x`` predicted log odds.
+
+    A slope below 1 means predictions too extreme, which is what overfitting does.
+    """
+
+    intercept: float
+    slope: float
+
+    def apply(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Turn scores (log odds) into probabilities."""
+        return np.asarray(1 / (1 + np.exp(-(self.intercept + self.slope * np.asarray(scores, float)))), float)
+
+
+class CalibrationGroup(Settings):
+    """Patients with alike predictions."""
+
+    predicted: float
+    """Mean predicted probability."""
+    observed: Interval
+    """Observed share with Wilson's interval."""
+
+
+def fit_calibration(
+    labels: NDArray[np.integer], scores: NDArray[np.floating], *, penalty: float = 0.0
+) -> LogisticCalibration:
+    """Fit the calibration line.
+
+    Parameters
+    ----------
+    labels
+        0 or 1, length N.
+    scores
+        Log odds, or any score that grows with them, shape (N,).
+    penalty
+        Ridge on the slope of the standardised score; above 0 where scores may separate the classes.
+
+    Raises
+    ------
+    UsageError
+        One class only, or scores that do not vary.
+    """
+    truth, values = np.asarray(labels), np.asarray(scores, float)
+    if len(set(truth.tolist())) < 2 or float(values.std()) == 0:
+        raise UsageError("a calibration line needs both classes and scores that vary")
+    scale = float(values.std())
+    strength = 1e10 if penalty == 0 else 1 / penalty  # no penalty, to the last digit
+    model = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000).fit(values[:, None] / scale, truth)
+    return LogisticCalibration(intercept=float(model.intercept_[0]), slope=float(model.coef_[0, 0]) / scale)
+
+
+def calibration_groups(
+    labels: NDArray[np.integer], probabilities: NDArray[np.floating], *, groups: int = 4
+) -> tuple[CalibrationGroup, ...]:
+    """Compare predicted with observed shares in groups of alike size, from the lowest predictions to the highest."""
+    order = np.argsort(probabilities, kind="stable")
+    return tuple(
+        CalibrationGroup(
+            predicted=float(np.mean(probabilities[rows])), observed=wilson(int(np.sum(labels[rows])), len(rows))
+        )
+        for rows in np.array_split(order, min(groups, len(order)))
+    )
+
+
+def draw_calibration(models: dict[str, tuple[CalibrationGroup, ...]], *, title: str = "") -> Figure:
+    """Draw predicted against observed shares with their intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+    for number, (name, groups) in enumerate(models.items()):
+        # Side by side, so that intervals of two models do not cover each other.
+        x = [g.predicted + 0.008 * number for g in groups]
+        y = [g.observed.value for g in groups]
+        below = [max(0.0, g.observed.value - g.observed.low) for g in groups]
+        above = [max(0.0, g.observed.high - g.observed.value) for g in groups]
+        axes.errorbar(x, y, [below, above], marker="o", capsize=3, linewidth=1.2, label=name)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("Predicted probability")
+    axes.set_ylabel("Observed share, 95 % interval")
+    axes.legend(frameon=False, fontsize=9)
+    if title:
+        axes.set_title(title, fontsize=12)
+    return figure

@@ -1,0 +1,194 @@
+"""The contract of every survival model, and a fitted model on disk without pickle."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from safetensors.numpy import save_file
+
+from pathology.errors import UsageError
+from pathology.settings import Settings
+from pathology.survival.covariates import CovariateSettings, Preparation
+from pathology.survival.groups import RiskGroups
+from pathology.survival.outcome import Outcome
+
+__all__ = ["FORMAT", "FittedModel", "SurvivalModel", "fit_model", "part_of"]
+
+Floats = npt.NDArray[np.float64]
+FORMAT = 1
+"""Version of the folder layout."""
+
+
+class SurvivalModel(ABC):
+    """A model of time to an event.
+
+    Implementations take a settings object in their constructor, learn in :meth:`fit` from the training patients
+    only, and are deterministic for a seed.
+    """
+
+    kind: ClassVar[str]
+    """Name on the command line and on disk."""
+    settings_type: ClassVar[type[Settings]]
+    """Class of the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def fit(self, x: Floats, outcome: Outcome, *, seed: int = 0) -> SurvivalModel:
+        """Learn from training patients.
+
+        Parameters
+        ----------
+        x
+            Covariates without gaps, shape (N, P).
+        outcome
+            Follow-up of the N patients.
+        seed
+            Decides initial weights, batches and the rows set aside for stopping.
+
+        Returns
+        -------
+        SurvivalModel
+            Itself.
+
+        Raises
+        ------
+        UsageError
+            Too few events, or covariates from which nothing can be estimated.
+        """
+
+    @abstractmethod
+    def predict_risk(self, x: Floats) -> Floats:
+        """Return a risk for each patient, higher meaning earlier event; shape (N,), no unit."""
+
+    @abstractmethod
+    def predict_survival(self, x: Floats, times: npt.ArrayLike) -> Floats:
+        """Return the probability of being without the event at each of T times; shape (N, T), falling with time."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """Return what was learnt, as JSON-able values and arrays."""
+
+    @abstractmethod
+    def restore(self, values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Take back what :meth:`state` returned."""
+
+
+class FittedModel:
+    """Preparation, model and risk groups together, taking a table and giving predictions.
+
+    Parameters
+    ----------
+    preparation, model
+        Both fitted on the same training patients.
+    groups
+        Cut-offs of the risk, learnt from the training patients.
+    facts
+        What is said of the model: outcome columns, unit of time, training patients and events, source.
+    """
+
+    def __init__(
+        self, preparation: Preparation, model: SurvivalModel, groups: RiskGroups, facts: dict[str, Any]
+    ) -> None:
+        self.preparation = preparation
+        self.model = model
+        self.groups = groups
+        self.facts = facts
+
+    def predict(self, table: pd.DataFrame, times: npt.ArrayLike) -> pd.DataFrame:
+        """Return risk, risk group and survival at some times for each row of a table.
+
+        Parameters
+        ----------
+        table
+            One row a patient, with the covariates' columns.
+        times
+            In the unit of the training outcome.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``risk``, ``risk_group`` and ``survival_<time>``, index as in ``table``.
+        """
+        at = np.atleast_1d(np.asarray(times, dtype=float))
+        x = self.preparation.transform(table)
+        risk = self.model.predict_risk(x)
+        result = pd.DataFrame({"risk": risk, "risk_group": self.groups.assign(risk)}, index=table.index)
+        for t, column in zip(at, self.model.predict_survival(x, at).T, strict=True):
+            result[f"survival_{t:g}"] = column
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.json`` and ``weights.safetensors`` into a folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        prepared, prepared_arrays = self.preparation.state()
+        learnt, arrays = self.model.state()
+        record = {
+            "format": FORMAT,
+            "kind": self.model.kind,
+            "settings": self.model.settings.model_dump(mode="json"),
+            "preparation": prepared,
+            "learnt": learnt,
+            "groups": self.groups.model_dump(mode="json"),
+            "facts": self.facts,
+            "intended_use": "Research use only. Not for decisions about a patient.",
+        }
+        (folder / "model.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        named = {f"preparation.{k}": np.ascontiguousarray(v) for k, v in prepared_arrays.items()}
+        named |= {f"model.{k}": np.ascontiguousarray(v) for k, v in arrays.items()}
+        save_file(named, folder / "weights.safetensors")
+
+
+def fit_model(
+    table: pd.DataFrame,
+    outcome: Outcome,
+    covariates: CovariateSettings,
+    model: SurvivalModel,
+    *,
+    groups: int = 3,
+    seed: int = 0,
+    facts: dict[str, Any] | None = None,
+) -> FittedModel:
+    """Prepare covariates, fit a model and cut risk groups, all on the same training patients.
+
+    Parameters
+    ----------
+    table
+        Training patients, one row each, in the order of ``outcome``.
+    outcome
+        Their follow-up.
+    covariates
+        Which columns and how.
+    model
+        Unfitted.
+    groups
+        Number of risk groups of equal size.
+    seed
+        Passed to the model.
+    facts
+        Kept with the model.
+
+    Raises
+    ------
+    UsageError
+        The table and the outcome have different lengths, or the model cannot be fitted.
+    """
+    if len(table) != len(outcome):
+        raise UsageError(f"the table has {len(table)} rows for {len(outcome)} outcomes")
+    preparation = Preparation(covariates).fit(table)
+    x = preparation.transform(table)
+    model.fit(x, outcome, seed=seed)
+    own = {"patients": len(outcome), "events": outcome.events, "covariates": list(preparation.names)}
+    return FittedModel(preparation, model, RiskGroups.cut(model.predict_risk(x), groups), own | (facts or {}))
+
+
+def part_of(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays whose names begin with a prefix, under what follows it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -1,0 +1,249 @@
+"""Cox's proportional hazards model, plain and penalised, by lifelines, which is imported here and nowhere else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field
+from scipy import stats
+
+from pathology.errors import MissingDependencyError, UsageError
+from pathology.settings import Settings
+from pathology.survival.models.base import FittedModel, SurvivalModel
+from pathology.survival.nonparametric import StepFunction, breslow
+from pathology.survival.outcome import Outcome
+
+__all__ = [
+    "CoxModel",
+    "CoxSettings",
+    "HazardRatio",
+    "LikelihoodRatioTest",
+    "hazard_ratios",
+    "likelihood_ratio_test",
+    "partial_log_likelihood",
+]
+
+Floats = npt.NDArray[np.float64]
+
+
+class CoxSettings(Settings):
+    """Penalty of a proportional hazards model."""
+
+    penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Strength of the penalty on the mean log likelihood; 0 is Cox's own estimate."""
+    l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """0: ridge (Verweij 1994), 1: lasso (Tibshirani 1997), between: elastic net."""
+
+
+class HazardRatio(Settings):
+    """One covariate's hazard ratio."""
+
+    name: str
+    ratio: float
+    low: float
+    high: float
+    """Wald's interval."""
+    p: float
+    unit: str
+    """What the ratio compares, such as ``per 10`` or ``against leg``."""
+
+
+class LikelihoodRatioTest(Settings):
+    """A comparison of nested proportional hazards models."""
+
+    statistic: float
+    degrees_of_freedom: int
+    p: float
+
+
+class CoxModel(SurvivalModel):
+    """Proportional hazards with Efron's handling of ties and Breslow's baseline.
+
+    Attributes
+    ----------
+    coefficients : ndarray, shape (P,)
+        Log hazard ratios per unit of the prepared covariates.
+    covariance : ndarray, shape (P, P)
+        Of the coefficients, from the information matrix; not meaningful under a penalty.
+    log_likelihood : float
+        Partial log likelihood (Efron) at the coefficients, without the penalty.
+    """
+
+    kind: ClassVar[str] = "cox"
+    settings_type: ClassVar[type[Settings]] = CoxSettings
+    settings: CoxSettings
+
+    def __init__(self, settings: CoxSettings | None = None) -> None:
+        super().__init__(settings or CoxSettings())
+        self.coefficients: Floats = np.zeros(0)
+        self.covariance: Floats = np.zeros((0, 0))
+        self.log_likelihood = float("nan")
+        self.centre: Floats = np.zeros(0)
+        self._baseline = StepFunction(np.zeros(0), np.zeros(0), 0.0)
+
+    def fit(self, x: Floats, outcome: Outcome, *, seed: int = 0) -> CoxModel:
+        """Estimate coefficients and baseline; ``seed`` is not used.  See :meth:`SurvivalModel.fit`."""
+        del seed
+        try:
+            from lifelines import CoxPHFitter
+            from lifelines.exceptions import ConvergenceError
+        except ImportError as error:  # pragma: no cover - lifelines is installed where the tests run
+            raise MissingDependencyError(
+                "Cox models are estimated by lifelines, which is not installed", remedy="Install the extra 'survival'"
+            ) from error
+
+        problem: Exception | None = None
+        columns = [f"x{i}" for i in range(x.shape[1])]
+        frame = pd.DataFrame(x, columns=columns).assign(time=outcome.time, event=outcome.event.astype(int))
+        fitter = CoxPHFitter(penalizer=self.settings.penalty, l1_ratio=self.settings.l1_ratio)
+        with warnings.catch_warnings():
+            # lifelines warns about pandas' own future and about slow convergence; the latter is checked below.
+            warnings.simplefilter("ignore")
+            # Newton's full first step can overshoot although the maximum exists; shorter ones find it.
+            for step in (0.95, 0.25):
+                try:
+                    options = {"precision": 1e-10, "r_precision": 1e-12, "step_size": step}
+                    fitter.fit(frame, "time", "event", fit_options=options)
+                    break
+                except (ConvergenceError, np.linalg.LinAlgError, ValueError) as error:
+                    problem = error
+            else:
+                raise UsageError(
+                    f"the proportional hazards model cannot be estimated from {len(outcome)} patients with "
+                    f"{outcome.events} events and {x.shape[1]} covariates ({str(problem).split('.')[0]})",
+                    remedy="Leave out covariates that separate the events or repeat each other, or give a penalty",
+                ) from problem
+        self.coefficients = fitter.params_.to_numpy(dtype=float)
+        self.covariance = fitter.variance_matrix_.to_numpy(dtype=float)
+        self.centre = x.mean(axis=0)
+        self.log_likelihood = partial_log_likelihood(outcome, x @ self.coefficients)
+        self._baseline = breslow(outcome, (x - self.centre) @ self.coefficients)
+        return self
+
+    def predict_risk(self, x: Floats) -> Floats:
+        """Return the log hazard ratio against the mean training patient, shape (N,)."""
+        return np.asarray((x - self.centre) @ self.coefficients, dtype=float)
+
+    def predict_survival(self, x: Floats, times: npt.ArrayLike) -> Floats:
+        """Return survival probabilities, shape (N, T); see :meth:`SurvivalModel.predict_survival`."""
+        # Covariates far outside those of training must not overflow: beyond e^500 everybody has had the event.
+        ratio = np.exp(np.clip(self.predict_risk(x), -500, 500))
+        hazard: Floats = np.outer(ratio, np.atleast_1d(self._baseline(times)))
+        return np.exp(-hazard)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """Return coefficients, covariance and baseline."""
+        return {"log_likelihood": self.log_likelihood}, {
+            "coefficients": self.coefficients,
+            "covariance": self.covariance,
+            "centre": self.centre,
+            "baseline_times": self._baseline.times,
+            "baseline_hazard": self._baseline.heights,
+        }
+
+    def restore(self, values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Take back what :meth:`state` returned."""
+        self.log_likelihood = float(values["log_likelihood"])
+        self.coefficients, self.covariance = arrays["coefficients"], arrays["covariance"]
+        self.centre = arrays["centre"]
+        self._baseline = StepFunction(arrays["baseline_times"], arrays["baseline_hazard"], 0.0)
+
+
+def partial_log_likelihood(outcome: Outcome, log_risk: npt.ArrayLike) -> float:
+    """Return the log partial likelihood with Efron's ties (Efron 1977, JASA 72:557), as a sum.
+
+    Parameters
+    ----------
+    outcome
+        Follow-up of N patients.
+    log_risk
+        Linear predictor, shape (N,).
+    """
+    eta = np.asarray(log_risk, dtype=float)
+    eta = eta - eta.max()
+    risk = np.exp(eta)
+    total = float(eta[outcome.event].sum())
+    for t in np.unique(outcome.time[outcome.event]):
+        died = outcome.event & (outcome.time == t)
+        m = int(died.sum())
+        left = risk[outcome.time >= t].sum() - np.arange(m) / m * risk[died].sum()
+        total -= float(np.log(left).sum())
+    return total
+
+
+def likelihood_ratio_test(full: CoxModel, reduced: CoxModel | None, outcome: Outcome) -> LikelihoodRatioTest:
+    """Test whether the covariates that only the full model has add anything.
+
+    Parameters
+    ----------
+    full, reduced
+        Unpenalised models fitted on the same patients, the second with some of the first's covariates; ``None`` is
+        the model without covariates.
+    outcome
+        Follow-up of these patients.
+
+    Raises
+    ------
+    UsageError
+        A model is penalised, or the models are not nested.
+    """
+    if any(m is not None and m.settings.penalty > 0 for m in (full, reduced)):
+        raise UsageError("a likelihood-ratio test needs models without penalty")
+    below = partial_log_likelihood(outcome, np.zeros(len(outcome))) if reduced is None else reduced.log_likelihood
+    freedom = len(full.coefficients) - (0 if reduced is None else len(reduced.coefficients))
+    statistic = 2 * (full.log_likelihood - below)
+    if freedom < 1 or statistic < -1e-6:
+        raise UsageError("the models are not nested: the full one must have all covariates of the other, and more")
+    statistic = max(statistic, 0.0)
+    return LikelihoodRatioTest(
+        statistic=statistic, degrees_of_freedom=freedom, p=float(stats.chi2.sf(statistic, freedom))
+    )
+
+
+def hazard_ratios(
+    fitted: FittedModel, *, per: Mapping[str, float] | None = None, level: float = 0.95
+) -> tuple[HazardRatio, ...]:
+    """Return the hazard ratios of a Cox model in the units of the table.
+
+    Parameters
+    ----------
+    fitted
+        A fitted :class:`CoxModel` with its preparation.
+    per
+        Step of a numeric column that the ratio is for, such as ``{"age": 10}``; 1 where not given.
+    level
+        Of the intervals.
+
+    Raises
+    ------
+    UsageError
+        The model is no Cox model.
+    """
+    model = fitted.model
+    if not isinstance(model, CoxModel):
+        raise UsageError(f"hazard ratios need a Cox model, and this is '{model.kind}'")
+    steps = per or {}
+    error = np.sqrt(np.diag(model.covariance))
+    z = float(stats.norm.ppf((1 + level) / 2))
+    rows = []
+    for i, name in enumerate(fitted.preparation.names):
+        column, _, category = name.partition("=")
+        numeric = not category
+        factor = steps.get(name, 1.0) / fitted.preparation.scale_of(name) if numeric else 1.0
+        beta, sd = model.coefficients[i] * factor, error[i] * factor
+        rows.append(
+            HazardRatio(
+                name=name if numeric else f"{column}: {category}",
+                ratio=float(np.exp(beta)),
+                low=float(np.exp(beta - z * sd)),
+                high=float(np.exp(beta + z * sd)),
+                p=float(2 * stats.norm.sf(abs(beta / sd))) if sd > 0 else float("nan"),
+                unit=f"per {steps.get(name, 1.0):g}" if numeric else f"against {fitted.preparation.reference[column]}",
+            )
+        )
+    return tuple(rows)

@@ -1,0 +1,82 @@
+"""Every kind of survival model, by the name it bears on the command line and on disk."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from pathology.errors import BundleError, UnknownModelError
+from pathology.survival.covariates import Preparation
+from pathology.survival.groups import RiskGroups
+from pathology.survival.models.base import FORMAT, FittedModel, SurvivalModel, part_of
+
+__all__ = ["load_model", "make_model", "model_kinds"]
+
+
+@cache
+def model_kinds() -> dict[str, type[SurvivalModel]]:
+    """Return every model by its kind."""
+    from pathology.survival.models.bhambhvani import Bhambhvani
+    from pathology.survival.models.cox import CoxModel
+    from pathology.survival.models.neural import DeepHit, DeepSurv, DiscreteHazard
+    from pathology.survival.models.red_snn import RedSnn
+
+    kinds: tuple[type[SurvivalModel], ...] = (Bhambhvani, CoxModel, DeepSurv, DiscreteHazard, DeepHit, RedSnn)
+    return {model.kind: model for model in sorted(kinds, key=lambda model: model.kind)}
+
+
+def make_model(kind: str, **settings: Any) -> SurvivalModel:
+    """Return an unfitted model of a kind.
+
+    Parameters
+    ----------
+    kind
+        One of :func:`model_kinds`.
+    **settings
+        Values of its settings; the rest have their defaults.
+
+    Raises
+    ------
+    UnknownModelError
+        No such kind.
+    """
+    kinds = model_kinds()
+    if kind not in kinds:
+        raise UnknownModelError(
+            f"there is no survival model '{kind}'", remedy=f"Choose one of {', '.join(sorted(kinds))}"
+        )
+    return kinds[kind](kinds[kind].settings_type(**settings))
+
+
+def load_model(folder: Path) -> FittedModel:
+    """Read a folder that :meth:`FittedModel.save` wrote.
+
+    Raises
+    ------
+    BundleError
+        A file is missing or damaged, or of another version.
+    UnknownModelError
+        This version has no such kind of model.
+    """
+    try:
+        record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        arrays = load_file(folder / "weights.safetensors")
+        if record["format"] != FORMAT:
+            raise BundleError(f"the model has layout {record['format']}, this version reads {FORMAT}", where=folder)
+        preparation = Preparation.from_state(record["preparation"], part_of(arrays, "preparation."))
+        model = make_model(record["kind"], **record["settings"])
+        model.restore(record["learnt"], part_of(arrays, "model."))
+        groups = RiskGroups(**record["groups"])
+        facts = dict(record["facts"])
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise BundleError(
+            f"this is no survival model that can be read ({type(error).__name__}: {error})",
+            where=folder,
+            remedy="Give the folder that 'pathology survival fit' wrote",
+        ) from error
+    return FittedModel(preparation, model, groups, facts)

@@ -1,0 +1,70 @@
+"""B12. Hypoxic habitats from multiparametric MRI, pixel by pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pathology.systems.system import OwnFigure, PublishedFigure, System
+
+if TYPE_CHECKING:
+    from pathology.radiology.models.base import Recipe
+
+__all__ = ["SYSTEM", "recipe"]
+
+SYSTEM = System(
+    id="jardim-perassi-2021",
+    code="B12",
+    title="ResNet-18 hypoxia maps",
+    reference="Jardim-Perassi et al. 2021, Theranostics 11:5313",
+    task="Probability of hypoxia in every pixel; hypoxic fraction of the tumour",
+    network="ResNet-18 on patches",
+    parameters=11_177_538,
+    status="works",
+    data="patient-derived rhabdomyosarcoma xenografts and a syngeneic model; MRI with registered histology",
+    published=(
+        PublishedFigure(
+            metric="correlation with histology",
+            value="not found in what could be read",
+            cohort="mice",
+            source="abstract",
+        ),
+    ),
+    own=(
+        OwnFigure(
+            metric="AUC of pixels",
+            value=0.991,
+            interval=(0.99, 0.992),
+            n=16,
+            unit="cases",
+            data="constructed, no clinical claim; 4-fold by case, 400 steps on patches of 15 x 15",
+        ),
+        OwnFigure(
+            metric="correlation of hypoxic fractions",
+            value=0.998,
+            interval=(0.995, 0.999),
+            n=16,
+            unit="cases",
+            data="constructed, no clinical claim; 4-fold by case, 400 steps on patches of 15 x 15",
+        ),
+        OwnFigure(
+            metric="mean absolute error of the hypoxic fraction",
+            value=0.014,
+            interval=(0.01, 0.019),
+            n=16,
+            unit="cases",
+            data="constructed, no clinical claim; 4-fold by case, 400 steps on patches of 15 x 15",
+        ),
+    ),
+    notes=(
+        "Patch size, sequences and training are ours.",
+        "Histology must come registered with the MRI, as a mask; no public pairs are at hand: shown on phantoms whose "
+        "hypoxic fraction is known.",
+    ),
+)
+
+
+def recipe() -> Recipe:
+    """Return the recipe; sequences ``T2``, ``DCE`` and ``ADC``, the truth in the mask ``hypoxia``."""
+    from pathology.radiology.models.habitat import HabitatRecipe
+
+    return HabitatRecipe()

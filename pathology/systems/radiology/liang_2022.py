@@ -1,0 +1,111 @@
+"""B4. Lung metastasis of soft tissue sarcoma from MRI: mRMR, LASSO, SMOTE and an SVM, in a nomogram."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pathology.systems.system import OwnFigure, PublishedFigure, System
+
+if TYPE_CHECKING:
+    from pathology.radiology.models.base import Recipe
+
+__all__ = ["SYSTEM", "recipe"]
+
+SYSTEM = System(
+    id="liang-2022",
+    code="B4",
+    title="Radiomic nomogram of lung metastasis",
+    reference="Liang et al. 2022, Frontiers in Oncology 12:897676",
+    task="Lung metastasis, yes or no",
+    network="radiomics and ResNet-34 features, mRMR, LASSO, SMOTE, SVM, logistic nomogram",
+    parameters=None,
+    status="works",
+    data="242 patients: 116 for training, 126 external; T1WI (949 features) and FS-T2WI (772), 54 and 50 deep features",
+    published=(
+        PublishedFigure(metric="AUC, nomogram", value="0.833", cohort="126 external patients", source="abstract"),
+        PublishedFigure(metric="AUC, radiomics", value="0.799", cohort="126 external patients", source="abstract"),
+        PublishedFigure(metric="AUC, clinical", value="0.664", cohort="126 external patients", source="abstract"),
+    ),
+    own=(
+        OwnFigure(
+            metric="AUC, clinical data alone",
+            value=0.787,
+            interval=(0.586, 0.946),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
+        ),
+        OwnFigure(
+            metric="AUC, radiomics of T1",
+            value=0.537,
+            interval=(0.32, 0.751),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
+        ),
+        OwnFigure(
+            metric="AUC, T1 and clinical data",
+            value=0.7,
+            interval=(0.513, 0.868),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
+        ),
+        OwnFigure(
+            metric="AUC, deep features of T1",
+            value=0.662,
+            interval=(0.493, 0.826),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
+        ),
+        OwnFigure(
+            metric="AUC, T1, deep features and clinical data",
+            value=0.781,
+            interval=(0.585, 0.937),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
+        ),
+    ),
+    notes=(
+        "SMOTE works inside each training fold; every synthetic row remembers its parents and the audit checks them.",
+        "Logistic regression, trees, forests, boosting and AdaBoost can be compared; logistic regression and SVM can "
+        "be "
+        "put into a bundle.",
+        "Shown on T1 MRI, CT and PET of 28 public patients.",
+    ),
+)
+
+
+def recipe(
+    sequences: tuple[str, ...] = ("MR_T1",), deep_start: str | None = None, shell_mm: float | None = None
+) -> Recipe:
+    """Return the recipe; the outcome in the clinical column ``lung_metastasis`` (0 or 1).
+
+    Parameters
+    ----------
+    sequences
+        Sequences measured.
+    deep_start
+        Weights of the ResNet-34 whose features of the first sequence are added; ``None`` leaves them out.
+    shell_mm
+        Width of a peritumoural shell; the publication has none.
+    """
+    from pathology.radiology.features.signature import SignatureSettings
+    from pathology.radiology.models.deep_features import DeepFeatureSettings
+    from pathology.radiology.models.signature import SignatureRecipe
+
+    deep: tuple[DeepFeatureSettings, ...] = ()
+    if deep_start is not None:
+        deep = (DeepFeatureSettings(sequence=sequences[0], backbone="resnet34", start=deep_start),)
+    return SignatureRecipe(
+        sequences=sequences,
+        label="lung_metastasis",
+        classes=("0", "1"),
+        numeric=("age",),
+        categories={"grade": ("Low", "Intermediate", "High")},
+        deep=deep,
+        shell_mm=shell_mm,
+        signature=SignatureSettings(mrmr=10, reduction="lasso", smote=True, classifier="svm"),
+    )

@@ -1,0 +1,96 @@
+"""B3. Relapse of soft tissue sarcoma from MRI: a deep-learning radiomic nomogram of time to relapse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pathology.systems.system import OwnFigure, PublishedFigure, System
+
+if TYPE_CHECKING:
+    from pathology.radiology.models.base import Recipe
+
+__all__ = ["SYSTEM", "recipe"]
+
+SYSTEM = System(
+    id="liu-2021",
+    code="B3",
+    title="Deep-learning radiomic nomogram of relapse",
+    reference="Liu S et al. 2021, European Radiology",
+    task="Time to relapse; low, medium and high risk",
+    network="radiomics and ResNet-34 features, LASSO-Cox signature, Cox nomogram",
+    parameters=None,
+    status="works",
+    data="282 patients of 3 centres, 113 with contrast-enhanced MRI; developed on one centre, tested on two",
+    published=(
+        PublishedFigure(metric="C-index", value="0.721 and more", cohort="282 patients, 3 centres", source="abstract"),
+        PublishedFigure(
+            metric="median AUC", value="0.746 and more", cohort="282 patients, 3 centres", source="abstract"
+        ),
+        PublishedFigure(
+            metric="integrated Brier score", value="0.159 and less", cohort="282 patients, 3 centres", source="abstract"
+        ),
+    ),
+    own=(
+        OwnFigure(
+            metric="C-index, clinical data alone",
+            value=0.619,
+            interval=(0.437, 0.787),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
+        ),
+        OwnFigure(
+            metric="C-index, radiomics of T1",
+            value=0.585,
+            interval=(0.401, 0.771),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
+        ),
+        OwnFigure(
+            metric="C-index, T1 and clinical data",
+            value=0.642,
+            interval=(0.487, 0.801),
+            n=28,
+            unit="patients",
+            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
+        ),
+    ),
+    notes=(
+        "The review names ResNet-34; the number of features kept and the penalties are ours.",
+        "The nomogram is fitted on signature scores of inner folds, so that it does not trust an overfitted signature.",
+        "Shown on T1 MRI of 28 public patients with time to metastasis or recurrence: too few to say anything firm.",
+    ),
+)
+
+
+def recipe(sequence: str = "MR_T1", deep_start: str | None = None) -> Recipe:
+    """Return the recipe; follow-up in the clinical columns ``relapse_days`` and ``relapse``.
+
+    Parameters
+    ----------
+    sequence
+        The MRI sequence measured.
+    deep_start
+        Weights of the ResNet-34 whose features are added (``imagenet`` or a file); ``None`` leaves them out.
+    """
+    from pathology.radiology.models.deep_features import DeepFeatureSettings
+    from pathology.radiology.models.signature import SignatureRecipe
+    from pathology.radiology.models.survival import SurvivalRecipe
+
+    deep = (
+        () if deep_start is None else (DeepFeatureSettings(sequence=sequence, backbone="resnet34", start=deep_start),)
+    )
+    return SurvivalRecipe(
+        measuring=SignatureRecipe(
+            sequences=(sequence,),
+            label="relapse",
+            classes=("0", "1"),
+            numeric=("age",),
+            categories={"grade": ("Low", "Intermediate", "High")},
+            deep=deep,
+        ),
+        time="relapse_days",
+        event="relapse",
+        outcome="relapse",
+    )

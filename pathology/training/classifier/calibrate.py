@@ -1,0 +1,207 @@
+"""What is fitted on calibration patients: temperature, prediction sets, the limit of the domain, cut-offs of a risk."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pathology.bundle.card import Trust
+from pathology.evaluation.classifier import SlideFinding, slide_scores
+from pathology.networks.penultimate import split_classifier
+from pathology.stats.conformal import fit_conformal
+from pathology.stats.out_of_distribution import FeatureDomain, fit_domain, fit_limit, slide_score
+from pathology.stats.temperature_scaling import TemperatureFit, fit_temperature
+from pathology.training.classifier.aggregator import bag_probabilities
+from pathology.training.classifier.patches import SlidePatches
+from pathology.training.classifier.predict import SlideLogits, predict_slides
+from pathology.training.classifier.recipe import SlideRecipe
+
+__all__ = ["SplitNetwork", "TrustFit", "fit_trust"]
+
+Rows = NDArray[np.int64]
+
+_TOGETHER = 8
+"""Slides whose features are in memory at once."""
+_DOMAIN_PATCHES = 4000
+"""Training patches that the domain is fitted on, spread evenly over the slides: several for each of 2048 features."""
+
+
+class SplitNetwork:
+    """A trained classifier that gives features and logits in one pass.
+
+    Parameters
+    ----------
+    network
+        Trained; not changed.
+    patches
+        All slides.
+    recipe
+        Normalisation and batch size.
+    device
+        Where to compute.
+    loaders
+        Processes that read patches.
+    """
+
+    def __init__(
+        self, network: nn.Module, patches: SlidePatches, recipe: SlideRecipe, device: torch.device, loaders: int
+    ) -> None:
+        self._body, head = split_classifier(copy.deepcopy(network).eval())
+        self._weight = head.weight.detach().cpu().numpy().astype(np.float32)
+        self._bias = head.bias.detach().cpu().numpy().astype(np.float32)
+        self._patches, self._recipe, self._device, self._loaders = patches, recipe, device, loaders
+
+    def slides(self, rows: Rows, *, most: int | None = None) -> Iterator[tuple[int, SlideLogits, NDArray[np.float32]]]:
+        """Yield row, logits and ``(n, F)`` features of each slide, in fp32; some slides are in memory at once.
+
+        Parameters
+        ----------
+        rows
+            Slides.
+        most
+            Patches of each slide, evenly spread; ``None``: all that are used.
+        """
+        patches = self._patches if most is None else _thinned(self._patches, most)
+        for start in range(0, len(rows), _TOGETHER):
+            part = rows[start : start + _TOGETHER]
+            found = predict_slides(self._body, patches, part, self._recipe, device=self._device, loaders=self._loaders)
+            for row, features in zip(part.tolist(), found, strict=True):
+                logits = features.logits @ self._weight.T + self._bias
+                yield row, SlideLogits(features.patches, logits), features.logits
+
+
+def _thinned(patches: SlidePatches, most: int) -> SlidePatches:
+    thin = []
+    for keep in patches.keep:
+        places = np.flatnonzero(keep)
+        chosen = np.zeros_like(keep)
+        chosen[places[np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)]] = True
+        thin.append(chosen)
+    return SlidePatches(patches.labelled, patches.stores, tuple(thin))
+
+
+@dataclass(frozen=True)
+class TrustFit:
+    """What was fitted.
+
+    Attributes
+    ----------
+    temperature
+        Of the patches' logits.
+    trust
+        Prediction sets and limit of the domain, for the card.
+    domain
+        Where the features of the training patches lie.
+    findings
+        The calibration slides at the fitted temperature.
+    """
+
+    temperature: TemperatureFit
+    trust: Trust
+    domain: FeatureDomain
+    findings: tuple[SlideFinding, ...]
+
+
+def fit_trust(
+    split: SplitNetwork,
+    patches: SlidePatches,
+    train: Rows,
+    calibration: Rows,
+    *,
+    aggregator: str = "mean",
+    learned: nn.Module | None = None,
+    coverage: float = 0.9,
+    false_alarm: float = 0.05,
+    seed: int = 0,
+) -> TrustFit:
+    """Fit everything that says how far an answer can be believed.
+
+    Parameters
+    ----------
+    split
+        The trained network.
+    patches
+        All slides.
+    train
+        Slides that trained: their features define the domain, and nothing else is taken from them.
+    calibration
+        Slides of patients who trained and chose nothing.
+    aggregator
+        From patches to a slide: what the prediction sets are for.
+    learned
+        The aggregator, where it is a network.
+    coverage
+        Stated chance that a prediction set holds the truth.
+    false_alarm
+        Stated chance that a slide like the calibration slides counts as outside the domain.
+    seed
+        Which slide of a patient is drawn.
+    """
+    slides = patches.labelled.slides
+    features, labels = [], []
+    for row, _, found in split.slides(train, most=max(2, _DOMAIN_PATCHES // len(train))):
+        features.append(found)
+        labels.append(np.full(len(found), slides[row].label))
+    domain = fit_domain(np.concatenate(features), np.concatenate(labels))
+    logits, scores, of_slides = [], [], []
+    for _, given, found in split.slides(calibration):
+        logits.append(given)
+        of_slides.append(None if learned is None else bag_probabilities(learned, [found])[0])
+        scores.append(slide_score(domain.scores(found)))
+    truth = [slides[row].label for row in calibration]
+    owners = [slides[row].patient_id for row in calibration]
+    temperature = fit_temperature(
+        np.concatenate([found.logits for found in logits]),
+        np.repeat(truth, [len(found.logits) for found in logits]),
+        groups=np.repeat(owners, [len(found.logits) for found in logits]),
+    )
+    findings = tuple(
+        SlideFinding(
+            slides[row].slide_id,
+            slides[row].patient_id,
+            slides[row].label,
+            found.probabilities(temperature.temperature),
+            answer,
+        )
+        for row, found, answer in zip(calibration.tolist(), logits, of_slides, strict=True)
+    )
+    data = f"{len(calibration)} slides of {len(set(owners))} calibration patients, who trained and chose nothing"
+    answers = slide_scores(findings, aggregator if learned is None else "model")
+    return TrustFit(
+        temperature,
+        Trust(
+            conformal=fit_conformal(answers, truth, patients=owners, coverage=coverage, data=data, seed=seed),
+            out_of_domain=fit_limit(
+                np.array(scores),
+                features=domain.centres.shape[1],
+                patients=owners,
+                false_alarm=false_alarm,
+                data=data,
+                seed=seed,
+            ),
+            aggregator=aggregator,
+            note=_note(len(set(owners)), coverage, false_alarm),
+        ),
+        domain,
+        findings,
+    )
+
+
+def _note(patients: int, coverage: float, false_alarm: float) -> str:
+    """Say where there are too few patients for what is stated."""
+    said = ["Holds for patients like the calibration patients, not for another hospital."]
+    if patients < round(1 / (1 - coverage) - 1, 9):
+        said.append(
+            f"{patients} calibration patients are too few for sets with {coverage:.0%} coverage: every set is full."
+        )
+    if patients < round(1 / false_alarm - 1, 9):
+        said.append(
+            f"{patients} are too few for a limit of the domain at {false_alarm:.0%} false alarms: there is none."
+        )
+    return " ".join(said)

@@ -1,0 +1,243 @@
+"""Patches of labelled slides for training: through the tiling engine, tissue only, within regions where given."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from matplotlib.path import Path as Outline
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from pathology.errors import InputTableError, NoTissueError, SlideError
+from pathology.evaluation.labels import LabelledSlide, LabelledSlides
+from pathology.outputs.export.geojson import read_geojson
+from pathology.progress import Progress
+from pathology.scoring.tile import tile
+from pathology.settings import GridSettings
+from pathology.slide.open import open_slide
+from pathology.tiling.store import PatchStore
+from pathology.tiling.torch_dataset import ShuffledPatches
+from pathology.training.classifier.augmentation import change_patch
+from pathology.training.classifier.recipe import AugmentationName, SlideRecipe
+
+__all__ = ["SlidePatches", "TrainingPatches", "prepare_patches", "slide_fingerprints"]
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SlidePatches:
+    """Patch stores of labelled slides.
+
+    Attributes
+    ----------
+    labelled
+        The slides.
+    stores
+        Folder of each slide's store, in the same order.
+    keep
+        For each store ``(N,)`` bool: the patches that are used.
+    """
+
+    labelled: LabelledSlides
+    stores: tuple[Path, ...]
+    keep: tuple[NDArray[np.bool_], ...]
+
+    def counts(self, rows: Rows) -> NDArray[np.int64]:
+        """Return the number of patches used of each class among some slides, shape (C,)."""
+        result = np.zeros(len(self.labelled.classes), np.int64)
+        for row in rows:
+            result[self.labelled.slides[row].label] += int(self.keep[row].sum())
+        return result
+
+    def shuffled(
+        self, rows: Rows, *, seed: int, part: tuple[int, int] = (0, 1), shuffle: bool = True
+    ) -> ShuffledPatches:
+        """Return the patches of some slides as a data set of ``((P, P, 3) uint8, (place in rows, patch))``."""
+        return ShuffledPatches(
+            [self.stores[row] for row in rows],
+            transform=_as_they_are,
+            shuffle=shuffle,
+            seed=seed,
+            part=part,
+            keep=[self.keep[row] for row in rows],
+        )
+
+
+def _as_they_are(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels
+
+
+class TrainingPatches(IterableDataset[tuple[Tensor, int]]):
+    """Patches in random order, each changed at random, with the class of its slide.
+
+    The change of a patch depends on seed, epoch, slide and patch, so it is the same whatever the number of loaders.
+
+    Parameters
+    ----------
+    patches
+        From :meth:`SlidePatches.shuffled`.
+    labels
+        Class of each of its stores.
+    augmentation
+        How patches are changed.
+    seed
+        Of the changes.
+    """
+
+    def __init__(
+        self, patches: ShuffledPatches, labels: Sequence[int], augmentation: AugmentationName, seed: int
+    ) -> None:
+        super().__init__()
+        self._patches, self._labels = patches, list(labels)
+        self._augmentation, self._seed = augmentation, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose order and changes; to be called before each pass."""
+        self._epoch.fill_(epoch)
+        self._patches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Return the number of patches."""
+        return len(self._patches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield ``(P, P, 3)`` uint8 tensors and class numbers."""
+        epoch = int(self._epoch)
+        for pixels, (store, patch) in self._patches:
+            seed = np.random.SeedSequence((self._seed, epoch, store, patch)).generate_state(1)[0]
+            changed = change_patch(pixels, self._augmentation, int(seed))
+            yield torch.from_numpy(np.ascontiguousarray(changed)), self._labels[store]
+
+
+def slide_fingerprints(labelled: LabelledSlides) -> list[str]:
+    """Open every slide and return its fingerprint, so that unreadable and doubled slides are known before any work.
+
+    Raises
+    ------
+    SlideError
+        If a slide cannot be opened.
+    """
+    found = []
+    for slide in labelled.slides:
+        with open_slide(slide.path) as reader:
+            found.append(reader.fingerprint)
+    return found
+
+
+def prepare_patches(
+    labelled: LabelledSlides,
+    recipe: SlideRecipe,
+    folder: Path,
+    *,
+    pixels: Literal["decoded", "reference"] = "decoded",
+    mpp: float | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> SlidePatches:
+    """Cut labelled slides into patch stores; what an earlier run finished is taken up.
+
+    Parameters
+    ----------
+    labelled
+        The slides.
+    recipe
+        Patch size, scale, stain, tissue and how many patches of a slide; its ``mpp`` must be given.
+    folder
+        Where stores go.
+    pixels
+        ``decoded``: stain-normalised pixels are stored, which takes some six times the slides' own space;
+        ``reference``: coordinates only, and the slides are decoded in every epoch.
+    mpp
+        Micrometres per level-0 pixel of every slide, overriding files and manifests.
+    seed
+        Which patches are drawn where not all are used.
+    workers
+        Local processes.
+    progress
+        Told how it advances.
+
+    Raises
+    ------
+    SlideError
+        If a slide cannot be cut; the message names it.
+    InputTableError
+        If no patch lies in a slide's regions.
+    """
+    assert recipe.mpp is not None
+    grid = GridSettings(
+        patch=recipe.patch,
+        mpp=recipe.mpp,
+        stride=recipe.stride or recipe.patch,
+        min_tissue=recipe.min_tissue,
+        block=max(2048, recipe.patch),
+    )
+    manifest = _manifest(labelled, folder)
+    tiled = tile(manifest, folder, grid, mode=pixels, stain=recipe.stain, mpp=mpp, workers=workers, progress=progress)
+    by_id = {result.slide_id: result for result in tiled}
+    stores, keep = [], []
+    for number, slide in enumerate(labelled.slides):
+        result = by_id[slide.slide_id]
+        if result.error:
+            raise SlideError(
+                f"slide {slide.slide_id} cannot be cut into patches: {result.error}",
+                where=slide.path,
+                remedy="Mend it or leave it out of the table of labels",
+            )
+        with PatchStore.open(result.store) as store:
+            used = store.readable & _in_regions(store, slide)
+        if not used.any():
+            raise NoTissueError(f"slide {slide.slide_id} has no patch that can be read", where=slide.path)
+        stores.append(result.store)
+        keep.append(_draw(used, recipe.patches_per_slide, np.random.default_rng((seed, number))))
+    return SlidePatches(labelled, tuple(stores), tuple(keep))
+
+
+def _manifest(labelled: LabelledSlides, folder: Path) -> Path:
+    """Write what the tiling engine is to cut: the same ids as in the table of labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "slides.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "slide_id", "mpp"])
+        table.writerows([slide.path.resolve(), slide.slide_id, slide.mpp or ""] for slide in labelled.slides)
+    return path
+
+
+def _in_regions(store: PatchStore, slide: LabelledSlide) -> NDArray[np.bool_]:
+    """Which patches have their centre in one of the slide's regions; all where it has none."""
+    if slide.regions is None:
+        return np.ones(len(store), bool)
+    centres = store.coords + store.grid.patch_extent / 2
+    inside = np.zeros(len(store), bool)
+    for feature in read_geojson(slide.regions):
+        for outer, *holes in feature.polygons:
+            here = Outline(outer).contains_points(centres)
+            for hole in holes:
+                here &= ~Outline(hole).contains_points(centres)
+            inside |= here
+    if not inside.any():
+        raise InputTableError(
+            f"no patch of slide {slide.slide_id} lies in its regions",
+            where=slide.regions,
+            remedy="Look whether the outlines are in level-0 pixels and on tissue",
+        )
+    return inside
+
+
+def _draw(used: NDArray[np.bool_], most: int | None, random: np.random.Generator) -> NDArray[np.bool_]:
+    places = np.flatnonzero(used)
+    if most is None or len(places) <= most:
+        return used
+    chosen = np.zeros_like(used)
+    chosen[random.choice(places, most, replace=False)] = True
+    return chosen

@@ -1,0 +1,618 @@
+"""From slides and a table of labels to a bundle with honest figures: the whole of ``pathology train``."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pathology._version import __version__
+from pathology.atomic_files import write_text
+from pathology.bundle.card import Card
+from pathology.bundle.export import EVALUATION_NAME
+from pathology.errors import UsageError
+from pathology.evaluation.classifier import Evaluation, SlideFinding, evaluate_slides, fit_thresholds, slide_scores
+from pathology.evaluation.labels import LabelledSlides, read_labels
+from pathology.evaluation.report import evaluation_pictures, figures_section, write_evaluation_report
+from pathology.networks.registry import build_network
+from pathology.progress import Progress
+from pathology.scoring.select import SlideEntry
+from pathology.stats.bootstrap import bootstrap
+from pathology.stats.classification import classification_report, score_by_patient
+from pathology.stats.conformal import coverage, one_per_patient, prediction_sets
+from pathology.stats.intervals import Interval, wilson
+from pathology.stats.out_of_distribution import slide_score
+from pathology.stats.splits import SplitAudit, grouped_k_fold
+from pathology.survival.groups import RiskGroups
+from pathology.training.classifier.aggregator import FittedAggregator, MilSettings, bag_probabilities, fit_aggregator
+from pathology.training.classifier.bundle import (
+    BundleWords,
+    evaluation_figures,
+    interval_figure,
+    trust_figures,
+    write_slide_bundle,
+)
+from pathology.training.classifier.calibrate import SplitNetwork, TrustFit, fit_trust
+from pathology.training.classifier.colour_baseline import colour_baseline, slide_colours
+from pathology.training.classifier.fit import FitProgress, FittedClassifier, fit_slides
+from pathology.training.classifier.patches import SlidePatches, prepare_patches, slide_fingerprints
+from pathology.training.classifier.recipe import SlideRecipe
+from pathology.training.classifier.split import DEFAULT_SHARES, audit_sets, split_slides
+from pathology.training.common.checkpoint import Checkpoint
+from pathology.training.common.distributed import Ranks
+from pathology.training.common.initialisation import Start, resolve_start
+
+__all__ = ["Plan", "TrainedClassifier", "TrainingProgress", "plan_training", "train_classifier"]
+
+Rows = NDArray[np.int64]
+
+_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
+_WORK = "training"
+"""Folder within the bundle's that holds patches and states of the training."""
+
+
+class TrainingProgress(FitProgress, Protocol):
+    """Told how the whole advances."""
+
+    @property
+    def tiling(self) -> Progress:
+        """Told how slides are cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A training whose inputs have all been checked.
+
+    Attributes
+    ----------
+    system_id
+        Which published system.
+    recipe
+        Its training, with the user's changes.
+    labelled
+        The slides.
+    sets
+        Rows of each set of the training that gives the weights.
+    folds
+        Outer folds of the cross-validation: rows of each set.  Empty without one.
+    audit
+        What was compared between the sets.
+    start
+        Where the weights start.
+    seed
+        Of everything.
+    fingerprints
+        Of the slides.
+    """
+
+    system_id: str
+    recipe: SlideRecipe
+    labelled: LabelledSlides
+    sets: Mapping[str, Rows]
+    folds: tuple[Mapping[str, Rows], ...]
+    audit: SplitAudit
+    start: Start
+    seed: int
+    fingerprints: tuple[str, ...]
+
+    def identity(self, rows: Mapping[str, Rows]) -> str:
+        """Return a hash of all that decides one fit."""
+        content = {
+            # What is fitted on the finished network does not change it.
+            "recipe": self.recipe.model_dump(mode="json", exclude={"aggregator"}),
+            "classes": self.labelled.classes,
+            "start": self.start.digest,
+            "seed": self.seed,
+            "sets": {
+                name: sorted(f"{self.fingerprints[row]}:{self.labelled.slides[row].label}" for row in rows[name])
+                for name in ("train", "validation")
+            },
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedClassifier:
+    """What a training left.
+
+    Attributes
+    ----------
+    folder
+        The bundle.
+    card
+        Its card.
+    evaluation
+        Figures on the test slides.
+    fitted
+        The network and its history.
+    """
+
+    folder: Path
+    card: Card
+    evaluation: Evaluation
+    fitted: FittedClassifier
+
+
+def plan_training(
+    system_id: str,
+    recipe: SlideRecipe,
+    classes: Sequence[str],
+    slides: Sequence[SlideEntry],
+    labels: Path,
+    out: Path,
+    *,
+    start: str = "random",
+    folds: int = 0,
+    shares: Mapping[str, float] = DEFAULT_SHARES,
+    keep_sites: bool = False,
+    seed: int = 0,
+) -> Plan:
+    """Check everything that can be wrong before any work is done.
+
+    Parameters
+    ----------
+    system_id, recipe, classes
+        The system, its training and its classes.
+    slides
+        The slides that are there.
+    labels
+        Table of labels; see :func:`pathology.evaluation.labels.read_labels`.
+    out
+        The bundle's folder; its name is the bundle's.
+    start
+        See :func:`pathology.training.common.initialisation.resolve_start`.
+    folds
+        Outer folds of a nested cross-validation; 0: one test set.
+    shares
+        Share of the patients of each set; with folds, ``test`` is what a fold leaves out.
+    keep_sites
+        Keep hospitals on one side.
+    seed
+        Of everything.
+
+    Raises
+    ------
+    UsageError, InputTableError, LeakageError
+        What is wrong, where, and what to do.
+    """
+    if not _NAME.match(out.name):
+        raise UsageError(
+            f"{out.name!r} cannot name a bundle", where=out, remedy="Use small letters, digits and hyphens"
+        )
+    if recipe.mpp is None:
+        raise UsageError(
+            f"at which scale {system_id} takes its patches is not published",
+            remedy="Give --target-mpp in micrometres per pixel, such as 0.5",
+        )
+    if folds == 1 or folds < 0:
+        raise UsageError(f"folds is {folds}; it must be 0 or at least 2")
+    inner = {name: share for name, share in shares.items() if name != "test" or not folds}
+    labelled = read_labels(labels, slides, classes, patients_per_class=_fewest(len(inner), folds))
+    beginning = resolve_start(start, recipe.architecture)
+    beginning.load(_network(recipe, len(labelled.classes)))
+    fingerprints = slide_fingerprints(labelled)
+    sets = split_slides(labelled, shares=inner, seed=seed, keep_sites=keep_sites)
+    audit = audit_sets(labelled, sets, fingerprints=fingerprints, keep_sites=keep_sites)
+    outer: list[Mapping[str, Rows]] = []
+    if folds:
+        sites = [slide.site or "" for slide in labelled.slides] if keep_sites else None
+        for fold in grouped_k_fold(labelled.patients, labelled.labels, k=folds, seed=seed, sites=sites):
+            parts = split_slides(labelled, shares=inner, seed=seed, keep_sites=keep_sites, among=fold.train)
+            parts["test"] = fold.test
+            audit_sets(labelled, parts, fingerprints=fingerprints, keep_sites=keep_sites)
+            outer.append(parts)
+    return Plan(system_id, recipe, labelled, sets, tuple(outer), audit, beginning, seed, tuple(fingerprints))
+
+
+def _fewest(sets: int, folds: int) -> int:
+    """Smallest number of patients of a class: one for each set, also of what a fold leaves."""
+    if not folds:
+        return sets
+    return next(n for n in range(folds, 10 * folds + 10 * sets) if n - -(-n // folds) >= sets)
+
+
+def _network(recipe: SlideRecipe, classes: int) -> nn.Module:
+    return build_network(recipe.architecture, classes, **recipe.architecture_options)
+
+
+def train_classifier(
+    plan: Plan,
+    out: Path,
+    words: BundleWords,
+    ranks: Ranks,
+    progress: TrainingProgress,
+    *,
+    pixels: Literal["decoded", "reference"] = "decoded",
+    mpp: float | None = None,
+    loaders: int = 0,
+    workers: int | None = None,
+) -> TrainedClassifier | None:
+    """Train, calibrate, measure and write the bundle; the same call again goes on where it was interrupted.
+
+    Parameters
+    ----------
+    plan
+        From :func:`plan_training`.
+    out
+        The bundle's folder.
+    words
+        For the card.
+    ranks
+        This process among those that train together; only the first writes.
+    progress
+        Told how it advances.
+    pixels
+        What patch stores hold; see :func:`pathology.training.classifier.patches.prepare_patches`.
+    mpp
+        Micrometres per level-0 pixel of every slide.
+    loaders
+        Processes that read and change patches for each training process.
+    workers
+        Processes that cut slides.
+
+    Returns
+    -------
+    TrainedClassifier or None
+        ``None`` in all processes but the first.
+    """
+    work = out / _WORK
+    if ranks.first:
+        _describe(plan, progress)
+    patches = ranks.made_by_first(
+        lambda: prepare_patches(
+            plan.labelled,
+            plan.recipe,
+            work / "patches",
+            pixels=pixels,
+            mpp=mpp,
+            seed=plan.seed,
+            workers=workers,
+            progress=progress.tiling,
+        )
+    )
+    run = _Run(plan, patches, work, ranks, progress, loaders)
+    held_out = [run.fit_and_predict(f"fold-{i + 1}", sets) for i, sets in enumerate(plan.folds)]
+    fitted, start = run.fit("final", plan.sets)
+    if not ranks.first:
+        return None
+    return run.finish(out, words, fitted, start, held_out)
+
+
+def _describe(plan: Plan, progress: TrainingProgress) -> None:
+    for name, rows in plan.sets.items():
+        patients = len({plan.labelled.slides[row].patient_id for row in rows})
+        progress.say(f"{name}: {len(rows)} slides of {patients} patients")
+    if plan.labelled.left_out:
+        progress.say(f"{len(plan.labelled.left_out)} slides have no label and are left out")
+    progress.say(f"no {', '.join(plan.audit.checked)} in two sets; start: {plan.start.words}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Calibrated:
+    """A finished network with all that was fitted on top of it."""
+
+    split: SplitNetwork
+    trust: TrustFit
+    learned: FittedAggregator | None
+
+    @property
+    def rule(self) -> str:
+        """How its patches become a slide, as :func:`slide_scores` names it."""
+        return self.trust.trust.aggregator if self.learned is None else "model"
+
+
+class _Run:
+    """One training of a plan."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        patches: SlidePatches,
+        work: Path,
+        ranks: Ranks,
+        progress: TrainingProgress,
+        loaders: int,
+    ) -> None:
+        self.plan, self.patches, self.work = plan, patches, work
+        self.ranks, self.progress, self.loaders = ranks, progress, loaders
+        self.labels = np.array(plan.labelled.labels)
+
+    def fit(self, name: str, sets: Mapping[str, Rows]) -> tuple[FittedClassifier, str]:
+        """Fit one network, or go on with it."""
+        self.progress.say(f"{name}: training")
+        torch.manual_seed(self.plan.seed)
+        network = _network(self.plan.recipe, len(self.plan.labelled.classes))
+        start = self.plan.start.load(network)
+        fitted = fit_slides(
+            network,
+            self.patches,
+            sets["train"],
+            sets["validation"],
+            self.plan.recipe,
+            ranks=self.ranks,
+            checkpoint=Checkpoint(self.work / name, self.plan.identity(sets)),
+            seed=self.plan.seed,
+            loaders=self.loaders,
+            progress=self.progress,
+        )
+        return fitted, start
+
+    def calibrate(self, fitted: FittedClassifier, sets: Mapping[str, Rows]) -> _Calibrated:
+        """Train the aggregator, where it is a network, and fit what is fitted on calibration patients."""
+        split = SplitNetwork(
+            fitted.network.to(self.ranks.device), self.patches, self.plan.recipe, self.ranks.device, self.loaders
+        )
+        name = self.plan.recipe.aggregator
+        learned = None
+        if name == "attention" or name == "transformer":
+            self.progress.say(f"{name}: training on the features of {len(sets['train'])} slides")
+            train, validation = (
+                [features for _, _, features in split.slides(sets[s])] for s in ("train", "validation")
+            )
+            learned = fit_aggregator(
+                train,
+                self.labels[sets["train"]].tolist(),
+                len(self.plan.labelled.classes),
+                MilSettings(kind=name),
+                validation=(validation, self.labels[sets["validation"]].tolist()),
+                device=str(self.ranks.device),
+                seed=self.plan.seed,
+            )
+            self.progress.say(
+                f"{name}: epoch {learned.best_epoch + 1} of {len(learned.losses)} chosen, loss "
+                f"{learned.losses[learned.best_epoch]:.4f}, validation loss "
+                f"{learned.validation_losses[learned.best_epoch]:.4f}"
+            )
+        trust = fit_trust(
+            split,
+            self.patches,
+            sets["train"],
+            sets["calibration"],
+            aggregator=name,
+            learned=None if learned is None else learned.network,
+            seed=self.plan.seed,
+        )
+        return _Calibrated(split, trust, learned)
+
+    def predict(self, model: _Calibrated, rows: Rows) -> tuple[list[SlideFinding], list[float]]:
+        """Return findings and domain scores of some slides."""
+        findings, scores = [], []
+        for row, logits, features in model.split.slides(rows):
+            slide = self.plan.labelled.slides[row]
+            findings.append(
+                SlideFinding(
+                    slide.slide_id,
+                    slide.patient_id,
+                    slide.label,
+                    logits.probabilities(model.trust.temperature.temperature),
+                    None if model.learned is None else bag_probabilities(model.learned.network, [features])[0],
+                )
+            )
+            scores.append(slide_score(model.trust.domain.scores(features)))
+        return findings, scores
+
+    def fit_and_predict(self, name: str, sets: Mapping[str, Rows]) -> list[SlideFinding]:
+        """One outer fold: fit, calibrate and classify what it leaves out."""
+        fitted, _ = self.fit(name, sets)
+        if not self.ranks.first:
+            return []
+        return self.predict(self.calibrate(fitted, sets), sets["test"])[0]
+
+    # -- figures and bundle ----------------------------------------------------------------------------------------
+
+    def finish(
+        self,
+        out: Path,
+        words: BundleWords,
+        fitted: FittedClassifier,
+        start: str,
+        held_out: Sequence[Sequence[SlideFinding]],
+    ) -> TrainedClassifier:
+        """Calibrate, measure, write."""
+        plan, sets, classes = self.plan, self.plan.sets, self.plan.labelled.classes
+        model = self.calibrate(fitted, sets)
+        trust, rule = model.trust, model.rule
+        thresholds = fit_thresholds(trust.findings, classes, rule)
+        calibration: dict[str, Any] = {"thresholds": thresholds}
+        if len(classes) == 2 and (groups := self._risk_groups(model)) is not None:
+            calibration["risk_groups"] = groups.model_dump(mode="json")
+        rules = ("mean", "share", *(["model"] if model.learned is not None else []))
+        if held_out:
+            findings = [finding for fold in held_out for finding in fold]
+            data = (
+                f"{words.data_name}, {len(held_out)}-fold cross-validation by patient, every slide tested once;"
+                " epoch, temperature and thresholds of each fold chosen on its own training patients"
+            )
+            evaluation = evaluate_slides(findings, classes, name="internal", data=data)
+            figures = self._fold_figures(held_out, rule, data) + evaluation_figures(evaluation, "network", rules=rules)
+            beside = self._baseline_figures([self._baseline(parts) for parts in plan.folds], data)
+        else:
+            findings, scores = self.predict(model, sets["test"])
+            data = f"{words.data_name}, test patients, who trained, chose and calibrated nothing"
+            evaluation = evaluate_slides(
+                findings, classes, name="internal", data=data, thresholds=thresholds, threshold_rule=rule
+            )
+            figures = evaluation_figures(evaluation, "network", rules=rules)
+            beside = self._baseline_figures([self._baseline(sets)], data)
+            beside += self._trust_figures(findings, scores, model, data)
+        used = np.concatenate([sets[name] for name in sets if name != "test"])
+        card = write_slide_bundle(
+            out,
+            fitted.network.cpu(),
+            plan.recipe,
+            plan.labelled,
+            system_id=plan.system_id,
+            words=words,
+            start=start,
+            split=self._split_words(held_out),
+            figures=figures + beside,
+            trust=trust,
+            calibration=calibration,
+            used=used.tolist(),
+            learned=None if model.learned is None else (plan.recipe.aggregator, model.learned.network),
+        )
+        self._record(out, evaluation, fitted, start)
+        write_text(out / "predictions.csv", _predictions(findings, classes))
+        write_evaluation_report(
+            out / "report.html",
+            words.title,
+            [evaluation],
+            evaluation_pictures(
+                out / "pictures",
+                evaluation,
+                findings,
+                rule=rule,
+                temperature=None if held_out else trust.temperature.temperature,
+            ),
+            rule=rule,
+            history=fitted.history,
+            extra=[figures_section("Beside the model: a colour baseline, prediction sets, domain", beside)],
+        )
+        return TrainedClassifier(out, card, evaluation, fitted)
+
+    def _risk_groups(self, model: _Calibrated) -> RiskGroups | None:
+        """Cut the probability of the second class at the median of patients who did not shape the weights."""
+        rows = np.concatenate([self.plan.sets["validation"], self.plan.sets["calibration"]])
+        findings, _ = self.predict(model, rows)
+        risk = score_by_patient(slide_scores(findings, model.rule)[:, 1], [f.patient_id for f in findings])[1]
+        if len(np.unique(risk)) < 2:
+            self.progress.say("no cut-off of a risk: the model gives all development patients the same")
+            return None
+        return RiskGroups.cut(risk)
+
+    def _baseline(self, sets: Mapping[str, Rows]) -> tuple[Rows, NDArray[np.float64]]:
+        colours = slide_colours(self.patches, seed=self.plan.seed)
+        classes = len(self.plan.labelled.classes)
+        return sets["test"], colour_baseline(colours, self.labels, classes, sets["train"], sets["test"])
+
+    def _baseline_figures(self, parts: Sequence[tuple[Rows, NDArray[np.float64]]], data: str) -> list[Any]:
+        rows = np.concatenate([rows for rows, _ in parts])
+        scores = np.concatenate([scores for _, scores in parts])
+        report = classification_report(
+            self.labels[rows],
+            scores,
+            self.plan.labelled.classes,
+            patients=[self.plan.labelled.slides[row].patient_id for row in rows],
+        )
+        what = "by slide (colour baseline: logistic regression on the patches' colours)"
+        return [
+            interval_figure(f"balanced accuracy {what}", report.balanced_accuracy, unit="patients", data=data),
+            interval_figure(f"mean area under the ROC curve {what}", report.macro_auc, unit="patients", data=data),
+        ]
+
+    def _fold_figures(self, held_out: Sequence[Sequence[SlideFinding]], rule: str, data: str) -> list[Any]:
+        """Areas within each fold, averaged: scores of different networks are not compared with each other."""
+        findings = [finding for fold in held_out for finding in fold]
+        fold_of = np.repeat(np.arange(len(held_out)), [len(fold) for fold in held_out])
+        truth = np.array([finding.label for finding in findings])
+        scores = slide_scores(findings, rule)
+
+        def figure(rows: Rows) -> float:
+            inside = [rows[fold_of[rows] == fold] for fold in range(len(held_out))]
+            areas = [area for r in inside if len(r) and np.isfinite(area := _macro_auc(truth[r], scores[r]))]
+            return float(np.mean(areas)) if areas else float("nan")
+
+        owners = [finding.patient_id for finding in findings]
+        interval: Interval = bootstrap(figure, owners, strata=fold_of, resamples=1000)
+        return [
+            interval_figure(
+                "mean area under the ROC curve by slide, mean over folds (network)",
+                interval,
+                unit="patients",
+                data=data,
+                note="Areas are taken within each fold, because the scores of two networks cannot be ranked together.",
+            )
+        ]
+
+    def _trust_figures(
+        self, findings: Sequence[SlideFinding], scores: Sequence[float], model: _Calibrated, data: str
+    ) -> list[Any]:
+        rule, domain = model.trust.trust.conformal, model.trust.trust.out_of_domain
+        assert rule is not None
+        assert domain is not None
+        chosen = one_per_patient([finding.patient_id for finding in findings], seed=self.plan.seed)
+        answers = slide_scores(findings, model.rule)[chosen]
+        truth = [findings[row].label for row in chosen]
+        alarms = None
+        if domain.limit is not None:
+            alarms = wilson(sum(score > domain.limit for score in scores), len(scores))
+        return trust_figures(
+            coverage(prediction_sets(answers, rule), truth),
+            alarms,
+            data,
+            coverage=rule.coverage,
+            rate=domain.false_alarm,
+        )
+
+    def _split_words(self, held_out: Sequence[object]) -> str:
+        parts = []
+        for name, rows in self.plan.sets.items():
+            patients = len({self.plan.labelled.slides[row].patient_id for row in rows})
+            parts.append(f"{name} {len(rows)} slides of {patients} patients")
+        how = (
+            f"Figures from {len(held_out)}-fold cross-validation by patient; the weights are of one more training on"
+            " all patients by the same recipe."
+            if held_out
+            else "Figures on the test patients."
+        )
+        return (
+            f"By patient: {', '.join(parts)} (seed {self.plan.seed}). Audited: no {', '.join(self.plan.audit.checked)}"
+            " in two sets. The validation patients chose the epoch, the calibration patients temperature, prediction"
+            f" sets, domain and thresholds. {how}"
+        )
+
+    def _record(self, out: Path, evaluation: Evaluation, fitted: FittedClassifier, start: str) -> None:
+        """Write the figures and the training's history: no identity of a slide or patient is among them."""
+        seconds = sum(record.seconds for record in fitted.history)
+        record = {
+            "system": self.plan.system_id,
+            "program": f"pathology {__version__}",
+            "torch": torch.__version__,
+            "device": str(self.ranks.device),
+            "processes": self.ranks.world,
+            "precision": fitted.precision,
+            "seed": self.plan.seed,
+            "start": start,
+            "recipe": self.plan.recipe.model_dump(mode="json"),
+            "class_weights": fitted.class_weights,
+            "lowest_rates": fitted.lowest_rates,
+            "waiting_for_patches": sum(r.waiting * r.seconds for r in fitted.history) / max(seconds, 1e-9),
+            "patches_per_second": float(np.median([r.patches_per_second for r in fitted.history])),
+            "history": [r.model_dump(mode="json") for r in fitted.history],
+            "internal": evaluation.model_dump(mode="json"),
+            "research_use_only": True,
+        }
+        write_text(out / EVALUATION_NAME, json.dumps(record, indent=1))
+
+
+def _macro_auc(truth: Rows, scores: NDArray[np.float64]) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    present = [c for c in range(scores.shape[1]) if 0 < (truth == c).sum() < len(truth)]
+    return float(np.mean([roc_auc_score(truth == c, scores[:, c]) for c in present])) if present else float("nan")
+
+
+def _predictions(findings: Sequence[SlideFinding], classes: Sequence[str]) -> str:
+    """One row a test slide, for those who trained; it is not part of an exported bundle."""
+    from pathology.findings.pooling_rules import RULES
+
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ["slide_id", "patient_id", "label", "patches", *(f"{r}_{c}" for r in ("mean", "share") for c in classes)]
+    )
+    for finding in findings:
+        numbers = [f"{p:.6f}" for rule in ("mean", "share") for p in RULES[rule](finding.patches)]
+        table.writerow([finding.slide_id, finding.patient_id, classes[finding.label], len(finding.patches), *numbers])
+    return text.getvalue()

@@ -1,0 +1,485 @@
+"""Fitting a mitosis detector: schedules, averaged weights, and the false alarms it is shown again."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+from pydantic import Field
+from torch import Tensor, nn
+
+from pathology.evaluation.detector import Image, threshold_of_best_f1
+from pathology.findings.detections import Detections, suppress
+from pathology.inference.engines.detector import DetectorNetwork, WindowDetector
+from pathology.networks.darknet import Darknet
+from pathology.settings import Settings
+from pathology.training.detector.batches import BatchMaker, BatchSettings, tissue_cells
+from pathology.training.detector.data import CROP, MPP, Background, MitosisData
+from pathology.training.detector.loss import LossSettings, YoloLoss
+
+__all__ = [
+    "MATCH_PIXELS",
+    "FitSettings",
+    "Fitted",
+    "at_crop_scale",
+    "best_f1",
+    "detect_image",
+    "evaluate_crops",
+    "evaluate_windows",
+    "false_alarms",
+    "fit_detector",
+    "learning_rate",
+    "released_settings",
+    "to_detections",
+]
+
+MATCH_PIXELS = 7.5 / MPP
+"""7.5 µm, the MIDOG convention, in pixels of the crops."""
+
+
+class FitSettings(Settings):
+    """How a detector is trained."""
+
+    schedule: Literal["modern", "released"] = "modern"
+    """``modern``: AdamW, linear warm-up, cosine decay.  ``released``: the cfg published by Zehra et al. 2022, SGD
+    with momentum 0.949 and decay 0.0005, rate 0.00261 rising with the fourth power over 1000 iterations, times
+    0.1 from iteration 800 on (a step that falls inside the rise) and again from 9000, which 2000 iterations never
+    reach."""
+    iterations: Annotated[int, Field(ge=1)] = 6000
+    """Optimiser steps, unless ``seconds`` ends training before."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Time budget; the modern schedule then runs its course within it."""
+    batch: Annotated[int, Field(ge=1)] = 64
+    """Images a step."""
+    rate: Annotated[float, Field(gt=0)] = 2e-3
+    """Highest learning rate of the modern schedule."""
+    decay: Annotated[float, Field(ge=0)] = 0.05
+    """Weight decay of the modern schedule; not applied to biases and normalisation."""
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the modern schedule during which the rate rises."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """How much of the averaged weights is kept at each step, once training has run long enough."""
+    mining: tuple[float, ...] = (0.5, 0.75)
+    """Moments, as shares of the course, at which false alarms on the training images are collected."""
+    mining_windows: Annotated[int, Field(ge=1)] = 2048
+    """Largest number of crops, and of background windows, looked at for false alarms each time."""
+    seed: int = 0
+    """Of weights and batches."""
+    batches: BatchSettings = BatchSettings()
+    """How images are made."""
+    loss: LossSettings = LossSettings()
+    """The loss."""
+
+
+def released_settings() -> FitSettings:
+    """Return the released schedule with Darknet's loss and image size."""
+    return FitSettings(
+        schedule="released",
+        iterations=2000,
+        batch=64,
+        mining=(),
+        batches=BatchSettings(size=416),
+        loss=LossSettings(objectness="sum", box=0.07),
+    )
+
+
+@dataclass
+class Fitted:
+    """A trained detector.
+
+    Attributes
+    ----------
+    network
+        With averaged weights, in evaluation mode.
+    iterations
+        Steps taken.
+    images
+        Training images seen.
+    seconds
+        Wall time of the fit.
+    history
+        ``(iteration, loss, box loss, objectness loss)`` now and then.
+    false_alarms
+        Number of places collected at each mining.
+    skipped
+        Steps not taken because a gradient was not finite.
+    """
+
+    network: Darknet
+    iterations: int
+    images: int
+    seconds: float
+    history: list[tuple[int, float, float, float]] = field(default_factory=list)
+    false_alarms: list[int] = field(default_factory=list)
+    skipped: int = 0
+
+
+class _Average:
+    """Exponential moving average of weights and of normalisation statistics."""
+
+    def __init__(self, network: Darknet, keep: float) -> None:
+        self.network: Darknet = copy.deepcopy(network).eval().requires_grad_(False)
+        self._keep, self._steps = keep, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move a little towards the newest weights; faster at the start, when the average is of noise."""
+        self._steps += 1
+        keep = min(self._keep, (1 + self._steps) / (10 + self._steps))
+        ours, theirs = self.network.state_dict(), network.state_dict()
+        floating = [name for name, value in ours.items() if value.is_floating_point()]
+        torch._foreach_lerp_([ours[n] for n in floating], [theirs[n] for n in floating], 1 - keep)
+
+
+def _optimiser(network: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    if settings.schedule == "released":
+        return torch.optim.SGD(
+            [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}],
+            lr=0.00261,
+            momentum=0.949,
+        )
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.decay}, {"params": plain, "weight_decay": 0.0}], lr=settings.rate
+    )
+
+
+def learning_rate(settings: FitSettings, iteration: int, course: float) -> float:
+    """Return the learning rate at an iteration (from 0) and a share of the course (0 to 1)."""
+    if settings.schedule == "released":
+        # Darknet applies no step while the rate still rises, and then all that have been passed.
+        if iteration < 1000:
+            return float(0.00261 * (iteration / 1000) ** 4)
+        return 0.00261 * 0.1 ** sum(iteration >= step for step in (800, 9000))
+    if course < settings.warm_up:
+        return settings.rate * max(course / settings.warm_up, 0.01)
+    through = min((course - settings.warm_up) / (1 - settings.warm_up), 1.0)
+    return settings.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * through)) / 2)
+
+
+def fit_detector(
+    network: Darknet,
+    data: MitosisData,
+    settings: FitSettings,
+    *,
+    device: torch.device,
+    trained: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+) -> Fitted:
+    """Train a detector.
+
+    Parameters
+    ----------
+    network
+        One class; changed in place.
+    data
+        The training side only.
+    settings
+        How to train.
+    device
+        Where to train.
+    trained
+        Whether the network's weights are those of an earlier fit rather than random.
+    report
+        Called with a line of progress now and then.
+
+    Returns
+    -------
+    Fitted
+        The network with averaged weights.
+    """
+    torch.manual_seed(settings.seed)
+    network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if not trained:
+        _start_quiet(network)
+    maker = BatchMaker(data, settings.batches, device, settings.seed)
+    loss_of = YoloLoss.of(network, settings.loss)
+    optimiser, average = _optimiser(network, settings), _Average(network, settings.average)
+    began = time.monotonic()
+    fitted = Fitted(average.network, 0, 0, 0.0)
+    mined = 0
+    fast = device.type == "cuda"
+    for iteration in range(settings.iterations):
+        spent = time.monotonic() - began
+        course = iteration / settings.iterations
+        if settings.seconds is not None:
+            course = max(course, spent / settings.seconds)
+            if course >= 1:
+                break
+        if mined < len(settings.mining) and course >= settings.mining[mined]:
+            fitted.false_alarms.append(_mine(average.network, data, maker, device, settings.mining_windows))
+            report(f"{fitted.false_alarms[-1]} false alarms on training images will be shown more often")
+            mined += 1
+        batch = maker.make(settings.batch)
+        rate = learning_rate(settings, iteration, course)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            maps = network(batch.images.contiguous(memory_format=torch.channels_last))
+        total, box, objectness = loss_of(maps, batch.images.shape[-1], batch.targets, batch.ignored)
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        size = nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        # A step that is no number would end the training; the next batch is another one.
+        if bool(size.isfinite()):
+            optimiser.step()
+        else:
+            fitted.skipped += 1
+        average.update(network)
+        fitted.iterations += 1
+        fitted.images += settings.batch
+        if iteration % 50 == 0:
+            fitted.history.append((iteration, float(total.detach()), float(box), float(objectness)))
+        if iteration % 250 == 0:
+            last = fitted.history[-1]
+            report(
+                f"{iteration}: loss {last[1]:.3f} (box {last[2]:.3f}, object {last[3]:.3f}), "
+                f"rate {rate:.2e}, {spent:.0f} s"
+            )
+    fitted.seconds = time.monotonic() - began
+    return fitted
+
+
+def _start_quiet(network: Darknet) -> None:
+    """Let every anchor begin with a confidence of about 1 %, so that the first steps are not spent on silence."""
+    for before, layer in zip(network.layers, list(network.layers)[1:], strict=False):
+        if layer in network.heads:
+            assert isinstance(before, nn.Sequential)
+            bias = before[0].bias
+            assert isinstance(bias, Tensor)
+            with torch.no_grad():
+                bias.view(-1, 6)[:, 4] = math.log(0.01 / 0.99)
+
+
+def _mine(network: Darknet, data: MitosisData, maker: BatchMaker, device: torch.device, most: int) -> int:
+    """Collect places of false alarms on the training images and have them shown more often.
+
+    Looks at up to ``most`` windows of 256 pixels around tissue of the backgrounds, and at as many crops.
+    """
+    detector = WindowDetector(network, device=device, batch_size=64, floor=0.2)
+    source, centre, windows = maker.tissue_windows(256, most)
+    places = []
+    for index, middle, found in zip(source, centre, detector.detect(windows), strict=True):
+        zoom = 1.0 if index < len(data.crops) else data.backgrounds[index - len(data.crops)].mpp / MPP
+        found = found[found[:, 4] > 0]
+        places += [(index, *((box[:2] + box[2:4]) / 2 - 128) / zoom + middle) for box in found]
+    maker.hard_places = torch.tensor(places, dtype=torch.float32, device=device).view(-1, 3)
+    alarms = len(places)
+    chosen = torch.randperm(len(data.crops))[:most].numpy()
+    some = replace(
+        data, **{name: getattr(data, name)[chosen] for name in ("crops", "objects", "slides", "parts", "complete")}
+    )
+    for index, image in zip(chosen, evaluate_crops(network, some, device=device, floor=0.2), strict=True):
+        away = image.detections.centres[:, None] - image.mitoses[None]
+        false = (np.hypot(away[..., 0], away[..., 1]) > MATCH_PIXELS).all(axis=1)
+        maker.crop_weights[int(index)] = 1.0 + 2.0 * bool(false.any())
+        alarms += int(false.sum())
+    return alarms
+
+
+def evaluate_crops(
+    network: DetectorNetwork,
+    data: MitosisData,
+    *,
+    device: torch.device,
+    floor: float = 0.02,
+    batch_size: int = 64,
+) -> list[Image]:
+    """Run a detector over whole crops, never pasted or joined.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    data
+        Any side of the split.
+    device
+        Where to run.
+    floor
+        Smallest score kept.
+    batch_size
+        Crops at once.
+
+    Returns
+    -------
+    list of Image
+        One a crop, in order.
+    """
+    detector = WindowDetector(network, device=device, batch_size=batch_size, floor=floor)
+    boxes = detector.detect(data.crops)
+    images = []
+    for slide, objects, found in zip(data.slides, data.objects, boxes, strict=True):
+        images.append(
+            Image(
+                str(slide),
+                to_detections(found),
+                objects[objects[:, 2] == 1, :2],
+                (CROP * MPP / 1000) ** 2,
+            )
+        )
+    return images
+
+
+def evaluate_windows(
+    network: DetectorNetwork,
+    data: MitosisData,
+    *,
+    device: torch.device,
+    side: int = 96,
+    floor: float = 0.02,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[Image]:
+    """Run a detector over one window of each crop in which the mitosis lies anywhere, is cut, or is not there.
+
+    Every crop has its mitosis at the centre, and a detector that has learnt "the centre" looks perfect on whole
+    crops.  Here a window of ``side`` pixels is laid at random over each crop.  A mitosis whose centre is at least 16
+    pixels inside it must be found; one nearer to the border, or beyond, counts neither way.
+
+    Parameters
+    ----------
+    network, data, device, floor, batch_size
+        As in :func:`evaluate_crops`.
+    side
+        Side of the window, a multiple of 32.
+    seed
+        Of the windows' places.
+
+    Returns
+    -------
+    list of Image
+        One a crop, in pixels of the window.
+    """
+    corners = np.random.default_rng(seed).integers(0, CROP - side + 1, (len(data.crops), 2))
+    windows = np.stack([c[y : y + side, x : x + side] for c, (x, y) in zip(data.crops, corners, strict=True)])
+    boxes = WindowDetector(network, device=device, batch_size=batch_size, floor=floor).detect(windows)
+    images = []
+    for slide, objects, corner, found in zip(data.slides, data.objects, corners, boxes, strict=True):
+        centres = objects[objects[:, 2] == 1, :2] - corner
+        inside = ((centres >= 16) & (centres <= side - 16)).all(axis=1)
+        detections = to_detections(found)
+        away = detections.centres[:, None] - centres[None, ~inside]
+        spared = (np.hypot(away[..., 0], away[..., 1]) <= MATCH_PIXELS).any(axis=1)
+        images.append(Image(str(slide), detections.take(~spared), centres[inside], (side * MPP / 1000) ** 2))
+    return images
+
+
+def detect_image(
+    network: DetectorNetwork,
+    pixels: NDArray[np.uint8],
+    *,
+    device: torch.device,
+    floor: float,
+    batch_size: int = 8,
+) -> tuple[Detections, float]:
+    """Run a detector over the tissue of a whole image in overlapping windows.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    pixels
+        ``(H, W, 3)`` uint8 RGB at the crops' scale.
+    device
+        Where to run.
+    floor
+        Smallest score kept.
+    batch_size
+        Windows at once.
+
+    Returns
+    -------
+    tuple
+        Detections in pixels of the image, each once, and the tissue searched in mm² (squares of 16 µm with colour).
+    """
+    detector = WindowDetector(network, device=device, batch_size=batch_size, floor=floor)
+    side, step, cell = 512, 448, 64
+    tissue = tissue_cells(pixels, cell)
+    origins = [
+        (left, top)
+        for top in _starts(pixels.shape[0], side, step)
+        for left in _starts(pixels.shape[1], side, step)
+        if tissue[top // cell : (top + side) // cell + 1, left // cell : (left + side) // cell + 1].any()
+    ]
+    parts = []
+    for start in range(0, len(origins), batch_size):
+        some = origins[start : start + batch_size]
+        windows = np.full((len(some), side, side, 3), 255, np.uint8)
+        for window, (left, top) in zip(windows, some, strict=True):
+            part = pixels[top : top + side, left : left + side]
+            window[: part.shape[0], : part.shape[1]] = part
+        for found, (left, top) in zip(detector.detect(windows), some, strict=True):
+            detections = to_detections(found)
+            parts.append(Detections(detections.boxes + np.array([left, top] * 2, np.float32), detections.scores))
+    joined = suppress(Detections.join(parts), distance=MATCH_PIXELS / 2)
+    return joined, float(tissue.sum()) * (cell * MPP / 1000) ** 2
+
+
+def at_crop_scale(background: Background) -> NDArray[np.uint8]:
+    """Return a background's pixels at the crops' scale, magnified where it is coarser."""
+    zoom = background.mpp / MPP
+    if zoom == 1:
+        return background.pixels
+    size = (round(background.pixels.shape[1] * zoom), round(background.pixels.shape[0] * zoom))
+    return np.asarray(PilImage.fromarray(background.pixels).resize(size, PilImage.Resampling.BICUBIC))
+
+
+def false_alarms(
+    network: DetectorNetwork,
+    backgrounds: tuple[Background, ...],
+    *,
+    device: torch.device,
+    threshold: float,
+    batch_size: int = 8,
+) -> tuple[int, float]:
+    """Count detections on images without mitoses.
+
+    Parameters
+    ----------
+    network, device, batch_size
+        As in :func:`detect_image`.
+    backgrounds
+        Images without mitoses.
+    threshold
+        Smallest score counted.
+
+    Returns
+    -------
+    tuple
+        Number of detections, and the tissue searched in mm².
+    """
+    count, area = 0, 0.0
+    for background in backgrounds:
+        found, searched = detect_image(
+            network, at_crop_scale(background), device=device, floor=threshold, batch_size=batch_size
+        )
+        count += len(found)
+        area += searched
+    return count, area
+
+
+def _starts(extent: int, side: int, step: int) -> list[int]:
+    """Return where windows start so that they cover an extent; the last ends with it."""
+    if extent <= side:
+        return [0]
+    return [*range(0, extent - side, step), extent - side]
+
+
+def to_detections(rows: NDArray[np.float32]) -> Detections:
+    """Return the boxes of one window as detections, without its empty rows."""
+    kept = rows[rows[:, 4] > 0]
+    return Detections(kept[:, :4], kept[:, 4])
+
+
+def best_f1(network: DetectorNetwork, data: MitosisData, *, device: torch.device) -> tuple[float, float]:
+    """Return the threshold with the highest F1 on crops, and that F1."""
+    return threshold_of_best_f1(evaluate_crops(network, data, device=device), MATCH_PIXELS)
