@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pathology.settings import ScoreSettings
-from pathology.slide.readers.remote import local_copy, remote_signature
+from pathology.slide.remote import local_copy, remote_signature
 
 __all__ = ["SlideJob", "source_signature"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pathology.errors import InputTableError, UsageError
 from pathology.slide.open import find_slides
-from pathology.slide.readers.remote import slides_at, url_of
+from pathology.slide.remote import slides_at, url_of
 
 __all__ = ["SlideEntry", "read_manifest", "select_slides"]
 

@@ -283,7 +283,7 @@ def constructed_cohort(system: str, folder: Path, *, patients: int, seed: int = 
     patients, seed
         How many patients, and which.
     """
-    make: Callable[..., Cohort] = {
+    makers: dict[str, Callable[..., Cohort]] = {
         "banerjee-2018": partial(two_sequence_cohort, names=("T1GD", "DWI")),
         "gao-2021": adc_cohort,
         "jardim-perassi-2021": hypoxia_cohort,
@@ -291,5 +291,5 @@ def constructed_cohort(system: str, folder: Path, *, patients: int, seed: int = 
         "peng-2019": partial(two_sequence_cohort, names=("PET", "CT")),
         "yang-2022-lipoma": fat_cohort,
         "ye-2021": oct_cohort,
-    }[system]
-    return make(folder, patients=patients, seed=seed)
+    }
+    return makers[system](folder, patients=patients, seed=seed)

@@ -1,8 +1,8 @@
 """The OpenVINO engine: the fastest way through a network on a processor.
 
 A bundle may hold its network in 8-bit integers (:mod:`pathology.inference.engines.quantise`).  Any model is converted
-once and kept, by the hash of its weights, in the user's cache folder; a worker then needs no torch.  Every stream computes
-a request with one thread, so results do not depend on the number of cores.
+once and kept, by the hash of its weights, in the user's cache folder; a worker then needs no torch.  Every stream
+computes a request with one thread, so results do not depend on the number of cores.
 """
 
 from __future__ import annotations

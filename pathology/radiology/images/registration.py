@@ -1,4 +1,4 @@
-"""Resampling, bias correction, registration and NRRD through SimpleITK.  The only file that imports it.
+"""Resampling, bias correction and registration through SimpleITK.
 
 Every function is deterministic: SimpleITK runs on a set number of threads and metrics are sampled on a regular grid or
 with a fixed seed.
@@ -10,91 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  # the name its own documentation uses
 from numpy.typing import NDArray
 from pydantic import Field
 
 from pathology.errors import UsageError
-from pathology.radiology.io.errors import GeometryError, StudyError
+from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.geometry import Geometry
-from pathology.radiology.io.volume import Mask, Modality, Volume
+from pathology.radiology.io.itk import sitk, to_image
+from pathology.radiology.io.volume import Mask, Volume
 from pathology.settings import Settings
 
-__all__ = [
-    "Registration",
-    "RegistrationSettings",
-    "correct_bias",
-    "read_itk_labels",
-    "read_itk_volume",
-    "register",
-    "resample",
-    "resample_mask",
-    "write_itk",
-]
-
-
-def _to_image(array: NDArray[Any], geometry: Geometry) -> Any:  # noqa: ANN401  # SimpleITK has no types
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    return image
-
-
-def _geometry(image: Any) -> Geometry:  # noqa: ANN401
-    return Geometry(
-        size=tuple(int(v) for v in image.GetSize()),  # type: ignore[arg-type]
-        spacing=tuple(float(v) for v in image.GetSpacing()),  # type: ignore[arg-type]
-        origin=tuple(float(v) for v in image.GetOrigin()),  # type: ignore[arg-type]
-        direction=tuple(float(v) for v in image.GetDirection()),  # type: ignore[arg-type]
-    )
-
-
-def _read(path: Path) -> Any:  # noqa: ANN401
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise StudyError(
-            f"the file cannot be read ({reason})", where=path, remedy="Copy or convert it again"
-        ) from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise GeometryError(
-            "expected one value per voxel in 3 dimensions, got "
-            f"{image.GetNumberOfComponentsPerPixel()} in {image.GetDimension()}",
-            where=path,
-        )
-    return image
-
-
-def read_itk_volume(path: Path, modality: Modality = "OTHER", unit: str = "", name: str = "") -> Volume:
-    """Read NRRD, MetaImage or another single-file format of ITK as an image volume.
-
-    Raises
-    ------
-    StudyError, GeometryError
-        If it cannot be read or is no scalar volume.
-    """
-    image = _read(path)
-    return Volume(sitk.GetArrayFromImage(image).astype(np.float32), _geometry(image), modality, unit, name)
-
-
-def read_itk_labels(path: Path, label: int | None = None, name: str = "tumour") -> Mask:
-    """Read a label map; ``label`` picks one value, ``None`` takes everything above 0."""
-    image = _read(path)
-    values = sitk.GetArrayFromImage(image)
-    return Mask(values > 0 if label is None else values == label, _geometry(image), name)
-
-
-def write_itk(item: Volume | Mask, path: Path) -> None:
-    """Write NRRD or MetaImage, by the file's suffix; compressed."""
-    array = item.array.astype(np.uint8) if isinstance(item, Mask) else item.array
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(_to_image(array, item.geometry), str(path), useCompression=True)
+__all__ = ["Registration", "RegistrationSettings", "correct_bias", "register", "resample", "resample_mask"]
 
 
 def resample(
@@ -121,7 +50,7 @@ def resample(
     smooth
         Whether to smooth before a coarser grid is taken.
     """
-    image = _to_image(volume.array, volume.geometry)
+    image = to_image(volume.array, volume.geometry)
     if smooth:
         # The extent of a wanted voxel along each axis of the given volume.
         wanted = np.abs(volume.geometry.axes.T @ onto.axes) @ np.asarray(onto.spacing)
@@ -186,11 +115,11 @@ def correct_bias(
         raise UsageError(
             "bias correction works on the logarithm; the image has negative values", remedy="Correct before normalising"
         )
-    image = _to_image(volume.array, volume.geometry)
+    image = to_image(volume.array, volume.geometry)
     mask = (
         sitk.OtsuThreshold(image, 0, 1, 128)
         if within is None
-        else _to_image(within.array.astype(np.uint8), within.geometry)
+        else to_image(within.array.astype(np.uint8), within.geometry)
     )
     factors = [min(shrink, max(1, n // 4)) for n in volume.geometry.size]
     corrector = sitk.N4BiasFieldCorrectionImageFilter()
@@ -252,7 +181,7 @@ class Registration:
     def _warp(self, array: NDArray[Any], geometry: Geometry, outside: float | None) -> NDArray[np.float32]:
         fill = float(array.min()) if outside is None else outside
         result = sitk.Resample(
-            _to_image(array, geometry),
+            to_image(array, geometry),
             list(self.fixed.size),
             self._transform,
             sitk.sitkLinear,
@@ -296,7 +225,7 @@ def register(
         If the volumes do not overlap.
     """
     chosen = settings or RegistrationSettings()
-    still, mobile = (_to_image(_clipped(v), v.geometry) for v in (fixed, moving))
+    still, mobile = (to_image(_clipped(v), v.geometry) for v in (fixed, moving))
     rigid = sitk.Euler3DTransform()
     rigid.SetCenter(still.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.geometry.size]))
 

@@ -73,7 +73,7 @@ def open_volume(
 
         return OpenedVolume(read_nifti_volume(path, modality, unit, label), None, path)
     if lower.endswith(_ITK):
-        from pathology.radiology.images.registration import read_itk_volume
+        from pathology.radiology.io.itk import read_itk_volume
 
         return OpenedVolume(read_itk_volume(path, modality, unit, label), None, path)
     raise StudyError(
@@ -108,7 +108,7 @@ def open_mask(path: Path, image: OpenedVolume, *, structure: str | None = None, 
 
         mask = read_nifti_labels(path, label, structure or "tumour")
     elif lower.endswith(_ITK):
-        from pathology.radiology.images.registration import read_itk_labels
+        from pathology.radiology.io.itk import read_itk_labels
 
         mask = read_itk_labels(path, label, structure or "tumour")
     else:

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from pathology.radiology.images.registration import write_itk
 from pathology.radiology.io.errors import EmptyMaskError, GeometryError, StudyError
+from pathology.radiology.io.itk import write_itk
 from pathology.radiology.io.nifti import write_nifti
 from pathology.radiology.io.open import open_mask, open_volume
 from pathology.radiology.io.volume import Mask

@@ -8,9 +8,9 @@ import fsspec
 import pytest
 
 from pathology.errors import MissingDependencyError, OutputError, SlideError, SlideNotFoundError, UsageError
+from pathology.slide import remote
 from pathology.slide.open import open_slide
-from pathology.slide.readers import remote
-from pathology.slide.readers.remote import local_copy, remote_signature, slides_at, url_of
+from pathology.slide.remote import local_copy, remote_signature, slides_at, url_of
 from pathology.testing.synthetic_slides import write_svs
 from pathology.testing.synthetic_tissue import TissuePicture
 
@@ -142,7 +142,7 @@ def test_processes_fetch_a_slide_once_between_them(tmp_path):
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/slide.svs"
-        program = f"from pathology.slide.readers.remote import local_copy; print(local_copy({url!r}))"
+        program = f"from pathology.slide.remote import local_copy; print(local_copy({url!r}))"
         environment = {**os.environ, "PATHOLOGY_CACHE": str(tmp_path / "cache")}
         running = [
             subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
