@@ -77,7 +77,7 @@ def in_turns(reads, count, seconds):
     for _ in range(max(1, round(seconds / 0.1))):
         for turn in turns:
             turn.turn(1, 0.1)
-    return [turn.figures["per_cpu_s"] for turn in turns]
+    return [turn.metrics["per_cpu_s"] for turn in turns]
 
 
 def main():

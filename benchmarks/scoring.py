@@ -114,7 +114,7 @@ class Busy:
             self.over.set()
             self.thread.join()
 
-    def figures(self):
+    def metrics(self):
         """Percent of the time in which a kernel ran, as the driver counts it."""
         return {"gpu_busy_percent": float(np.mean(self.shares))} if self.shares else {}
 
@@ -134,11 +134,11 @@ def hold_patches(blocks, patches, count):
 
 def rate_in_memory(engine, held, seconds):
     """Patches a second of an engine on patches in memory."""
-    engine.predict(held[: engine.appetite])
+    engine.predict(held[: engine.preferred_batch])
     rounds, began = 0, time.perf_counter()
     while not rounds or time.perf_counter() - began < seconds:
-        for start in range(0, len(held), engine.appetite):
-            engine.predict(held[start : start + engine.appetite])
+        for start in range(0, len(held), engine.preferred_batch):
+            engine.predict(held[start : start + engine.preferred_batch])
         rounds += 1
     return rounds * len(held) / (time.perf_counter() - began)
 
@@ -159,12 +159,12 @@ def engine_case(name, model, slide, arguments):
     threads = arguments.threads or None
     engine = make_engine(model, kind=kind, device=arguments.device, precision=exact or "fast", threads=threads)
     ks = list(range(len(patches.blocks)))
-    nothing = np.zeros((engine.appetite, engine.classes), np.float32)
-    figures = {}
+    nothing = np.zeros((engine.preferred_batch, engine.classes), np.float32)
+    metrics = {}
     with ExitStack() as stack:
         reader = stack.enter_context(open_slide(slide))
         blocks = BlockReader(reader, patches.grid)
-        held = hold_patches(blocks, patches, engine.appetite * max(2, -(-128 // engine.appetite)))
+        held = hold_patches(blocks, patches, engine.preferred_batch * max(2, -(-128 // engine.preferred_batch)))
         if arguments.processes:
             processes = stack.enter_context(ReadingProcesses(arguments.processes))
             source = stack.enter_context(processes.slide(slide, patches))
@@ -172,16 +172,16 @@ def engine_case(name, model, slide, arguments):
             source = stack.enter_context(ReadingThreads(blocks, patches, arguments.readers))
 
         def stream(predict):
-            return list(predict_blocks(predict, engine.classes, engine.appetite, source, patches, ks))
+            return list(predict_blocks(predict, engine.classes, engine.preferred_batch, source, patches, ks))
 
         stream(lambda batch: nothing[: len(batch)]) if arguments.processes else None  # the processes start
         if arguments.device or arguments.reading:
             began = time.perf_counter()
             stream(lambda batch: nothing[: len(batch)])
-            figures["reading_patches_per_s"] = len(patches) / (time.perf_counter() - began)
-        figures["bare_patches_per_s"] = rate_in_memory(engine, held, arguments.seconds)
+            metrics["reading_patches_per_s"] = len(patches) / (time.perf_counter() - began)
+        metrics["bare_patches_per_s"] = rate_in_memory(engine, held, arguments.seconds)
         if hasattr(engine, "fast"):
-            figures["bare_without_correction"] = rate_in_memory(engine.fast, held, arguments.seconds / 2)
+            metrics["bare_without_correction"] = rate_in_memory(engine.fast, held, arguments.seconds / 2)
         cpu, began = usage()[0], time.perf_counter()
         if hasattr(engine, "rescored"):
             engine.rescored = engine.seen = 0
@@ -192,12 +192,12 @@ def engine_case(name, model, slide, arguments):
             took = result(predicted, len(patches), began, cpu)
         # Once more, since on a shared machine the bare rate of a minute ago is not the one of now.
         again = rate_in_memory(engine, held, arguments.seconds)
-    figures = took | figures | busy.figures()
-    figures["bare_patches_per_s"] = (figures["bare_patches_per_s"] + again) / 2
-    figures["of_bare"] = figures["patches_per_s"] / figures["bare_patches_per_s"]
+    metrics = took | metrics | busy.metrics()
+    metrics["bare_patches_per_s"] = (metrics["bare_patches_per_s"] + again) / 2
+    metrics["of_bare"] = metrics["patches_per_s"] / metrics["bare_patches_per_s"]
     if hasattr(engine, "rescored"):
-        figures["rescored_share"] = engine.rescored / max(1, engine.seen)
-    return figures
+        metrics["rescored_share"] = engine.rescored / max(1, engine.seen)
+    return metrics
 
 
 def loop_case(model, slide, arguments):
@@ -297,13 +297,13 @@ def tiatoolbox_case(model, slide, arguments):
 
         store = zarr.open(str(next(iter(output.values()))), mode="r")
         probabilities, corners = np.asarray(store["probabilities"]), np.asarray(store["coordinates"])[:, :2]
-    figures = result(None, len(probabilities), began, cpu)
+    metrics = result(None, len(probabilities), began, cpu)
     # It takes patches over the slide's edge too, in another order; ours are found again by their place in the grid.
     places = {tuple(place): row for row, place in enumerate((corners // arguments.patch).tolist())}
     ours = plan(slide, arguments.patch)
     wanted = np.rint(ours.coords / (ours.grid.scale * arguments.patch)).astype(int).tolist()
-    figures["probabilities"] = probabilities[[places[tuple(place)] for place in wanted]].astype(float).round(6).tolist()
-    return figures
+    metrics["probabilities"] = probabilities[[places[tuple(place)] for place in wanted]].astype(float).round(6).tolist()
+    return metrics
 
 
 WSINFER = """
@@ -366,11 +366,11 @@ def wsinfer_case(model, slide, arguments):
         line = next((text for text in done.stdout.splitlines() if text.startswith("TOOK ")), None)
         if line is None:
             raise SystemExit((done.stderr.strip().splitlines() or ["no output"])[-1])
-        figures = json.loads(line.removeprefix("TOOK "))
+        metrics = json.loads(line.removeprefix("TOOK "))
         table = next((scratch / "out").glob("model-outputs*/*.csv"))
         count = len(table.read_text().splitlines()) - 1
-    rates = {"patches_per_s": count / figures["seconds"], "patches_per_cpu_s": count / figures["cpu_seconds"]}
-    return figures | {"patches": count, "probabilities": None} | rates
+    rates = {"patches_per_s": count / metrics["seconds"], "patches_per_cpu_s": count / metrics["cpu_seconds"]}
+    return metrics | {"patches": count, "probabilities": None} | rates
 
 
 def one_case(arguments):
@@ -379,21 +379,21 @@ def one_case(arguments):
         model = bundle(arguments, folder)
         arguments.patch = model.card.patch
         if arguments.case == "loop":
-            figures = loop_case(model, arguments.slide, arguments)
+            metrics = loop_case(model, arguments.slide, arguments)
         elif arguments.case == "wsinfer":
-            figures = wsinfer_case(model, arguments.slide, arguments)
+            metrics = wsinfer_case(model, arguments.slide, arguments)
         elif arguments.case == "tiatoolbox":
-            figures = tiatoolbox_case(model, arguments.slide, arguments)
+            metrics = tiatoolbox_case(model, arguments.slide, arguments)
         else:
-            figures = engine_case(arguments.case, model, arguments.slide, arguments)
-    print("FIGURES " + json.dumps(figures))
+            metrics = engine_case(arguments.case, model, arguments.slide, arguments)
+    print("FIGURES " + json.dumps(metrics))
 
 
-def agreement(figures, reference):
+def agreement(metrics, reference):
     """How far probabilities are from fp32."""
-    if figures["probabilities"] is None or reference is None:
+    if metrics["probabilities"] is None or reference is None:
         return {}
-    got, expected = np.array(figures["probabilities"]), np.array(reference)
+    got, expected = np.array(metrics["probabilities"]), np.array(reference)
     count = min(len(got), len(expected))
     got, expected = got[:count], expected[:count]
     return {
@@ -453,9 +453,9 @@ def main():
             kept.write_text(json.dumps(rows[case]))
     reference = rows.get("torch-exact", rows.get("loop", {})).get("probabilities")
     print(f"{'case':16}{'patches/s':>10}{'a CPU-s':>9}{'bare':>8}{'of bare':>9}{'MiB':>7}  agreement with fp32")
-    for case, figures in rows.items():
-        figures["agreement"] = agreement(figures, reference)
-        near = figures["agreement"]
+    for case, metrics in rows.items():
+        metrics["agreement"] = agreement(metrics, reference)
+        near = metrics["agreement"]
         said = (
             f"mean {near['mean_difference']:.5f}, max {near['largest_difference']:.4f}, argmax "
             f"{near['same_argmax']:.2%}, slide {near['slide_difference']:.5f} (n={near['n']})"
@@ -463,11 +463,11 @@ def main():
             else ""
         )
         print(
-            f"{case:16}{figures['patches_per_s']:>10.1f}{figures['patches_per_cpu_s']:>9.1f}"
-            f"{figures.get('bare_patches_per_s', 0):>8.1f}{figures.get('of_bare', 0):>9.1%}{figures['peak_mib']:>7.0f}"
+            f"{case:16}{metrics['patches_per_s']:>10.1f}{metrics['patches_per_cpu_s']:>9.1f}"
+            f"{metrics.get('bare_patches_per_s', 0):>8.1f}{metrics.get('of_bare', 0):>9.1%}{metrics['peak_mib']:>7.0f}"
             f"  {said}"
         )
-        del figures["probabilities"]
+        del metrics["probabilities"]
     if arguments.json:
         arguments.json.write_text(json.dumps({"options": vars(arguments), "cases": rows}, indent=1, default=str))
 

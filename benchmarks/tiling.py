@@ -174,7 +174,7 @@ class Turns:
         self.done += sum(done)
 
     @property
-    def figures(self):
+    def metrics(self):
         """What was measured."""
         return {
             "n": self.done,
@@ -191,7 +191,7 @@ def reading_case(arguments):
 
     with open_slide(arguments.slide) as reader:
         side, mpp = min(reader.dimensions), reader.mpp
-    turns, figures, opened = {}, {}, None
+    turns, metrics, opened = {}, {}, None
     for name in arguments.readers:
         try:
             if name == "ours, blocks":
@@ -200,7 +200,7 @@ def reading_case(arguments):
                 read, count = single_regions(name, arguments.slide, arguments.case, side, TARGET_MPP / mpp)
             turns[name] = Turns(read, count)
         except Exception as error:  # whatever a program fails with, the others are measured
-            figures[name] = {"missing": f"{type(error).__name__}: {error}"}
+            metrics[name] = {"missing": f"{type(error).__name__}: {error}"}
     profile = cProfile.Profile() if arguments.profile else None
     if profile is not None:
         profile.enable()
@@ -209,14 +209,14 @@ def reading_case(arguments):
             turn.turn(arguments.threads, TURN_SECONDS)
     if profile is not None:
         profile.disable()
-    figures |= {name: turn.figures for name, turn in turns.items()}
+    metrics |= {name: turn.metrics for name, turn in turns.items()}
     if profile is not None:
-        figures["profile"] = shares(profile)
+        metrics["profile"] = shares(profile)
     if opened is not None and "ours, blocks" in turns:
         counts = opened.tile_counts
-        figures["ours, blocks"] |= {"decoded_tiles": counts.decoded, "reused_tiles": counts.reused}
-    figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return figures
+        metrics["ours, blocks"] |= {"decoded_tiles": counts.decoded, "reused_tiles": counts.reused}
+    metrics["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return metrics
 
 
 def shares(profile):
@@ -292,17 +292,17 @@ def store_case(arguments):
             began, cpu = time.perf_counter(), time.process_time()
             work()
             spent[kind].append((time.perf_counter() - began, time.process_time() - cpu))
-        figures = {}
+        metrics = {}
         for kind, times in spent.items():
             wall, cpu = np.median(times, axis=0)
             megabytes = sum(file.stat().st_size for file in copied.get(kind, shards)) / 1e6
-            figures[kind] = {
+            metrics[kind] = {
                 "per_s": len(plan) / wall,
                 "per_cpu_s": len(plan) / cpu,
                 "megabytes_per_cpu_s": megabytes / cpu,
                 "ratio": len(plan) * settings.patch**2 * 3 / megabytes / 1e6,
             }
-    return figures
+    return metrics
 
 
 def first_blocks(plan, count):
@@ -343,12 +343,12 @@ def in_processes(arguments, case, threads):
     together = {}
     for reader in arguments.readers:
         found = [run.get(reader, run) for run in runs]
-        missing = next((figures for figures in found if "missing" in figures), None)
+        missing = next((metrics for metrics in found if "missing" in metrics), None)
         if missing is not None:
             together[reader] = missing
             continue
-        sums = {key: sum(figures[key] for figures in found) for key in found[0] if not key.startswith("per_")}
-        sums["each_per_cpu_s"] = [figures["per_cpu_s"] for figures in found]
+        sums = {key: sum(metrics[key] for metrics in found) for key in found[0] if not key.startswith("per_")}
+        sums["each_per_cpu_s"] = [metrics["per_cpu_s"] for metrics in found]
         together[reader] = {**sums, "per_s": sums["n"] / sums["wall_s"], "per_cpu_s": sums["n"] / sums["cpu_s"]}
     return together
 
@@ -392,11 +392,11 @@ def machine():
     }
 
 
-def cell(figures):
+def cell(metrics):
     """Show one case: rate per CPU-second, wall rate, peak memory."""
-    if "missing" in figures:
+    if "missing" in metrics:
         return "–"
-    return f"{figures['per_cpu_s']:,.0f} / {figures['per_s']:,.0f}"
+    return f"{metrics['per_cpu_s']:,.0f} / {metrics['per_s']:,.0f}"
 
 
 def table(results):
@@ -408,7 +408,7 @@ def table(results):
         "|" + "---|" * (2 + 2 * len(CASES)),
     ]
     for reader, cases in results["reading"].items():
-        if all("missing" in figures for figures in cases.values()):
+        if all("missing" in metrics for metrics in cases.values()):
             continue
         peak = results["peak_mib"].get(reader, 0)
         shown = [cell(cases[f"{case}/{threads}"]) for case in CASES for threads in (1, 2)]
@@ -429,11 +429,11 @@ def table(results):
         lines.append(f"- {name}: **{value:.2f}**")
     lines += ["", f"Every reading case ran in {PROCESSES} processes.  {spread(results)}"]
     lines += ["", "| store | patches/CPU-s | MB/CPU-s | times smaller than pixels |", "|---|---|---|---|"]
-    for kind, figures in results["stores"].items():
-        if "missing" not in figures:
+    for kind, metrics in results["stores"].items():
+        if "missing" not in metrics:
             lines.append(
-                f"| {kind} | {figures['per_cpu_s']:,.0f} | {figures['megabytes_per_cpu_s']:,.0f} "
-                f"| {figures['ratio']:.1f} |"
+                f"| {kind} | {metrics['per_cpu_s']:,.0f} | {metrics['megabytes_per_cpu_s']:,.0f} "
+                f"| {metrics['ratio']:.1f} |"
             )
     for case, rows in results["profile"].items():
         said = ", ".join(f"`{row['function']}` {row['share']:.0%}" for row in rows[:6])
@@ -520,8 +520,8 @@ def main():
     parser.add_argument("--profile", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
-        figures = store_case(arguments) if arguments.case == "store" else reading_case(arguments)
-        print("FIGURES " + json.dumps(figures))
+        metrics = store_case(arguments) if arguments.case == "store" else reading_case(arguments)
+        print("FIGURES " + json.dumps(metrics))
         return
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         arguments.slide = make_slide(arguments, folder)
@@ -532,21 +532,21 @@ def main():
         }
         measured = {f"{case}/{threads}": in_processes(arguments, case, threads) for case in CASES for threads in (1, 2)}
         results["reading"] = {
-            reader: {case: figures[reader] for case, figures in measured.items()} for reader in arguments.readers
+            reader: {case: metrics[reader] for case, metrics in measured.items()} for reader in arguments.readers
         }
         alone = {r: in_own_process(arguments, "resampled", [r], seconds=1) for r in arguments.readers}
-        results["peak_mib"] = {reader: figures.get("peak_mib", 0) for reader, figures in alone.items()}
+        results["peak_mib"] = {reader: metrics.get("peak_mib", 0) for reader, metrics in alone.items()}
         results["stores"] = {}
         for kinds in STORES:
-            figures = in_own_process(arguments, "store", kinds)
-            results["stores"] |= {kind: figures.get(kind, figures) for kind in kinds}
+            metrics = in_own_process(arguments, "store", kinds)
+            results["stores"] |= {kind: metrics.get(kind, metrics) for kind in kinds}
         results["profile"] = {
             case: in_own_process(arguments, case, ["ours, blocks"], profile=True).get("profile", []) for case in CASES
         }
     for reader, cases in results["reading"].items():
-        for case, figures in cases.items():
-            if "missing" in figures:
-                print(f"{reader}, {case}: not measured: {figures['missing']}", file=sys.stderr)
+        for case, metrics in cases.items():
+            if "missing" in metrics:
+                print(f"{reader}, {case}: not measured: {metrics['missing']}", file=sys.stderr)
     print(table(results))
     if arguments.write:
         from benchmarks.report import write_section

@@ -51,12 +51,15 @@ def speed(recipe, patches, low, arguments):
     """Train and return the second epoch's patches per second and share of waiting."""
     from pathology.networks.registry import build_network
     from pathology.training.classifier.fit import fit_slides
-    from pathology.training.common.distributed import joined_ranks
+    from pathology.training.common.distributed import distributed_training
 
     torch.manual_seed(0)
     network = build_network(recipe.architecture, 2)
     rows = np.arange(len(patches.labelled))
-    with joined_ranks("cpu") as ranks, patch("pathology.training.classifier.fit.automatic_precision", lambda _: low):
+    with (
+        distributed_training("cpu") as ranks,
+        patch("pathology.training.classifier.fit.automatic_precision", lambda _: low),
+    ):
         fitted = fit_slides(network, patches, rows, rows[:1], recipe, ranks=ranks, loaders=arguments.loaders)
     last = fitted.history[-1]
     return {

@@ -71,9 +71,9 @@ def bare_rate(slide, model, kind, seconds, together):
     engine = make_engine(bundle, kind=kind, precision="fast", threads=1)
     patches = plan(slide, bundle.card.patch)
     with open_slide(slide) as reader:
-        count = engine.appetite * max(2, 256 // engine.appetite)
+        count = engine.preferred_batch * max(2, 256 // engine.preferred_batch)
         held = hold_patches(BlockReader(reader, patches.grid), patches, count)
-    engine.predict(held[: engine.appetite])
+    engine.predict(held[: engine.preferred_batch])
     together.wait()
     return rate_in_memory(engine, held, seconds)
 

@@ -18,15 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 __all__ = [
     "GridSettings",
     "QualitySettings",
+    "Record",
     "RegionSettings",
     "ScoreSettings",
-    "Settings",
     "TissueSettings",
     "cache_folder",
 ]
 
 
-class Settings(BaseModel):
+class Record(BaseModel):
     """Base of all settings: frozen, and an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -37,7 +37,7 @@ class Settings(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-class TissueSettings(Settings):
+class TissueSettings(Record):
     """How tissue is told from glass."""
 
     mpp: Annotated[float, Field(gt=0)] = 8.0
@@ -51,7 +51,7 @@ class TissueSettings(Settings):
     """Largest hole filled, in mm².  Vessels and fat vacuoles belong to tissue, tears do not."""
 
 
-class QualitySettings(Settings):
+class QualitySettings(Record):
     """When a patch counts as spoilt.  Shares are of the patch's area, 0 to 1."""
 
     max_pen: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -77,7 +77,7 @@ class QualitySettings(Settings):
     """Least optical density, in every colour, that dirt adds to what is around it: half the light."""
 
 
-class GridSettings(Settings):
+class GridSettings(Record):
     """Where patches are taken and at what scale."""
 
     patch: Annotated[int, Field(ge=16, le=8192)] = 224
@@ -102,7 +102,7 @@ class GridSettings(Settings):
         return self
 
 
-class RegionSettings(Settings):
+class RegionSettings(Record):
     """Which places of a slide are searched, by a classifier's map."""
 
     results: str
@@ -113,7 +113,7 @@ class RegionSettings(Settings):
     """Their probability, added up, from which on a place is searched."""
 
 
-class ScoreSettings(Settings):
+class ScoreSettings(Record):
     """How slides are scored.  Everything here that can change a result is part of the resume key."""
 
     tissue: TissueSettings = TissueSettings()
@@ -132,7 +132,7 @@ class ScoreSettings(Settings):
     block: Annotated[int, Field(ge=256, le=65536)] = 2048
     """Side of a block in pixels at the model's scale; see :attr:`GridSettings.block`."""
     aggregator: Literal["mean", "share", "majority", "top", "attention", "transformer"] = "mean"
-    """How a slide's patches become one answer: mean probability, a rule of :mod:`pathology.findings.pooling_rules`,
+    """How a slide's patches become one answer: mean probability, a rule of :mod:`pathology.findings.aggregation`,
     or a network learned for it that the model must bring."""
 
 

@@ -23,20 +23,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pathology.bundle.weights import load_weights, read_state_dict, write_state_dict
 from pathology.evaluation.detector import Image, intervals_by_slide, rates
-from pathology.findings.mitotic_count import poisson_interval
 from pathology.inference.engines.detector import DetectorNetwork
 from pathology.networks.darknet import Darknet
 from pathology.networks.ultralytics_detectors import ultralytics_detector
 from pathology.networks.yolov4 import yolov4_csp
+from pathology.stats.intervals import poisson_interval
 from pathology.training.detector.data import MitosisData, read_folder
 from pathology.training.detector.fit import (
     MATCH_PIXELS,
-    FitSettings,
+    DetectorFitSettings,
     evaluate_crops,
     evaluate_windows,
     false_alarms,
@@ -71,7 +70,7 @@ def fit(arguments: argparse.Namespace) -> None:
     processor = time.process_time()
     record: dict[str, Any] = {"detector": arguments.detector, "seed": arguments.seed, "budget": arguments.seconds}
     if arguments.detector == "own":
-        settings = FitSettings(
+        settings = DetectorFitSettings(
             iterations=1_000_000, seconds=arguments.seconds, batch=BATCH, mining_windows=256, seed=arguments.seed
         )
         settings = settings.model_copy(update={"batches": settings.batches.model_copy(update={"size": SIZE})})
@@ -110,8 +109,8 @@ def measure(arguments: argparse.Namespace) -> None:
         record |= {
             "parameters": sum(p.numel() for p in network.parameters()),
             "threshold": threshold,
-            "crops": figures(evaluate_crops(network, test, device=DEVICE, batch_size=16), threshold),
-            "windows": figures(evaluate_windows(network, test, device=DEVICE, batch_size=16), threshold),
+            "crops": metrics(evaluate_crops(network, test, device=DEVICE, batch_size=16), threshold),
+            "windows": metrics(evaluate_windows(network, test, device=DEVICE, batch_size=16), threshold),
             "field": on_field(network, test, threshold),
         }
         run.with_name("measured.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -123,7 +122,7 @@ def threshold_of_recall(images: list[Image], recall: float = 0.95) -> float:
     return max((t / 100 for t in range(2, 100) if rates(images, t / 100, MATCH_PIXELS).recall >= recall), default=0.02)
 
 
-def figures(images: list[Image], threshold: float) -> dict[str, Any]:
+def metrics(images: list[Image], threshold: float) -> dict[str, Any]:
     """Return counts and rates with intervals over slides."""
     measured = rates(images, threshold, MATCH_PIXELS)
     limits = intervals_by_slide(images, threshold, MATCH_PIXELS)
@@ -139,10 +138,11 @@ def figures(images: list[Image], threshold: float) -> dict[str, Any]:
 def on_field(network: DetectorNetwork, test: MitosisData, threshold: float) -> dict[str, Any]:
     """Return the false positives on the held-out field, which holds no mitosis."""
     count, area = false_alarms(network, test.backgrounds, device=DEVICE, threshold=threshold)
+    rate = poisson_interval(count, exposure=area)
     return {
         "false_positives": count,
         "tissue_mm2": round(area, 3),
-        "per_mm2": [round(float(n) / area, 2) for n in (count, *np.asarray(poisson_interval(count)))],
+        "per_mm2": [round(number, 2) for number in (rate.value, rate.low, rate.high)],
     }
 
 

@@ -37,7 +37,7 @@ from pathology.training.classifier.patches import prepare_patches
 from pathology.training.classifier.predict import predict_slides
 from pathology.training.classifier.recipe import SlideRecipe, Stage
 from pathology.training.common.checkpoint import Checkpoint
-from pathology.training.common.distributed import joined_ranks
+from pathology.training.common.distributed import distributed_training
 from pathology.training.tiles.colour_baseline import colour_features, colour_probabilities
 from pathology.training.tiles.osteosarcoma import OSTEOSARCOMA_FOLDERS, OSTEOSARCOMA_MPP, read_osteosarcoma
 from pathology.training.tiles.tiles import LabelledTiles
@@ -121,7 +121,7 @@ def tile_auc(truth: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> In
     )
 
 
-def figures(tiles: LabelledTiles, p: npt.NDArray[np.float64]) -> dict[str, Any]:
+def metrics(tiles: LabelledTiles, p: npt.NDArray[np.float64]) -> dict[str, Any]:
     """Recall of the one class all folds have seen, accuracy, and tumour against the rest within each case."""
     called, cases = p.argmax(axis=1), np.array(tiles.patients)
     normal = tiles.labels == NON_TUMOUR
@@ -157,14 +157,14 @@ def main() -> int:
     record: dict[str, Any] = {
         "data": f"{len(tiles)} osteosarcoma tiles, {len(folds)} cases, leave one case out",
         "torch": torch.__version__,
-        "colour baseline": figures(tiles, baseline),
+        "colour baseline": metrics(tiles, baseline),
     }
     for system in given.systems:
         recipe = small(find_classifier(system).recipe, given.epochs, given.patches)
         patches = prepare_patches(labelled, recipe, given.work / system / "patches", workers=1)
         p = np.full((len(tiles), len(tiles.classes)), np.nan)
         histories = []
-        with joined_ranks("cpu") as ranks:
+        with distributed_training("cpu") as ranks:
             for fold in folds:
                 torch.manual_seed(0)
                 network = build_network(recipe.architecture, len(tiles.classes))
@@ -183,7 +183,7 @@ def main() -> int:
                 found = predict_slides(fitted.network, patches, fold.test, recipe, device=ranks.device)
                 p[fold.test] = [slide.probabilities().mean(axis=0) for slide in found]
         record[system] = {
-            **figures(tiles, p),
+            **metrics(tiles, p),
             "first training losses": [history[0].loss for history in histories],
             "last training losses": [history[-1].loss for history in histories],
             "recipe": recipe.model_dump(mode="json"),

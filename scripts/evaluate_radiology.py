@@ -28,11 +28,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pathology.bundle.card import Figure
+from pathology.bundle.card import Metric
 from pathology.radiology.features.signature import Classifier, SignatureSettings, nested_scores
 from pathology.radiology.io.cohort import Cohort, read_cohort
 from pathology.radiology.models.adversarial import AcganSettings
-from pathology.radiology.models.base import as_figure
+from pathology.radiology.models.base import as_metric
 from pathology.radiology.models.deep_features import DeepFeatureSettings, deep_feature_table
 from pathology.radiology.models.fit import OptimiserSettings
 from pathology.radiology.models.image_classifier import ImageRecipe
@@ -101,19 +101,19 @@ def features(cohort: Cohort, work: Path) -> pd.DataFrame:
     return table
 
 
-def measured(cohort: Cohort, work: Path) -> dict[str, list[Figure]]:
+def measured(cohort: Cohort, work: Path) -> dict[str, list[Metric]]:
     """Measure features only, for the parts that use them; gives no figure."""
     features(cohort, work)
     return {}
 
 
-def nomograms(cohort: Cohort, work: Path, seed: int) -> dict[str, list[Figure]]:
+def nomograms(cohort: Cohort, work: Path, seed: int) -> dict[str, list[Metric]]:
     """B3, B4 and B10: clinical data, radiomics and both, by nested cross-validation."""
     table = features(cohort, work)
     t1 = [c for c in table.columns if str(c).startswith("MR_T1:")]
     shell = [c for c in table.columns if str(c).startswith("MR_T1-shell:")]
     every = [c for c in table.columns if "-shell:" not in str(c)]
-    found: dict[str, list[Figure]] = {}
+    found: dict[str, list[Metric]] = {}
     metastasis = liang_2022.recipe()
     grade = yang_2022_grade.recipe()
     assert isinstance(metastasis, SignatureRecipe)
@@ -122,8 +122,8 @@ def nomograms(cohort: Cohort, work: Path, seed: int) -> dict[str, list[Figure]]:
     for name, columns in parts.items():
         for system, recipe in (("liang-2022", metastasis), ("yang-2022-grade", grade)):
             chosen = cohort.having(("MR_T1",), recipe.label)
-            figures = recipe.evaluate_table(table[columns], chosen, seed=seed)
-            found[f"{system}, {name}"] = list(figures)
+            metrics = recipe.evaluate_table(table[columns], chosen, seed=seed)
+            found[f"{system}, {name}"] = list(metrics)
     found["liang-2022, T1, classifier chosen inside"] = [chosen_inside(metastasis, table[t1], cohort, seed)]
     relapse = liu_2021.recipe()
     chosen = relapse.patients(cohort)  # type: ignore[attr-defined]  # a SurvivalRecipe
@@ -132,25 +132,25 @@ def nomograms(cohort: Cohort, work: Path, seed: int) -> dict[str, list[Figure]]:
     return found
 
 
-def remembered(work: Path, part: str, name: str, until: float, make: Callable[[], Sequence[Figure]]) -> list[Figure]:
+def remembered(work: Path, part: str, name: str, until: float, make: Callable[[], Sequence[Metric]]) -> list[Metric]:
     """Return the figures of a step, which are kept in OUT as soon as they are known."""
     path = work / part / f"{name.replace(', ', '-').replace(' ', '-')}.json"
     if not path.exists():
         if time.monotonic() > until:
             raise OutOfTimeError
         started = time.monotonic()
-        figures = [f.model_dump(mode="json") for f in make()]
+        metrics = [f.model_dump(mode="json") for f in make()]
         path.parent.mkdir(parents=True, exist_ok=True)
         seconds = round(time.monotonic() - started)
         print(f"  {name}: {seconds} s", flush=True)
-        path.write_text(json.dumps({"seconds": seconds, "figures": figures}))
-    return [Figure.model_validate(f) for f in json.loads(path.read_text())["figures"]]
+        path.write_text(json.dumps({"seconds": seconds, "figures": metrics}))
+    return [Metric.model_validate(f) for f in json.loads(path.read_text())["figures"]]
 
 
-def deep(cohort: Cohort, work: Path, seed: int, device: str, until: float) -> dict[str, list[Figure]]:
+def deep(cohort: Cohort, work: Path, seed: int, device: str, until: float) -> dict[str, list[Metric]]:
     """B4 and B10 with features of untrained networks beside the radiomics: ImageNet weights are not at hand."""
     table = features(cohort, work)
-    found: dict[str, list[Figure]] = {}
+    found: dict[str, list[Metric]] = {}
     for backbone, sequences in (("resnet34", ("MR_T1",)), ("resnet34", SEQUENCES), ("densenet161", ("MR_T1",))):
         radiomic = [c for c in table.columns if str(c).split(":")[0] in sequences]
         joined = table[radiomic]
@@ -174,7 +174,7 @@ def deep_features(cohort: Cohort, work: Path, backbone: Any, sequence: str, devi
     return pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")
 
 
-def chosen_inside(recipe: SignatureRecipe, table: pd.DataFrame, cohort: Cohort, seed: int) -> Figure:
+def chosen_inside(recipe: SignatureRecipe, table: pd.DataFrame, cohort: Cohort, seed: int) -> Metric:
     """Let inner folds choose among the classifiers that Liang et al. compared."""
     chosen = cohort.having(("MR_T1",), recipe.label)
     labels = recipe.labels(chosen)
@@ -185,7 +185,7 @@ def chosen_inside(recipe: SignatureRecipe, table: pd.DataFrame, cohort: Cohort, 
     scores = nested_scores(
         table.loc[list(chosen.patients)], labels, chosen.patients, candidates, repeats=3, seed=seed, progress=folds
     )
-    return as_figure(
+    return as_metric(
         "area under the ROC curve, radiomics",
         within_fold_area(labels, scores.predictions, chosen.patients, seed=seed),
         unit="patients",
@@ -203,12 +203,12 @@ PERMUTATIONS, PERMUTATIONS_OF_SIGNATURES = 60, 500
 """Of the controls: nomograms take six times as long.  Ten are too few: they once gave a mean of 0.39."""
 
 
-def permuted(cohort: Cohort, work: Path, seed: int, device: str, until: float) -> dict[str, list[Figure]]:
+def permuted(cohort: Cohort, work: Path, seed: int, device: str, until: float) -> dict[str, list[Metric]]:
     """B4 and B10 on shuffled outcomes: the means must be 0.5."""
     table = features(cohort, work)
     t1 = table[[c for c in table.columns if str(c).startswith("MR_T1:")]]
     joined = t1.join(deep_features(cohort, work, "resnet34", "MR_T1", device))
-    found: dict[str, list[Figure]] = {}
+    found: dict[str, list[Metric]] = {}
     for system, recipe in (("liang-2022", liang_2022.recipe()), ("yang-2022-grade", yang_2022_grade.recipe())):
         assert isinstance(recipe, SignatureRecipe)
         chosen = cohort.having(("MR_T1",), recipe.label)
@@ -233,7 +233,7 @@ def on_shuffled(
     model: str,
     seed: int,
     repeats: int,
-) -> list[Figure]:
+) -> list[Metric]:
     """Average the area under the ROC curve over permutations of the outcome."""
     labels = recipe.labels(chosen)
     areas = []
@@ -252,7 +252,7 @@ def on_shuffled(
         told("permutations", repeat + 1, repeats)
     error = float(np.std(areas, ddof=1) / np.sqrt(len(areas)))
     mean = float(np.mean(areas))
-    figure = Figure(
+    figure = Metric(
         metric="area under the ROC curve on shuffled outcomes",
         value=mean,
         interval=(mean - 1.96 * error, mean + 1.96 * error),
@@ -292,7 +292,7 @@ def segmentation_recipes(small: bool) -> dict[str, SegmentationRecipe]:
 
 def segmentation(
     cohort: Cohort, work: Path, seed: int, device: str, small: bool, until: float
-) -> dict[str, list[Figure]]:
+) -> dict[str, list[Metric]]:
     """Segment every patient by networks trained on others; a finished fold is kept in OUT and not run again."""
     k = 5
     found = {}
@@ -312,11 +312,11 @@ def segmentation(
             seconds, started = round(time.monotonic() - started), time.monotonic()
             record = {"settings": settings, "seconds": seconds, "cases": [c.model_dump() for c in cases]}
             (folder / f"fold-{index}.json").write_text(json.dumps(record))
-            dice = [c.agreement.dice for c in cases]
+            dice = [c.segmentation_agreement.dice for c in cases]
             print(f"  {name}, fold {index + 1}: Dice {np.mean(dice):.3f}, {seconds} s", flush=True)
             if time.monotonic() > until:
                 raise OutOfTimeError
-        found[name] = list(recipe.figures([c for i in sorted(kept) for c in kept[i]], folds=k, seed=seed))
+        found[name] = list(recipe.metrics([c for i in sorted(kept) for c in kept[i]], folds=k, seed=seed))
     found["no picture, T1"] = [without_picture(cohort, "MR_T1", k, seed)]
     found["no picture, CT"] = [without_picture(cohort, "CT", k, seed)]
     found["PET above 41 % of its greatest value"] = [fixed_threshold(cohort, seed)]
@@ -327,14 +327,14 @@ class OutOfTimeError(Exception):
     """The time asked for is over; what is finished is kept."""
 
 
-def dice_figure(values: Mapping[str, float], data: str, seed: int) -> Figure:
+def dice_figure(values: Mapping[str, float], data: str, seed: int) -> Metric:
     """Average Dice coefficients over patients."""
     array = np.asarray(list(values.values()))
     interval = bootstrap(lambda rows: float(array[rows].mean()), list(values), seed=seed)
-    return as_figure("Dice coefficient", interval, unit="patients", data=data, note="mean over patients")
+    return as_metric("Dice coefficient", interval, unit="patients", data=data, note="mean over patients")
 
 
-def without_picture(cohort: Cohort, sequence: str, k: int, seed: int) -> Figure:
+def without_picture(cohort: Cohort, sequence: str, k: int, seed: int) -> Metric:
     """What a guess scores that never looks at the image: the training patients' tumours, laid over each other.
 
     The images are cropped around the tumour, so their frame alone tells something.
@@ -362,7 +362,7 @@ def scaled_to(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.
     return np.asarray(ndimage.zoom(array, factors, order=1, grid_mode=True, mode="nearest"), np.float32)
 
 
-def fixed_threshold(cohort: Cohort, seed: int) -> Figure:
+def fixed_threshold(cohort: Cohort, seed: int) -> Metric:
     """Voxels above 41 % of the greatest SUV, the fixed threshold of Boellaard et al. 2015 (EANM guideline)."""
     scores = {}
     for case in cohort.having(("PET",)).cases:
@@ -372,7 +372,7 @@ def fixed_threshold(cohort: Cohort, seed: int) -> Figure:
     return dice_figure(scores, f"{len(scores)} patients, nothing trained, on the PET grid", seed)
 
 
-def images(cohort: Cohort, seed: int, device: str, small: bool) -> dict[str, list[Figure]]:
+def images(cohort: Cohort, seed: int, device: str, small: bool) -> dict[str, list[Metric]]:
     """B5 on PET-CT."""
     few = {"optimiser": OptimiserSettings(steps=60, batch=8, learning_rate=1e-3)} if small else {}
     petct = peng_2019.recipe()
@@ -382,7 +382,7 @@ def images(cohort: Cohort, seed: int, device: str, small: bool) -> dict[str, lis
     return {"peng-2019": list(petct.evaluate(cohort, seed=seed, device=device, progress=told))}
 
 
-def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> dict[str, list[Figure]]:
+def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> dict[str, list[Metric]]:
     """B2 on T1, with survival by predicted grade; draws the curves and where the network looked in one patient."""
     recipe = navarro_2021.recipe()
     assert isinstance(recipe, ImageRecipe)
@@ -393,7 +393,7 @@ def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> 
     read = recipe.images(cohort, told)
     scores = cross_validated_probabilities(read, 2, recipe.classifier, seed=seed, device=device, progress=told)
     data = f"{len(set(read.patients))} patients, 5-fold cross-validation by patient, densenet161 on MR_T1, 'high_grade'"
-    found = list(recipe.figures(read, scores, cohort, data=data, seed=seed))
+    found = list(recipe.metrics(read, scores, cohort, data=data, seed=seed))
     names, means = score_by_patient(scores, read.patients)
     known = recipe.followed(cohort) or {}
     kept = [i for i, name in enumerate(names) if name in known]
@@ -404,18 +404,18 @@ def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> 
     return {"navarro-2021": found}
 
 
-def constructed(work: Path, seed: int, device: str, small: bool, until: float) -> dict[str, list[Figure]]:
+def constructed(work: Path, seed: int, device: str, small: bool, until: float) -> dict[str, list[Metric]]:
     """B1, B5, B6, B7, B8, B9 and B12 where the answer is known.  Nothing here says anything about patients."""
-    found: dict[str, list[Figure]] = {}
+    found: dict[str, list[Metric]] = {}
 
     def run(name: str, module: Any, recipe: Any, count: int, folds: int) -> None:  # noqa: ANN401
-        def measure() -> Sequence[Figure]:
+        def measure() -> Sequence[Metric]:
             with tempfile.TemporaryDirectory() as place:
                 cohort = constructed_cohort(module.SYSTEM.id, Path(place), patients=count, seed=seed)
-                figures: Sequence[Figure] = recipe.evaluate(
+                metrics: Sequence[Metric] = recipe.evaluate(
                     cohort, folds=folds, seed=seed, device=device, progress=told
                 )
-                return figures
+                return metrics
 
         found[name] = remembered(work, "constructed", name, until, measure)
 
@@ -469,7 +469,7 @@ def main() -> None:
     cohort = patients(options.data, options.out)
     until = time.monotonic() + 60 * options.minutes
     small, device, seed = options.small, options.device, options.seed
-    parts: dict[str, Callable[[], dict[str, list[Figure]]]] = {
+    parts: dict[str, Callable[[], dict[str, list[Metric]]]] = {
         "nomograms": lambda: nomograms(cohort, options.out, seed),
         "permuted": lambda: permuted(cohort, options.out, seed, device, until),
         "segmentation": lambda: segmentation(cohort, options.out, seed, device, small, until),
@@ -499,8 +499,8 @@ def main() -> None:
             "figures": {k: [f.model_dump(mode="json") for f in v] for k, v in found.items()},
         }
         path.write_text(json.dumps(record, indent=1) + "\n")
-        for key, figures in found.items():
-            for f in figures:
+        for key, metrics in found.items():
+            for f in metrics:
                 where = "" if f.interval is None else f" ({f.interval[0]:.3f}-{f.interval[1]:.3f})"
                 value = "not known" if f.value is None else f"{f.value:.3f}"
                 print(f"  {key}: {f.metric} {value}{where}, n = {f.n} {f.unit} {f.note}", flush=True)

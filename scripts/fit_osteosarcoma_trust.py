@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pathology.bundle.card import CARD_NAME, Figure, Trust, read_card, write_card
+from pathology.bundle.card import CARD_NAME, Metric, Trust, read_card, write_card
 from pathology.bundle.catalogue import Bundle, load_bundle
 from pathology.bundle.domain import write_domain
 from pathology.bundle.verify import verify_bundle
@@ -184,7 +184,7 @@ def run(arguments: argparse.Namespace) -> None:
     same = wilson(sum(beyond.values()), n)
     smaller = ", ".join(f"{rate:.0%}: {conformal_quantile(pooled, rate):.1f}" for rate in (0.05, 0.1))
     measured = (
-        Figure(
+        Metric(
             metric="false alarms: further constructed slides of cases the domain had not seen",
             value=round(same.value, 3),
             interval=(round(same.low, 3), round(same.high, 3)),
@@ -196,7 +196,7 @@ def run(arguments: argparse.Namespace) -> None:
             note="The limit was found on other slides of the same three cases. The rate was chosen after the scores"
             f" were seen; with smaller rates the limit would be ({smaller}), and the skin slide inside.",
         ),
-        Figure(
+        Metric(
             metric="false alarms: constructed slides of a case that the domain had not seen",
             value=round(interval.value, 3),
             interval=(round(interval.low, 3), round(interval.high, 3)),
@@ -208,7 +208,7 @@ def run(arguments: argparse.Namespace) -> None:
             note="Slides of 3 cases only: the interval is over slides and says nothing about a fourth patient. The"
             " network's first layers had seen the tiles of all cases.",
         ),
-        Figure(
+        Metric(
             metric="slides of other tissue that are called outside",
             value=round(recall.value, 3),
             interval=(round(recall.low, 3), round(recall.high, 3)),
@@ -225,7 +225,7 @@ def run(arguments: argparse.Namespace) -> None:
         " calibration patients). The limit rests on constructed slides of three cases.",
     )
     major, minor, _ = card.version.split(".")
-    kept = [figure for figure in card.figures if figure.metric not in {one.metric for one in measured}]
+    kept = [figure for figure in card.metrics if figure.metric not in {one.metric for one in measured}]
     limits = tuple(
         "It answers whatever the tissue, unless the slide is outside the limit of its domain (trust), which rests on"
         " three cases."
@@ -237,7 +237,7 @@ def run(arguments: argparse.Namespace) -> None:
         for limit in card.limits
     )
     version = card.version if card.trust is not None else f"{major}.{int(minor) + 1}.0"
-    new = card.model_copy(update={"trust": trust, "figures": (*kept, *measured), "limits": limits, "version": version})
+    new = card.model_copy(update={"trust": trust, "metrics": (*kept, *measured), "limits": limits, "version": version})
     write_card(new, arguments.bundle / CARD_NAME)
     assert read_card(arguments.bundle / CARD_NAME) == new
     for check in verify_bundle(arguments.bundle):

@@ -35,22 +35,21 @@ import torch
 from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.stats import t as student
 
-from pathology.bundle.card import Card, Detection, Figure, Normalisation, TrainingData, write_card
+from pathology.bundle.card import Card, Detection, Metric, Normalisation, TrainingData, write_card
 from pathology.bundle.weights import file_sha256, load_weights, read_state_dict, write_state_dict
 from pathology.errors import PathologyError
 from pathology.evaluation.detector import Image, froc, intervals_by_slide, rates, threshold_of_best_f1
 from pathology.findings.detections import Detections, match_by_distance
 from pathology.findings.hotspot import HotspotWindow, find_hotspot
-from pathology.findings.mitotic_count import poisson_interval
 from pathology.networks.darknet import Darknet
 from pathology.networks.registry import build_network
 from pathology.networks.yolov4 import COCO_ANCHORS, yolov4, yolov4_csp
-from pathology.stats.intervals import wilson
+from pathology.stats.intervals import poisson_interval, wilson
 from pathology.training.detector.calibrate import calibrate, candidates_of, fit_platt
 from pathology.training.detector.data import BOX, CROP, MPP, MitosisData, read_folder, read_pack, write_pack
 from pathology.training.detector.fit import (
     MATCH_PIXELS,
-    FitSettings,
+    DetectorFitSettings,
     best_f1,
     detect_image,
     evaluate_crops,
@@ -98,7 +97,7 @@ def train(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = load(arguments.data, arguments.osteosarcoma)
     released = arguments.schedule == "released"
-    settings = released_settings() if released else FitSettings()
+    settings = released_settings() if released else DetectorFitSettings()
     changes = {
         name: value
         for name in ("iterations", "seconds", "batch", "rate", "seed", "mining_windows")
@@ -198,7 +197,7 @@ def baseline(images: list[Image], pixels: np.ndarray) -> list[Image]:
     return [replace(image, detections=spot) for image, spot in zip(images, darkest_spots(pixels), strict=True)]
 
 
-def figures_of(name: str, images: list[Image], threshold: float, data: str, note: str = "") -> list[Figure]:
+def figures_of(name: str, images: list[Image], threshold: float, data: str, note: str = "") -> list[Metric]:
     """Return precision, recall and F1 with intervals over slides."""
     slides = len({image.slide for image in images})
     measured = rates(images, threshold, MATCH_PIXELS)
@@ -210,7 +209,7 @@ def figures_of(name: str, images: list[Image], threshold: float, data: str, note
     for metric in ("recall", "precision", "f1"):
         low, high = limits[metric]
         result.append(
-            Figure(
+            Metric(
                 metric=f"{metric}, {name}",
                 value=round(getattr(measured, metric), 4),
                 interval=(round(low, 4), round(high, 4)),
@@ -224,13 +223,13 @@ def figures_of(name: str, images: list[Image], threshold: float, data: str, note
     return result
 
 
-def per_mm2(name: str, count: int, area: float, data: str, note: str) -> Figure:
+def per_mm2(name: str, count: int, area: float, data: str, note: str) -> Metric:
     """Return a density with its Poisson interval."""
-    low, high = poisson_interval(count)
-    return Figure(
+    rate = poisson_interval(count, exposure=area)
+    return Metric(
         metric=name,
-        value=round(count / area, 2),
-        interval=(round(low / area, 2), round(high / area, 2)),
+        value=round(rate.value, 2),
+        interval=(round(rate.low, 2), round(rate.high, 2)),
         method="exact Poisson (Garwood)",
         n=count,
         unit="false positives",
@@ -239,7 +238,7 @@ def per_mm2(name: str, count: int, area: float, data: str, note: str) -> Figure:
     )
 
 
-def on_constructed_fields(network: Darknet, data: MitosisData, threshold: float, device: torch.device) -> list[Figure]:
+def on_constructed_fields(network: Darknet, data: MitosisData, threshold: float, device: torch.device) -> list[Metric]:
     """Measure the whole path on fields with known mitoses."""
     background = next(b for b in data.backgrounds if b.mpp == MPP)
     # The circle that holds most of them, at the lower middle of the field, where tissue is.
@@ -284,12 +283,12 @@ def on_constructed_fields(network: Darknet, data: MitosisData, threshold: float,
     ]
 
 
-def mean_of_fields(metric: str, values: list[float], data: str, note: str) -> Figure:
+def mean_of_fields(metric: str, values: list[float], data: str, note: str) -> Metric:
     """Return a mean over fields with its t interval."""
     half = float(student.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     mean = float(np.mean(values))
     each = ", ".join(f"{value:.1f}" for value in values)
-    return Figure(
+    return Metric(
         metric=metric,
         value=round(mean, 1),
         interval=(round(mean - half, 1), round(mean + half, 1)),
@@ -301,10 +300,10 @@ def mean_of_fields(metric: str, values: list[float], data: str, note: str) -> Fi
     )
 
 
-def share(metric: str, part: int, whole: int, unit: str, data: str, note: str) -> Figure:
+def share(metric: str, part: int, whole: int, unit: str, data: str, note: str) -> Metric:
     """Return a share with Wilson's interval."""
     interval = wilson(part, whole)
-    return Figure(
+    return Metric(
         metric=metric,
         value=round(interval.value, 4),
         interval=(round(interval.low, 4), round(interval.high, 4)),
@@ -345,7 +344,7 @@ def bundle(arguments: argparse.Namespace) -> None:
     look_alikes = match_by_distance(on_field, field.objects, MATCH_PIXELS).true_positives
     held_out = "AMi-Br, held-out slides"
     easy = "crops are cut around mitoses and hold few look-alikes: precision on a slide is lower"
-    figures = [
+    metrics = [
         *figures_of("crops", crops, threshold, f"{held_out} (MIDOG 2021 and TUPAC16), whole crops", easy),
         *figures_of("windows", windows, threshold, f"{held_out}, random windows of 96 px", "the mitosis lies anywhere"),
         *figures_of(
@@ -385,7 +384,7 @@ def bundle(arguments: argparse.Namespace) -> None:
             f"canine mammary field {field.name.rsplit('-', 1)[-1]}, held out",
             "looked at first",
         ),
-        Figure(
+        Metric(
             metric="F1 on whole slides of sarcomas",
             value=None,
             interval=None,
@@ -449,7 +448,7 @@ def bundle(arguments: argparse.Namespace) -> None:
         "2021 and TUPAC16 share a hospital, so that a patient in both cannot be excluded. The threshold is the highest "
         "with a recall of 95 % on the validation slides. This rule was taken after a first look at the held-out data "
         "with the threshold of the best F1 on the validation slides; the figures of both are given.",
-        figures=tuple(figures),
+        metrics=tuple(metrics),
         calibration={"slope": round(platt[0], 4), "intercept": round(platt[1], 4)},
         # As chances, as every engine gives scores.
         detection=Detection(
@@ -480,7 +479,7 @@ def bundle(arguments: argparse.Namespace) -> None:
         f"({record['iterations']} iterations, {record['images']} images, {record['device']})",
     )
     write_card(card, arguments.out / "card.yaml")
-    for figure in figures:
+    for figure in metrics:
         print(figure.metric, figure.value, figure.interval, figure.n, figure.note)
 
 
@@ -491,17 +490,17 @@ def field_without_mitoses(network: Darknet, data: MitosisData, device: torch.dev
     return Image(field.name, found, np.empty((0, 2)), area)
 
 
-def calibration(validation: list[Image], test: list[Image]) -> tuple[tuple[float, float], list[Figure]]:
+def calibration(validation: list[Image], test: list[Image]) -> tuple[tuple[float, float], list[Metric]]:
     """Fit the calibration on validation images and return it with how far scores are from the truth on test images."""
     platt = fit_platt(candidates_of(validation, MATCH_PIXELS))
     before = candidates_of(test, MATCH_PIXELS)
     after = replace(before, scores=calibrate(before.scores, platt))
-    figures = []
+    metrics = []
     for when, candidates in (("as the network gives them", before), ("calibrated", after)):
         for measure, name in (("calibration_error", "expected calibration error (10 bins)"), ("brier", "Brier score")):
             low, high = candidates.interval(measure)
-            figures.append(
-                Figure(
+            metrics.append(
+                Metric(
                     metric=f"{name}, scores {when}",
                     value=round(getattr(candidates, measure)(), 4),
                     interval=(round(low, 4), round(high, 4)),
@@ -512,7 +511,7 @@ def calibration(validation: list[Image], test: list[Image]) -> tuple[tuple[float
                     note=f"{int(candidates.hits.sum())} of them mitoses; confidence {LOWEST} and more",
                 )
             )
-    return platt, figures
+    return platt, metrics
 
 
 def rule_of_thumb(

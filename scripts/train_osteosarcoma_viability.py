@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pathology.bundle.card import Card, Figure, Normalisation, TrainingData, write_card
+from pathology.bundle.card import Card, Metric, Normalisation, TrainingData, write_card
 from pathology.bundle.verify import verify_bundle
 from pathology.bundle.weights import check_weights, file_sha256, load_weights, read_state_dict, write_state_dict
 from pathology.errors import PathologyError
@@ -43,14 +43,14 @@ from pathology.networks.registry import build_network
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.intervals import Interval, wilson
 from pathology.stats.splits import Fold, audit_leakage, content_digest, grouped_k_fold, leave_one_group_out
-from pathology.training.tiles.fitting import FitSettings, fit_network, tile_probabilities
+from pathology.training.tiles.fitting import TileFitSettings, fit_network, tile_probabilities
 from pathology.training.tiles.osteosarcoma import OSTEOSARCOMA_CLASSES as CLASSES
 from pathology.training.tiles.osteosarcoma import read_osteosarcoma
 from pathology.training.tiles.tiles import LabelledTiles
 
 ARCHITECTURE: Final = "densenet121"
 NON_TUMOUR, NON_VIABLE, VIABLE = range(3)
-RECIPE: Final = FitSettings()
+RECIPE: Final = TileFitSettings()
 SEED: Final = 0
 SLIDE_FOLDS: Final = 4
 AGREEMENT: Final = 0.003
@@ -96,7 +96,9 @@ def data_digest(tiles: LabelledTiles) -> str:
     return content_digest(content.encode())
 
 
-def run_fit(fit: Fit, tiles: LabelledTiles, recipe: FitSettings, work: Path, device: torch.device) -> dict[str, Any]:
+def run_fit(
+    fit: Fit, tiles: LabelledTiles, recipe: TileFitSettings, work: Path, device: torch.device
+) -> dict[str, Any]:
     """Train once, or read what an earlier run of the same fit left."""
     record_path, weights_path = work / f"{fit.key}.json", work / "weights.safetensors"
     if record_path.is_file():
@@ -138,7 +140,7 @@ def run_fit(fit: Fit, tiles: LabelledTiles, recipe: FitSettings, work: Path, dev
     return record
 
 
-def stored_agreement(record: dict[str, Any], tiles: LabelledTiles, recipe: FitSettings, work: Path) -> float:
+def stored_agreement(record: dict[str, Any], tiles: LabelledTiles, recipe: TileFitSettings, work: Path) -> float:
     """Classify the tiles with the stored fp16 weights; return the mean difference from the trained network's."""
     network = build_network(ARCHITECTURE, len(CLASSES))
     load_weights(network, read_state_dict(work / "weights.safetensors"))
@@ -208,9 +210,9 @@ class Measure:
         return bootstrap(lambda rows: float(squared[rows].mean()), self.slides, strata=self.cases, unit="slide")
 
 
-def figures(
+def metrics(
     tiles: LabelledTiles, records: dict[str, dict[str, Any]], baseline: dict[str, npt.NDArray[np.float64]]
-) -> list[Figure]:
+) -> list[Metric]:
     """Work out every figure of the card."""
     measure = Measure(tiles)
     cases = sorted(set(tiles.patients))
@@ -222,14 +224,14 @@ def figures(
         " out either case has never seen that class and cannot name it."
     )
     optimistic = "Optimistic: the same patients are in training. Says nothing about a new patient."
-    result: list[Figure] = []
+    result: list[Metric] = []
 
     def add(metric: str, interval: Interval, unit: str, data: str, note: str = "") -> None:
         assert np.isfinite([interval.low, interval.high]).all()
         if interval.low == interval.high:
             note = f"{note} The interval has no width because no resample differs; that is not certainty.".strip()
         result.append(
-            Figure(
+            Metric(
                 metric=metric,
                 value=round(interval.value, 3),
                 interval=(round(interval.low, 3), round(interval.high, 3)),
@@ -242,7 +244,7 @@ def figures(
         )
 
     result.append(
-        Figure(
+        Metric(
             metric="accuracy over the three classes in a new patient",
             value=None,
             interval=None,
@@ -324,7 +326,7 @@ def figures(
 
 
 def build_card(
-    tiles: LabelledTiles, recipe: FitSettings, record: dict[str, Any], measured: list[Figure], difference: float
+    tiles: LabelledTiles, recipe: TileFitSettings, record: dict[str, Any], measured: list[Metric], difference: float
 ) -> Card:
     """Write down what the model is, in every field of the schema."""
     network = build_network(ARCHITECTURE, len(CLASSES))
@@ -366,7 +368,7 @@ def build_card(
         f" ({SLIDE_FOLDS} folds); audited for shared rows, owners and pixels. The weights shipped were trained on all"
         " 45 tiles by the same recipe, so no tile is left on which they themselves could be measured. The recipe was"
         " fixed beforehand; no held-out tile chose or stopped anything.",
-        figures=tuple(measured),
+        metrics=tuple(measured),
         intended_use="Trying out and testing this software; teaching. Research use only: not for diagnosis or"
         " treatment.",
         limits=(
@@ -422,7 +424,7 @@ def run(arguments: argparse.Namespace) -> None:
             baseline[fit.design][fit.test] = colour_probabilities(features, tiles, fit.train, fit.test)
     final = records[fits[0].key]
     difference = stored_agreement(final, tiles, recipe, arguments.work)
-    card = build_card(tiles, recipe, final, figures(tiles, records, baseline), difference)
+    card = build_card(tiles, recipe, final, metrics(tiles, records, baseline), difference)
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(arguments.work / "weights.safetensors", arguments.out / "weights.safetensors")
@@ -448,7 +450,7 @@ def run(arguments: argparse.Namespace) -> None:
     for check in verify_bundle(arguments.out):
         if check.error is not None:
             raise check.error
-    for figure in card.figures:
+    for figure in card.metrics:
         value = "not estimable" if figure.value is None else f"{figure.value:.3f} {figure.interval}"
         print(f"{figure.metric}: {value}, n = {figure.n} {figure.unit}")
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from pathology.errors import BundleError, OutputError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.conformal import ConformalRule
 from pathology.stats.out_of_distribution import OutOfDomainRule
 
@@ -21,10 +21,10 @@ __all__ = [
     "Abstention",
     "Card",
     "Detection",
-    "Figure",
     "Int8",
     "Int8Agreement",
     "LearnedAggregator",
+    "Metric",
     "Normalisation",
     "TrainingData",
     "Trust",
@@ -40,7 +40,7 @@ WEIGHTS_NAME = "weights.safetensors"
 _CORRECT = "Correct the card; docs/bundles.md describes every field"
 
 
-class Normalisation(Settings):
+class Normalisation(Record):
     """How uint8 RGB becomes the network's input: ``(value / 255 - mean) / std`` per channel."""
 
     mean: tuple[float, float, float]
@@ -49,7 +49,7 @@ class Normalisation(Settings):
     """Per channel, of values scaled to 0..1."""
 
 
-class TrainingData(Settings):
+class TrainingData(Record):
     """One source of training data."""
 
     name: str
@@ -66,7 +66,7 @@ class TrainingData(Settings):
     """Pre-training, training, calibration."""
 
 
-class Figure(Settings):
+class Metric(Record):
     """One measured figure.  None without its sample size, its interval and its data."""
 
     metric: str
@@ -89,7 +89,7 @@ class Figure(Settings):
     """What a reader must know to read the figure rightly."""
 
     @model_validator(mode="after")
-    def _interval_with_value(self) -> Figure:
+    def _interval_with_value(self) -> Metric:
         if (self.value is None) != (self.interval is None):
             raise ValueError(f"{self.metric}: a value and its interval come together or not at all")
         if self.value is None and not self.note:
@@ -97,7 +97,7 @@ class Figure(Settings):
         return self
 
 
-class Abstention(Settings):
+class Abstention(Record):
     """When the model declines to answer."""
 
     method: str
@@ -108,7 +108,7 @@ class Abstention(Settings):
     """Further fitted parameters, by the method's own names."""
 
 
-class Trust(Settings):
+class Trust(Record):
     """How far an answer can be believed; found on patients who trained nothing."""
 
     conformal: ConformalRule | None = None
@@ -121,7 +121,7 @@ class Trust(Settings):
     """What a reader must know to rely on it rightly."""
 
 
-class LearnedAggregator(Settings):
+class LearnedAggregator(Record):
     """A network that makes one answer of a slide's patches (multiple-instance learning)."""
 
     name: Literal["attention", "transformer"]
@@ -138,7 +138,7 @@ class LearnedAggregator(Settings):
     """What it was trained on, and how it was evaluated."""
 
 
-class Detection(Settings):
+class Detection(Record):
     """How a detector's boxes become findings."""
 
     threshold: Annotated[float, Field(ge=0, le=1)]
@@ -157,7 +157,7 @@ class Detection(Settings):
         return self
 
 
-class Int8Agreement(Settings):
+class Int8Agreement(Record):
     """How far the int8 network is from fp32, on patches that it was not calibrated on."""
 
     patches: Annotated[int, Field(ge=1)]
@@ -187,7 +187,7 @@ class Int8Agreement(Settings):
     """Largest relative difference of such a slide's out-of-domain score; ``None``: the model has no such rule."""
 
 
-class Int8(Settings):
+class Int8(Record):
     """A form of the network for processors that computes in 8-bit integers, beside the weights themselves."""
 
     graph_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -207,7 +207,7 @@ class Int8(Settings):
     """How far it is from fp32."""
 
 
-class Card(Settings):
+class Card(Record):
     """A validated model card."""
 
     model_config = ConfigDict(protected_namespaces=())
@@ -248,7 +248,7 @@ class Card(Settings):
     """All data that shaped the weights."""
     split: str
     """How training and evaluation data were kept apart."""
-    figures: Annotated[tuple[Figure, ...], Field(min_length=1)]
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     """Measured figures, the baseline's beside the model's."""
     calibration: dict[str, Any] = Field(default_factory=dict)
     """Fitted calibration parameters (``temperature``), empty if none."""

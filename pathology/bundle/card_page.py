@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pathology.bundle.card import Card, Figure, Int8
+from pathology.bundle.card import Card, Int8, Metric
 from pathology.stats.conformal import ConformalRule
 from pathology.stats.out_of_distribution import OutOfDomainRule
 
@@ -95,7 +95,7 @@ def card_markdown(card: Card) -> str:
     lines += [
         "| metric | value | confidence interval | n | data | note |",
         "|---|---:|---|---:|---|---|",
-        *(_figure_row(figure) for figure in card.figures),
+        *(_metric_row(figure) for figure in card.metrics),
     ]
     if card.int8 is not None:
         lines += _int8_lines(card.int8)
@@ -139,7 +139,7 @@ def _int8_lines(int8: Int8) -> list[str]:
     ]
 
 
-def _figure_row(figure: Figure) -> str:
+def _metric_row(figure: Metric) -> str:
     interval = "none"
     if figure.interval is not None:
         low, high = figure.interval

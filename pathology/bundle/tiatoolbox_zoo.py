@@ -290,7 +290,7 @@ def _convert(name: str, entry: dict[str, Any], checkpoint: Path, folder: Path) -
                 "initialisation": "not stated by TIAToolbox",
                 "training_data": (task.data,),
                 "split": "by the authors of TIAToolbox; not known here",
-                "figures": (
+                "metrics": (
                     {
                         "metric": "accuracy",
                         "value": None,

@@ -57,7 +57,7 @@ def run(
 def take_in(results: Path, slide_id: str, edited: Path) -> None:
     """Turn detections edited in QuPath or in a spreadsheet into decisions, saved beside the results."""
     from pathology.errors import UsageError
-    from pathology.findings.reviewed_count import count_decided
+    from pathology.findings.reviewed_count import count_reviewed
     from pathology.outputs.export.annotations import decided
     from pathology.outputs.export.detection_table import read_detection_table
     from pathology.outputs.export.geojson import read_geojson
@@ -76,8 +76,8 @@ def take_in(results: Path, slide_id: str, edited: Path) -> None:
         decisions = decided(read_geojson(edited), slide.detections, earlier)
     write_decisions(slide.folder, slide.detections, decisions.values())
     record = slide.record
-    before = count_decided(slide.detections, earlier, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
-    after = count_decided(slide.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+    before = count_reviewed(slide.detections, earlier, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+    after = count_reviewed(slide.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
     print(
         f"{slide_id}: {after.accepted} accepted, {after.rejected} rejected; "
         f"{before.total} counted before, {after.total} now."

@@ -60,7 +60,7 @@ def _count_of_slide(folder: Path) -> MitosesInArea:
     """Return the count of a scored slide's hotspot, rejected candidates left out."""
     from pathology.errors import UsageError
     from pathology.findings.grading.assessment import MitosesInArea
-    from pathology.findings.reviewed_count import count_decided
+    from pathology.findings.reviewed_count import count_reviewed
     from pathology.findings.slide_result import SlideResult
     from pathology.outputs.results.detection_file import read_decisions, read_detections
 
@@ -69,7 +69,7 @@ def _count_of_slide(folder: Path) -> MitosesInArea:
         raise UsageError("this slide has no detections", where=folder, remedy="Score it with a mitosis detector first")
     record = SlideResult.model_validate_json((folder / "slide.json").read_text(encoding="utf-8"))
     decisions = read_decisions(folder, detections)
-    count = count_decided(detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+    count = count_reviewed(detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
     area = detections.header.window.area_mm2
     if count.hotspot is None:
         if count.total:

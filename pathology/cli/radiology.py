@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pathology.bundle.card import Figure
+    from pathology.bundle.card import Metric
     from pathology.radiology.io.cohort import Cohort
     from pathology.radiology.models.base import Recipe
     from pathology.radiology.models.bundle import CardText
@@ -274,7 +274,7 @@ def train(
     )
     if features_table is not None:
         _check_table(recipe, found, features_table, device)
-    figures = _evaluated(recipe, found, features_table, folds, seed, device) if measure else (NOT_MEASURED,)
+    metrics = _evaluated(recipe, found, features_table, folds, seed, device) if measure else (NOT_MEASURED,)
     card = _trained(
         recipe,
         found,
@@ -282,12 +282,12 @@ def train(
         out,
         text,
         system=system,
-        figures=figures,
+        metrics=metrics,
         constructed=constructed,
         seed=seed,
         device=device,
     )
-    for figure in card.figures:
+    for figure in card.metrics:
         typer.echo(_figure(figure))
     typer.echo(f"wrote {out}: {card.parameters:,} parameters, {card.split}")
 
@@ -360,7 +360,7 @@ def _table(path: Path) -> pd.DataFrame:
 
 def _evaluated(
     recipe: Recipe, cohort: Cohort, features_table: Path | None, folds: int, seed: int, device: str
-) -> tuple[Figure, ...]:
+) -> tuple[Metric, ...]:
     from pathology.radiology.models.signature import SignatureRecipe
     from pathology.radiology.models.survival import SurvivalRecipe
 
@@ -379,7 +379,7 @@ def _trained(
     text: CardText,
     *,
     system: str,
-    figures: tuple[Figure, ...],
+    metrics: tuple[Metric, ...],
     constructed: bool,
     seed: int,
     device: str,
@@ -387,7 +387,7 @@ def _trained(
     from pathology.radiology.models.signature import SignatureRecipe
     from pathology.radiology.models.survival import SurvivalRecipe
 
-    shared: dict[str, Any] = {"system": system, "figures": figures, "constructed": constructed, "seed": seed}
+    shared: dict[str, Any] = {"system": system, "metrics": metrics, "constructed": constructed, "seed": seed}
     with _ProgressBar() as told:
         if features_table is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
             chosen = _with_table(recipe, cohort, features_table)
@@ -417,7 +417,7 @@ def _with_table(recipe: Any, cohort: Cohort, path: Path) -> Cohort:  # noqa: ANN
     return chosen.take([i for i, p in enumerate(chosen.patients) if p in known])
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: Metric) -> str:
     if figure.value is None or figure.interval is None:
         return f"{figure.metric}: not known ({figure.note})"
     low, high = figure.interval

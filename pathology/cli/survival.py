@@ -257,11 +257,16 @@ def plot(
     from pathology.errors import InputTableError, UsageError
     from pathology.reports.figures import save_picture
     from pathology.survival.covariates import read_outcome_columns
-    from pathology.survival.metrics import calibration_groups
+    from pathology.survival.metrics import survival_calibration_groups
     from pathology.survival.models.cox import hazard_ratios
     from pathology.survival.models.registry import load_model
     from pathology.survival.nomogram import make_nomogram
-    from pathology.survival.plots import draw_calibration, draw_forest, draw_kaplan_meier, draw_nomogram
+    from pathology.survival.plots import (
+        draw_forest,
+        draw_kaplan_meier,
+        draw_survival_calibration,
+        draw_survival_nomogram,
+    )
 
     frame = _read_table(table)
     outcome, rows = read_outcome_columns(frame, time, event)
@@ -292,12 +297,14 @@ def plot(
                 n=f"{fitted.facts['patients']} patients, {fitted.facts['events']} events",
             )
         elif kind == "nomogram":
-            figure = draw_nomogram(make_nomogram(fitted, patients, {f"{y:g}-year": y * DAYS_PER_YEAR for y in at}))
+            figure = draw_survival_nomogram(
+                make_nomogram(fitted, patients, {f"{y:g}-year": y * DAYS_PER_YEAR for y in at})
+            )
         else:
             horizon = at[0] * DAYS_PER_YEAR
             survival = fitted.predict(patients, [horizon])[f"survival_{horizon:g}"]
-            parts = calibration_groups(outcome, survival, horizon, groups=min(5, max(2, outcome.events // 10)))
-            figure = draw_calibration({fitted.model.kind: parts}, horizon=f"{at[0]:g} years")
+            parts = survival_calibration_groups(outcome, survival, horizon, groups=min(5, max(2, outcome.events // 10)))
+            figure = draw_survival_calibration({fitted.model.kind: parts}, horizon=f"{at[0]:g} years")
     svg, png = save_picture(figure, out)
     typer.echo(f"{svg}\n{png}\nResearch use only.")
 
@@ -315,7 +322,7 @@ def _fit_report(
     from pathology.survival.metrics import harrell_c
     from pathology.survival.models.cox import CoxModel, hazard_ratios, likelihood_ratio_test
     from pathology.survival.nomogram import make_nomogram
-    from pathology.survival.plots import draw_forest, draw_kaplan_meier, draw_nomogram
+    from pathology.survival.plots import draw_forest, draw_kaplan_meier, draw_survival_nomogram
 
     predicted = fitted.predict(patients, [DAYS_PER_YEAR])
     n = f"{len(outcome)} patients, {outcome.events} events"
@@ -355,7 +362,9 @@ def _fit_report(
             Section(
                 heading="Nomogram",
                 text="Read the points of each value, add them, read the survival below the total.",
-                pictures=(picture(draw_nomogram(nomogram), out / "figures" / "nomogram", "The same model as points"),),
+                pictures=(
+                    picture(draw_survival_nomogram(nomogram), out / "figures" / "nomogram", "The same model as points"),
+                ),
             ),
         ]
     sections.append(

@@ -45,7 +45,7 @@ def run(
     from pathology.training.classifier.bundle import BundleWords
     from pathology.training.classifier.recipe_overrides import changed_recipe
     from pathology.training.classifier.train import plan_training, train_classifier
-    from pathology.training.common.distributed import joined_ranks
+    from pathology.training.common.distributed import distributed_training
 
     if pixels not in ("decoded", "reference"):
         raise UsageError(f"--pixels {pixels!r} is unknown", remedy="Choose decoded or reference")
@@ -74,7 +74,7 @@ def run(
         reference=chosen.system.reference,
         command=" ".join(["pathology", "train", system, *(f"--set {change}" for change in changes)]),
     )
-    with joined_ranks(device) as ranks, _Shown() as progress:
+    with distributed_training(device) as ranks, _Shown() as progress:
         given = loaders if loaders is not None else _loaders(ranks.device.type, ranks.world)
         trained = train_classifier(
             plan,

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pathology.errors import MissingDependencyError, UsageError
 
-__all__ = ["COHORTS", "Cohort", "CohortSeries", "Kind", "find_cohort", "index_version", "read_cohort"]
+__all__ = ["COHORTS", "CohortSeries", "Kind", "PublicCohort", "find_cohort", "index_version", "read_cohort"]
 
 Kind = Literal["diagnostic", "frozen", "annotation", "imaging"]
 
@@ -33,7 +33,7 @@ _COLUMNS: Final = [
 
 
 @dataclass(frozen=True, slots=True)
-class Cohort:
+class PublicCohort:
     """A public collection.
 
     Attributes
@@ -58,7 +58,7 @@ class Cohort:
 
 
 COHORTS: Final = (
-    Cohort(
+    PublicCohort(
         "tcga-sarc",
         "tcga_sarc",
         "TCGA-SARC: H&E slides of soft tissue sarcomas, FFPE diagnostic and frozen",
@@ -66,21 +66,21 @@ COHORTS: Final = (
         "histology of the clinical table of the Genomic Data Commons, by patient; diagnoses were reviewed later, so say"
         " which table was used",
     ),
-    Cohort(
+    PublicCohort(
         "rms",
         "rms_mutation_prediction",
         "RMS-Mutation-Prediction: H&E slides of rhabdomyosarcomas (Children's Oncology Group), with annotated regions",
         "diagnostic",
         "the clinical table of the collection's page, by patient",
     ),
-    Cohort(
+    PublicCohort(
         "sts",
         "soft_tissue_sarcoma",
         "Soft-tissue-Sarcoma: PET, CT and MRI with contours of the tumour (Vallieres et al. 2015)",
         "imaging",
         "the clinical table of the collection's page, by patient",
     ),
-    Cohort(
+    PublicCohort(
         "qin",
         "qin_sarcoma",
         "QIN-Sarcoma: dynamic contrast-enhanced MRI before and during treatment",
@@ -150,7 +150,7 @@ def index_version() -> str:
     return f"idc-index-data {version('idc-index-data')}"
 
 
-def find_cohort(name: str) -> Cohort:
+def find_cohort(name: str) -> PublicCohort:
     """Return the cohort of this name.
 
     Raises

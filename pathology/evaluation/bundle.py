@@ -16,10 +16,10 @@ from pathology.atomic_files import write_text
 from pathology.bundle.catalogue import Bundle
 from pathology.bundle.export import EVALUATION_NAME
 from pathology.errors import InputTableError, SlideError, UsageError
-from pathology.evaluation.classifier import Evaluation, SlideFinding, evaluate_slides
+from pathology.evaluation.classifier import Evaluation, SlidePrediction, evaluate_slides
 from pathology.evaluation.labels import LabelledSlides, read_labels
 from pathology.evaluation.report import evaluation_pictures, write_evaluation_report
-from pathology.findings.pooling_rules import RULES
+from pathology.findings.aggregation import RULES
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.results.slide_folder import PREDICTIONS
 from pathology.progress import Progress
@@ -51,7 +51,7 @@ class BundleEvaluation:
     """
 
     evaluations: tuple[Evaluation, ...]
-    findings: tuple[SlideFinding, ...]
+    findings: tuple[SlidePrediction, ...]
     labelled: LabelledSlides
     sections: tuple[Section, ...]
     rule: str
@@ -140,7 +140,7 @@ def evaluate_bundle(
         )
     results = {slide.slide_id: _result(out, slide.slide_id) for slide in labelled.slides}
     findings = tuple(
-        SlideFinding(
+        SlidePrediction(
             slide.slide_id,
             slide.patient_id,
             slide.label,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pathology.errors import UsageError
-from pathology.findings.pooling_rules import RULES
-from pathology.settings import Settings
+from pathology.findings.aggregation import RULES
+from pathology.settings import Record
 from pathology.stats.classification import (
     ClassificationReport,
     area_under_precision_recall,
@@ -22,7 +22,7 @@ from pathology.stats.classification import (
 )
 from pathology.stats.intervals import Interval, wilson
 
-__all__ = ["Evaluation", "Level", "LevelReport", "SlideFinding", "evaluate_slides", "fit_thresholds", "slide_scores"]
+__all__ = ["Evaluation", "Level", "LevelReport", "SlidePrediction", "evaluate_slides", "fit_thresholds", "slide_scores"]
 
 Floats = NDArray[np.float64]
 Level = Literal["patch", "slide", "patient"]
@@ -32,7 +32,7 @@ _PATCH_RESAMPLES = 200
 
 
 @dataclass(frozen=True, eq=False)
-class SlideFinding:
+class SlidePrediction:
     """The answers for one slide whose class is known.
 
     Attributes
@@ -55,12 +55,12 @@ class SlideFinding:
     answer: Floats | None = None
 
 
-class LevelReport(Settings):
+class LevelReport(Record):
     """Figures at one level by one rule."""
 
     level: Level
     rule: str
-    """Name in :data:`pathology.findings.pooling_rules.RULES`; ``model``: the model's own aggregator; ``none`` for
+    """Name in :data:`pathology.findings.aggregation.RULES`; ``model``: the model's own aggregator; ``none`` for
     patches."""
     report: ClassificationReport
     average_precision: dict[str, Interval]
@@ -71,7 +71,7 @@ class LevelReport(Settings):
     """Likewise."""
 
 
-class Evaluation(Settings):
+class Evaluation(Record):
     """Everything measured on one set of slides."""
 
     name: str
@@ -100,14 +100,14 @@ class Evaluation(Settings):
         raise UsageError(f"nothing was measured by {level} with the rule '{rule}'")
 
 
-def slide_scores(findings: Sequence[SlideFinding], rule: str) -> Floats:
+def slide_scores(findings: Sequence[SlidePrediction], rule: str) -> Floats:
     """Return ``(S, C)`` slide probabilities by a rule, or by the model's own aggregator (``model``)."""
     if rule == "model":
         return np.stack([np.asarray(f.answer, np.float64) for f in findings])
     return np.stack([RULES[rule](f.patches) for f in findings])
 
 
-def fit_thresholds(findings: Sequence[SlideFinding], classes: Sequence[str], rule: str = "mean") -> dict[str, float]:
+def fit_thresholds(findings: Sequence[SlidePrediction], classes: Sequence[str], rule: str = "mean") -> dict[str, float]:
     """Choose for each class the slide probability whose point on the ROC curve is nearest to (0, 1).
 
     Parameters
@@ -128,7 +128,7 @@ def fit_thresholds(findings: Sequence[SlideFinding], classes: Sequence[str], rul
 
 
 def evaluate_slides(
-    findings: Sequence[SlideFinding],
+    findings: Sequence[SlidePrediction],
     classes: Sequence[str],
     *,
     name: str,

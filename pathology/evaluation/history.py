@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["EpochRecord"]
 
 
-class EpochRecord(Settings):
+class EpochRecord(Record):
     """One pass over the training patches."""
 
     stage: int

@@ -17,7 +17,7 @@ from pathology.evaluation.history import EpochRecord
 from pathology.stats.intervals import Interval
 from pathology.stats.temperature_scaling import reliability
 
-__all__ = ["draw_calibration", "draw_confusion", "draw_curves", "draw_precision_recall", "draw_roc"]
+__all__ = ["draw_confusion", "draw_curves", "draw_precision_recall", "draw_reliability", "draw_roc"]
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Okabe and Ito's palette: told apart by colour-blind readers."""
@@ -125,7 +125,7 @@ def draw_precision_recall(
     return figure
 
 
-def draw_calibration(
+def draw_reliability(
     truth: NDArray[np.integer], before: Floats, after: Floats | None = None, *, bins: int = 10, title: str = ""
 ) -> Figure:
     """Draw how often the leading class is right against how sure the model is; a dot's area is its share of the rows.

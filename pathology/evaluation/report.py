@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pathology.bundle.card import Figure
-from pathology.evaluation.classifier import Evaluation, SlideFinding, slide_scores
+from pathology.bundle.card import Metric
+from pathology.evaluation.classifier import Evaluation, SlidePrediction, slide_scores
 from pathology.evaluation.history import EpochRecord
 from pathology.evaluation.plots import (
-    draw_calibration,
     draw_confusion,
     draw_curves,
     draw_precision_recall,
+    draw_reliability,
     draw_roc,
 )
 from pathology.formatting import RESEARCH_USE_ONLY
@@ -23,13 +23,13 @@ from pathology.reports.page import Cell, Picture, Section, Table, picture, write
 from pathology.stats.intervals import Interval
 from pathology.stats.temperature_scaling import tempered
 
-__all__ = ["evaluation_pictures", "figures_section", "side_by_side", "write_evaluation_report"]
+__all__ = ["evaluation_pictures", "metrics_section", "side_by_side", "write_evaluation_report"]
 
 
 def evaluation_pictures(
     folder: Path,
     evaluation: Evaluation,
-    findings: Sequence[SlideFinding],
+    findings: Sequence[SlidePrediction],
     *,
     rule: str = "mean",
     temperature: float | None = None,
@@ -67,12 +67,12 @@ def evaluation_pictures(
             f"Precision and recall by slide, {about}; dotted: what chance gives",
         ),
         picture(
-            draw_calibration(truth, scores, title=f"{about}, by slide"),
+            draw_reliability(truth, scores, title=f"{about}, by slide"),
             folder / f"{name}-calibration",
             f"Calibration by slide, {about}",
         ),
         picture(
-            draw_calibration(labels, before, after, title=f"{about}, by patch"),
+            draw_reliability(labels, before, after, title=f"{about}, by patch"),
             folder / f"{name}-calibration-patches",
             f"Calibration by patch, {about}; the label of a patch is its slide's",
         ),
@@ -151,10 +151,10 @@ def _row(name: str, values: Sequence[Interval], sizes: Sequence[int] | None = No
     return tuple(cells)
 
 
-def figures_section(heading: str, figures: Sequence[Figure]) -> Section:
+def metrics_section(heading: str, metrics: Sequence[Metric]) -> Section:
     """Return figures of a card as a table; the note of one without a value says why."""
     rows = []
-    for figure in figures:
+    for figure in metrics:
         name = Cell(value=figure.metric)
         if figure.value is None or figure.interval is None:
             rows.append((name, Cell(value="no figure", ci=figure.note)))

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from pathology.errors import InputTableError, UsageError
-from pathology.evaluation.classifier import SlideFinding
+from pathology.evaluation.classifier import SlidePrediction
 from pathology.evaluation.labels import LabelledSlides
 from pathology.reports.page import Cell, Section, Table, picture
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.intervals import Interval
 from pathology.survival.covariates import CovariateSettings, read_outcome_columns
@@ -35,7 +35,7 @@ RISK_COLUMN = "high risk"
 """What the risk group is called among the covariates: 1 for high, 0 for low."""
 
 
-class RiskReport(Settings):
+class RiskReport(Record):
     """Follow-up of patients by their risk."""
 
     patients: int
@@ -56,7 +56,9 @@ class RiskReport(Settings):
     """Why there is no comparison, where there is none."""
 
 
-def patient_risks(findings: Sequence[SlideFinding], labelled: LabelledSlides, columns: Sequence[str]) -> pd.DataFrame:
+def patient_risks(
+    findings: Sequence[SlidePrediction], labelled: LabelledSlides, columns: Sequence[str]
+) -> pd.DataFrame:
     """Return one row a patient: the mean probability of the second class, and columns of the table of labels.
 
     Parameters

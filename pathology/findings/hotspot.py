@@ -20,7 +20,7 @@ from pydantic import Field
 from scipy.spatial import cKDTree
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["ExpectedMaximum", "Hotspot", "HotspotWindow", "expected_maximum", "find_hotspot", "find_hotspots"]
 
@@ -40,7 +40,7 @@ _LINES = 1000
 """Side of a cell, and how many of them, from which on a search for rectangles is stuck on lines; see :func:`_sweep`."""
 
 
-class HotspotWindow(Settings):
+class HotspotWindow(Record):
     """The window in which mitoses are counted."""
 
     shape: Literal["circle", "rectangle"] = "circle"

@@ -13,11 +13,11 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.stats import chi2
 
 from pathology.errors import UsageError
 from pathology.findings.hotspot import ExpectedMaximum, Hotspot, HotspotWindow, expected_maximum, find_hotspots
-from pathology.settings import Settings
+from pathology.settings import Record
+from pathology.stats.intervals import poisson_interval
 
 __all__ = [
     "FNCLCC_FIELD",
@@ -27,12 +27,11 @@ __all__ = [
     "MitoticCount",
     "bell_counts",
     "count_mitoses",
-    "poisson_interval",
     "tissue_share",
 ]
 
 
-class FieldConvention(Settings):
+class FieldConvention(Record):
     """What "ten high-power fields" means to somebody."""
 
     name: str
@@ -92,34 +91,7 @@ MODERN_FIELD = FieldConvention(name="modern 40x, FN 22, 0.237 mm² fields", fiel
 """A 40x objective with field number 22: diameter 0.55 mm, ten fields 2.37 mm²."""
 
 
-def poisson_interval(count: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the exact central interval of a Poisson mean (Garwood 1936, Biometrika 28:437).
-
-    Parameters
-    ----------
-    count
-        Observed number, >= 0.
-    level
-        Confidence level, between 0 and 1.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper limit of the mean.
-
-    Raises
-    ------
-    UsageError
-        If an argument is out of its range.
-    """
-    if count < 0 or not 0 < level < 1:
-        raise UsageError(f"a count >= 0 and a level between 0 and 1 are needed, got {count} and {level}")
-    tail = (1 - level) / 2
-    lower = 0.0 if count == 0 else float(chi2.ppf(tail, 2 * count) / 2)
-    return lower, float(chi2.ppf(1 - tail, 2 * count + 2) / 2)
-
-
-class HotspotCount(Settings):
+class HotspotCount(Record):
     """Mitoses in one window, as a record for results and reports."""
 
     shape: str
@@ -154,7 +126,7 @@ class HotspotCount(Settings):
         """Make the record of a hotspot."""
         area = hotspot.window.area_mm2
         density = hotspot.count / area
-        low, high = poisson_interval(hotspot.count)
+        interval = poisson_interval(hotspot.count)
         return cls(
             shape=hotspot.window.shape,
             area_mm2=area,
@@ -164,13 +136,13 @@ class HotspotCount(Settings):
             half_height=hotspot.half_height,
             count=hotspot.count,
             per_mm2=density,
-            per_mm2_interval=(low / area, high / area),
+            per_mm2_interval=(interval.low / area, interval.high / area),
             per_fields={c.name: c.from_density(density) for c in conventions},
             members=hotspot.members,
         )
 
 
-class MitoticCount(Settings):
+class MitoticCount(Record):
     """The mitotic count of a slide."""
 
     total: int

@@ -9,16 +9,16 @@ import numpy as np
 
 from pathology.findings.mitotic_count import HotspotCount, count_mitoses
 from pathology.findings.slide_detections import Decision, SlideDetections
-from pathology.settings import Settings
+from pathology.settings import Record
 
-__all__ = ["HOTSPOT_LIMIT", "DecidedCount", "count_decided"]
+__all__ = ["HOTSPOT_LIMIT", "ReviewedCount", "count_reviewed"]
 
 HOTSPOT_LIMIT: Final = 20_000
 """Counted detections up to which the hotspot is searched (2 s at that number, 40 ms at 2,000).  More than that on a
 slide are no mitoses, and their densest place means nothing."""
 
 
-class DecidedCount(Settings):
+class ReviewedCount(Record):
     """Detections of a slide as they count now."""
 
     detections: int
@@ -38,13 +38,13 @@ class DecidedCount(Settings):
     :data:`HOTSPOT_LIMIT`."""
 
 
-def count_decided(
+def count_reviewed(
     detections: SlideDetections,
     decisions: Mapping[int, Decision] | None = None,
     *,
     mpp: float | None,
     tissue_mm2: float | None,
-) -> DecidedCount:
+) -> ReviewedCount:
     """Count a slide's detections.
 
     Parameters
@@ -63,7 +63,7 @@ def count_decided(
         found = count_mitoses(detections.found.centres[rows], mpp, window=detections.header.window).hotspot
         assert found is not None
         hotspot = found.model_copy(update={"members": tuple(int(rows[member]) for member in found.members)})
-    return DecidedCount(
+    return ReviewedCount(
         detections=len(detections),
         total=len(rows),
         accepted=sum(decision.verdict == "accepted" for decision in decisions.values()),

@@ -16,12 +16,12 @@ from pydantic import Field
 from pathology.errors import UsageError
 from pathology.findings.detections import Detections
 from pathology.findings.hotspot import HotspotWindow
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["Decision", "DetectionClass", "DetectionHeader", "SlideDetections", "Verdict"]
 
 
-class DetectionClass(Settings):
+class DetectionClass(Record):
     """One kind of object that a detector finds."""
 
     name: str
@@ -32,7 +32,7 @@ class DetectionClass(Settings):
     """Whether it goes into the count; look-alikes do not."""
 
 
-class DetectionHeader(Settings):
+class DetectionHeader(Record):
     """What the detections of a slide are."""
 
     slide_id: str
@@ -117,7 +117,7 @@ class SlideDetections:
         return result
 
 
-class Decision(Settings):
+class Decision(Record):
     """What somebody decided about one detection."""
 
     row: Annotated[int, Field(ge=0)]

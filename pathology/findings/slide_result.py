@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["ClassFinding", "SlideResult"]
 
 
-class ClassFinding(Settings):
+class ClassFinding(Record):
     """One class over the whole slide."""
 
     name: str
@@ -26,7 +26,7 @@ class ClassFinding(Settings):
     """That area in mm²."""
 
 
-class SlideResult(Settings):
+class SlideResult(Record):
     """One scored or failed slide.
 
     ``None`` means not known, for instance because the slide failed before it was measured.

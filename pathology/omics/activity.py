@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from pathology.errors import BundleError, MissingDependencyError, OutputError, UsageError
 from pathology.omics.methylation import CHANNELS, WINDOW_SIZES, WINDOWS
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = [
     "PUBLISHED_WEIGHTS",
@@ -71,7 +71,7 @@ class ActivityNetwork(nn.Module):
         return result
 
 
-class TransferSettings(Settings):
+class TransferSettings(Record):
     """Training of the last layers on a sample of one's own, as published unless said otherwise."""
 
     epochs: Annotated[int, Field(ge=1)] = 80
@@ -90,7 +90,7 @@ class TransferSettings(Settings):
     """Largest norm of the weights into one node of the first dense layer."""
 
 
-class TransferResult(Settings):
+class TransferResult(Record):
     """How the training of the last layers went."""
 
     epochs: int

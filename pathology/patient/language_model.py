@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from pathology.patient.patient_summary import PlainText, Sentence, as_sentences, untraced_numbers
 from pathology.patient.readability import readability
 from pathology.patient.record import PatientRecord
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["LanguageModelSettings", "objections", "reword"]
 
@@ -37,7 +37,7 @@ _ADVICE = re.compile(
 )
 
 
-class LanguageModelSettings(Settings):
+class LanguageModelSettings(Record):
     """Where the model is."""
 
     address: str

@@ -12,12 +12,12 @@ from pydantic import Field
 
 from pathology.patient.readability import Readability, readability
 from pathology.patient.record import PatientRecord
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["Fact", "PlainText", "Sentence", "numbers_in", "plain_text", "untraced_numbers"]
 
 
-class Fact(Settings):
+class Fact(Record):
     """One value of the record that the text uses."""
 
     number: int
@@ -28,14 +28,14 @@ class Fact(Settings):
     """As written in the text."""
 
 
-class Sentence(Settings):
+class Sentence(Record):
     """A sentence and the facts it rests on."""
 
     text: str
     facts: tuple[int, ...] = ()
 
 
-class PlainText(Settings):
+class PlainText(Record):
     """A page of plain words."""
 
     sections: dict[str, tuple[Sentence, ...]]

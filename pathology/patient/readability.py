@@ -6,12 +6,12 @@ import re
 
 from pydantic import Field
 
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["Readability", "readability", "syllables"]
 
 
-class Readability(Settings):
+class Readability(Record):
     """Scores of one text."""
 
     words: int = Field(ge=1)

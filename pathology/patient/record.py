@@ -17,13 +17,13 @@ from pathology.errors import InputTableError, UsageError
 from pathology.findings.slide_result import SlideResult
 from pathology.patient.clinical import CLINICAL_VOCABULARY, ClinicalTable
 from pathology.patient.identity import Pseudonyms
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = [
     "BuildReport",
     "ImagingStudy",
     "PatientRecord",
-    "SlideSummary",
+    "PatientSlide",
     "SurvivalPrediction",
     "build_records",
     "patient_table",
@@ -37,7 +37,7 @@ RECORD_VERSION = 2
 _IMAGING_TEXT = ("study", "study_id", "modality", "status", "model", "prediction", "of", "error")
 
 
-class SlideSummary(Settings):
+class PatientSlide(Record):
     """What was found in one slide."""
 
     slide_id: str
@@ -58,7 +58,7 @@ class SlideSummary(Settings):
     error: str = ""
 
 
-class ImagingStudy(Settings):
+class ImagingStudy(Record):
     """What was found in one imaging study."""
 
     study: str
@@ -75,7 +75,7 @@ class ImagingStudy(Settings):
     error: str = ""
 
 
-class SurvivalPrediction(Settings):
+class SurvivalPrediction(Record):
     """What a survival model says of a patient."""
 
     model: str
@@ -95,7 +95,7 @@ class SurvivalPrediction(Settings):
     """Patients and events."""
 
 
-class PatientRecord(Settings):
+class PatientRecord(Record):
     """Everything known of one patient."""
 
     version: int = RECORD_VERSION
@@ -105,7 +105,7 @@ class PatientRecord(Settings):
     """Whether ``patient_id`` and ``slide_id`` are pseudonyms."""
     clinical: dict[str, Value] = Field(default_factory=dict)
     """Known values only."""
-    slides: tuple[SlideSummary, ...] = ()
+    slides: tuple[PatientSlide, ...] = ()
     imaging: tuple[ImagingStudy, ...] = ()
     survival: tuple[SurvivalPrediction, ...] = ()
     notes: tuple[str, ...] = ()
@@ -121,7 +121,7 @@ class PatientRecord(Settings):
         return f"{plain or 'patient'}-{hashlib.sha256(self.patient_id.encode()).hexdigest()[:8]}"
 
 
-class BuildReport(Settings):
+class BuildReport(Record):
     """How the joining went."""
 
     patients: Annotated[int, Field(ge=0)]
@@ -143,7 +143,7 @@ class BuildReport(Settings):
     warnings: tuple[str, ...] = ()
 
 
-def read_slide_results(folder: Path) -> list[tuple[str | None, SlideSummary]]:
+def read_slide_results(folder: Path) -> list[tuple[str | None, PatientSlide]]:
     """Read the results folder of ``pathology score``.
 
     Parameters
@@ -162,7 +162,7 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, SlideSummary]]:
         No table, a column is missing, or a record is damaged.
     """
     table = _results(folder, ("slide_id", "status"))
-    result: list[tuple[str | None, SlideSummary]] = []
+    result: list[tuple[str | None, PatientSlide]] = []
     for row in table.to_dict("records"):
         slide_id = str(row["slide_id"])
         record = folder / "slides" / slide_id / "slide.json"
@@ -185,7 +185,7 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, SlideSummary]]:
         result.append(
             (
                 patient or None,
-                SlideSummary(
+                PatientSlide(
                     slide_id=slide_id,
                     status=str(row["status"]),
                     model=model,
@@ -252,7 +252,7 @@ def read_radiology_results(folder: Path) -> list[tuple[str | None, ImagingStudy]
 
 def build_records(
     *,
-    slides: Sequence[tuple[str | None, SlideSummary]] | None = None,
+    slides: Sequence[tuple[str | None, PatientSlide]] | None = None,
     imaging: Sequence[tuple[str | None, ImagingStudy]] | None = None,
     clinical: ClinicalTable | None = None,
     pseudonyms: Pseudonyms | None = None,

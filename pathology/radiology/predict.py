@@ -193,7 +193,7 @@ def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
                 Cell(value=f"{f.n} {f.unit}"),
                 Cell(value=f.data, ci=f.note),
             )
-            for f in card.figures
+            for f in card.metrics
         ),
     )
     sections = [

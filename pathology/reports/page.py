@@ -10,26 +10,26 @@ from matplotlib.figure import Figure
 
 from pathology.reports.figures import save_picture
 from pathology.reports.html import data_uri, page_environment
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["Cell", "Picture", "Section", "Table", "picture", "write_report"]
 
 
-class Cell(Settings):
+class Cell(Record):
     """A value and, below it, its interval."""
 
     value: str
     ci: str = ""
 
 
-class Table(Settings):
+class Table(Record):
     """A table of cells."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
 
-class Picture(Settings):
+class Picture(Record):
     """A picture inside the page."""
 
     caption: str
@@ -38,7 +38,7 @@ class Picture(Settings):
     """CSS pixels."""
 
 
-class Section(Settings):
+class Section(Record):
     """A part of the report."""
 
     heading: str

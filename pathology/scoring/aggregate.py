@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.bundle.learned_aggregator import learned_aggregator
-from pathology.findings.pooling_rules import RULES
+from pathology.findings.aggregation import RULES
 from pathology.findings.slide_answer import SlideAnswer
 
 if TYPE_CHECKING:

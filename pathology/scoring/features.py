@@ -161,7 +161,7 @@ def _computed(
     outputs = np.full((len(plan.coords), engine.classes), np.nan, np.float32)
     with ReadingThreads(blocks, plan, 2) as source:
         order = list(range(len(plan.blocks)))
-        for block in predict_blocks(engine.predict, engine.classes, engine.appetite, source, plan, order):
+        for block in predict_blocks(engine.predict, engine.classes, engine.preferred_batch, source, plan, order):
             outputs[plan.of_block(block.k)] = block.probabilities
     readable = ~np.isnan(outputs).any(axis=1)
     classes = outputs_per_patch(bundle.card)

@@ -25,7 +25,7 @@ from pathology.bundle.export import EVALUATION_NAME, import_bundle
 from pathology.bundle.int8 import INT8_NAMES
 from pathology.bundle.weights import file_sha256
 from pathology.errors import BundleError, OutputError, UsageError
-from pathology.inference.engines.recheck_ties import MARGIN, near_ties
+from pathology.inference.engines.recheck import MARGIN, rows_near_tie
 from pathology.scoring.select import SlideEntry, select_slides
 from pathology.settings import GridSettings, TissueSettings
 from pathology.stats.out_of_distribution import slide_score
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathology.slide.stain.normalise import StainNormaliser
     from pathology.tiling.plan import TilePlan
 
-__all__ = ["LIMITS", "agreement", "chosen_margin", "quantise_bundle"]
+__all__ = ["LIMITS", "chosen_margin", "quantise_bundle", "quantised_agreement"]
 
 LIMITS: Final = {
     "mean_difference": 0.003,
@@ -191,7 +191,7 @@ def quantise_bundle(
         finally:
             exact.close()
         rule = card.trust.out_of_domain if card.trust is not None else None
-        found = agreement(
+        found = quantised_agreement(
             {slide.entry.slide_id: pair for slide, pair in zip(some, pairs, strict=True)},
             classes=classes,
             margin=margin,
@@ -303,7 +303,7 @@ def _compared(slide: _Planned, fast: Engine, exact: Engine) -> tuple[NDArray[np.
     with open_slide(slide.entry.path) as reader:
         blocks = BlockReader(reader, slide.plan.grid, slide.stain.apply if slide.stain is not None else None)
         with ReadingThreads(blocks, slide.plan, 2) as source:
-            predicted = predict_blocks(both, 2 * width, fast.appetite, source, slide.plan, slide.ks)
+            predicted = predict_blocks(both, 2 * width, fast.preferred_batch, source, slide.plan, slide.ks)
             outputs = np.concatenate([block.probabilities for block in predicted])
     outputs = outputs[~np.isnan(outputs).all(axis=1)]
     return outputs[:, :width], outputs[:, width:]
@@ -331,7 +331,7 @@ def chosen_margin(fast: NDArray[np.float32], exact: NDArray[np.float32]) -> floa
     return float(min(0.99, max(MARGIN, _SAFETY * float(moved.max(initial=0.0)))))
 
 
-def agreement(
+def quantised_agreement(
     slides: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
     *,
     classes: int,
@@ -356,7 +356,7 @@ def agreement(
     mixed, alone, exact = [], [], []
     again = 0
     for fast, reference in slides.values():
-        doubtful = near_ties(fast[:, :classes], margin)
+        doubtful = rows_near_tie(fast[:, :classes], margin)
         corrected = fast.copy()
         corrected[doubtful] = reference[doubtful]
         again += len(doubtful)

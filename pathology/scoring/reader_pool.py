@@ -17,11 +17,11 @@ from pathology.slide.open import open_slide
 from pathology.slide.readers.base import SlideReader, TileCounts
 from pathology.tiling.tile_work import TileWork
 
-__all__ = ["LentReader", "lent_reader"]
+__all__ = ["PooledReader", "pooled_reader"]
 
 
 @dataclass(eq=False)
-class LentReader:
+class PooledReader:
     """An open slide that several tasks of this process may use at once.
 
     Attributes
@@ -44,12 +44,12 @@ class LentReader:
 
 
 _lock = threading.Lock()
-_held: list[LentReader] = []
+_held: list[PooledReader] = []
 """Slides in use, and at most one that is not: the one used last."""
 
 
 @contextmanager
-def lent_reader(path: Path) -> Iterator[LentReader]:
+def pooled_reader(path: Path) -> Iterator[PooledReader]:
     """Borrow a slide that stays open for the next task.
 
     Parameters
@@ -66,7 +66,7 @@ def lent_reader(path: Path) -> Iterator[LentReader]:
     with _lock:
         lent = next((held for held in _held if held._key == key), None)
         if lent is None:
-            lent = LentReader(open_slide(path), key)
+            lent = PooledReader(open_slide(path), key)
             _held.append(lent)
         lent._users += 1
         _close_idle(keep=lent)
@@ -78,7 +78,7 @@ def lent_reader(path: Path) -> Iterator[LentReader]:
             _close_idle(keep=lent)
 
 
-def _close_idle(keep: LentReader) -> None:
+def _close_idle(keep: PooledReader) -> None:
     for held in [held for held in _held if held._users == 0 and held is not keep]:
         _held.remove(held)
         held.reader.close()

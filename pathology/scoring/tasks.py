@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pathology.inference.engines.base import Engine
     from pathology.inference.reading.pipeline import BlockSource
     from pathology.inference.reading.processes import ReadingProcesses
-    from pathology.outputs.figures.patch_gallery import TellingPatch
+    from pathology.outputs.figures.patch_gallery import RepresentativePatch
     from pathology.outputs.reports.mitoses import Candidate
     from pathology.slide.stain.normalise import StainNormaliser
 
@@ -273,7 +273,7 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
 
     done = 0
     with _reading(job, engine, plan, stain) as (source, unreadable, work):
-        for block in predict_blocks(predict, engine.classes, engine.appetite, source, plan, ks):
+        for block in predict_blocks(predict, engine.classes, engine.preferred_batch, source, plan, ks):
             _save_block(job, block.k, block.probabilities, unreadable(), engine.description)
             done += len(block.probabilities)
             report(len(block.probabilities))
@@ -296,10 +296,10 @@ def _reading(
             yield source, lambda: source.unreadable_tiles, source.take_work
         return
     from pathology.inference.reading.threads import ReadingThreads
-    from pathology.scoring.reader_pool import lent_reader
+    from pathology.scoring.reader_pool import pooled_reader
     from pathology.tiling.blocks import BlockReader
 
-    with lent_reader(job.file()) as lent:
+    with pooled_reader(job.file()) as lent:
         blocks = BlockReader(lent.reader, plan.grid, stain.apply if stain is not None else None)
         with ReadingThreads(blocks, plan, _READING_THREADS) as threads:
             yield threads, lambda: lent.reader.unreadable_tiles, lent.take_work
@@ -377,7 +377,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         with open_slide(job.file()) as reader:
             return cut_gallery(reader, detections, rows, about["mpp"])
 
-    def telling(rows: Sequence[Sequence[int]]) -> tuple[TellingPatch, ...]:
+    def representative(rows: Sequence[Sequence[int]]) -> tuple[RepresentativePatch, ...]:
         from pathology.outputs.figures.patch_gallery import cut_patches
         from pathology.slide.open import open_slide
 
@@ -393,7 +393,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         detections=detections,
         gallery=gallery,
         answer=answer,
-        telling=telling,
+        representative=representative,
         overview=overview,
         mask=mask,
         spoilt=spoilt,

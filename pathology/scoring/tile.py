@@ -18,7 +18,7 @@ from pathology.memory import give_back_freed_memory, then_gives_back_memory
 from pathology.progress import Progress, SilentProgress
 from pathology.scoring.guard import guarded
 from pathology.scoring.prepare import Stain, prepare, write_quality_picture
-from pathology.scoring.reader_pool import lent_reader
+from pathology.scoring.reader_pool import pooled_reader
 from pathology.scoring.select import select_slides
 from pathology.settings import GridSettings, QualitySettings, TissueSettings
 from pathology.slide.readers.base import SlideReader
@@ -237,7 +237,7 @@ def _tiled(job: TileJob, store: PatchStore, *, unchanged: bool = False) -> Tiled
 @guarded
 @then_gives_back_memory
 def _prepare(job: TileJob) -> Prepared:
-    with lent_reader(job.path) as lent:
+    with pooled_reader(job.path) as lent:
         reader = lent.reader
         slide = prepare(
             reader,
@@ -284,7 +284,7 @@ def _chunk(job: TileJob, ks: tuple[int, ...], report: Callable[[int], None]) -> 
     store = PatchStore.resume(job.store)
     plan = store.plan
     done = 0
-    with lent_reader(job.path) as lent:
+    with pooled_reader(job.path) as lent:
         tiles = StoredTiles(lent.reader, plan.grid) if job.mode == "encoded" else None
         blocks = BlockReader(lent.reader, plan.grid, store.stain.apply if store.stain is not None else None)
         for k in ks:

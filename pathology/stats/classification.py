@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from sklearn import metrics as sk
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.delong import delong
 from pathology.stats.intervals import Interval, wilson
@@ -40,7 +40,7 @@ Labels = Sequence[int] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
 Groups = Sequence[Hashable] | npt.NDArray[np.generic]
 
 
-class BinaryReport(Settings):
+class BinaryReport(Record):
     """A two-class model at a fixed threshold."""
 
     positives: int
@@ -58,7 +58,7 @@ class BinaryReport(Settings):
     brier: Interval
 
 
-class ClassificationReport(Settings):
+class ClassificationReport(Record):
     """A model of several classes: overall figures and one-against-the-rest figures by class."""
 
     classes: tuple[str, ...]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = [
     "ConformalRule",
@@ -36,7 +36,7 @@ Bools = npt.NDArray[np.bool_]
 Method = Literal["lac", "aps"]
 
 
-class ConformalRule(Settings):
+class ConformalRule(Record):
     """How a slide's class probabilities become a set of classes."""
 
     method: Method
@@ -56,7 +56,7 @@ class ConformalRule(Settings):
     """Which data they are from."""
 
 
-class Coverage(Settings):
+class Coverage(Record):
     """What prediction sets achieved on labelled slides."""
 
     covered: Annotated[int, Field(ge=0)]

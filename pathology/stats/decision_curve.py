@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BinaryDecisionCurve", "decision_curve", "draw_decision_curves"]
+__all__ = ["DecisionCurve", "decision_curve", "draw_decision_curves"]
 
 
-class BinaryDecisionCurve(Settings):
+class DecisionCurve(Record):
     """Net benefit over thresholds."""
 
     patients: int
@@ -31,7 +31,7 @@ class BinaryDecisionCurve(Settings):
 
 def decision_curve(
     labels: NDArray[np.integer], probabilities: NDArray[np.floating], thresholds: Sequence[float] | None = None
-) -> BinaryDecisionCurve:
+) -> DecisionCurve:
     """Return the net benefit ``TP/n - FP/n x q/(1-q)`` of acting where the probability is at least q.
 
     Parameters
@@ -59,7 +59,7 @@ def decision_curve(
     n = len(truth)
     model = [float(((p >= v) & (truth == 1)).sum() / n - ((p >= v) & (truth == 0)).sum() / n * v / (1 - v)) for v in q]
     share = float(truth.mean())
-    return BinaryDecisionCurve(
+    return DecisionCurve(
         patients=n,
         thresholds=tuple(float(v) for v in q),
         model=tuple(model),
@@ -67,7 +67,7 @@ def decision_curve(
     )
 
 
-def draw_decision_curves(curves: dict[str, BinaryDecisionCurve], *, title: str = "") -> Figure:
+def draw_decision_curves(curves: dict[str, DecisionCurve], *, title: str = "") -> Figure:
     """Draw the curves of several models of the same patients, with acting on everybody and on nobody."""
     from matplotlib.figure import Figure
 

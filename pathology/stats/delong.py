@@ -11,13 +11,13 @@ from pydantic import Field
 from scipy import stats
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.intervals import Floats, Interval
 
 __all__ = ["DeLongTest", "delong", "delong_test"]
 
 
-class DeLongTest(Settings):
+class DeLongTest(Record):
     """Two areas under the curve on the same patients, compared."""
 
     first: Interval

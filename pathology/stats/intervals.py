@@ -16,14 +16,14 @@ from pydantic import Field
 from scipy import stats
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["Interval", "PairedTest", "clopper_pearson", "mcnemar", "mean_interval", "poisson_interval", "wilson"]
 
 Floats = npt.NDArray[np.float64]
 
 
-class Interval(Settings):
+class Interval(Record):
     """A figure with its confidence interval, the number behind it and how the interval was made.
 
     ``low`` and ``high`` are NaN where no interval can be given (one patient, say): that is said, not hidden.
@@ -52,7 +52,7 @@ class Interval(Settings):
         return self.low <= value <= self.high
 
 
-class PairedTest(Settings):
+class PairedTest(Record):
     """A comparison of two things measured on the same patients."""
 
     difference: Interval

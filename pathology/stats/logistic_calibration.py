@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.intervals import Interval, wilson
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CalibrationGroup", "LogisticCalibration", "calibration_groups", "draw_calibration", "fit_calibration"]
 
 
-class LogisticCalibration(Settings):
+class LogisticCalibration(Record):
     """Cox's calibration line (Cox 1958): observed log odds = ``intercept + slope x`` predicted log odds.
 
     A slope below 1 means predictions too extreme, which is what overfitting does.
@@ -32,7 +32,7 @@ class LogisticCalibration(Settings):
         return np.asarray(1 / (1 + np.exp(-(self.intercept + self.slope * np.asarray(scores, float)))), float)
 
 
-class CalibrationGroup(Settings):
+class CalibrationGroup(Record):
     """Patients with alike predictions."""
 
     predicted: float

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Nomogram", "NomogramTerm", "draw_nomogram"]
 
 
-class NomogramTerm(Settings):
+class NomogramTerm(Record):
     """One predictor."""
 
     name: str
@@ -48,7 +48,7 @@ class NomogramTerm(Settings):
         return abs(self.coefficient) * (self.high - self.low)
 
 
-class Nomogram(Settings):
+class Nomogram(Record):
     """A logistic or proportional hazards model in points."""
 
     terms: Annotated[tuple[NomogramTerm, ...], Field(min_length=1)]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.conformal import conformal_quantile, one_per_patient
 
 __all__ = ["FeatureDomain", "OutOfDomainRule", "fit_domain", "fit_limit", "slide_score"]
@@ -27,7 +27,7 @@ __all__ = ["FeatureDomain", "OutOfDomainRule", "fit_domain", "fit_limit", "slide
 Floats = npt.NDArray[np.floating]
 
 
-class OutOfDomainRule(Settings):
+class OutOfDomainRule(Record):
     """When a slide counts as outside what the model was trained on."""
 
     limit: float | None

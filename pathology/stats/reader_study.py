@@ -7,13 +7,13 @@ import numpy.typing as npt
 from scipy import stats
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.intervals import Interval, PairedTest, mcnemar, mean_interval
 
 __all__ = ["ReaderStudy", "reader_study"]
 
 
-class ReaderStudy(Settings):
+class ReaderStudy(Record):
     """Readers' accuracy without and with aid on the same cases."""
 
     readers: int

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["ReliabilityBin", "TemperatureFit", "fit_temperature", "negative_log_likelihood", "reliability", "tempered"]
 
@@ -22,7 +22,7 @@ _TINY = 1e-12
 """Smallest probability taken a logarithm of: a probability stored as 0 would cost infinitely much."""
 
 
-class TemperatureFit(Settings):
+class TemperatureFit(Record):
     """A fitted temperature and what it did."""
 
     temperature: Annotated[float, Field(gt=0)]
@@ -37,7 +37,7 @@ class TemperatureFit(Settings):
     """Patients (or slides) they are from, each of which counts the same."""
 
 
-class ReliabilityBin(Settings):
+class ReliabilityBin(Record):
     """One bin of a reliability diagram."""
 
     low: float

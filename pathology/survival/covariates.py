@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from sklearn.impute import KNNImputer
 
 from pathology.errors import InputTableError, UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.survival.outcome import Outcome
 
 __all__ = ["CovariateSettings", "Preparation", "read_outcome_columns"]
@@ -23,7 +23,7 @@ RARE = "(rare)"
 """Level under which rare levels are put together."""
 
 
-class CovariateSettings(Settings):
+class CovariateSettings(Record):
     """Which columns are used and how they become numbers."""
 
     numeric: tuple[str, ...] = ()

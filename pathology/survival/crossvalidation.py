@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import Field
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.intervals import Interval
 from pathology.stats.splits import Fold, audit_leakage, nested_folds
 from pathology.survival.covariates import CovariateSettings, Preparation
@@ -51,7 +51,7 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 
-class Candidate(Settings):
+class Candidate(Record):
     """One model with one set of settings."""
 
     kind: str
@@ -67,7 +67,7 @@ class Candidate(Settings):
         return kinds[self.kind](kinds[self.kind].settings_type(**self.settings))
 
 
-class CrossValidationSettings(Settings):
+class CrossValidationSettings(Record):
     """How patients are divided and figures bootstrapped."""
 
     outer: Annotated[int, Field(ge=2)] = 5
@@ -133,7 +133,7 @@ class CrossValidation:
     settings: CrossValidationSettings
 
 
-class ModelScore(Settings):
+class ModelScore(Record):
     """Figures of one model over all outer folds, each with an interval from a bootstrap by patient."""
 
     model: str

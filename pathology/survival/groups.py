@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["RiskGroups"]
 
 _NAMES = {2: ("low", "high"), 3: ("low", "medium", "high")}
 
 
-class RiskGroups(Settings):
+class RiskGroups(Record):
     """Cut-offs of a risk and the names of the groups between them."""
 
     cuts: tuple[float, ...]

@@ -13,22 +13,20 @@ import numpy.typing as npt
 from scipy import optimize, stats
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.intervals import Interval
 from pathology.survival.nonparametric import StepFunction, censoring_distribution, kaplan_meier
 from pathology.survival.outcome import Outcome
 
 __all__ = [
-    "CalibrationGroup",
-    "DecisionCurve",
     "LogRank",
+    "SurvivalCalibrationGroup",
+    "SurvivalDecisionCurve",
     "brier_score",
     "brier_terms",
-    "calibration_groups",
     "calibration_slope",
     "case_control_pairs",
     "comparable_pairs",
-    "decision_curve",
     "dynamic_auc",
     "harrell_c",
     "integrated_brier_score",
@@ -37,6 +35,8 @@ __all__ = [
     "log_rank",
     "mean_dynamic_auc",
     "observed_to_expected",
+    "survival_calibration_groups",
+    "survival_decision_curve",
     "uno_c",
 ]
 
@@ -45,7 +45,7 @@ TIED_RISK = 1e-8
 """Risks nearer than this count as equal (the tolerance of scikit-survival)."""
 
 
-class LogRank(Settings):
+class LogRank(Record):
     """A comparison of survival between groups."""
 
     groups: tuple[str, ...]
@@ -59,7 +59,7 @@ class LogRank(Settings):
     p: float
 
 
-class CalibrationGroup(Settings):
+class SurvivalCalibrationGroup(Record):
     """Patients with similar predictions, and what happened to them."""
 
     patients: int
@@ -69,7 +69,7 @@ class CalibrationGroup(Settings):
     """Kaplan-Meier estimate at the horizon."""
 
 
-class DecisionCurve(Settings):
+class SurvivalDecisionCurve(Record):
     """Net benefit over a range of thresholds (Vickers and Elkin 2006; with censoring, Vickers 2008)."""
 
     horizon: float
@@ -318,9 +318,9 @@ def calibration_slope(outcome: Outcome, survival: npt.ArrayLike, horizon: float)
     return float(optimize.brentq(score, low, high, xtol=1e-10))
 
 
-def calibration_groups(
+def survival_calibration_groups(
     outcome: Outcome, survival: npt.ArrayLike, horizon: float, *, groups: int = 5, level: float = 0.95
-) -> tuple[CalibrationGroup, ...]:
+) -> tuple[SurvivalCalibrationGroup, ...]:
     """Compare predicted and observed survival at a horizon in groups of similar prediction.
 
     Parameters
@@ -349,7 +349,7 @@ def calibration_groups(
         curve = kaplan_meier(outcome.take(rows), level=level)
         steps = [StepFunction(curve.times, v, 1.0)(horizon) for v in (curve.survival, curve.low, curve.high)]
         result.append(
-            CalibrationGroup(
+            SurvivalCalibrationGroup(
                 patients=len(rows),
                 predicted=float(p[rows].mean()),
                 observed=Interval(
@@ -365,9 +365,9 @@ def calibration_groups(
     return tuple(result)
 
 
-def decision_curve(
+def survival_decision_curve(
     outcome: Outcome, event_risk: npt.ArrayLike, horizon: float, *, thresholds: Sequence[float] | None = None
-) -> DecisionCurve:
+) -> SurvivalDecisionCurve:
     """Return the net benefit of acting on a predicted risk (Vickers 2008, BMC MIDM 8:53, with censoring).
 
     At threshold q, patients with risk >= q are acted on: the net benefit is P(acted on) times (events among them by
@@ -401,7 +401,7 @@ def decision_curve(
         return float(chosen.mean() * ((1 - survivors) - survivors * threshold / (1 - threshold)))
 
     everybody = np.ones(len(outcome), dtype=bool)
-    return DecisionCurve(
+    return SurvivalDecisionCurve(
         horizon=horizon,
         patients=len(outcome),
         thresholds=tuple(float(v) for v in q),

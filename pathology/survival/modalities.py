@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import Field
 
 from pathology.errors import BundleError, InputTableError, UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.survival.covariates import CovariateSettings
 from pathology.survival.models.base import FittedModel, SurvivalModel, fit_model
 from pathology.survival.models.registry import load_model
@@ -29,7 +29,7 @@ __all__ = ["ModalityModels", "ModalitySettings"]
 _INDEX = "modalities.json"
 
 
-class ModalitySettings(Settings):
+class ModalitySettings(Record):
     """Which columns make up which modality."""
 
     modalities: dict[str, CovariateSettings]

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.survival.models.base import FittedModel
 from pathology.survival.models.cox import CoxModel
 
-__all__ = ["Nomogram", "NomogramAxis", "make_nomogram"]
+__all__ = ["SurvivalNomogram", "SurvivalNomogramAxis", "make_nomogram"]
 
 
-class NomogramAxis(Settings):
+class SurvivalNomogramAxis(Record):
     """One covariate's axis."""
 
     column: str
@@ -30,10 +30,10 @@ class NomogramAxis(Settings):
     """Points of each mark, 0 to 100."""
 
 
-class Nomogram(Settings):
+class SurvivalNomogram(Record):
     """Axes of points and the meaning of their total."""
 
-    axes: tuple[NomogramAxis, ...]
+    axes: tuple[SurvivalNomogramAxis, ...]
     log_hazard_per_point: float
     log_hazard_at_zero: float
     """Linear predictor (against the mean training patient) of a total of 0."""
@@ -75,7 +75,7 @@ class Nomogram(Settings):
 
 def make_nomogram(
     fitted: FittedModel, training: pd.DataFrame, times: Mapping[str, float], *, marks: int = 6
-) -> Nomogram:
+) -> SurvivalNomogram:
     """Turn a Cox model into a nomogram.
 
     Parameters
@@ -123,9 +123,9 @@ def make_nomogram(
         name: tuple((float(g), float(np.exp(-hazard * np.exp(base + per_point * g)))) for g in grid)
         for (name, _), hazard in zip(times.items(), baseline, strict=True)
     }
-    return Nomogram(
+    return SurvivalNomogram(
         axes=tuple(
-            NomogramAxis(column=column, marks=shown, points=tuple(float(p) for p in points[column]))
+            SurvivalNomogramAxis(column=column, marks=shown, points=tuple(float(p) for p in points[column]))
             for column, shown, _ in axes
         ),
         log_hazard_per_point=per_point,

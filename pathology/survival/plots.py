@@ -17,20 +17,20 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from pathology.errors import UsageError
 from pathology.reports.figures import FIGURE_STYLE
-from pathology.survival.metrics import CalibrationGroup, DecisionCurve, log_rank
+from pathology.survival.metrics import SurvivalCalibrationGroup, SurvivalDecisionCurve, log_rank
 from pathology.survival.models.cox import HazardRatio
-from pathology.survival.nomogram import Nomogram
+from pathology.survival.nomogram import SurvivalNomogram
 from pathology.survival.nonparametric import kaplan_meier, numbers_at_risk
 from pathology.survival.outcome import Outcome
 
 __all__ = [
     "COLOURS",
-    "draw_calibration",
-    "draw_decision_curve",
     "draw_forest",
     "draw_kaplan_meier",
-    "draw_nomogram",
     "draw_scores",
+    "draw_survival_calibration",
+    "draw_survival_decision_curve",
+    "draw_survival_nomogram",
 ]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -182,7 +182,7 @@ def draw_forest(ratios: Sequence[HazardRatio], *, title: str = "", n: str = "") 
     return figure
 
 
-def draw_nomogram(nomogram: Nomogram, *, what: str = "survival") -> Figure:
+def draw_survival_nomogram(nomogram: SurvivalNomogram, *, what: str = "survival") -> Figure:
     """Draw a nomogram: points above, covariates, total points and survival below.
 
     Parameters
@@ -233,13 +233,13 @@ def draw_nomogram(nomogram: Nomogram, *, what: str = "survival") -> Figure:
     return figure
 
 
-def draw_calibration(groups: Mapping[str, Sequence[CalibrationGroup]], *, horizon: str) -> Figure:
+def draw_survival_calibration(groups: Mapping[str, Sequence[SurvivalCalibrationGroup]], *, horizon: str) -> Figure:
     """Draw observed against predicted survival in groups of similar prediction.
 
     Parameters
     ----------
     groups
-        From :func:`pathology.survival.metrics.calibration_groups`, by model.
+        From :func:`pathology.survival.metrics.survival_calibration_groups`, by model.
     horizon
         Time in words.
     """
@@ -264,13 +264,13 @@ def draw_calibration(groups: Mapping[str, Sequence[CalibrationGroup]], *, horizo
     return figure
 
 
-def draw_decision_curve(curves: Mapping[str, DecisionCurve], *, horizon: str) -> Figure:
+def draw_survival_decision_curve(curves: Mapping[str, SurvivalDecisionCurve], *, horizon: str) -> Figure:
     """Draw net benefit against the threshold.
 
     Parameters
     ----------
     curves
-        From :func:`pathology.survival.metrics.decision_curve`, by model, on the same patients.
+        From :func:`pathology.survival.metrics.survival_decision_curve`, by model, on the same patients.
     horizon
         Time in words.
     """

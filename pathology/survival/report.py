@@ -11,9 +11,14 @@ import numpy as np
 from pathology.reports.page import Cell, Section, Table, picture
 from pathology.stats.intervals import Interval
 from pathology.survival.crossvalidation import CrossValidation, ModelScore
-from pathology.survival.metrics import calibration_groups, decision_curve
+from pathology.survival.metrics import survival_calibration_groups, survival_decision_curve
 from pathology.survival.outcome import Outcome
-from pathology.survival.plots import draw_calibration, draw_decision_curve, draw_kaplan_meier, draw_scores
+from pathology.survival.plots import (
+    draw_kaplan_meier,
+    draw_scores,
+    draw_survival_calibration,
+    draw_survival_decision_curve,
+)
 
 __all__ = ["comparison_sections"]
 
@@ -110,9 +115,9 @@ def comparison_sections(
             table=calibration,
             pictures=(
                 picture(
-                    draw_calibration(
+                    draw_survival_calibration(
                         {
-                            n: calibration_groups(
+                            n: survival_calibration_groups(
                                 pooled[n][0], pooled[n][1][:, middle], float(result.times[middle]), groups=parts
                             )
                             for n in drawn
@@ -129,9 +134,11 @@ def comparison_sections(
             heading="Usefulness",
             pictures=(
                 picture(
-                    draw_decision_curve(
+                    draw_survival_decision_curve(
                         {
-                            n: decision_curve(pooled[n][0], 1 - pooled[n][1][:, middle], float(result.times[middle]))
+                            n: survival_decision_curve(
+                                pooled[n][0], 1 - pooled[n][1][:, middle], float(result.times[middle])
+                            )
                             for n in drawn
                         },
                         horizon=horizon,

@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pathology.settings import Settings
+from pathology.settings import Record
 
-__all__ = ["PublishedFigure", "System", "all_systems", "system_modules"]
+__all__ = ["PublishedMetric", "System", "all_systems", "system_modules"]
 
 
-class PublishedFigure(Settings):
+class PublishedMetric(Record):
     """A figure as its authors published it.  It says nothing about this implementation."""
 
     metric: str
@@ -30,7 +30,7 @@ class PublishedFigure(Settings):
     """Where it stands: abstract, table, review."""
 
 
-class OwnFigure(Settings):
+class OwnMetric(Record):
     """A figure measured with this implementation."""
 
     metric: str
@@ -44,7 +44,7 @@ class OwnFigure(Settings):
     """On which data and split."""
 
 
-class System(Settings):
+class System(Record):
     """One published system."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -61,8 +61,8 @@ class System(Settings):
     status: Literal["works", "planned"]
     data: str
     """What the authors trained on."""
-    published: tuple[PublishedFigure, ...] = ()
-    own: tuple[OwnFigure, ...] = ()
+    published: tuple[PublishedMetric, ...] = ()
+    own: tuple[OwnMetric, ...] = ()
     notes: tuple[str, ...] = ()
     """Choices made where the publication is silent, and known defects of the publication."""
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.bundle.card import Abstention, Card, Figure, Normalisation, TrainingData
+from pathology.bundle.card import Abstention, Card, Metric, Normalisation, TrainingData
 from pathology.findings.detections import Detections
 from pathology.findings.slide_detections import DetectionClass, DetectionHeader, SlideDetections
 from pathology.findings.slide_result import SlideResult
@@ -50,8 +50,8 @@ def constructed_card(*, classes: Sequence[str] = ("stroma", "tumour"), patch: in
         initialisation="none: the predictions are constructed",
         training_data=(TrainingData(name="none", source="none", licence="none", images=1, used_for="nothing"),),
         split="none",
-        figures=(
-            Figure(
+        metrics=(
+            Metric(
                 metric="accuracy",
                 value=None,
                 interval=None,

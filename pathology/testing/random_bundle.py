@@ -79,7 +79,7 @@ def write_random_bundle(
                     {"name": "none", "source": "none", "licence": "none", "images": 1, "used_for": "nothing"}
                 ],
                 "split": "none",
-                "figures": [
+                "metrics": [
                     {
                         "metric": "accuracy",
                         "value": None,

@@ -19,7 +19,7 @@ from PIL import Image
 from pathology._version import __version__
 from pathology.errors import PathologyError, StoreError, UsageError
 from pathology.findings.recorded_count import recorded_count
-from pathology.findings.reviewed_count import count_decided
+from pathology.findings.reviewed_count import count_reviewed
 from pathology.findings.slide_detections import Decision, SlideDetections, Verdict
 from pathology.formatting import RESEARCH_USE_ONLY, sentence, valid_text
 from pathology.outputs.figures.overlay import OPACITY
@@ -260,7 +260,7 @@ class SlideView:
         """Return the slide's count with the decisions as they are now."""
         decisions, _, _ = self._state()
         record = self.slide.record
-        count = count_decided(self.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+        count = count_reviewed(self.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
         return count.model_dump(mode="json", exclude={"hotspot": {"members"}})
 
 

@@ -41,7 +41,7 @@ def test_each_missing_field_is_named(tmp_path, fields, name):
         ("weights_sha256", "abc"),
         ("colours", ["red"]),
         ("training_data", []),
-        ("figures", []),
+        ("metrics", []),
         ("limits", []),
         ("stain", "sepia"),
         ("surprise", 1),
@@ -65,7 +65,7 @@ def test_a_figure_without_interval_is_refused_by_its_place(tmp_path, fields):
         "data": "d",
     }
     path = tmp_path / "card.yaml"
-    path.write_text(yaml.safe_dump({**fields, "figures": [figure]}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**fields, "metrics": [figure]}), encoding="utf-8")
     with pytest.raises(BundleError, match=r"figures\.0.*a value and its interval come together"):
         read_card(path)
 
@@ -138,19 +138,19 @@ class TestPage:
             "dropout = 0.1",
             *(data.name for data in card.training_data),
             *(data.licence for data in card.training_data),
-            *(figure.metric for figure in card.figures),
+            *(figure.metric for figure in card.metrics),
         ):
             assert text in page
 
     @given(note=st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=40))
     def test_no_text_breaks_the_table_of_figures(self, fields, note):
         figure = {"metric": "m", "value": 0.5, "interval": [0.4, 0.6], "method": "Wilson", "n": 3, "unit": "tiles"}
-        card = Card.model_validate({**fields, "figures": [{**figure, "data": "d", "note": f"{note}|\n"}]})
+        card = Card.model_validate({**fields, "metrics": [{**figure, "data": "d", "note": f"{note}|\n"}]})
         row = card_markdown(card).split("\n")[-2]
         assert row.replace("\\|", "").count("|") == 7
         assert "0.4 to 0.6 (95 %, Wilson)" in row
 
     def test_a_figure_that_cannot_be_estimated_says_so(self, fields):
         figure = {"metric": "m", "value": None, "interval": None, "method": "none", "n": 0, "unit": "tiles"}
-        card = Card.model_validate({**fields, "figures": [{**figure, "data": "d", "note": "three cases"}]})
+        card = Card.model_validate({**fields, "metrics": [{**figure, "data": "d", "note": "three cases"}]})
         assert "| m | not estimable | none | 0 tiles | d | three cases |" in card_markdown(card)

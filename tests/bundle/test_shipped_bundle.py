@@ -41,13 +41,13 @@ def test_the_card_names_data_licence_and_limits(bundle):
 
 
 def test_every_figure_of_the_network_stands_beside_the_baselines(bundle):
-    figures = {(figure.metric, figure.data): figure for figure in bundle.card.figures}
-    networks = [key for key in figures if key[0].endswith("(network)")]
+    metrics = {(figure.metric, figure.data): figure for figure in bundle.card.metrics}
+    networks = [key for key in metrics if key[0].endswith("(network)")]
     assert len(networks) > 10
     for metric, data in networks:
-        baseline = figures[metric.replace("(network)", "(colour baseline)"), data]
-        assert baseline.n == figures[metric, data].n
-    for figure in figures.values():
+        baseline = metrics[metric.replace("(network)", "(colour baseline)"), data]
+        assert baseline.n == metrics[metric, data].n
+    for figure in metrics.values():
         if figure.value is not None:
             low, high = figure.interval
             assert low <= figure.value <= high
@@ -61,7 +61,7 @@ def test_the_figures_follow_from_the_predictions_shipped_with_it(bundle, who):
     names = sorted(tiles)
     truth = np.array([bundle.card.classes.index(tiles[name]["class"]) for name in names])
     cases = np.array([tiles[name]["case"] for name in names])
-    figures = {figure.metric: figure for figure in bundle.card.figures}
+    metrics = {figure.metric: figure for figure in bundle.card.metrics}
 
     def predictions(design: str) -> np.ndarray:
         if who == "colour baseline":
@@ -73,7 +73,7 @@ def test_the_figures_follow_from_the_predictions_shipped_with_it(bundle, who):
         return np.array([rows[name] for name in names])
 
     def agrees(metric: str, right: np.ndarray) -> None:
-        figure = figures[f"{metric} ({who})"]
+        figure = metrics[f"{metric} ({who})"]
         interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
         assert figure.n == len(right)
         assert figure.value == pytest.approx(right.mean(), abs=6e-4)
@@ -87,12 +87,12 @@ def test_the_figures_follow_from_the_predictions_shipped_with_it(bundle, who):
     agrees("accuracy over the three classes", held_out.argmax(1) == truth)
     agrees("accuracy over the three classes, within patients", within.argmax(1) == truth)
     agrees("recall of non-viable tumour, within patients", within[truth == 1].argmax(1) == 1)
-    balanced = figures[f"balanced accuracy over the three classes, within patients ({who})"]
+    balanced = metrics[f"balanced accuracy over the three classes, within patients ({who})"]
     assert balanced.value == pytest.approx(balanced_accuracy_score(truth, within.argmax(1)), abs=6e-4)
     for case in ("Case-3", "Case-48"):
         metric = f"area under the ROC curve, tumour of either kind against non-tumour, {case} held out ({who})"
         area = roc_auc_score(truth[cases == case] != 0, -held_out[cases == case, 0])
-        assert figures[metric].value == pytest.approx(area, abs=6e-4)
+        assert metrics[metric].value == pytest.approx(area, abs=6e-4)
 
 
 def test_it_knows_the_tiles_it_was_trained_on(bundle, data_dir):

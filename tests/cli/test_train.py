@@ -73,9 +73,9 @@ def test_a_training_leaves_a_bundle_that_says_what_it_is(trained, system):
     assert card.initialisation == "random weights"
     assert card.training_data[0].patients == 6
     assert "no rows, patients, slide fingerprints in two sets" in card.split
-    assert any("colour baseline" in figure.metric for figure in card.figures)
-    assert {"mean", "share"} <= {word for f in card.figures for word in f.metric.replace(",", "").split()}
-    for figure in card.figures:
+    assert any("colour baseline" in figure.metric for figure in card.metrics)
+    assert {"mean", "share"} <= {word for f in card.metrics for word in f.metric.replace(",", "").split()}
+    for figure in card.metrics:
         assert (figure.value is None) == (figure.interval is None)
     assert card.trust is not None
     aggregator = {"foersch-2021": "attention", "zhang-2022": "share", "frankel-2022": "transformer"}[system]
@@ -294,7 +294,7 @@ def test_a_nested_cross_validation_tests_every_slide_once(cohort, tmp_path):
     card = read_card(out / "card.yaml")
     assert "4-fold cross-validation by patient" in card.split
     assert card.training_data[0].patients == 8
-    assert any("mean over folds" in figure.metric for figure in card.figures)
+    assert any("mean over folds" in figure.metric for figure in card.metrics)
     with (out / "predictions.csv").open() as file:
         assert len({row["slide_id"] for row in csv.DictReader(file)}) == 8
 

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pathology.errors import UsageError
-from pathology.evaluation.classifier import SlideFinding, evaluate_slides, fit_thresholds, slide_scores
+from pathology.evaluation.classifier import SlidePrediction, evaluate_slides, fit_thresholds, slide_scores
 
 CLASSES = ("ARMS", "ERMS", "CCS")
 
@@ -15,7 +15,7 @@ def findings(seed, slides=60, knowledge=1.0, per_patient=2):
         label = (number // per_patient) % 3
         logits = random.normal(size=(12, 3)) + random.normal(size=3) + knowledge * np.eye(3)[label]
         p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        result.append(SlideFinding(f"s{number}", f"p{number // per_patient}", label, p))
+        result.append(SlidePrediction(f"s{number}", f"p{number // per_patient}", label, p))
     return result
 
 
@@ -53,7 +53,7 @@ def test_permuted_labels_give_an_area_of_one_half():
         found = findings(seed, slides=30, knowledge=2.0, per_patient=1)
         labels = np.random.default_rng(1000 + seed).permutation([f.label for f in found])
         shuffled = [
-            SlideFinding(f.slide_id, f.patient_id, int(c), f.patches) for f, c in zip(found, labels, strict=True)
+            SlidePrediction(f.slide_id, f.patient_id, int(c), f.patches) for f, c in zip(found, labels, strict=True)
         ]
         auc = (
             evaluate_slides(shuffled, CLASSES, name="x", data="y", resamples=100).at("slide", "mean").report.auc["ARMS"]
@@ -81,7 +81,7 @@ def test_thresholds_come_from_other_slides():
 def test_unreadable_patches_do_not_count_and_models_may_answer_for_themselves():
     found = findings(3, slides=12)
     gappy = [
-        SlideFinding(f.slide_id, f.patient_id, f.label, np.vstack([f.patches, [[np.nan] * 3]]), np.eye(3)[f.label])
+        SlidePrediction(f.slide_id, f.patient_id, f.label, np.vstack([f.patches, [[np.nan] * 3]]), np.eye(3)[f.label])
         for f in found
     ]
     evaluation = evaluate_slides(gappy, CLASSES, name="x", data="y", resamples=100)

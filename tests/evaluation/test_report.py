@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from pathology.bundle.card import Figure
-from pathology.evaluation.classifier import SlideFinding, evaluate_slides, slide_scores
+from pathology.bundle.card import Metric
+from pathology.evaluation.classifier import SlidePrediction, evaluate_slides, slide_scores
 from pathology.evaluation.history import EpochRecord
-from pathology.evaluation.plots import draw_calibration, draw_curves, draw_roc
-from pathology.evaluation.report import evaluation_pictures, figures_section, write_evaluation_report
+from pathology.evaluation.plots import draw_curves, draw_reliability, draw_roc
+from pathology.evaluation.report import evaluation_pictures, metrics_section, write_evaluation_report
 
 CLASSES = ("ARMS", "ERMS")
 
@@ -20,7 +20,7 @@ def findings(surely_right):
     for number in range(8):
         p = random.uniform(0.6, 0.9, 5) if surely_right else random.uniform(0.2, 0.8, 5)
         patches = np.stack([p, 1 - p] if number % 2 == 0 else [1 - p, p], axis=1)
-        found.append(SlideFinding(f"s{number}", f"p{number}", number % 2, patches))
+        found.append(SlidePrediction(f"s{number}", f"p{number}", number % 2, patches))
     return found
 
 
@@ -81,12 +81,12 @@ def test_a_perfect_result_is_not_given_an_interval_without_width(tmp_path):
 
 def test_figures_of_a_card_become_a_table():
     common = {"method": "x", "unit": "patients", "data": "drawn"}
-    section = figures_section(
+    section = metrics_section(
         "Beside it",
         [
-            Figure(metric="area", value=0.8, interval=(0.7, 0.9), n=20, **common),
-            Figure(metric="share", value=1.0, interval=(1.0, 1.0), n=3, **common),
-            Figure(metric="coverage", value=None, interval=None, n=2, note="too few patients", **common),
+            Metric(metric="area", value=0.8, interval=(0.7, 0.9), n=20, **common),
+            Metric(metric="share", value=1.0, interval=(1.0, 1.0), n=3, **common),
+            Metric(metric="coverage", value=None, interval=None, n=2, note="too few patients", **common),
         ],
     )
     assert [(row[1].value, row[1].ci) for row in section.table.rows] == [
@@ -107,7 +107,7 @@ def test_one_wild_epoch_does_not_flatten_the_curves(first, scale):
 def test_calibration_shows_both_sets_by_their_size():
     truth = np.array([0, 0, 1, 1])
     sure = np.array([[0.95, 0.05], [0.95, 0.05], [0.05, 0.95], [0.95, 0.05]])
-    figure = draw_calibration(truth, sure, 0.5 * sure + 0.25)
+    figure = draw_reliability(truth, sure, 0.5 * sure + 0.25)
     dots = figure.axes[0].collections
     assert [tuple(dot.get_offsets()[0]) for dot in dots] == [
         (pytest.approx(0.95), pytest.approx(0.75)),

@@ -7,7 +7,7 @@ from lifelines import CoxPHFitter
 from lifelines.statistics import logrank_test
 
 from pathology.errors import InputTableError, UsageError
-from pathology.evaluation.classifier import SlideFinding
+from pathology.evaluation.classifier import SlidePrediction
 from pathology.evaluation.labels import LabelledSlide, LabelledSlides
 from pathology.evaluation.risk import RISK_COLUMN, patient_risks, risk_report, risk_section
 from pathology.survival.groups import RiskGroups
@@ -102,7 +102,7 @@ def cohort(columns, classes=("no event", "event")):
     slides = tuple(
         LabelledSlide(f"s{i}", Path(f"s{i}"), patient, 0, columns=values) for i, (patient, values) in enumerate(columns)
     )
-    found = [SlideFinding(s.slide_id, s.patient_id, 0, np.array([[0.8, 0.2], [0.4, 0.6]])) for s in slides]
+    found = [SlidePrediction(s.slide_id, s.patient_id, 0, np.array([[0.8, 0.2], [0.4, 0.6]])) for s in slides]
     return found, LabelledSlides(classes, slides)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import poisson
 
 from pathology.errors import UsageError
 from pathology.findings.hotspot import HotspotWindow
@@ -16,7 +15,6 @@ from pathology.findings.mitotic_count import (
     FieldConvention,
     bell_counts,
     count_mitoses,
-    poisson_interval,
     tissue_share,
 )
 
@@ -42,31 +40,6 @@ def test_field_number_gives_the_field():
     assert FieldConvention.of_microscope(25, 40, tube_factor=1.25).field_mm2 == pytest.approx(math.pi * 0.25**2)
     with pytest.raises(UsageError):
         FieldConvention.of_microscope(0)
-
-
-@given(st.integers(0, 500), st.sampled_from([0.8, 0.95, 0.99]))
-def test_poisson_interval_leaves_half_the_rest_on_each_side(count, level):
-    low, high = poisson_interval(count, level)
-    tail = (1 - level) / 2
-    assert poisson.cdf(count, high) == pytest.approx(tail, rel=1e-6)
-    if count:
-        assert poisson.sf(count - 1, low) == pytest.approx(tail, rel=1e-6)
-    else:
-        assert low == 0
-
-
-def test_poisson_interval_of_known_tables():
-    assert poisson_interval(0) == pytest.approx((0, 3.689), abs=5e-4)
-    assert poisson_interval(10) == pytest.approx((4.795, 18.390), abs=5e-4)
-    with pytest.raises(UsageError):
-        poisson_interval(-1)
-
-
-def test_poisson_interval_covers_at_least_its_level():
-    for mean in (0.5, 3.0, 12.0):
-        counts = np.arange(200)
-        covered = [low <= mean <= high for low, high in map(poisson_interval, range(200))]
-        assert poisson.pmf(counts, mean)[covered].sum() >= 0.95
 
 
 def test_a_slide_is_counted():

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pathology.bundle.card import Abstention, Card, Figure, Normalisation, TrainingData
+from pathology.bundle.card import Abstention, Card, Metric, Normalisation, TrainingData
 from pathology.findings.slide_result import ClassFinding, SlideResult
 
 CLASSES = ("non-tumour", "non-viable tumour", "viable tumour")
@@ -28,8 +28,8 @@ def make_card(classes=CLASSES, **changes):
             TrainingData(name="Tiles & crops", source="A 2020", licence="CC BY 3.0", images=45, used_for="training"),
         ),
         "split": "by patient",
-        "figures": (
-            Figure(
+        "metrics": (
+            Metric(
                 metric="balanced accuracy",
                 value=0.71,
                 interval=(0.58, 0.83),
@@ -38,7 +38,7 @@ def make_card(classes=CLASSES, **changes):
                 unit="tiles",
                 data="tiles, leave one case out",
             ),
-            Figure(
+            Metric(
                 metric="AUC", value=None, interval=None, method="none", n=3, unit="cases", data="cases", note="too few"
             ),
         ),

@@ -10,7 +10,7 @@ import pytest
 from pathology.patient.language_model import LanguageModelSettings, objections, reword
 from pathology.patient.patient_summary import numbers_in, plain_text, untraced_numbers
 from pathology.patient.readability import readability, syllables
-from pathology.patient.record import ImagingStudy, PatientRecord, SlideSummary, SurvivalPrediction
+from pathology.patient.record import ImagingStudy, PatientRecord, PatientSlide, SurvivalPrediction
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def record():
             "diagnosis_date": "2020-01-31",
         },
         slides=(
-            SlideSummary(slide_id="a", status="scored", prediction="LMS", probabilities={"LMS": 0.873, "UPS": 0.127}),
-            SlideSummary(slide_id="b", status="scored", abstained=True),
-            SlideSummary(slide_id="c", status="failed"),
+            PatientSlide(slide_id="a", status="scored", prediction="LMS", probabilities={"LMS": 0.873, "UPS": 0.127}),
+            PatientSlide(slide_id="b", status="scored", abstained=True),
+            PatientSlide(slide_id="c", status="failed"),
         ),
         imaging=(ImagingStudy(study="x", findings={"volume": 3.0}),),
         survival=(
@@ -80,14 +80,14 @@ def test_what_is_not_known_is_not_mentioned():
 
 
 def test_dividing_cells_are_counted_with_their_source(record):
-    counted = SlideSummary(slide_id="b", status="scored", findings={"mitoses.total": 48.0})
+    counted = PatientSlide(slide_id="b", status="scored", findings={"mitoses.total": 48.0})
     plain = plain_text(record.model_copy(update={"slides": (counted,)}))
     assert "It counted 48 cells that seem to be dividing." in plain.text()
     assert {f.path: f.value for f in plain.facts}["slides[0].findings.mitoses.total"] == "48"
 
 
 def test_a_strange_slide_is_said_to_be_one(record):
-    strange = SlideSummary(slide_id="b", status="scored", abstained=True, out_of_domain=True)
+    strange = PatientSlide(slide_id="b", status="scored", abstained=True, out_of_domain=True)
     assert "unlike those the program learnt from" in plain_text(record.model_copy(update={"slides": (strange,)})).text()
     assert "not sure enough" in plain_text(record).text()
 

@@ -13,7 +13,7 @@ from pathology.patient.patient_summary import plain_text
 from pathology.patient.record import (
     ImagingStudy,
     PatientRecord,
-    SlideSummary,
+    PatientSlide,
     build_records,
     patient_table,
     read_radiology_results,
@@ -197,12 +197,12 @@ def test_folders_have_harmless_names():
 
 
 def test_the_page_names_things_for_people():
-    slide = SlideSummary(
+    slide = PatientSlide(
         slide_id="s",
         status="scored",
         findings={"mitoses.total": 48.0, "mitoses.hotspot.x": 3674.0, "share_necrosis": 0.25, "own": 2.0},
     )
-    failed = SlideSummary(slide_id="f", status="failed", error="the file is cut off.")
+    failed = PatientSlide(slide_id="f", status="failed", error="the file is cut off.")
     record = PatientRecord(patient_id="x", clinical={"age_years": 61.0, "extra": "yes"}, slides=(slide, failed))
     page = patient_page(record)
     for text in ("Age at diagnosis, years", "extra", "Mitoses counted", "Share of tissue where necrosis leads", "own"):
@@ -216,7 +216,7 @@ def test_pages_escape_what_they_are_given(tmp_path):
     record = PatientRecord(
         patient_id="x",
         clinical={"histology": evil},
-        slides=(SlideSummary(slide_id=evil, status="scored", prediction=evil),),
+        slides=(PatientSlide(slide_id=evil, status="scored", prediction=evil),),
         imaging=(ImagingStudy(study=evil, findings={evil: 1.0}),),
     )
     _, report = build_records(slides=[("x", record.slides[0])])

@@ -61,9 +61,9 @@ def test_train_writes_a_card_that_says_everything(bundle):
     assert card["constructed"] is True
     assert card["recipe_settings"]["optimiser"]["steps"] == 3
     assert any("no clinical claim" in limit for limit in card["limits"])
-    figures = {f["metric"]: f for f in card["figures"]}
-    assert figures["Dice coefficient"]["n"] == 4
-    assert "2-fold cross-validation by patient" in figures["Dice coefficient"]["data"]
+    metrics = {f["metric"]: f for f in card["metrics"]}
+    assert metrics["Dice coefficient"]["n"] == 4
+    assert "2-fold cross-validation by patient" in metrics["Dice coefficient"]["data"]
 
 
 def test_segment_prints_what_it_found(bundle, folder, tmp_path):

@@ -54,11 +54,11 @@ def shortened(recipe, **changes):
 
 def runs(module, recipe, cohort, folder, *, folds=2):
     """Evaluate, train, read back, predict."""
-    figures = recipe.evaluate(cohort, folds=folds)
-    assert figures
-    assert all(f.n and f.data and (f.interval is not None or f.note) for f in figures)
+    metrics = recipe.evaluate(cohort, folds=folds)
+    assert metrics
+    assert all(f.n and f.data and (f.interval is not None or f.note) for f in metrics)
     system = module.SYSTEM.id
-    card = recipe.train(cohort, folder / "model", TEXT, system=system, figures=figures, constructed=True)
+    card = recipe.train(cohort, folder / "model", TEXT, system=system, metrics=metrics, constructed=True)
     assert recipe_of(read_radiology_card(folder / "model")) == recipe
     found = predict_case(folder / "model", cohort.cases[0], folder / "out")
     json.dumps(found)

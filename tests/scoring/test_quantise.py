@@ -22,9 +22,9 @@ from pathology.cli.models import app
 from pathology.errors import BundleError, MissingDependencyError, UsageError, WeightsHashError
 from pathology.inference.engines import openvino, quantise, select
 from pathology.inference.engines.openvino import OpenVINOEngine
-from pathology.inference.engines.recheck_ties import MARGIN, NearTies
+from pathology.inference.engines.recheck import MARGIN, RecheckTies
 from pathology.scoring.batch import score
-from pathology.scoring.quantise import LIMITS, agreement, chosen_margin, quantise_bundle
+from pathology.scoring.quantise import LIMITS, chosen_margin, quantise_bundle, quantised_agreement
 from pathology.settings import ScoreSettings
 from pathology.testing.constructed_slides import construct_slide, drawn_tiles
 from pathology.testing.engine_suite import EngineSuite
@@ -135,7 +135,7 @@ def test_which_engine_runs_it(quantised, model, monkeypatch):
         patch.setattr(openvino, "OpenVINOEngine", recorded)
         patch.setattr(openvino, "computes_bf16", lambda: True)
         fast = select.make_engine(quantised, kind="openvino")
-        assert isinstance(fast, NearTies)
+        assert isinstance(fast, RecheckTies)
         assert fast.precision == "int8"
         assert select.make_engine(quantised, kind="openvino", precision="exact").precision == "fp32"
         assert select.make_engine(quantised, kind="openvino", features=True).precision == "bf16"
@@ -234,7 +234,7 @@ def test_the_command(slides, model, monkeypatch, tmp_path):
 def test_figures_are_those_of_the_definition():
     exact = np.array([[0.9, 0.1, 1.0], [0.45, 0.55, 2.0], [0.2, 0.8, 3.0]], np.float32)
     fast = np.array([[0.8, 0.2, 1.1], [0.52, 0.48, 2.0], [0.2, 0.8, 3.3]], np.float32)
-    found = agreement({"s": (fast, exact)}, classes=2, margin=0.06, stride=64, apart="slides")
+    found = quantised_agreement({"s": (fast, exact)}, classes=2, margin=0.06, stride=64, apart="slides")
     assert found.same_class_alone == pytest.approx(2 / 3)
     assert found.same_class == 1
     assert found.computed_again == pytest.approx(1 / 3)

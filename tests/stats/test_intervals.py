@@ -40,6 +40,13 @@ def test_intervals_of_published_counts():
     assert (wilson(97, 108).low, wilson(97, 108).high) == pytest.approx((0.827, 0.942), abs=5e-4)
 
 
+def test_poisson_covers_at_least_its_level():
+    for mean in (0.5, 3.0, 12.0):
+        intervals = [poisson_interval(count) for count in range(200)]
+        covered = [interval.low <= mean <= interval.high for interval in intervals]
+        assert stats.poisson.pmf(np.arange(200), mean)[covered].sum() >= 0.95
+
+
 def test_poisson_equals_the_exact_tails():
     for count in (0, 1, 7, 30):
         ci = poisson_interval(count, exposure=2.37)

@@ -12,9 +12,7 @@ from sksurv.util import Surv
 from pathology.errors import UsageError
 from pathology.survival.metrics import (
     brier_score,
-    calibration_groups,
     calibration_slope,
-    decision_curve,
     dynamic_auc,
     harrell_c,
     integrated_brier_score,
@@ -22,6 +20,8 @@ from pathology.survival.metrics import (
     log_rank,
     mean_dynamic_auc,
     observed_to_expected,
+    survival_calibration_groups,
+    survival_decision_curve,
     uno_c,
 )
 from pathology.survival.models.losses import cox_loss  # noqa: F401  (imports torchsurv, whose import warns, with the warning handled)
@@ -134,24 +134,24 @@ def test_calibration_slope_equals_a_cox_model(follow_up):
 def test_calibration_groups_and_ratio_by_hand():
     outcome = Outcome([1, 2, 3, 4, 9, 9, 9, 9], [1, 1, 1, 0, 0, 0, 0, 0])
     survival = np.array([0.2, 0.2, 0.3, 0.3, 0.9, 0.9, 0.9, 0.9])
-    low, high = calibration_groups(outcome, survival, 5, groups=2)
+    low, high = survival_calibration_groups(outcome, survival, 5, groups=2)
     assert (low.patients, low.predicted, low.observed.value) == (4, pytest.approx(0.25), pytest.approx(0.25))
     assert high.observed.value == 1
     assert observed_to_expected(outcome, survival, 5) == pytest.approx(0.375 / (1 - survival.mean()))
     with pytest.raises(UsageError, match="cannot fill"):
-        calibration_groups(outcome, survival, 5, groups=9)
+        survival_calibration_groups(outcome, survival, 5, groups=9)
 
 
 def test_decision_curve_by_hand():
     # Nothing censored: net benefit = TP/n - FP/n * q/(1-q).
     outcome = Outcome([1, 2, 3, 9, 9, 9, 9, 9, 9, 9], [1, 1, 1, 0, 0, 0, 0, 0, 0, 0])
     risk = np.array([0.9, 0.8, 0.1, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
-    curve = decision_curve(outcome, risk, 5, thresholds=[0.2, 0.75, 0.95])
+    curve = survival_decision_curve(outcome, risk, 5, thresholds=[0.2, 0.75, 0.95])
     assert curve.model == pytest.approx([0.2 - 0.1 * 0.25, 0.2, 0.0])
     assert curve.treat_all[0] == pytest.approx(0.3 - 0.7 * 0.25)
     assert set(curve.treat_none) == {0.0}
     with pytest.raises(UsageError, match="between 0 and 1"):
-        decision_curve(outcome, risk, 5, thresholds=[1.0])
+        survival_decision_curve(outcome, risk, 5, thresholds=[1.0])
 
 
 def test_random_risks_score_a_half(make_follow_up):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pathology.errors import BundleError, UsageError
-from pathology.patient.record import ImagingStudy, PatientRecord, SlideSummary, patient_table
+from pathology.patient.record import ImagingStudy, PatientRecord, PatientSlide, patient_table
 from pathology.patient.survival import add_predictions
 from pathology.survival.covariates import CovariateSettings
 from pathology.survival.modalities import ModalityModels, ModalitySettings
@@ -71,7 +71,7 @@ def test_models_run_on_records_and_say_what_they_filled_in():
         PatientRecord(
             patient_id=f"P{i}",
             clinical={"age_years": float(40 + i % 40)} if i != 3 else {},
-            slides=(SlideSummary(slide_id=f"s{i}", status="scored", probabilities={"LMS": (i % 10) / 10}),)
+            slides=(PatientSlide(slide_id=f"s{i}", status="scored", probabilities={"LMS": (i % 10) / 10}),)
             if i % 2
             else (),
             imaging=(ImagingStudy(study="x", findings={"volume": float(i)}),),

@@ -12,18 +12,18 @@ from pathology.reports.figures import save_picture
 from pathology.reports.page import write_report
 from pathology.survival.covariates import CovariateSettings
 from pathology.survival.crossvalidation import Candidate, CrossValidationSettings, cross_validate, score_predictions
-from pathology.survival.metrics import calibration_groups, decision_curve
+from pathology.survival.metrics import survival_calibration_groups, survival_decision_curve
 from pathology.survival.models.base import fit_model
 from pathology.survival.models.cox import CoxModel, hazard_ratios
 from pathology.survival.models.registry import make_model
 from pathology.survival.nomogram import make_nomogram
 from pathology.survival.outcome import Outcome
 from pathology.survival.plots import (
-    draw_calibration,
-    draw_decision_curve,
     draw_forest,
     draw_kaplan_meier,
-    draw_nomogram,
+    draw_survival_calibration,
+    draw_survival_decision_curve,
+    draw_survival_nomogram,
 )
 from pathology.survival.report import comparison_sections
 
@@ -107,11 +107,13 @@ class TestPictures:
         model, frame, outcome = fitted
         survival = model.predict(frame, [1000.0])["survival_1000"]
         for name, figure in {
-            "nomogram": draw_nomogram(make_nomogram(model, frame, {"3-year": 1095.75})),
-            "calibration": draw_calibration(
-                {"Cox": calibration_groups(outcome, survival, 1000.0)}, horizon="1000 days"
+            "nomogram": draw_survival_nomogram(make_nomogram(model, frame, {"3-year": 1095.75})),
+            "calibration": draw_survival_calibration(
+                {"Cox": survival_calibration_groups(outcome, survival, 1000.0)}, horizon="1000 days"
             ),
-            "decision": draw_decision_curve({"Cox": decision_curve(outcome, 1 - survival, 1000.0)}, horizon="x"),
+            "decision": draw_survival_decision_curve(
+                {"Cox": survival_decision_curve(outcome, 1 - survival, 1000.0)}, horizon="x"
+            ),
             "alone": draw_kaplan_meier(outcome),
         }.items():
             svg, _ = save_picture(figure, tmp_path / name)

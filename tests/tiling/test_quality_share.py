@@ -4,7 +4,7 @@ import numpy as np
 
 from pathology.settings import QualitySettings
 from pathology.slide.tissue.artefacts import Artefacts
-from pathology.slide.tissue.detect import Glass, LeftOut, TissueMask
+from pathology.slide.tissue.detect import ExclusionReason, Glass, TissueMask
 from pathology.slide.tissue.focus import FocusMap
 from pathology.slide.tissue.quality import ARTEFACTS, SlideQuality
 from pathology.tiling.quality_share import QualityShares, spoilt
@@ -12,7 +12,7 @@ from pathology.tiling.quality_share import QualityShares, spoilt
 
 def quality():
     left_out = np.zeros((8, 16), np.uint8)
-    left_out[:4, :4] = LeftOut.PEN
+    left_out[:4, :4] = ExclusionReason.PEN
     fold, bubble, dark = (np.zeros((8, 16), bool) for _ in range(3))
     fold[:2, 4:8] = True
     dark[4:, 12:] = True

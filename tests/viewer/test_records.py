@@ -7,7 +7,7 @@ import pytest
 from pathology.errors import StoreError
 from pathology.patient.pages import write_folder
 from pathology.patient.patient_summary import plain_text
-from pathology.patient.record import SlideSummary, build_records
+from pathology.patient.record import PatientSlide, build_records
 from pathology.viewer.batch import Batch
 from pathology.viewer.records import PatientPages
 from pathology.viewer.server import ViewerServer
@@ -16,7 +16,7 @@ from pathology.viewer.server import ViewerServer
 @pytest.fixture
 def records(tmp_path):
     """Records of the constructed slides' patient and of one with an awkward name."""
-    summary = SlideSummary(slide_id="square", status="scored", prediction="stroma", probabilities={"stroma": 0.7})
+    summary = PatientSlide(slide_id="square", status="scored", prediction="stroma", probabilities={"stroma": 0.7})
     found, report = build_records(slides=[("patient 1", summary), ("a/../b", summary)])
     write_folder(tmp_path / "records", found, report, [plain_text(record) for record in found])
     (tmp_path / "records" / "secret.txt").write_text("secret")

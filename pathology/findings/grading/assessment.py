@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["Assessment", "MissingInputsError", "MitosesInArea", "NotApplicableError", "Origin", "Part", "require"]
 
@@ -53,7 +53,7 @@ def require(system: str, inputs: Mapping[str, object]) -> None:
         )
 
 
-class MitosesInArea(Settings):
+class MitosesInArea(Record):
     """A mitotic count with the area in which it was counted, without which it means nothing."""
 
     count: Annotated[int, Field(ge=0)]

@@ -99,7 +99,7 @@ class Engine(ABC):
     device: str
     precision: Precision
     batch_size: int
-    appetite: int
+    preferred_batch: int
     patch: int
     classes: int
     extras: int = 0

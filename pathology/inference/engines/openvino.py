@@ -230,7 +230,7 @@ class OpenVINOEngine(Engine):
         self.device = "cpu"
         self.precision = precision
         self.batch_size = batch_size
-        self.appetite = batch_size * streams * 4
+        self.preferred_batch = batch_size * streams * 4
         self.patch = bundle.card.patch
         self.extras = extra_outputs(bundle.card, features=features)
         self.classes = outputs_per_patch(bundle.card) + self.extras

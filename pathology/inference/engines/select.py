@@ -67,7 +67,7 @@ def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str =
 
 def _rate(bundle: Bundle, kind: str, device: str | None, precision: str, seconds: float) -> float:
     engine = make_engine(bundle, kind=kind, device=device, precision=precision)
-    patches = np.full((engine.appetite, engine.patch, engine.patch, 3), 200, np.uint8)
+    patches = np.full((engine.preferred_batch, engine.patch, engine.patch, 3), 200, np.uint8)
     engine.predict(patches)  # the first round allocates
     began, rounds = time.perf_counter(), 0
     while not rounds or time.perf_counter() - began < seconds:
@@ -128,8 +128,7 @@ def make_engine(
 def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | None, features: bool) -> Engine:
     import torch
 
-    from pathology.inference.engines.recheck_candidates import CandidatesExact, easier
-    from pathology.inference.engines.recheck_ties import NearTies
+    from pathology.inference.engines.recheck import RecheckCandidates, RecheckTies, with_lower_floor
     from pathology.inference.engines.torch import TorchEngine, has_bf16
 
     cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
@@ -141,14 +140,16 @@ def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | No
     exact = TorchEngine(bundle, device=device, batch_size=size, threads=threads, features=features)
     low: Precision = "fp16" if cuda else "bf16"
     if bundle.card.task == "detection":
-        looking = TorchEngine(easier(bundle), device=device, precision=low, threads=threads, features=features)
-        return CandidatesExact(looking, exact)
-    return NearTies(TorchEngine(bundle, device=device, precision=low, threads=threads, features=features), exact)
+        looking = TorchEngine(
+            with_lower_floor(bundle), device=device, precision=low, threads=threads, features=features
+        )
+        return RecheckCandidates(looking, exact)
+    return RecheckTies(TorchEngine(bundle, device=device, precision=low, threads=threads, features=features), exact)
 
 
 def _openvino(bundle: Bundle, precision: str, threads: int | None, features: bool) -> Engine:
     from pathology.inference.engines.openvino import OpenVINOEngine, computes_bf16
-    from pathology.inference.engines.recheck_ties import NearTies
+    from pathology.inference.engines.recheck import RecheckTies
 
     int8 = bundle.card.int8 if not features else None
     if bundle.card.task == "detection" or precision == "exact" or not (int8 or computes_bf16()):
@@ -156,5 +157,5 @@ def _openvino(bundle: Bundle, precision: str, threads: int | None, features: boo
     # Near ties are few: a batch of them would mostly be padding, and one core would wait for the other.
     exact = OpenVINOEngine(bundle, threads=threads, features=features, batch_size=1)
     if int8 is not None:
-        return NearTies(OpenVINOEngine(bundle, precision="int8", threads=threads), exact, margin=int8.margin)
-    return NearTies(OpenVINOEngine(bundle, precision="bf16", threads=threads, features=features), exact)
+        return RecheckTies(OpenVINOEngine(bundle, precision="int8", threads=threads), exact, margin=int8.margin)
+    return RecheckTies(OpenVINOEngine(bundle, precision="bf16", threads=threads, features=features), exact)

@@ -204,7 +204,7 @@ class TorchEngine(Engine):
         self.precision = precision
         self.batch_size = batch_size or _BATCH[chosen.type]
         cores = threads or available_cores()
-        self.appetite = self.batch_size * (cores * 2 if chosen.type == "cpu" else 8)
+        self.preferred_batch = self.batch_size * (cores * 2 if chosen.type == "cpu" else 8)
         self.patch = bundle.card.patch
         self.extras = extra_outputs(bundle.card, features=features)
         self.classes = outputs_per_patch(bundle.card) + self.extras

@@ -16,12 +16,12 @@ from pydantic import Field, ValidationError
 
 from pathology.errors import InputTableError, MissingDependencyError, UsageError
 from pathology.inference.workers.settings import TASKS_AT_ONCE, THREADS, exported_settings
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["SlurmSettings", "read_slurm_settings", "slurm_cluster"]
 
 
-class SlurmSettings(Settings):
+class SlurmSettings(Record):
     """What each worker's job asks of SLURM.  One job is one worker process."""
 
     jobs: Annotated[int, Field(ge=1)] = 1

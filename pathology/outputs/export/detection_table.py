@@ -20,7 +20,7 @@ from typing import Final
 
 from pathology.atomic_files import write_text
 from pathology.errors import InputTableError
-from pathology.findings.reviewed_count import count_decided
+from pathology.findings.reviewed_count import count_reviewed
 from pathology.findings.slide_detections import Decision, SlideDetections, Verdict
 
 __all__ = ["COLUMNS", "read_detection_table", "write_detection_table"]
@@ -55,7 +55,7 @@ def write_detection_table(
     OutputError
         If it cannot be written.
     """
-    hotspot = count_decided(detections, decisions, mpp=mpp, tissue_mm2=None).hotspot
+    hotspot = count_reviewed(detections, decisions, mpp=mpp, tissue_mm2=None).hotspot
     members = set(hotspot.members) if hotspot is not None else set()
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

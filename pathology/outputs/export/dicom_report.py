@@ -17,7 +17,7 @@ from pathology._version import __version__
 from pathology.atomic_files import replacing
 from pathology.findings.hotspot import Hotspot, HotspotWindow
 from pathology.findings.mitotic_count import HotspotCount
-from pathology.findings.reviewed_count import DecidedCount
+from pathology.findings.reviewed_count import ReviewedCount
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import RESEARCH_USE_ONLY, valid_text
 from pathology.outputs.export.dicom_codes import (
@@ -51,7 +51,7 @@ _NOTICE: Final = private_code("Notice")
 _RESEARCH: Final = private_code(RESEARCH_USE_ONLY.rstrip("."))
 
 
-def write_dicom_report(path: Path, result: SlideResult, count: DecidedCount | None = None) -> None:
+def write_dicom_report(path: Path, result: SlideResult, count: ReviewedCount | None = None) -> None:
     """Write the report.
 
     Parameters
@@ -123,7 +123,7 @@ def _image(source: DicomSource) -> Any:  # noqa: ANN401
     return highdicom.sr.SourceImageForMeasurementGroup.from_source_image(source.dataset)
 
 
-def _whole_slide(result: SlideResult, source: DicomSource, count: DecidedCount | None) -> Any:  # noqa: ANN401
+def _whole_slide(result: SlideResult, source: DicomSource, count: ReviewedCount | None) -> Any:  # noqa: ANN401
     measurements = []
     if result.tissue_mm2 is not None:
         measurements.append(_measurement(AREA, result.tissue_mm2, SQUARE_MM))

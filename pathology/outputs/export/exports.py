@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pathology.atomic_files import write_bytes, write_text
 from pathology.errors import StoreError, UsageError
-from pathology.findings.reviewed_count import DecidedCount, count_decided
+from pathology.findings.reviewed_count import ReviewedCount, count_reviewed
 from pathology.outputs.export.annotations import (
     class_features,
     detection_features,
@@ -33,12 +33,12 @@ from pathology.outputs.figures.palette import class_colours
 from pathology.outputs.reports.slide import report_pictures
 from pathology.outputs.results.results_folder import Results, SlideFolder
 from pathology.outputs.results.slide_folder import PREDICTIONS
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["BATCH_FORMATS", "FORMATS", "BatchFormat", "ExportSettings", "Format", "export_batch", "export_slide"]
 
 
-class ExportSettings(Settings):
+class ExportSettings(Record):
     """How results are exported."""
 
     class_name: str | None = None
@@ -101,11 +101,11 @@ def _heatmap(slide: SlideFolder, settings: ExportSettings) -> Heatmap:
     return heatmap if settings.smooth_um is None else heatmap.smoothed(settings.smooth_um / _mpp(slide))
 
 
-def _count(slide: SlideFolder) -> DecidedCount | None:
+def _count(slide: SlideFolder) -> ReviewedCount | None:
     if slide.detections is None:
         return None
     record = slide.record
-    return count_decided(slide.detections, slide.decisions(), mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+    return count_reviewed(slide.detections, slide.decisions(), mpp=record.mpp, tissue_mm2=record.tissue_mm2)
 
 
 def _geojson(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:

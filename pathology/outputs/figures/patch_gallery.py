@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from pathology.outputs.figures.thumbnail import SlidePicture
     from pathology.slide.readers.base import SlideReader
 
-__all__ = ["PATCHES_PER_CLASS", "TellingPatch", "attention_picture", "cut_patches", "gallery_rows", "telling_rows"]
+__all__ = [
+    "PATCHES_PER_CLASS",
+    "RepresentativePatch",
+    "attention_picture",
+    "cut_patches",
+    "gallery_rows",
+    "representative_rows",
+]
 
 PATCHES_PER_CLASS = 4
 """Patches shown of each class."""
@@ -29,7 +36,7 @@ _RED = (200, 20, 30)
 
 
 @dataclass(frozen=True)
-class TellingPatch:
+class RepresentativePatch:
     """One picture of the gallery.
 
     Attributes
@@ -53,7 +60,7 @@ class TellingPatch:
     pixels: NDArray[np.uint8]
 
 
-def telling_rows(
+def representative_rows(
     probabilities: NDArray[np.floating],
     coords: NDArray[np.integer],
     extent: float,
@@ -101,7 +108,7 @@ def cut_patches(
     coords: NDArray[np.integer],
     extent: float,
     attention: NDArray[np.floating] | None = None,
-) -> tuple[TellingPatch, ...]:
+) -> tuple[RepresentativePatch, ...]:
     """Cut chosen patches out of the slide.
 
     Parameters
@@ -109,11 +116,11 @@ def cut_patches(
     reader
         The slide.
     rows
-        By class; see :func:`telling_rows`.
+        By class; see :func:`representative_rows`.
     classes
         Class names.
     probabilities, coords, extent
-        As for :func:`telling_rows`.
+        As for :func:`representative_rows`.
     attention
         ``(N,)`` weight of each patch, NaN where it could not be read.
     """
@@ -129,7 +136,7 @@ def cut_patches(
             region = reader.read_region(level, round(x / factor), round(y / factor), size, size)
             pixels = cv2.resize(region.pixels, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA)
             found.append(
-                TellingPatch(
+                RepresentativePatch(
                     row,
                     classes[k],
                     float(probabilities[row, k]),
@@ -152,7 +159,7 @@ def attention_picture(
     attention
         ``(N,)`` weight of each patch, NaN where it could not be read; ``None``: there are none.
     coords, extent
-        As for :func:`telling_rows`.
+        As for :func:`representative_rows`.
     picture
         The slide at low magnification.
 
@@ -183,7 +190,7 @@ def attention_picture(
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def gallery_rows(patches: Sequence[TellingPatch]) -> list[dict[str, Any]]:
+def gallery_rows(patches: Sequence[RepresentativePatch]) -> list[dict[str, Any]]:
     """Return the gallery as a report's template takes it: classes in their order, pictures as addresses."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for patch in patches:

@@ -10,7 +10,7 @@ from scipy import ndimage
 from pathology.formatting import RESEARCH_USE_ONLY, area, percent
 from pathology.outputs.figures.palette import hex_to_rgb
 from pathology.outputs.figures.text import Lettering, drawable
-from pathology.slide.tissue.detect import LeftOut
+from pathology.slide.tissue.detect import ExclusionReason
 from pathology.slide.tissue.quality import SlideQuality
 
 __all__ = ["QUALITY_COLOURS", "quality_picture"]
@@ -115,7 +115,7 @@ def _painted(thumbnail: NDArray[np.uint8], quality: SlideQuality, longest: int) 
     tissue = _resized(quality.tissue.mask, size)
     masks = {name: _resized(mask, size) for name, mask in quality.masks.items()}
     masks["blur"] &= tissue
-    for reason in (LeftOut.EDGE, LeftOut.FRAGMENT):
+    for reason in (ExclusionReason.EDGE, ExclusionReason.FRAGMENT):
         masks[reason.name.lower()] = _resized(quality.tissue.left_out == reason, size)
     # Whatever else is known of a place goes over that it is blurred.
     for name in sorted(masks, key=lambda name: name != "blur"):

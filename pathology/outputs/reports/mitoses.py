@@ -161,7 +161,7 @@ def false_alarms(card: Card, tissue_mm2: float) -> FalseAlarms | None:
     tissue_mm2
         Tissue that was searched.
     """
-    figure = next((f for f in card.figures if f.metric == _FALSE_ALARMS and f.value is not None), None)
+    figure = next((f for f in card.metrics if f.metric == _FALSE_ALARMS and f.value is not None), None)
     if figure is None:
         return None
     assert figure.value is not None

@@ -23,7 +23,7 @@ from pathology.atomic_files import replacing
 from pathology.bundle.card import Card
 from pathology.errors import MissingDependencyError
 from pathology.findings.recorded_count import finding_said
-from pathology.findings.reviewed_count import DecidedCount
+from pathology.findings.reviewed_count import ReviewedCount
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import (
     MPP_SOURCES,
@@ -173,7 +173,7 @@ def write_slide_pdf(
     card: Card,
     pictures: ReportPictures | None = None,
     *,
-    count: DecidedCount | None = None,
+    count: ReviewedCount | None = None,
     made: datetime | None = None,
 ) -> None:
     """Write one slide's report.
@@ -249,7 +249,7 @@ def _caption(card: Card) -> str:
     return "With the detector's highest score of each place"
 
 
-def _answer(result: SlideResult, count: DecidedCount | None) -> Table:
+def _answer(result: SlideResult, count: ReviewedCount | None) -> Table:
     if result.status == "failed":
         lines, colour = [("This slide was not scored", result.error)], _WARNING
     elif result.abstained:
@@ -350,7 +350,7 @@ def _pictures(pictures: ReportPictures, colours: dict[str, str], caption: str) -
     return [KeepTogether([*_heading("Where on the slide"), two]), legend, _text(note, 7.5, colour=_GREY)]
 
 
-def _mitoses(count: DecidedCount, card: Card, tissue_mm2: float | None) -> list[Flowable]:
+def _mitoses(count: ReviewedCount, card: Card, tissue_mm2: float | None) -> list[Flowable]:
     spot = count.hotspot
     rows: list[tuple[str, str | None]] = [
         ("Counted on the slide", f"{count.total:,} of {count.detections:,} detections"),
@@ -392,7 +392,7 @@ def _quality(result: SlideResult) -> list[Flowable]:
 def _limits(card: Card) -> list[Flowable]:
     head = [_text(words, 8, colour=_GREY, bold=True) for words in ("Figure", "Value", "n", "Data")]
     rows: list[Sequence[Any]] = [head]
-    for figure in card.figures:
+    for figure in card.metrics:
         value = "not estimated"
         if figure.value is not None and figure.interval is not None:
             low, high = figure.interval

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pathology.atomic_files import write_text
-from pathology.bundle.card import Card, Figure
+from pathology.bundle.card import Card, Metric
 from pathology.findings.mitotic_count import HotspotCount
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import MPP_SOURCES, NOT_KNOWN
 from pathology.outputs.figures.heatmap import Heatmap
 from pathology.outputs.figures.overlay import OPACITY, ScaleBar, paint, scale_bar
 from pathology.outputs.figures.palette import class_colours
-from pathology.outputs.figures.patch_gallery import TellingPatch, gallery_rows
+from pathology.outputs.figures.patch_gallery import RepresentativePatch, gallery_rows
 from pathology.outputs.figures.thumbnail import SlidePicture, jpeg
 from pathology.outputs.reports.mitoses import Candidate, hotspot_outline, mitosis_section, outlined
 from pathology.outputs.reports.render import render
@@ -90,7 +90,7 @@ def slide_report(
     timing: Mapping[str, float] | None = None,
     made: datetime | None = None,
     gallery: Sequence[Candidate] = (),
-    patches: Sequence[TellingPatch] = (),
+    patches: Sequence[RepresentativePatch] = (),
     attention: NDArray[np.uint8] | None = None,
 ) -> str:
     """Return the report as HTML.
@@ -123,10 +123,10 @@ def slide_report(
         pictures=None if pictures is None else _embedded(pictures),
         opacity=OPACITY,
         mpp_source=MPP_SOURCES.get(result.mpp_source or "", result.mpp_source or ""),
-        figures=[(figure, _figure_value(figure)) for figure in card.figures],
+        metrics=[(figure, _figure_value(figure)) for figure in card.metrics],
         further=list(_flat({name: value for name, value in result.extra.items() if name != "mitoses"})),
         mitoses=mitosis_section(result, card, gallery),
-        telling=gallery_rows(patches),
+        representative=gallery_rows(patches),
         attention=None if attention is None else data_uri(jpeg(attention), "image/jpeg"),
         settings=list(_settings(result.settings)),
         timing=dict(timing or {}),
@@ -143,7 +143,7 @@ def write_slide_report(
     timing: Mapping[str, float] | None = None,
     made: datetime | None = None,
     gallery: Sequence[Candidate] = (),
-    patches: Sequence[TellingPatch] = (),
+    patches: Sequence[RepresentativePatch] = (),
     attention: NDArray[np.uint8] | None = None,
 ) -> None:
     """Write :func:`slide_report`, whole or not at all.
@@ -170,7 +170,7 @@ def _embedded(pictures: ReportPictures) -> dict[str, Any]:
     }
 
 
-def _figure_value(figure: Figure) -> str:
+def _figure_value(figure: Metric) -> str:
     if figure.value is None or figure.interval is None:
         return "not estimated"
     low, high = figure.interval

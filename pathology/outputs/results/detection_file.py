@@ -31,7 +31,7 @@ from pathology.atomic_files import output_error, replacing, write_text
 from pathology.errors import StoreError
 from pathology.findings.detections import Detections
 from pathology.findings.slide_detections import Decision, DetectionHeader, SlideDetections
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = [
     "DECISIONS",
@@ -52,7 +52,7 @@ _ROWS: Final = 2**17
 _BOX: Final = ("left", "top", "right", "bottom")
 
 
-class Decisions(Settings):
+class Decisions(Record):
     """``decisions.json``."""
 
     version: Literal[1] = 1

@@ -46,7 +46,7 @@ from pathology.outputs.export.ome_zarr import write_ome_zarr
 from pathology.outputs.figures.heatmap import Heatmap, build_heatmap
 from pathology.outputs.figures.overlay import LONGEST_SIDE, write_overlay
 from pathology.outputs.figures.palette import class_colours
-from pathology.outputs.figures.patch_gallery import TellingPatch, attention_picture, telling_rows
+from pathology.outputs.figures.patch_gallery import RepresentativePatch, attention_picture, representative_rows
 from pathology.outputs.figures.thumbnail import SlidePicture, jpeg
 from pathology.outputs.reports.batch import preview
 from pathology.outputs.reports.mitoses import Candidate
@@ -95,7 +95,7 @@ def write_slide_folder(
     detections: SlideDetections | None = None,
     gallery: Callable[[Sequence[int]], Sequence[Candidate]] = lambda _: (),
     answer: SlideAnswer | None = None,
-    telling: Callable[[Sequence[Sequence[int]]], Sequence[TellingPatch]] = lambda _: (),
+    representative: Callable[[Sequence[Sequence[int]]], Sequence[RepresentativePatch]] = lambda _: (),
 ) -> SlideResult:
     """Aggregate a model's predictions and write everything about the slide.
 
@@ -201,7 +201,9 @@ def write_slide_folder(
     write_bytes(folder / "preview.jpg", preview(pictures.painted))
     hotspot = (result.extra.get("mitoses") or {}).get("hotspot")
     shown = gallery(hotspot["members"]) if hotspot is not None else ()
-    patches = telling(telling_rows(probabilities, plan.coords, grid.patch_extent)) if detections is None else ()
+    patches = (
+        representative(representative_rows(probabilities, plan.coords, grid.patch_extent)) if detections is None else ()
+    )
     write_slide_report(
         folder / "report.html",
         result,

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.nifti import write_nifti
 from pathology.radiology.io.volume import Mask, Modality, Volume, crop_to_mask
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["FeatureSettings", "default_features", "extract_features"]
 
@@ -34,7 +34,7 @@ Family = Literal[
 ]
 
 
-class FeatureSettings(Settings):
+class FeatureSettings(Record):
     """How features are computed.  Part of every model that uses them: other settings give other numbers."""
 
     spacing_mm: Annotated[float, Field(gt=0)] | None = 2.0

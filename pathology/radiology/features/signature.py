@@ -29,7 +29,7 @@ from pathology.radiology.features.selection import (
     univariate_features,
 )
 from pathology.radiology.features.smote import audit_synthetic, smote
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.splits import Fold, audit_leakage, grouped_k_fold, nested_folds
 from pathology.stats.within_fold import NestedPredictions
 
@@ -40,7 +40,7 @@ Labels = NDArray[np.int64]
 Classifier = Literal["logistic", "svm", "forest", "boosting", "tree", "adaboost"]
 
 
-class SignatureSettings(Settings):
+class SignatureSettings(Record):
     """How a signature is made."""
 
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.05

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from pathology.errors import InputTableError, UsageError
 from pathology.radiology.features.selection import drop_correlated
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.nomogram import Nomogram, NomogramTerm
 from pathology.stats.splits import Fold, audit_leakage, grouped_k_fold
 from pathology.survival.metrics import harrell_c
@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 SIGNATURE = "signature"
 
 
-class SurvivalSignatureSettings(Settings):
+class SurvivalSignatureSettings(Record):
     """How a survival signature is made."""
 
     keep: Annotated[int, Field(ge=1)] = 15

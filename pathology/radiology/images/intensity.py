@@ -9,12 +9,12 @@ from pydantic import model_validator
 
 from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.volume import Mask, Modality, Volume
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["IntensitySettings", "default_intensity", "normalise"]
 
 
-class IntensitySettings(Settings):
+class IntensitySettings(Record):
     """How voxel values are normalised."""
 
     method: Literal["window", "zscore", "percentile", "none"]

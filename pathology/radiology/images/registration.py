@@ -21,7 +21,7 @@ from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.itk import sitk, to_image
 from pathology.radiology.io.volume import Mask, Volume
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["Registration", "RegistrationSettings", "correct_bias", "register", "resample", "resample_mask"]
 
@@ -130,7 +130,7 @@ def correct_bias(
     return volume.with_array(volume.array / np.maximum(field, 1e-6))
 
 
-class RegistrationSettings(Settings):
+class RegistrationSettings(Record):
     """How two volumes of one patient are brought together."""
 
     deformable: bool = False

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from pathology.bundle.card import Figure
+from pathology.bundle.card import Metric
 from pathology.errors import LeakageError, UsageError
 from pathology.networks.acgan import Discriminator, Generator
 from pathology.radiology.images.intensity import IntensitySettings
@@ -31,16 +31,16 @@ from pathology.radiology.models.network_classifier import (
     ClassifierSettings,
     LabelledImages,
     fit_classifier,
-    patient_figures,
+    patient_metrics,
     probabilities,
 )
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.splits import audit_leakage, grouped_k_fold
 
 __all__ = ["AcganSettings", "AdversarialRecipe", "FittedGenerator", "Memorisation", "fit_acgan", "memorisation"]
 
 
-class AcganSettings(Settings):
+class AcganSettings(Record):
     """How the GAN is fitted.  Gao et al. do not give these; they are the usual ones of DCGAN and ACGAN."""
 
     noise: Annotated[int, Field(ge=1)] = 100
@@ -116,7 +116,7 @@ class FittedGenerator:
             )
 
 
-class Memorisation(Settings):
+class Memorisation(Record):
     """How near synthetic images come to the training images, against how near other patients' images come."""
 
     synthetic: float
@@ -324,7 +324,7 @@ class AdversarialRecipe(Recipe):
 
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure by cross-validation by patient; see :meth:`Recipe.evaluate`."""
         images = self.images_recipe.images(cohort, progress)
         scores, tests = self.rounds(images, folds=folds, seed=seed, device=device, progress=progress)
@@ -333,7 +333,7 @@ class AdversarialRecipe(Recipe):
             f"{len(set(images.patients))} patients, {folds}-fold by patient, {self.classifier.architecture} trained on "
             f"synthetic images only; share of near copies by round: {copies}"
         )
-        return patient_figures(images, scores, self.classes, data=data, seed=seed)
+        return patient_metrics(images, scores, self.classes, data=data, seed=seed)
 
     def train(
         self,
@@ -342,7 +342,7 @@ class AdversarialRecipe(Recipe):
         text: CardText,
         *,
         system: str,
-        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        metrics: tuple[Metric, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
         device: str = "cpu",
@@ -363,8 +363,8 @@ class AdversarialRecipe(Recipe):
             classes=self.classes,
             fitted={"synthetic_per_class": self.synthetic, "gan_patients": len(set(images.patients))},
             initialisation=start,
-            split=split_in_words("GAN and classifier fitted on all patients", "rounds with patients held out", figures),
-            figures=figures,
+            split=split_in_words("GAN and classifier fitted on all patients", "rounds with patients held out", metrics),
+            metrics=metrics,
             constructed=constructed,
         )
 

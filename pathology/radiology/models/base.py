@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pathology.bundle.card import Figure
+from pathology.bundle.card import Metric
 from pathology.radiology.io.cohort import Case, Cohort
 from pathology.radiology.models.bundle import CardText, RadiologyCard
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.intervals import Interval
 
-__all__ = ["NOT_MEASURED", "Progress", "Recipe", "as_figure", "split_in_words"]
+__all__ = ["NOT_MEASURED", "Progress", "Recipe", "as_metric", "split_in_words"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, steps done and steps in all."""
 
-NOT_MEASURED = Figure(
+NOT_MEASURED = Metric(
     metric="not measured",
     value=None,
     interval=None,
@@ -35,12 +35,12 @@ NOT_MEASURED = Figure(
 """Stands on the card of a model that was trained without being evaluated."""
 
 
-def split_in_words(trained: str, measured: str, figures: Sequence[Figure]) -> str:
+def split_in_words(trained: str, measured: str, metrics: Sequence[Metric]) -> str:
     """Return what a card says of its split: what was trained on, and how it was measured, if it was."""
-    return f"{trained}; figures from {measured}" if tuple(figures) != (NOT_MEASURED,) else f"{trained}; not measured"
+    return f"{trained}; figures from {measured}" if tuple(metrics) != (NOT_MEASURED,) else f"{trained}; not measured"
 
 
-class Recipe(Settings, ABC):
+class Recipe(Record, ABC):
     """A published system's way from a cohort to a model.
 
     Subclasses are frozen settings; :attr:`kind` names them on cards.
@@ -51,7 +51,7 @@ class Recipe(Settings, ABC):
     @abstractmethod
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure by cross-validation by patient.
 
         Parameters
@@ -81,7 +81,7 @@ class Recipe(Settings, ABC):
         text: CardText,
         *,
         system: str,
-        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        metrics: tuple[Metric, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
         device: str = "cpu",
@@ -131,10 +131,10 @@ class Recipe(Settings, ABC):
         """
 
 
-def as_figure(metric: str, interval: Interval, *, unit: str, data: str, note: str = "") -> Figure:
+def as_metric(metric: str, interval: Interval, *, unit: str, data: str, note: str = "") -> Metric:
     """Put an interval on a card; an interval that could not be made leaves the figure without a value."""
     known = interval.low == interval.low and interval.high == interval.high
-    return Figure(
+    return Metric(
         metric=metric,
         value=interval.value if known else None,
         interval=(interval.low, interval.high) if known else None,

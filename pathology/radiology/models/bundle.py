@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from pathology.bundle.card import CARD_NAME, WEIGHTS_NAME, Figure, TrainingData
+from pathology.bundle.card import CARD_NAME, WEIGHTS_NAME, Metric, TrainingData
 from pathology.bundle.weights import check_weights, load_weights, read_state_dict, weights_path, write_state_dict
 from pathology.errors import BundleError, OutputError, UnknownArchitectureError
 from pathology.networks.radiology_registry import build_radiology_network, radiology_architectures
-from pathology.settings import Settings
+from pathology.settings import Record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CardText", "RadiologyCard", "load_network", "read_radiology_card", "save_radiology_bundle"]
 
 
-class CardText(Settings):
+class CardText(Record):
     """What only the person who trains can say."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -65,7 +65,7 @@ class RadiologyCard(CardText):
     """What the training started from."""
     split: str
     """How training and evaluation data were kept apart."""
-    figures: Annotated[tuple[Figure, ...], Field(min_length=1)]
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     """Measured figures; one without a value where nothing was measured."""
     constructed: bool
     """Whether the data were constructed: then no clinical claim of any kind is possible."""

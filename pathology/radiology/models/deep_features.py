@@ -19,12 +19,12 @@ from pathology.radiology.models.base import Progress
 from pathology.radiology.models.fit import seeded
 from pathology.radiology.models.image_classifier import ImageRecipe
 from pathology.radiology.models.pretrained import start_from
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["DeepFeatureSettings", "deep_feature_table"]
 
 
-class DeepFeatureSettings(Settings):
+class DeepFeatureSettings(Record):
     """Which network sees which slices."""
 
     sequence: str

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["OptimiserSettings", "dice_and_cross_entropy", "fit", "seeded"]
 
 
-class OptimiserSettings(Settings):
+class OptimiserSettings(Record):
     """How weights are fitted."""
 
     steps: Annotated[int, Field(ge=1)] = 400

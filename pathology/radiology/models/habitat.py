@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import nn
 
-from pathology.bundle.card import Figure
+from pathology.bundle.card import Metric
 from pathology.errors import UsageError
 from pathology.radiology.images.intensity import IntensitySettings, normalise
 from pathology.radiology.images.registration import resample
 from pathology.radiology.io.cohort import Case, Cohort
 from pathology.radiology.io.errors import EmptyMaskError
 from pathology.radiology.io.volume import Mask, Volume
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_figure, split_in_words
+from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_metric, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, load_network, save_radiology_bundle
 from pathology.radiology.models.fit import OptimiserSettings
 from pathology.radiology.models.network_classifier import (
@@ -146,7 +146,7 @@ class HabitatRecipe(Recipe):
 
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure by cross-validation by animal: pixels, and hypoxic fractions against histology.
 
         See :meth:`Recipe.evaluate`.
@@ -190,15 +190,15 @@ class HabitatRecipe(Recipe):
 
         pixels = area_under_roc(labels, scores, patients=owner, resamples=200, seed=seed)
         return (
-            as_figure("area under the ROC curve of pixels", pixels, unit="cases", data=data, note="bootstrap by case"),
-            as_figure(
+            as_metric("area under the ROC curve of pixels", pixels, unit="cases", data=data, note="bootstrap by case"),
+            as_metric(
                 "correlation of hypoxic fractions with histology",
                 bootstrap(correlation, patients, seed=seed),
                 unit="cases",
                 data=data,
                 note="Pearson",
             ),
-            as_figure(
+            as_metric(
                 "mean absolute error of the hypoxic fraction",
                 bootstrap(error, patients, seed=seed),
                 unit="cases",
@@ -213,7 +213,7 @@ class HabitatRecipe(Recipe):
         text: CardText,
         *,
         system: str,
-        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        metrics: tuple[Metric, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
         device: str = "cpu",
@@ -235,8 +235,8 @@ class HabitatRecipe(Recipe):
             parameters=sum(p.numel() for p in network.parameters()),
             classes=("normoxic", "hypoxic"),
             initialisation=start,
-            split=split_in_words("trained on all cases", "cross-validation by case with the same recipe", figures),
-            figures=figures,
+            split=split_in_words("trained on all cases", "cross-validation by case with the same recipe", metrics),
+            metrics=metrics,
             constructed=constructed,
         )
 

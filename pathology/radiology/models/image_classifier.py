@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pathology.bundle.card import Figure
+from pathology.bundle.card import Metric
 from pathology.networks.torchvision_classifiers import last_feature_map
 from pathology.radiology.images.fusion import fuse
 from pathology.radiology.images.intensity import IntensitySettings, normalise
@@ -26,10 +26,10 @@ from pathology.radiology.models.network_classifier import (
     LabelledImages,
     cross_validated_probabilities,
     fit_classifier,
-    patient_figures,
+    patient_metrics,
     probabilities,
 )
-from pathology.radiology.models.stratification import stratification_figures
+from pathology.radiology.models.stratification import stratification_metrics
 from pathology.stats.classification import score_by_patient
 from pathology.survival.outcome import Outcome
 from pathology.training.common.grad_cam import grad_cam
@@ -169,7 +169,7 @@ class ImageRecipe(Recipe):
 
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure by cross-validation by patient; see :meth:`Recipe.evaluate`."""
         images = self.images(cohort, progress)
         scores = cross_validated_probabilities(
@@ -178,11 +178,11 @@ class ImageRecipe(Recipe):
         patients = len(set(images.patients))
         what = f"{self.classifier.architecture} on {' + '.join(self.sequences)}"
         data = f"{patients} patients, {folds}-fold cross-validation by patient, {what}, '{self.label}'"
-        return self.figures(images, scores, cohort, data=data, seed=seed)
+        return self.metrics(images, scores, cohort, data=data, seed=seed)
 
-    def figures(
+    def metrics(
         self, images: LabelledImages, scores: NDArray[np.float64], cohort: Cohort, *, data: str, seed: int = 0
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure by patient what held-out probabilities of images say, and whether they tell survival apart.
 
         Parameters
@@ -198,17 +198,17 @@ class ImageRecipe(Recipe):
         seed
             Of the bootstrap.
         """
-        figures = patient_figures(images, scores, self.classes, data=data, seed=seed)
+        metrics = patient_metrics(images, scores, self.classes, data=data, seed=seed)
         known = self.followed(cohort)
         if known is None:
-            return figures
+            return metrics
         names, means = score_by_patient(scores, images.patients)
         kept = [i for i, name in enumerate(names) if name in known]
         outcome = Outcome(
             np.asarray([known[names[i]][0] for i in kept]), np.asarray([known[names[i]][1] for i in kept])
         )
         pair = (self.classes[0], self.classes[1])
-        return figures + stratification_figures(outcome, means[kept, 1], pair, data=data, what="death", seed=seed)
+        return metrics + stratification_metrics(outcome, means[kept, 1], pair, data=data, what="death", seed=seed)
 
     def followed(self, cohort: Cohort) -> dict[str, tuple[float, float]] | None:
         """Return follow-up and event of the patients who have both; ``None`` where nothing of the kind is asked for."""
@@ -224,7 +224,7 @@ class ImageRecipe(Recipe):
         text: CardText,
         *,
         system: str,
-        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        metrics: tuple[Metric, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
         device: str = "cpu",
@@ -252,9 +252,9 @@ class ImageRecipe(Recipe):
             classes=self.classes,
             initialisation=start,
             split=split_in_words(
-                "trained on all patients", "cross-validation by patient with the same recipe", figures
+                "trained on all patients", "cross-validation by patient with the same recipe", metrics
             ),
-            figures=figures,
+            metrics=metrics,
             constructed=constructed,
         )
 

@@ -13,13 +13,13 @@ from pydantic import Field
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from pathology.bundle.card import Figure
+from pathology.bundle.card import Metric
 from pathology.errors import UsageError
 from pathology.networks.radiology_registry import build_radiology_network
-from pathology.radiology.models.base import Progress, as_figure
+from pathology.radiology.models.base import Progress, as_metric
 from pathology.radiology.models.fit import OptimiserSettings, fit, seeded
 from pathology.radiology.models.pretrained import start_from
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.classification import area_under_roc, score_by_patient
 from pathology.stats.intervals import wilson
@@ -30,12 +30,12 @@ __all__ = [
     "LabelledImages",
     "cross_validated_probabilities",
     "fit_classifier",
-    "patient_figures",
+    "patient_metrics",
     "probabilities",
 ]
 
 
-class ClassifierSettings(Settings):
+class ClassifierSettings(Record):
     """A network and how it is trained."""
 
     architecture: str
@@ -219,9 +219,9 @@ def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(name, done, total)
 
 
-def patient_figures(
+def patient_metrics(
     images: LabelledImages, scores: NDArray[np.float64], classes: Sequence[str], *, data: str, seed: int = 0
-) -> tuple[Figure, ...]:
+) -> tuple[Metric, ...]:
     """Average the images of each patient and measure by patient.
 
     Returns
@@ -249,7 +249,7 @@ def patient_figures(
     else:
         area_name, area = "mean area under the ROC curve", bootstrap(mean_area, names, strata=truth, seed=seed)
     return (
-        as_figure(area_name, area, unit="patients", data=data, note=note),
-        as_figure("balanced accuracy", bootstrap(balanced, names, seed=seed), unit="patients", data=data, note=note),
-        as_figure("accuracy", wilson(int((called == truth).sum()), len(truth)), unit="patients", data=data, note=note),
+        as_metric(area_name, area, unit="patients", data=data, note=note),
+        as_metric("balanced accuracy", bootstrap(balanced, names, seed=seed), unit="patients", data=data, note=note),
+        as_metric("accuracy", wilson(int((called == truth).sum()), len(truth)), unit="patients", data=data, note=note),
     )

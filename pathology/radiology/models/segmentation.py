@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pathology.bundle.card import Figure
+from pathology.bundle.card import Metric
 from pathology.networks.radiology_registry import build_radiology_network
 from pathology.radiology.images.consensus import confidence_map, contour_at
 from pathology.radiology.images.intensity import IntensitySettings, normalise
@@ -22,12 +22,17 @@ from pathology.radiology.io.cohort import Case, Cohort, modality_of
 from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.volume import Mask, Volume
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_figure, split_in_words
+from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_metric, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, load_network, save_radiology_bundle
 from pathology.radiology.models.fit import OptimiserSettings, dice_and_cross_entropy, fit, seeded
-from pathology.radiology.models.segmentation_metrics import Agreement, agreement, continuous_dice, soft_dice
+from pathology.radiology.models.segmentation_metrics import (
+    Agreement,
+    continuous_dice,
+    segmentation_agreement,
+    soft_dice,
+)
 from pathology.radiology.models.sliding_window import WindowSettings, predict_volume, window
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.splits import audit_leakage, grouped_k_fold
 
@@ -59,12 +64,12 @@ class PreparedCase:
     geometry: Geometry
 
 
-class SegmentedCase(Settings):
+class SegmentedCase(Record):
     """A segmentation by a model that did not see the patient."""
 
     patient_id: str
     """Pseudonym."""
-    agreement: Agreement
+    segmentation_agreement: Agreement
     """Against the contour, on the image's own grid."""
     continuous_dice: float
     """Of the confidence against the contour, on the image's own grid."""
@@ -285,22 +290,22 @@ class SegmentationRecipe(Recipe):
         contour = contour_at(truth, self.threshold)
         return SegmentedCase(
             patient_id=case.patient_id,
-            agreement=agreement(mask, contour),
+            segmentation_agreement=segmentation_agreement(mask, contour),
             continuous_dice=continuous_dice(contour.array, confidence.array),
             soft_dice=soft_dice(truth.array, confidence.array),
         )
 
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure by cross-validation by patient; see :meth:`Recipe.evaluate`."""
-        return self.figures(
+        return self.metrics(
             self.cross_validate(cohort, folds=folds, seed=seed, device=device, progress=progress),
             folds=folds,
             seed=seed,
         )
 
-    def figures(self, cases: Sequence[SegmentedCase], *, folds: int, seed: int = 0) -> tuple[Figure, ...]:
+    def metrics(self, cases: Sequence[SegmentedCase], *, folds: int, seed: int = 0) -> tuple[Metric, ...]:
         """Average over patients of a cross-validation, with bootstrap intervals over patients.
 
         Parameters
@@ -315,13 +320,13 @@ class SegmentationRecipe(Recipe):
         what = f"{self.shape} on {' + '.join(self.sequences)}"
         data = f"{len(cases)} patients, {folds}-fold cross-validation by patient, {what}"
         columns: dict[str, list[float]] = {
-            "Dice coefficient": [c.agreement.dice for c in cases],
+            "Dice coefficient": [c.segmentation_agreement.dice for c in cases],
             "continuous Dice coefficient": [c.continuous_dice for c in cases],
             "soft Dice coefficient against the confidence map": [c.soft_dice for c in cases],
-            "95 % Hausdorff distance, mm": [c.agreement.hausdorff95_mm for c in cases],
-            "average symmetric surface distance, mm": [c.agreement.average_surface_mm for c in cases],
+            "95 % Hausdorff distance, mm": [c.segmentation_agreement.hausdorff95_mm for c in cases],
+            "average symmetric surface distance, mm": [c.segmentation_agreement.average_surface_mm for c in cases],
         }
-        figures = []
+        metrics = []
         for metric, values in columns.items():
             array = np.asarray(values)
             lost = int((~np.isfinite(array)).sum())
@@ -334,8 +339,8 @@ class SegmentationRecipe(Recipe):
             if not len(kept):
                 continue
             interval = bootstrap(_mean_of(array[kept]), [cases[int(i)].patient_id for i in kept], seed=seed)
-            figures.append(as_figure(metric, interval, unit="patients", data=data, note=note))
-        return tuple(figures)
+            metrics.append(as_metric(metric, interval, unit="patients", data=data, note=note))
+        return tuple(metrics)
 
     def train(
         self,
@@ -344,7 +349,7 @@ class SegmentationRecipe(Recipe):
         text: CardText,
         *,
         system: str,
-        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        metrics: tuple[Metric, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
         device: str = "cpu",
@@ -370,9 +375,9 @@ class SegmentationRecipe(Recipe):
             classes=("tumour",),
             initialisation="random weights",
             split=split_in_words(
-                "trained on all patients", "cross-validation by patient with the same recipe", figures
+                "trained on all patients", "cross-validation by patient with the same recipe", metrics
             ),
-            figures=figures,
+            metrics=metrics,
             constructed=constructed,
         )
 

@@ -13,12 +13,12 @@ from scipy import ndimage
 from pathology.errors import UsageError
 from pathology.radiology.io.geometry import check_same_geometry
 from pathology.radiology.io.volume import Mask
-from pathology.settings import Settings
+from pathology.settings import Record
 
-__all__ = ["Agreement", "agreement", "continuous_dice", "dice", "soft_dice", "surface_distances"]
+__all__ = ["Agreement", "continuous_dice", "dice", "segmentation_agreement", "soft_dice", "surface_distances"]
 
 
-class Agreement(Settings):
+class Agreement(Record):
     """One segmentation against its reference."""
 
     dice: float
@@ -112,7 +112,7 @@ def _bounding_box(array: NDArray[np.bool_]) -> tuple[slice, ...]:
     return found
 
 
-def agreement(segmentation: Mask, reference: Mask) -> Agreement:
+def segmentation_agreement(segmentation: Mask, reference: Mask) -> Agreement:
     """Compare a segmentation with its reference.
 
     Raises

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
-from pathology.bundle.card import Figure
+from pathology.bundle.card import Metric
 from pathology.errors import InputTableError, UsageError
 from pathology.radiology.features.linear_classifier import FrozenClassifier, freeze
 from pathology.radiology.features.radiomics import FeatureSettings, default_features, extract_features
 from pathology.radiology.features.signature import Signature, SignatureSettings, fit_signature
 from pathology.radiology.images.shells import peritumoural_shell
 from pathology.radiology.io.cohort import Case, Cohort
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_figure, split_in_words
+from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_metric, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, read_bundle_state, save_radiology_bundle
 from pathology.radiology.models.deep_features import DeepFeatureSettings, deep_feature_table
 from pathology.stats.nomogram import Nomogram, NomogramTerm, draw_nomogram
@@ -370,7 +370,7 @@ class SignatureRecipe(Recipe):
 
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure by nested cross-validation by patient; see :meth:`Recipe.evaluate`."""
         chosen = cohort.having(self.sequences, self.label)
         return self.evaluate_table(
@@ -385,7 +385,7 @@ class SignatureRecipe(Recipe):
         folds: int = 5,
         seed: int = 0,
         progress: Progress | None = None,
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure on a ready table: clinical data alone, radiomics, deep features, and all together.
 
         Parameters
@@ -408,7 +408,7 @@ class SignatureRecipe(Recipe):
             parts["deep features"] = (table[deep], nothing)
         if deep or clinical.shape[1]:
             parts["all together"] = (table, clinical)
-        figures = []
+        metrics = []
         for name, (features, covariates) in parts.items():
             p = nested_probabilities(
                 features,
@@ -426,8 +426,8 @@ class SignatureRecipe(Recipe):
                 f"{len(labels)} patients, {int(labels.sum())} '{self.classes[1]}' in '{self.label}', nested "
                 f"{folds}-fold cross-validation by patient, {self.repeats} times, {name}"
             )
-            figures.append(
-                as_figure(
+            metrics.append(
+                as_metric(
                     f"area under the ROC curve, {name}",
                     within_fold_area(labels, p, cohort.patients, seed=seed),
                     unit="patients",
@@ -435,7 +435,7 @@ class SignatureRecipe(Recipe):
                     note="over pairs of patients in the same fold",
                 )
             )
-        return tuple(figures)
+        return tuple(metrics)
 
     def train(
         self,
@@ -444,7 +444,7 @@ class SignatureRecipe(Recipe):
         text: CardText,
         *,
         system: str,
-        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        metrics: tuple[Metric, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
         device: str = "cpu",
@@ -459,7 +459,7 @@ class SignatureRecipe(Recipe):
             folder,
             text,
             system=system,
-            figures=figures,
+            metrics=metrics,
             constructed=constructed,
             seed=seed,
             device=device,
@@ -473,7 +473,7 @@ class SignatureRecipe(Recipe):
         text: CardText,
         *,
         system: str,
-        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        metrics: tuple[Metric, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
         device: str = "cpu",
@@ -533,9 +533,9 @@ class SignatureRecipe(Recipe):
             fitted=fitted,
             initialisation="none",
             split=split_in_words(
-                "fitted on all patients", "nested cross-validation by patient with the same recipe", figures
+                "fitted on all patients", "nested cross-validation by patient with the same recipe", metrics
             ),
-            figures=figures,
+            metrics=metrics,
             constructed=constructed,
         )
 

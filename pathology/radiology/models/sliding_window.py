@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["WindowSettings", "predict_volume", "window"]
 
 
-class WindowSettings(Settings):
+class WindowSettings(Record):
     """The window a network sees."""
 
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]

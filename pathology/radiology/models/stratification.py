@@ -6,15 +6,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from pathology.bundle.card import Figure
-from pathology.radiology.models.base import as_figure
+from pathology.bundle.card import Metric
+from pathology.radiology.models.base import as_metric
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.intervals import Interval
 from pathology.survival.metrics import harrell_c, log_rank
 from pathology.survival.models.cox import CoxModel
 from pathology.survival.outcome import Outcome
 
-__all__ = ["predicted_groups", "stratification_figures"]
+__all__ = ["predicted_groups", "stratification_metrics"]
 
 
 def predicted_groups(probability: npt.ArrayLike, classes: tuple[str, str]) -> list[str]:
@@ -25,9 +25,9 @@ def predicted_groups(probability: npt.ArrayLike, classes: tuple[str, str]) -> li
     return [f"predicted {classes[int(p >= 0.5)]}" for p in np.asarray(probability, float)]
 
 
-def stratification_figures(
+def stratification_metrics(
     outcome: Outcome, probability: npt.ArrayLike, classes: tuple[str, str], *, data: str, what: str, seed: int = 0
-) -> tuple[Figure, ...]:
+) -> tuple[Metric, ...]:
     """Measure how a probability of class 1 goes with survival.
 
     Parameters
@@ -59,8 +59,8 @@ def stratification_figures(
         return harrell_c(outcome.take(rows), p[rows])
 
     data = f"{data}; {len(outcome)} patients, {outcome.events} events ({what})"
-    figures = [
-        as_figure(
+    metrics = [
+        as_metric(
             "concordance index of the probability",
             bootstrap(concordance, list(range(len(p))), seed=seed),
             unit="patients",
@@ -71,10 +71,10 @@ def stratification_figures(
     counts = f"{int((~high).sum())} and {int(high.sum())} patients predicted {classes[0]} and {classes[1]}"
     if high.all() or not high.any() or not outcome.event[high].any() or not outcome.event[~high].any():
         note = f"{counts}: a group without patients or events has no hazard ratio"
-        nothing = Figure(
+        nothing = Metric(
             metric=metric, value=None, interval=None, method="none", n=len(p), unit="patients", data=data, note=note
         )
-        return (*figures, nothing)
+        return (*metrics, nothing)
     model = CoxModel().fit(high.astype(float)[:, None], outcome)
     beta, error = float(model.coefficients[0]), float(np.sqrt(model.covariance[0, 0]))
     z = float(stats.norm.ppf(0.975))
@@ -82,4 +82,4 @@ def stratification_figures(
     ratio = Interval(value=middle, low=low, high=top, n=len(p), method="Cox, Wald")
     test = log_rank(outcome, groups)
     note = f"{counts}; log-rank p = {test.p:.3f}"
-    return (*figures, as_figure(metric, ratio, unit="patients", data=data, note=note))
+    return (*metrics, as_metric(metric, ratio, unit="patients", data=data, note=note))

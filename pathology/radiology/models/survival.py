@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pathology.bundle.card import Figure
+from pathology.bundle.card import Metric
 from pathology.radiology.features.survival_signature import (
     SurvivalCombined,
     SurvivalSignature,
@@ -19,7 +19,7 @@ from pathology.radiology.features.survival_signature import (
     nested_risks,
 )
 from pathology.radiology.io.cohort import Case, Cohort
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_figure, split_in_words
+from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_metric, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, read_bundle_state, save_radiology_bundle
 from pathology.radiology.models.signature import SignatureRecipe, own_clinical
 from pathology.stats.bootstrap import bootstrap
@@ -63,7 +63,7 @@ class SurvivalRecipe(Recipe):
 
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure by nested cross-validation by patient; see :meth:`Recipe.evaluate`."""
         chosen = self.patients(cohort)
         table = self.measuring.table(chosen, device=device, progress=progress)
@@ -71,7 +71,7 @@ class SurvivalRecipe(Recipe):
 
     def evaluate_table(
         self, table: pd.DataFrame, cohort: Cohort, *, folds: int = 5, seed: int = 0, progress: Progress | None = None
-    ) -> tuple[Figure, ...]:
+    ) -> tuple[Metric, ...]:
         """Measure on a ready table: clinical data alone, images alone, and both."""
         outcome, clinical = self.follow_up(cohort), self.measuring.clinical(cohort)
         table = table.loc[list(cohort.patients)]
@@ -80,7 +80,7 @@ class SurvivalRecipe(Recipe):
             parts = {"clinical data alone": (None, clinical), **parts, "all together": (table, clinical)}
         seen = outcome.time[outcome.event]
         grid = [float(v) for v in np.quantile(seen, np.linspace(0.1, 0.9, 9))]
-        figures = []
+        metrics = []
         for number, (name, (features, covariates)) in enumerate(parts.items()):
             risk, survival, divisions = nested_risks(
                 features,
@@ -100,8 +100,8 @@ class SurvivalRecipe(Recipe):
             def concordance(rows: NDArray[np.int64], risk: NDArray[np.float64] = risk) -> float:
                 return harrell_c(outcome.take(rows), risk[rows])
 
-            figures.append(
-                as_figure(
+            metrics.append(
+                as_metric(
                     f"concordance index, {name}",
                     bootstrap(concordance, cohort.patients, seed=seed),
                     unit="patients",
@@ -120,8 +120,8 @@ class SurvivalRecipe(Recipe):
                 )
             )
             if np.isfinite(brier):
-                figures.append(
-                    Figure(
+                metrics.append(
+                    Metric(
                         metric=f"integrated Brier score, {name}",
                         value=None,
                         interval=None,
@@ -134,7 +134,7 @@ class SurvivalRecipe(Recipe):
                 )
             if progress is not None:
                 progress("nested cross-validation", number + 1, len(parts))
-        return tuple(figures)
+        return tuple(metrics)
 
     def train(
         self,
@@ -143,7 +143,7 @@ class SurvivalRecipe(Recipe):
         text: CardText,
         *,
         system: str,
-        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        metrics: tuple[Metric, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
         device: str = "cpu",
@@ -158,7 +158,7 @@ class SurvivalRecipe(Recipe):
             folder,
             text,
             system=system,
-            figures=figures,
+            metrics=metrics,
             constructed=constructed,
             seed=seed,
             device=device,
@@ -172,7 +172,7 @@ class SurvivalRecipe(Recipe):
         text: CardText,
         *,
         system: str,
-        figures: tuple[Figure, ...] = (NOT_MEASURED,),
+        metrics: tuple[Metric, ...] = (NOT_MEASURED,),
         constructed: bool = False,
         seed: int = 0,
         device: str = "cpu",
@@ -216,9 +216,9 @@ class SurvivalRecipe(Recipe):
             },
             initialisation="none",
             split=split_in_words(
-                "fitted on all patients", "nested cross-validation by patient with the same recipe", figures
+                "fitted on all patients", "nested cross-validation by patient with the same recipe", metrics
             ),
-            figures=figures,
+            metrics=metrics,
             constructed=constructed,
         )
 

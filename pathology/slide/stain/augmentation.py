@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.slide.stain.normalise import StainLook
 from pathology.slide.stain.vectors import density_of
 
 __all__ = ["StainVariation", "vary_stain"]
 
 
-class StainVariation(Settings):
+class StainVariation(Record):
     """How far staining is varied."""
 
     amount: Annotated[float, Field(ge=0, lt=1)] = 0.2

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pathology.errors import NoTissueError, UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.slide.readers.base import SlideReader
 from pathology.slide.stain.vectors import density_of, macenko_vectors, stained_pixels, vahadane_vectors
 from pathology.slide.tissue.detect import TissueMask
@@ -33,7 +33,7 @@ IEEE TMI 35 (2016)."""
 _Vector = tuple[float, float, float]
 
 
-class StainLook(Settings):
+class StainLook(Record):
     """How stained tissue looks on a slide, as far as one method describes it."""
 
     method: StainMethod

@@ -21,7 +21,7 @@ from scipy import ndimage
 from pathology.memory import give_back_freed_memory
 from pathology.settings import QualitySettings
 from pathology.slide.tissue.channels import largest_channel, mean_of_channels, smallest_channel, sum_of_channels
-from pathology.slide.tissue.detect import LeftOut, TissueMask, optical_density
+from pathology.slide.tissue.detect import ExclusionReason, TissueMask, optical_density
 from pathology.slide.tissue.masks import band_rows, close_gaps, dilate, keep_components, number_pieces
 
 __all__ = ["Artefacts", "find_artefacts"]
@@ -111,7 +111,7 @@ def _compare(thumbnail: NDArray[np.uint8], tissue: TissueMask, settings: Quality
             | np.where(neutral, _GREY, np.uint8(0))
             | np.where(neutral & (least > settings.dark_density), _DARK, np.uint8(0))
         )
-        band[tissue.left_out[rows] == LeftOut.PEN] = 0
+        band[tissue.left_out[rows] == ExclusionReason.PEN] = 0
         signs[top : top + high] = band[inner]
     return signs
 

@@ -40,7 +40,7 @@ from pathology.slide.tissue.masks import (
     remove_thin,
 )
 
-__all__ = ["Glass", "LeftOut", "TissueMask", "estimate_glass", "find_tissue", "optical_density"]
+__all__ = ["ExclusionReason", "Glass", "TissueMask", "estimate_glass", "find_tissue", "optical_density"]
 
 NOMINAL_GLASS = (244.0, 243.0, 244.0)
 """Glass colour assumed where a field shows none: the median of the white pixels of 45 scanner-corrected fields."""
@@ -49,7 +49,7 @@ _MARGIN = 10
 """Rows and columns a pixel's classification looks around itself."""
 
 
-class LeftOut(IntEnum):
+class ExclusionReason(IntEnum):
     """Why a pixel of the mask is not tissue."""
 
     NOTHING = 0
@@ -109,7 +109,7 @@ class TissueMask:
     mask
         ``(H, W)`` bool, true where there is tissue; covers the whole slide.
     left_out
-        ``(H, W)`` uint8 of :class:`LeftOut`: why the rest was left out.
+        ``(H, W)`` uint8 of :class:`ExclusionReason`: why the rest was left out.
     mpp
         Micrometres per pixel of the mask.
     glass
@@ -130,10 +130,10 @@ class TissueMask:
     def counts(self) -> dict[str, int]:
         """Pixels of the mask by reason: ``tissue``, ``glass``, ``pen``, ``edge``, ``fragment``."""
         return {
-            "tissue" if reason is LeftOut.NOTHING else reason.name.lower(): int(
+            "tissue" if reason is ExclusionReason.NOTHING else reason.name.lower(): int(
                 np.count_nonzero(self.left_out == reason)
             )
-            for reason in LeftOut
+            for reason in ExclusionReason
         }
 
 
@@ -338,11 +338,11 @@ def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettin
     pieces = tissue
     tissue = keep_components(pieces, smallest=smallest)
 
-    left_out = np.full(tissue.shape, LeftOut.GLASS, np.uint8)
-    left_out[(kind >= _Kind.GREY) | line] = LeftOut.EDGE
-    left_out[pieces] = LeftOut.FRAGMENT
-    left_out[pen] = LeftOut.PEN
-    left_out[tissue] = LeftOut.NOTHING
+    left_out = np.full(tissue.shape, ExclusionReason.GLASS, np.uint8)
+    left_out[(kind >= _Kind.GREY) | line] = ExclusionReason.EDGE
+    left_out[pieces] = ExclusionReason.FRAGMENT
+    left_out[pen] = ExclusionReason.PEN
+    left_out[tissue] = ExclusionReason.NOTHING
     return TissueMask(tissue, left_out, mpp, glass)
 
 

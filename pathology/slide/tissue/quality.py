@@ -13,7 +13,7 @@ from pathology.settings import QualitySettings
 from pathology.slide.readers.base import SlideReader
 from pathology.slide.thumbnail import Thumbnail
 from pathology.slide.tissue.artefacts import Artefacts, find_artefacts
-from pathology.slide.tissue.detect import LeftOut, TissueMask
+from pathology.slide.tissue.detect import ExclusionReason, TissueMask
 from pathology.slide.tissue.focus import FocusMap, find_focus
 
 __all__ = ["ARTEFACTS", "SlideQuality", "find_quality"]
@@ -44,7 +44,7 @@ class SlideQuality:
     def masks(self) -> Mapping[str, NDArray[np.bool_]]:
         """One mask for each of :data:`ARTEFACTS`, ``(h, w)`` bool over the whole slide, each at its own scale."""
         return {
-            "pen": self.tissue.left_out == LeftOut.PEN,
+            "pen": self.tissue.left_out == ExclusionReason.PEN,
             "blur": self.focus.blurred,
             "fold": self.artefacts.fold,
             "bubble": self.artefacts.bubble,

@@ -13,7 +13,7 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.survival.covariates import CovariateSettings, Preparation
 from pathology.survival.groups import RiskGroups
 from pathology.survival.outcome import Outcome
@@ -34,10 +34,10 @@ class SurvivalModel(ABC):
 
     kind: ClassVar[str]
     """Name on the command line and on disk."""
-    settings_type: ClassVar[type[Settings]]
+    settings_type: ClassVar[type[Record]]
     """Class of the settings."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Record) -> None:
         self.settings = settings
 
     @abstractmethod

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.splits import grouped_k_fold
 from pathology.survival.metrics import inverse_probability_weights
 from pathology.survival.models.base import SurvivalModel
@@ -34,7 +34,7 @@ Tensor = torch.Tensor
 DAYS_PER_MONTH = 365.25 / 12
 
 
-class BhambhvaniSettings(Settings):
+class BhambhvaniSettings(Record):
     """Training of the network; the defaults are published unless said otherwise."""
 
     horizon: Annotated[float, Field(gt=0)] = 60 * DAYS_PER_MONTH
@@ -97,7 +97,7 @@ class BhambhvaniNetwork(nn.Module):
         return torch.stack([p.abs().sum() for p in self.parameters()]).sum()
 
 
-class PublishedRuleResult(Settings):
+class PublishedRuleResult(Record):
     """What the published selection rule reports, and what the same networks are worth."""
 
     reported: tuple[float, ...]
@@ -117,7 +117,7 @@ class Bhambhvani(SurvivalModel):
     """
 
     kind: ClassVar[str] = "bhambhvani"
-    settings_type: ClassVar[type[Settings]] = BhambhvaniSettings
+    settings_type: ClassVar[type[Record]] = BhambhvaniSettings
     settings: BhambhvaniSettings
 
     def __init__(self, settings: BhambhvaniSettings | None = None) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field
 from scipy import stats
 
 from pathology.errors import MissingDependencyError, UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.survival.models.base import FittedModel, SurvivalModel
 from pathology.survival.nonparametric import StepFunction, breslow
 from pathology.survival.outcome import Outcome
@@ -31,7 +31,7 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 
-class CoxSettings(Settings):
+class CoxSettings(Record):
     """Penalty of a proportional hazards model."""
 
     penalty: Annotated[float, Field(ge=0)] = 0.0
@@ -40,7 +40,7 @@ class CoxSettings(Settings):
     """0: ridge (Verweij 1994), 1: lasso (Tibshirani 1997), between: elastic net."""
 
 
-class HazardRatio(Settings):
+class HazardRatio(Record):
     """One covariate's hazard ratio."""
 
     name: str
@@ -53,7 +53,7 @@ class HazardRatio(Settings):
     """What the ratio compares, such as ``per 10`` or ``against leg``."""
 
 
-class LikelihoodRatioTest(Settings):
+class LikelihoodRatioTest(Record):
     """A comparison of nested proportional hazards models."""
 
     statistic: float
@@ -75,7 +75,7 @@ class CoxModel(SurvivalModel):
     """
 
     kind: ClassVar[str] = "cox"
-    settings_type: ClassVar[type[Settings]] = CoxSettings
+    settings_type: ClassVar[type[Record]] = CoxSettings
     settings: CoxSettings
 
     def __init__(self, settings: CoxSettings | None = None) -> None:

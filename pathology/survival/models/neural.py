@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.splits import grouped_split
 from pathology.survival.models.base import SurvivalModel
 from pathology.survival.models.losses import cox_loss, deephit_loss, logistic_hazard_loss
@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 Tensor = torch.Tensor
 
 
-class NetworkSettings(Settings):
+class NetworkSettings(Record):
     """Shape and training of a survival network.
 
     The defaults are for a few hundred patients: one small layer, strong decay, stopping by held-out patients.
@@ -249,7 +249,7 @@ class DeepSurv(_NetworkModel):
     """
 
     kind: ClassVar[str] = "deepsurv"
-    settings_type: ClassVar[type[Settings]] = NetworkSettings
+    settings_type: ClassVar[type[Record]] = NetworkSettings
 
     def _build(self) -> nn.Module:
         return multilayer_perceptron(self._inputs, 1, self.settings)
@@ -357,7 +357,7 @@ class DiscreteHazard(_DiscreteModel):
     """A network as hazards of intervals (Gensheimer and Narasimhan 2019, PeerJ 7:e6257)."""
 
     kind: ClassVar[str] = "discrete"
-    settings_type: ClassVar[type[Settings]] = DiscreteSettings
+    settings_type: ClassVar[type[Record]] = DiscreteSettings
 
     def _loss(self, logits: Tensor, interval: Tensor, event: Tensor) -> Tensor:
         return logistic_hazard_loss(logits, interval, event)
@@ -375,7 +375,7 @@ class DeepHit(_DiscreteModel):
     """A network as probability mass of intervals (Lee 2018, AAAI), one kind of event."""
 
     kind: ClassVar[str] = "deephit"
-    settings_type: ClassVar[type[Settings]] = DeepHitSettings
+    settings_type: ClassVar[type[Record]] = DeepHitSettings
     settings: DeepHitSettings
 
     def _loss(self, logits: Tensor, interval: Tensor, event: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from pathology.errors import UsageError
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.stats.splits import grouped_k_fold
 from pathology.survival.models.base import SurvivalModel
 from pathology.survival.models.cox import CoxModel, CoxSettings
@@ -158,7 +158,7 @@ class RedSnn(SurvivalModel):
     """RED_SNN as a survival model; ``severity`` is its own output, the rest is this package's."""
 
     kind: ClassVar[str] = "red_snn"
-    settings_type: ClassVar[type[Settings]] = RedSnnSettings
+    settings_type: ClassVar[type[Record]] = RedSnnSettings
     settings: RedSnnSettings
 
     def __init__(self, settings: RedSnnSettings | None = None) -> None:

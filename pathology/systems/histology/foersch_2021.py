@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.training.classifier.recipe import SlideRecipe
@@ -25,13 +25,13 @@ SYSTEM = System(
     status="works",
     data="506 slides of 291 patients: TCGA-SARC 240 (training and validation), several centres 51 (test)",
     published=(
-        PublishedFigure(
+        PublishedMetric(
             metric="AUROC", value="0.97 ± 0.01", cohort="51 patients of several centres", source="abstract"
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="accuracy", value="79.9 ± 6.1 %", cohort="51 patients of several centres", source="abstract"
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="accuracy of nine pathologists without and with the model",
             value="46.3 ± 15.5 % and 87.1 ± 11.1 %",
             cohort="51 patients of several centres",
@@ -39,7 +39,7 @@ SYSTEM = System(
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="recall of non-tumour tiles (a colour baseline: 0.412)",
             value=0.0,
             interval=(0.0, 0.184),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import PublishedFigure, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.training.classifier.recipe import SlideRecipe
@@ -24,19 +24,19 @@ SYSTEM = System(
     status="works",
     data="139 slides of 85 patients with leiomyosarcoma",
     published=(
-        PublishedFigure(
+        PublishedMetric(
             metric="AUROC",
             value="0.91 ± 0.1",
             cohort="85 patients with leiomyosarcoma",
             source="quoted elsewhere, not checked in the paper",
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="accuracy",
             value="88.9 ± 9.9 %",
             cohort="85 patients with leiomyosarcoma",
             source="quoted elsewhere, not checked in the paper",
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="hazard ratio, multivariable Cox",
             value="5.5 (95 % CI 1.56-19.7, P = 0.008)",
             cohort="85 patients with leiomyosarcoma",

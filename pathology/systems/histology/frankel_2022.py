@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.training.classifier.recipe import SlideRecipe
@@ -27,15 +27,15 @@ SYSTEM = System(
     status="works",
     data="82 ARMS, 71 ERMS, 10 CCS slides for training, 19, 17, 2 for validation",
     published=(
-        PublishedFigure(
+        PublishedMetric(
             metric="slide AUC, ARMS, ERMS, CCS", value="0.90, 0.89, 1.00", cohort=_INTERNAL, source="tables and figures"
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="slide AUC, ARMS, ERMS, CCS", value="0.89, 0.61, 0.64", cohort=_EXTERNAL, source="tables and figures"
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="recall of non-tumour tiles (a colour baseline: 0.412)",
             value=0.235,
             interval=(0.096, 0.473),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import PublishedFigure, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.networks.darknet import Darknet
-    from pathology.training.detector.fit import FitSettings
+    from pathology.training.detector.fit import DetectorFitSettings
 
 __all__ = ["SYSTEM", "network", "settings"]
 
@@ -23,9 +23,9 @@ SYSTEM = System(
     status="works",
     data="240 mitoses for training, 108 for testing, from camera fields; available by e-mail only",
     published=(
-        PublishedFigure(metric="precision", value="0.7462", cohort="108 test mitoses", source="abstract"),
-        PublishedFigure(metric="recall", value="0.8981", cohort="108 test mitoses", source="abstract"),
-        PublishedFigure(metric="F1", value="0.8151", cohort="108 test mitoses", source="abstract"),
+        PublishedMetric(metric="precision", value="0.7462", cohort="108 test mitoses", source="abstract"),
+        PublishedMetric(metric="recall", value="0.8981", cohort="108 test mitoses", source="abstract"),
+        PublishedMetric(metric="F1", value="0.8151", cohort="108 test mitoses", source="abstract"),
     ),
     notes=(
         "The figures equal 97 true positives, 33 false positives and 11 false negatives exactly; no interval is "
@@ -46,7 +46,7 @@ def network() -> Darknet:
     return yolov4_csp(1)
 
 
-def settings() -> FitSettings:
+def settings() -> DetectorFitSettings:
     """Return the released schedule, loss and image size."""
     from pathology.training.detector.fit import released_settings
 

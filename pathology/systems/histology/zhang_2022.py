@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.training.classifier.recipe import SlideRecipe
@@ -24,12 +24,12 @@ SYSTEM = System(
     status="works",
     data="80 patients; 10,658 patches for training, 1,674 for testing",
     published=(
-        PublishedFigure(metric="slide AUC, ARMS", value="0.94", cohort="192 test slides", source="abstract"),
-        PublishedFigure(metric="slide AUC, ERMS", value="0.92", cohort="192 test slides", source="abstract"),
-        PublishedFigure(metric="patch accuracy", value="87.9 %", cohort="1,674 test patches", source="review"),
+        PublishedMetric(metric="slide AUC, ARMS", value="0.94", cohort="192 test slides", source="abstract"),
+        PublishedMetric(metric="slide AUC, ERMS", value="0.92", cohort="192 test slides", source="abstract"),
+        PublishedMetric(metric="patch accuracy", value="87.9 %", cohort="1,674 test patches", source="review"),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="recall of non-tumour tiles (a colour baseline: 0.412)",
             value=0.0,
             interval=(0.0, 0.184),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import PublishedFigure, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.training.classifier.recipe import SlideRecipe
@@ -24,13 +24,13 @@ SYSTEM = System(
     status="works",
     data="60 patients with embryonal rhabdomyosarcoma",
     published=(
-        PublishedFigure(
+        PublishedMetric(
             metric="hazard ratio, high against low risk, adjusted for age and sex",
             value="4.64 (95 % CI 1.05-20.57, P = 0.04)",
             cohort="136 test patients",
             source="abstract",
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="likelihood-ratio test", value="P = 0.02", cohort="136 test patients", source="abstract"
         ),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,8 +22,8 @@ SYSTEM = System(
     status="works",
     data="21 patients (7 female, 14 male), DWI and gadolinium-enhanced T1",
     published=(
-        PublishedFigure(metric="accuracy", value="85 %", cohort="21 patients, cross-validation", source="abstract"),
-        PublishedFigure(
+        PublishedMetric(metric="accuracy", value="85 %", cohort="21 patients, cross-validation", source="abstract"),
+        PublishedMetric(
             metric="accuracy",
             value='95 % "after testing"',
             cohort="not stated",
@@ -31,7 +31,7 @@ SYSTEM = System(
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="accuracy, both sequences",
             value=1.0,
             interval=(0.926, 1.0),
@@ -39,7 +39,7 @@ SYSTEM = System(
             unit="patients",
             data="constructed, no clinical claim; 2-fold by patient, 100 steps on 64 x 64 pixels",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, T1GD alone",
             value=0.543,
             interval=(0.375, 0.711),
@@ -47,7 +47,7 @@ SYSTEM = System(
             unit="patients",
             data="constructed, no clinical claim; 2-fold by patient, 100 steps on 64 x 64 pixels",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, DWI alone",
             value=0.51,
             interval=(0.342, 0.679),

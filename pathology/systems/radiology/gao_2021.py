@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,16 +22,16 @@ SYSTEM = System(
     status="works",
     data="30 patients, 6 Gy x 5, DWI at three time points on a 0.35 T MR-guided system",
     published=(
-        PublishedFigure(
+        PublishedMetric(
             metric="accuracy, training / validation",
             value="86.5 % / 84.8 %",
             cohort="20 / 5 patients a round",
             source="review",
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="accuracy of slices", value="above 80 %", cohort="5 test patients a round", source="review"
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="accuracy of patients",
             value="100 % in six rounds, 80 % in one",
             cohort="5 test patients a round, 7 rounds",
@@ -39,7 +39,7 @@ SYSTEM = System(
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="accuracy of patients",
             value=0.625,
             interval=(0.427, 0.788),
@@ -47,7 +47,7 @@ SYSTEM = System(
             unit="patients",
             data="constructed, no clinical claim; 2-fold by patient, GAN 500 steps, VGG-19 100 steps on 32 x 32 pixels",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="mean AUC",
             value=0.94,
             interval=(0.875, 0.99),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,12 +22,12 @@ SYSTEM = System(
     status="works",
     data="mice with soft tissue sarcoma, multicontrast MRI around radiotherapy",
     published=(
-        PublishedFigure(metric="Dice, multicontrast", value="0.863", cohort="mice", source="abstract"),
-        PublishedFigure(metric="Dice, T2 only", value="0.861", cohort="mice", source="abstract"),
-        PublishedFigure(metric="AUC, recurrence", value="0.79", cohort="mice, tumour and shell", source="abstract"),
+        PublishedMetric(metric="Dice, multicontrast", value="0.863", cohort="mice", source="abstract"),
+        PublishedMetric(metric="Dice, T2 only", value="0.861", cohort="mice", source="abstract"),
+        PublishedMetric(metric="AUC, recurrence", value="0.79", cohort="mice, tumour and shell", source="abstract"),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="Dice coefficient, T1",
             value=0.531,
             interval=(0.463, 0.592),
@@ -35,7 +35,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 4 mm, half the widths",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="95 % Hausdorff distance, mm, T1",
             value=45.2,
             interval=(40.1, 50.1),
@@ -43,7 +43,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 4 mm, half the widths",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="Dice coefficient, T1, of a guess that does not look at the image",
             value=0.637,
             interval=(0.577, 0.689),
@@ -51,7 +51,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, mean training tumour in the frame",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="Dice coefficient, PET-CT",
             value=0.689,
             interval=(0.645, 0.73),

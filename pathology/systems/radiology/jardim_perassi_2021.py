@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,7 +22,7 @@ SYSTEM = System(
     status="works",
     data="patient-derived rhabdomyosarcoma xenografts and a syngeneic model; MRI with registered histology",
     published=(
-        PublishedFigure(
+        PublishedMetric(
             metric="correlation with histology",
             value="not found in what could be read",
             cohort="mice",
@@ -30,7 +30,7 @@ SYSTEM = System(
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="AUC of pixels",
             value=0.991,
             interval=(0.99, 0.992),
@@ -38,7 +38,7 @@ SYSTEM = System(
             unit="cases",
             data="constructed, no clinical claim; 4-fold by case, 400 steps on patches of 15 x 15",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="correlation of hypoxic fractions",
             value=0.998,
             interval=(0.995, 0.999),
@@ -46,7 +46,7 @@ SYSTEM = System(
             unit="cases",
             data="constructed, no clinical claim; 4-fold by case, 400 steps on patches of 15 x 15",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="mean absolute error of the hypoxic fraction",
             value=0.014,
             interval=(0.01, 0.019),

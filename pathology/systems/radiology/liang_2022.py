@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,12 +22,12 @@ SYSTEM = System(
     status="works",
     data="242 patients: 116 for training, 126 external; T1WI (949 features) and FS-T2WI (772), 54 and 50 deep features",
     published=(
-        PublishedFigure(metric="AUC, nomogram", value="0.833", cohort="126 external patients", source="abstract"),
-        PublishedFigure(metric="AUC, radiomics", value="0.799", cohort="126 external patients", source="abstract"),
-        PublishedFigure(metric="AUC, clinical", value="0.664", cohort="126 external patients", source="abstract"),
+        PublishedMetric(metric="AUC, nomogram", value="0.833", cohort="126 external patients", source="abstract"),
+        PublishedMetric(metric="AUC, radiomics", value="0.799", cohort="126 external patients", source="abstract"),
+        PublishedMetric(metric="AUC, clinical", value="0.664", cohort="126 external patients", source="abstract"),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="AUC, clinical data alone",
             value=0.787,
             interval=(0.586, 0.946),
@@ -35,7 +35,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, radiomics of T1",
             value=0.537,
             interval=(0.32, 0.751),
@@ -43,7 +43,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, T1 and clinical data",
             value=0.7,
             interval=(0.513, 0.868),
@@ -51,7 +51,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, deep features of T1",
             value=0.662,
             interval=(0.493, 0.826),
@@ -59,7 +59,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, T1, deep features and clinical data",
             value=0.781,
             interval=(0.585, 0.937),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,16 +22,16 @@ SYSTEM = System(
     status="works",
     data="282 patients of 3 centres, 113 with contrast-enhanced MRI; developed on one centre, tested on two",
     published=(
-        PublishedFigure(metric="C-index", value="0.721 and more", cohort="282 patients, 3 centres", source="abstract"),
-        PublishedFigure(
+        PublishedMetric(metric="C-index", value="0.721 and more", cohort="282 patients, 3 centres", source="abstract"),
+        PublishedMetric(
             metric="median AUC", value="0.746 and more", cohort="282 patients, 3 centres", source="abstract"
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="integrated Brier score", value="0.159 and less", cohort="282 patients, 3 centres", source="abstract"
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="C-index, clinical data alone",
             value=0.619,
             interval=(0.437, 0.787),
@@ -39,7 +39,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="C-index, radiomics of T1",
             value=0.585,
             interval=(0.401, 0.771),
@@ -47,7 +47,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="C-index, T1 and clinical data",
             value=0.642,
             interval=(0.487, 0.801),

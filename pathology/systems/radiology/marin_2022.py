@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,11 +22,11 @@ SYSTEM = System(
     status="works",
     data="68 patients with soft tissue or bone sarcoma, CT, four readers, three trials each",
     published=(
-        PublishedFigure(metric="continuous Dice", value="87 %", cohort="68 patients", source="abstract"),
-        PublishedFigure(metric="Hausdorff distance", value="14 mm", cohort="68 patients", source="review"),
+        PublishedMetric(metric="continuous Dice", value="87 %", cohort="68 patients", source="abstract"),
+        PublishedMetric(metric="Hausdorff distance", value="14 mm", cohort="68 patients", source="review"),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="Dice coefficient, T1",
             value=0.577,
             interval=(0.501, 0.641),
@@ -34,7 +34,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 3 mm",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="continuous Dice coefficient, T1",
             value=0.52,
             interval=(0.45, 0.581),
@@ -42,7 +42,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 3 mm",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="95 % Hausdorff distance, mm, T1",
             value=38.5,
             interval=(32.5, 44.2),
@@ -50,7 +50,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 3 mm",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="Dice coefficient, T1, of a guess that does not look at the image",
             value=0.637,
             interval=(0.577, 0.689),
@@ -58,7 +58,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, mean training tumour in the frame",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="Dice coefficient, PET-CT",
             value=0.683,
             interval=(0.638, 0.727),
@@ -66,7 +66,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), cropped images, 2-fold by patient, 200 steps at 3 mm",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="Dice coefficient",
             value=0.951,
             interval=(0.914, 0.984),
@@ -74,7 +74,7 @@ SYSTEM = System(
             unit="patients",
             data="constructed, four readers, no clinical claim; 2-fold by patient, 1500 steps on slices of 48 x 48",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="continuous Dice coefficient",
             value=0.781,
             interval=(0.755, 0.803),
@@ -82,7 +82,7 @@ SYSTEM = System(
             unit="patients",
             data="constructed, four readers, no clinical claim; 2-fold by patient, 1500 steps on slices of 48 x 48",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="soft Dice coefficient against the readers' confidence map",
             value=0.747,
             interval=(0.718, 0.771),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,12 +22,12 @@ SYSTEM = System(
     status="works",
     data="148 patients for training, 158 of another hospital for testing; T1FSGd and T2FS",
     published=(
-        PublishedFigure(metric="AUC, T1FSGd", value="0.75", cohort="158 external patients", source="abstract"),
-        PublishedFigure(metric="AUC, T2FS", value="0.76", cohort="158 external patients", source="abstract"),
-        PublishedFigure(metric="best F1, T1FSGd", value="0.90", cohort="158 external patients", source="abstract"),
+        PublishedMetric(metric="AUC, T1FSGd", value="0.75", cohort="158 external patients", source="abstract"),
+        PublishedMetric(metric="AUC, T2FS", value="0.76", cohort="158 external patients", source="abstract"),
+        PublishedMetric(metric="best F1, T1FSGd", value="0.90", cohort="158 external patients", source="abstract"),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="AUC",
             value=0.939,
             interval=(0.842, 1.0),
@@ -35,7 +35,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="balanced accuracy",
             value=0.811,
             interval=(0.477, 1.0),
@@ -43,7 +43,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="concordance of the probability with overall survival, 6 deaths",
             value=0.517,
             interval=(0.2, 0.714),
@@ -51,7 +51,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="hazard ratio of overall survival, called high grade (22) against low (3)",
             value=1.465,
             interval=(0.163, 13.146),

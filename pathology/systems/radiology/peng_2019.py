@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,17 +22,17 @@ SYSTEM = System(
     status="works",
     data="the 51 patients of the public collection Soft-tissue-Sarcoma, of whom probably 48 were used",
     published=(
-        PublishedFigure(metric="AUC", value="0.8438", cohort="probably 48 patients", source="review"),
-        PublishedFigure(
+        PublishedMetric(metric="AUC", value="0.8438", cohort="probably 48 patients", source="review"),
+        PublishedMetric(
             metric="accuracy", value="0.8542 (fits 41 of 48)", cohort="probably 48 patients", source="review"
         ),
-        PublishedFigure(metric="sensitivity", value="0.9167", cohort="probably 48 patients", source="review"),
-        PublishedFigure(
+        PublishedMetric(metric="sensitivity", value="0.9167", cohort="probably 48 patients", source="review"),
+        PublishedMetric(
             metric="AUC, successor without delineation", value="0.903", cohort="the same collection", source="abstract"
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="AUC",
             value=0.544,
             interval=(0.268, 0.819),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -21,9 +21,9 @@ SYSTEM = System(
     parameters=None,
     status="works",
     data="known from the review only",
-    published=(PublishedFigure(metric="none", value="no figure could be read", cohort="not stated", source="review"),),
+    published=(PublishedMetric(metric="none", value="no figure could be read", cohort="not stated", source="review"),),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="AUC, clinical data alone",
             value=0.68,
             interval=(0.42, 0.91),
@@ -31,7 +31,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, radiomics of T1",
             value=0.493,
             interval=(0.286, 0.694),
@@ -39,7 +39,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, T1 and clinical data",
             value=0.633,
             interval=(0.396, 0.852),
@@ -47,7 +47,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, deep features of T1",
             value=0.667,
             interval=(0.458, 0.843),
@@ -55,7 +55,7 @@ SYSTEM = System(
             unit="patients",
             data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, T1, deep features and clinical data",
             value=0.58,
             interval=(0.338, 0.815),

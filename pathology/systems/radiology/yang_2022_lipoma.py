@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,25 +22,25 @@ SYSTEM = System(
     status="works",
     data="127 patients: 89 for training, 38 external; CT and MRI, 851 features each; six pretrained networks",
     published=(
-        PublishedFigure(
+        PublishedMetric(
             metric="AUC, ResNet-50 model", value="0.950 (0.886-1.000)", cohort="38 external patients", source="abstract"
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="accuracy, ResNet-50 model", value="92.11 % (35/38)", cohort="38 external", source="abstract"
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="sensitivity, ResNet-50 model",
             value="95.00 % (73.06-99.74), 19/20",
             cohort="38 external",
             source="abstract",
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="specificity, ResNet-50 model",
             value="88.89 % (63.93-98.05), 16/18",
             cohort="38 external",
             source="abstract",
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="AUC, clinical-radiological model",
             value="0.942 (0.867-1.000)",
             cohort="38 external",
@@ -48,7 +48,7 @@ SYSTEM = System(
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="AUC, clinical data alone",
             value=0.55,
             interval=(0.284, 0.798),
@@ -56,7 +56,7 @@ SYSTEM = System(
             unit="patients",
             data="constructed, no clinical claim; nested 4-fold by patient, 5 repeats, without deep features",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC, radiomics and clinical data",
             value=0.963,
             interval=(0.793, 1.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.base import Recipe
@@ -22,11 +22,11 @@ SYSTEM = System(
     status="works",
     data="canine soft tissue sarcomas; the number of dogs is not in what could be read",
     published=(
-        PublishedFigure(metric="accuracy", value="97.1 %", cohort="not stated", source="review"),
-        PublishedFigure(metric="sensitivity", value="94.3 %", cohort="not stated", source="review"),
+        PublishedMetric(metric="accuracy", value="97.1 %", cohort="not stated", source="review"),
+        PublishedMetric(metric="sensitivity", value="94.3 %", cohort="not stated", source="review"),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="accuracy of patients",
             value=0.875,
             interval=(0.64, 0.965),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.survival.crossvalidation import Candidate
@@ -22,13 +22,13 @@ SYSTEM = System(
     status="works",
     data="277 patients of SEER, of whom 201 remain after dropping unknown values and those alive before 60 months",
     published=(
-        PublishedFigure(metric="AUC, overall survival", value="0.93", cohort="201 patients of SEER", source="review"),
-        PublishedFigure(
+        PublishedMetric(metric="AUC, overall survival", value="0.93", cohort="201 patients of SEER", source="review"),
+        PublishedMetric(
             metric="AUC, disease-specific survival", value="0.91", cohort="201 patients of SEER", source="review"
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="AUC at 5 years",
             value=0.574,
             interval=(0.480, 0.662),
@@ -36,7 +36,7 @@ SYSTEM = System(
             unit="patients",
             data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC at 5 years, Cox",
             value=0.679,
             interval=(0.576, 0.776),

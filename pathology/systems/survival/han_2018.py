@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.survival.crossvalidation import Candidate
@@ -22,18 +22,18 @@ SYSTEM = System(
     status="works",
     data="242 patients of 3 centres, 2001 to 2013; 80 % training with five-fold cross-validation, 20 % test",
     published=(
-        PublishedFigure(
+        PublishedMetric(
             metric="AUC, cross-validation",
             value="0.87 (plain network 0.792, p = 0.043)",
             cohort="training set, 80 % of 242 patients",
             source="abstract",
         ),
-        PublishedFigure(
+        PublishedMetric(
             metric="AUC, test", value="0.814 (Cox 0.629, p = 0.0001)", cohort="20 % of 242 patients", source="abstract"
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="C-index, RED_SNN",
             value=0.624,
             interval=(0.557, 0.691),
@@ -41,7 +41,7 @@ SYSTEM = System(
             unit="patients",
             data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="C-index, Cox",
             value=0.640,
             interval=(0.570, 0.710),

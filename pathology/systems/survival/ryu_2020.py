@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnFigure, PublishedFigure, System
+from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.survival.covariates import CovariateSettings
@@ -24,19 +24,19 @@ SYSTEM = System(
     status="works",
     data="1,088 patients of SEER 18; 870 for training with five-fold cross-validation, 218 for the test",
     published=(
-        PublishedFigure(
+        PublishedMetric(
             metric="C-index, cross-validation",
             value="median 0.84 (95 % CI 0.79-0.87)",
             cohort="870 patients",
             source="abstract",
         ),
-        PublishedFigure(metric="C-index, test", value="0.82", cohort="218 patients", source="abstract"),
-        PublishedFigure(
+        PublishedMetric(metric="C-index, test", value="0.82", cohort="218 patients", source="abstract"),
+        PublishedMetric(
             metric="AUC, mean of 30 windows", value="0.85 (SD 0.02)", cohort="218 patients", source="abstract"
         ),
     ),
     own=(
-        OwnFigure(
+        OwnMetric(
             metric="C-index, RED_SNN",
             value=0.624,
             interval=(0.557, 0.691),
@@ -44,7 +44,7 @@ SYSTEM = System(
             unit="patients",
             data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="AUC at 5 years, RED_SNN",
             value=0.663,
             interval=(0.563, 0.758),
@@ -52,7 +52,7 @@ SYSTEM = System(
             unit="patients",
             data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
         ),
-        OwnFigure(
+        OwnMetric(
             metric="C-index, Cox",
             value=0.640,
             interval=(0.570, 0.710),

@@ -16,14 +16,14 @@ from torch.nn import functional
 
 from pathology.errors import UsageError
 from pathology.networks.mil import ClamSingleBranch, build_aggregator
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["FittedAggregator", "MilSettings", "bag_probabilities", "fit_aggregator"]
 
 Bag = NDArray[np.floating]
 
 
-class MilSettings(Settings):
+class MilSettings(Record):
     """A recipe.  Defaults are those of the published code of CLAM where it has one."""
 
     kind: Literal["attention", "transformer"] = "attention"

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from pathology.bundle.card import CARD_NAME, WEIGHTS_NAME, Card, Figure, Normalisation, TrainingData, write_card
+from pathology.bundle.card import CARD_NAME, WEIGHTS_NAME, Card, Metric, Normalisation, TrainingData, write_card
 from pathology.bundle.domain import write_domain
 from pathology.bundle.learned_aggregator import write_aggregator
 from pathology.bundle.verify import verify_bundle
@@ -23,7 +23,7 @@ from pathology.stats.intervals import Interval
 from pathology.training.classifier.calibrate import TrustFit
 from pathology.training.classifier.recipe import SlideRecipe
 
-__all__ = ["BundleWords", "evaluation_figures", "interval_figure", "trust_figures", "write_slide_bundle"]
+__all__ = ["BundleWords", "evaluation_metrics", "interval_metric", "trust_metrics", "write_slide_bundle"]
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class BundleWords:
     command: str
 
 
-def interval_figure(metric: str, interval: Interval, *, unit: str, data: str, note: str = "") -> Figure:
+def interval_metric(metric: str, interval: Interval, *, unit: str, data: str, note: str = "") -> Metric:
     """Turn a figure into the card's form; one without an interval loses its value and says why."""
     if not all(map(math.isfinite, (interval.value, interval.low, interval.high))):
         value = "it is not defined" if not math.isfinite(interval.value) else f"it is {interval.value:.3f}"
         said = f"No interval can be given ({interval.method}); {value} on these {unit}."
-        return Figure(
+        return Metric(
             metric=metric,
             value=None,
             interval=None,
@@ -70,7 +70,7 @@ def interval_figure(metric: str, interval: Interval, *, unit: str, data: str, no
         )
     if interval.low == interval.high:
         note = f"{note} The interval has no width because no resample differs; that is not certainty.".strip()
-    return Figure(
+    return Metric(
         metric=metric,
         value=round(interval.value, 4),
         interval=(round(interval.low, 4), round(interval.high, 4)),
@@ -82,9 +82,9 @@ def interval_figure(metric: str, interval: Interval, *, unit: str, data: str, no
     )
 
 
-def evaluation_figures(evaluation: Evaluation, who: str, *, rules: Sequence[str] = ("mean", "share")) -> list[Figure]:
+def evaluation_metrics(evaluation: Evaluation, who: str, *, rules: Sequence[str] = ("mean", "share")) -> list[Metric]:
     """Return the figures of an evaluation that belong on a card: by slide and patient, by each rule, by class."""
-    figures: list[Figure] = []
+    metrics: list[Metric] = []
     for rule in rules:
         for level in ("patient", "slide"):
             found = evaluation.at(level, rule).report
@@ -94,12 +94,12 @@ def evaluation_figures(evaluation: Evaluation, who: str, *, rules: Sequence[str]
                 ("balanced accuracy", found.balanced_accuracy),
                 ("mean area under the ROC curve", found.macro_auc),
             ):
-                figures.append(
-                    interval_figure(f"{name} {what}", interval, unit=_units(interval, level), data=evaluation.data)
+                metrics.append(
+                    interval_metric(f"{name} {what}", interval, unit=_units(interval, level), data=evaluation.data)
                 )
             if level == "slide":
-                figures += [
-                    interval_figure(
+                metrics += [
+                    interval_metric(
                         f"area under the ROC curve, {name} against the rest, {what}",
                         interval,
                         unit=_units(interval, level),
@@ -108,7 +108,7 @@ def evaluation_figures(evaluation: Evaluation, who: str, *, rules: Sequence[str]
                     )
                     for name, interval in found.auc.items()
                 ]
-    return figures
+    return metrics
 
 
 def _units(interval: Interval, level: str) -> str:
@@ -116,14 +116,14 @@ def _units(interval: Interval, level: str) -> str:
     return "patients" if "by patient" in interval.method else f"{level}s"
 
 
-def trust_figures(
+def trust_metrics(
     covered: Coverage | None, alarms: Interval | None, data: str, *, coverage: float, rate: float
-) -> list[Figure]:
+) -> list[Metric]:
     """Return how often prediction sets held the truth and how often a test slide counted as outside the domain."""
-    figures = []
+    metrics = []
     if covered is not None:
-        figures.append(
-            Figure(
+        metrics.append(
+            Metric(
                 metric=f"share of patients whose prediction set holds the truth (stated: {coverage:.0%})",
                 value=round(covered.share, 4),
                 interval=(round(covered.interval[0], 4), round(covered.interval[1], 4)),
@@ -135,15 +135,15 @@ def trust_figures(
             )
         )
     if alarms is not None:
-        figures.append(
-            interval_figure(
+        metrics.append(
+            interval_metric(
                 f"share of slides called outside the domain (stated: at most {rate:.0%})",
                 alarms,
                 unit="slides",
                 data=data,
             )
         )
-    return figures
+    return metrics
 
 
 def write_slide_bundle(
@@ -156,7 +156,7 @@ def write_slide_bundle(
     words: BundleWords,
     start: str,
     split: str,
-    figures: Sequence[Figure],
+    metrics: Sequence[Metric],
     trust: TrustFit,
     calibration: dict[str, Any],
     used: Sequence[int],
@@ -250,7 +250,7 @@ def write_slide_bundle(
             ),
         ),
         split=split,
-        figures=tuple(figures),
+        metrics=tuple(metrics),
         calibration={"temperature": trust.temperature.temperature, **calibration},
         trust=trust.trust.model_copy(update={"out_of_domain": domain}),
         aggregators=aggregators,

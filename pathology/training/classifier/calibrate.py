@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pathology.bundle.card import Trust
-from pathology.evaluation.classifier import SlideFinding, slide_scores
+from pathology.evaluation.classifier import SlidePrediction, slide_scores
 from pathology.networks.penultimate import split_classifier
 from pathology.stats.conformal import fit_conformal
 from pathology.stats.out_of_distribution import FeatureDomain, fit_domain, fit_limit, slide_score
@@ -105,7 +105,7 @@ class TrustFit:
     temperature: TemperatureFit
     trust: Trust
     domain: FeatureDomain
-    findings: tuple[SlideFinding, ...]
+    findings: tuple[SlidePrediction, ...]
 
 
 def fit_trust(
@@ -162,7 +162,7 @@ def fit_trust(
         groups=np.repeat(owners, [len(found.logits) for found in logits]),
     )
     findings = tuple(
-        SlideFinding(
+        SlidePrediction(
             slides[row].slide_id,
             slides[row].patient_id,
             slides[row].label,

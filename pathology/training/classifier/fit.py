@@ -23,7 +23,7 @@ from pathology.training.classifier.patches import SlidePatches, TrainingPatches
 from pathology.training.classifier.predict import SlideLogits, automatic_precision, mixed, normalised, predict_slides
 from pathology.training.classifier.recipe import SlideRecipe, Stage
 from pathology.training.common.checkpoint import Checkpoint, copied, optimiser_state, restore_optimiser
-from pathology.training.common.distributed import Ranks
+from pathology.training.common.distributed import Distributed
 from pathology.training.common.layer_groups import freeze_body, group_rates, layer_groups
 from pathology.training.common.lr_finder import STEPS, find_rate
 
@@ -102,7 +102,7 @@ def fit_slides(
     validation: Rows,
     recipe: SlideRecipe,
     *,
-    ranks: Ranks,
+    ranks: Distributed,
     checkpoint: Checkpoint | None = None,
     seed: int = 0,
     loaders: int = 0,
@@ -153,7 +153,7 @@ class _Fit:
         train: Rows,
         validation: Rows,
         recipe: SlideRecipe,
-        ranks: Ranks,
+        ranks: Distributed,
         checkpoint: Checkpoint | None,
         seed: int,
         loaders: int,

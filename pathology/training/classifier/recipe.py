@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["AugmentationName", "SlideRecipe", "Stage"]
 
 AugmentationName = Literal["none", "foersch", "turns-and-colour", "deeppath"]
 
 
-class Stage(Settings):
+class Stage(Record):
     """One part of the training with a schedule of its own."""
 
     epochs: Annotated[int, Field(ge=1)]
@@ -27,7 +27,7 @@ class Stage(Settings):
     the rate at which the loss falls fastest; ``None``: all layers learn alike."""
 
 
-class SlideRecipe(Settings):
+class SlideRecipe(Record):
     """A training recipe for a classifier of patches and, through them, of slides."""
 
     architecture: Literal["densenet121", "densenet121-foersch", "inception-v3"]
@@ -78,7 +78,7 @@ class SlideRecipe(Settings):
     """Stop a stage after so many epochs without a better one; ``None``: run all."""
     aggregator: Literal["mean", "share", "majority", "top", "attention", "transformer"] = "mean"
     """How patches become a slide where prediction sets and thresholds are fitted; score with the same.  A rule of
-    :mod:`pathology.findings.pooling_rules` (all of them are reported), or a network of :mod:`pathology.networks.mil`
+    :mod:`pathology.findings.aggregation` (all of them are reported), or a network of :mod:`pathology.networks.mil`
     that is trained on the frozen features of the same slides."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from values 0 to 1, per channel; ImageNet's."""

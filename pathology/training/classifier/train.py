@@ -22,9 +22,9 @@ from pathology.atomic_files import write_text
 from pathology.bundle.card import Card
 from pathology.bundle.export import EVALUATION_NAME
 from pathology.errors import UsageError
-from pathology.evaluation.classifier import Evaluation, SlideFinding, evaluate_slides, fit_thresholds, slide_scores
+from pathology.evaluation.classifier import Evaluation, SlidePrediction, evaluate_slides, fit_thresholds, slide_scores
 from pathology.evaluation.labels import LabelledSlides, read_labels
-from pathology.evaluation.report import evaluation_pictures, figures_section, write_evaluation_report
+from pathology.evaluation.report import evaluation_pictures, metrics_section, write_evaluation_report
 from pathology.networks.registry import build_network
 from pathology.progress import Progress
 from pathology.scoring.select import SlideEntry
@@ -38,9 +38,9 @@ from pathology.survival.groups import RiskGroups
 from pathology.training.classifier.aggregator import FittedAggregator, MilSettings, bag_probabilities, fit_aggregator
 from pathology.training.classifier.bundle import (
     BundleWords,
-    evaluation_figures,
-    interval_figure,
-    trust_figures,
+    evaluation_metrics,
+    interval_metric,
+    trust_metrics,
     write_slide_bundle,
 )
 from pathology.training.classifier.calibrate import SplitNetwork, TrustFit, fit_trust
@@ -50,7 +50,7 @@ from pathology.training.classifier.patches import SlidePatches, prepare_patches,
 from pathology.training.classifier.recipe import SlideRecipe
 from pathology.training.classifier.split import DEFAULT_SHARES, audit_sets, split_slides
 from pathology.training.common.checkpoint import Checkpoint
-from pathology.training.common.distributed import Ranks
+from pathology.training.common.distributed import Distributed
 from pathology.training.common.initialisation import Start, resolve_start
 
 __all__ = ["Plan", "TrainedClassifier", "TrainingProgress", "plan_training", "train_classifier"]
@@ -230,7 +230,7 @@ def train_classifier(
     plan: Plan,
     out: Path,
     words: BundleWords,
-    ranks: Ranks,
+    ranks: Distributed,
     progress: TrainingProgress,
     *,
     pixels: Literal["decoded", "reference"] = "decoded",
@@ -320,7 +320,7 @@ class _Run:
         plan: Plan,
         patches: SlidePatches,
         work: Path,
-        ranks: Ranks,
+        ranks: Distributed,
         progress: TrainingProgress,
         loaders: int,
     ) -> None:
@@ -385,13 +385,13 @@ class _Run:
         )
         return _Calibrated(split, trust, learned)
 
-    def predict(self, model: _Calibrated, rows: Rows) -> tuple[list[SlideFinding], list[float]]:
+    def predict(self, model: _Calibrated, rows: Rows) -> tuple[list[SlidePrediction], list[float]]:
         """Return findings and domain scores of some slides."""
         findings, scores = [], []
         for row, logits, features in model.split.slides(rows):
             slide = self.plan.labelled.slides[row]
             findings.append(
-                SlideFinding(
+                SlidePrediction(
                     slide.slide_id,
                     slide.patient_id,
                     slide.label,
@@ -402,7 +402,7 @@ class _Run:
             scores.append(slide_score(model.trust.domain.scores(features)))
         return findings, scores
 
-    def fit_and_predict(self, name: str, sets: Mapping[str, Rows]) -> list[SlideFinding]:
+    def fit_and_predict(self, name: str, sets: Mapping[str, Rows]) -> list[SlidePrediction]:
         """One outer fold: fit, calibrate and classify what it leaves out."""
         fitted, _ = self.fit(name, sets)
         if not self.ranks.first:
@@ -417,7 +417,7 @@ class _Run:
         words: BundleWords,
         fitted: FittedClassifier,
         start: str,
-        held_out: Sequence[Sequence[SlideFinding]],
+        held_out: Sequence[Sequence[SlidePrediction]],
     ) -> TrainedClassifier:
         """Calibrate, measure, write."""
         plan, sets, classes = self.plan, self.plan.sets, self.plan.labelled.classes
@@ -435,7 +435,7 @@ class _Run:
                 " epoch, temperature and thresholds of each fold chosen on its own training patients"
             )
             evaluation = evaluate_slides(findings, classes, name="internal", data=data)
-            figures = self._fold_figures(held_out, rule, data) + evaluation_figures(evaluation, "network", rules=rules)
+            metrics = self._fold_metrics(held_out, rule, data) + evaluation_metrics(evaluation, "network", rules=rules)
             beside = self._baseline_figures([self._baseline(parts) for parts in plan.folds], data)
         else:
             findings, scores = self.predict(model, sets["test"])
@@ -443,7 +443,7 @@ class _Run:
             evaluation = evaluate_slides(
                 findings, classes, name="internal", data=data, thresholds=thresholds, threshold_rule=rule
             )
-            figures = evaluation_figures(evaluation, "network", rules=rules)
+            metrics = evaluation_metrics(evaluation, "network", rules=rules)
             beside = self._baseline_figures([self._baseline(sets)], data)
             beside += self._trust_figures(findings, scores, model, data)
         used = np.concatenate([sets[name] for name in sets if name != "test"])
@@ -456,7 +456,7 @@ class _Run:
             words=words,
             start=start,
             split=self._split_words(held_out),
-            figures=figures + beside,
+            metrics=metrics + beside,
             trust=trust,
             calibration=calibration,
             used=used.tolist(),
@@ -477,7 +477,7 @@ class _Run:
             ),
             rule=rule,
             history=fitted.history,
-            extra=[figures_section("Beside the model: a colour baseline, prediction sets, domain", beside)],
+            extra=[metrics_section("Beside the model: a colour baseline, prediction sets, domain", beside)],
         )
         return TrainedClassifier(out, card, evaluation, fitted)
 
@@ -507,11 +507,11 @@ class _Run:
         )
         what = "by slide (colour baseline: logistic regression on the patches' colours)"
         return [
-            interval_figure(f"balanced accuracy {what}", report.balanced_accuracy, unit="patients", data=data),
-            interval_figure(f"mean area under the ROC curve {what}", report.macro_auc, unit="patients", data=data),
+            interval_metric(f"balanced accuracy {what}", report.balanced_accuracy, unit="patients", data=data),
+            interval_metric(f"mean area under the ROC curve {what}", report.macro_auc, unit="patients", data=data),
         ]
 
-    def _fold_figures(self, held_out: Sequence[Sequence[SlideFinding]], rule: str, data: str) -> list[Any]:
+    def _fold_metrics(self, held_out: Sequence[Sequence[SlidePrediction]], rule: str, data: str) -> list[Any]:
         """Areas within each fold, averaged: scores of different networks are not compared with each other."""
         findings = [finding for fold in held_out for finding in fold]
         fold_of = np.repeat(np.arange(len(held_out)), [len(fold) for fold in held_out])
@@ -526,7 +526,7 @@ class _Run:
         owners = [finding.patient_id for finding in findings]
         interval: Interval = bootstrap(figure, owners, strata=fold_of, resamples=1000)
         return [
-            interval_figure(
+            interval_metric(
                 "mean area under the ROC curve by slide, mean over folds (network)",
                 interval,
                 unit="patients",
@@ -536,7 +536,7 @@ class _Run:
         ]
 
     def _trust_figures(
-        self, findings: Sequence[SlideFinding], scores: Sequence[float], model: _Calibrated, data: str
+        self, findings: Sequence[SlidePrediction], scores: Sequence[float], model: _Calibrated, data: str
     ) -> list[Any]:
         rule, domain = model.trust.trust.conformal, model.trust.trust.out_of_domain
         assert rule is not None
@@ -547,7 +547,7 @@ class _Run:
         alarms = None
         if domain.limit is not None:
             alarms = wilson(sum(score > domain.limit for score in scores), len(scores))
-        return trust_figures(
+        return trust_metrics(
             coverage(prediction_sets(answers, rule), truth),
             alarms,
             data,
@@ -603,9 +603,9 @@ def _macro_auc(truth: Rows, scores: NDArray[np.float64]) -> float:
     return float(np.mean([roc_auc_score(truth == c, scores[:, c]) for c in present])) if present else float("nan")
 
 
-def _predictions(findings: Sequence[SlideFinding], classes: Sequence[str]) -> str:
+def _predictions(findings: Sequence[SlidePrediction], classes: Sequence[str]) -> str:
     """One row a test slide, for those who trained; it is not part of an exported bundle."""
-    from pathology.findings.pooling_rules import RULES
+    from pathology.findings.aggregation import RULES
 
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")

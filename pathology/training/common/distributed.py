@@ -15,7 +15,7 @@ from torch import nn
 
 from pathology.errors import UsageError
 
-__all__ = ["Ranks", "joined_ranks"]
+__all__ = ["Distributed", "distributed_training"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Distributed:
     """One process among those that train together.
 
     Attributes
@@ -82,7 +82,7 @@ class Ranks:
 
 
 @contextmanager
-def joined_ranks(device: str | None = None) -> Iterator[Ranks]:
+def distributed_training(device: str | None = None) -> Iterator[Distributed]:
     """Join the processes that ``torchrun`` started; alone where it did not.
 
     Parameters
@@ -103,7 +103,7 @@ def joined_ranks(device: str | None = None) -> Iterator[Ranks]:
     if wanted != "cpu" and not torch.cuda.is_available():
         raise UsageError("no CUDA device is available", remedy="Leave out --device, or see: pathology doctor")
     if world == 1:
-        yield Ranks(0, 1, torch.device(wanted))
+        yield Distributed(0, 1, torch.device(wanted))
         return
     local = int(os.environ["LOCAL_RANK"])
     chosen = torch.device("cpu") if wanted == "cpu" else torch.device("cuda", local)
@@ -111,6 +111,6 @@ def joined_ranks(device: str | None = None) -> Iterator[Ranks]:
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield Ranks(dist.get_rank(), world, chosen)
+        yield Distributed(dist.get_rank(), world, chosen)
     finally:
         dist.destroy_process_group()

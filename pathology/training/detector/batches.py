@@ -22,13 +22,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.training.detector.data import BOX, CROP, MPP, MitosisData
 
 __all__ = ["Batch", "BatchMaker", "BatchSettings", "ordinary_nuclei", "tissue_cells"]
 
 
-class BatchSettings(Settings):
+class BatchSettings(Record):
     """How training images are made.  Shares and chances are 0 to 1."""
 
     size: Annotated[int, Field(ge=128, multiple_of=32)] = 256

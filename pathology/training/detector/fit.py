@@ -20,14 +20,14 @@ from pathology.evaluation.detector import Image, threshold_of_best_f1
 from pathology.findings.detections import Detections, suppress
 from pathology.inference.engines.detector import DetectorNetwork, WindowDetector
 from pathology.networks.darknet import Darknet
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.training.detector.batches import BatchMaker, BatchSettings, tissue_cells
 from pathology.training.detector.data import CROP, MPP, Background, MitosisData
 from pathology.training.detector.loss import LossSettings, YoloLoss
 
 __all__ = [
     "MATCH_PIXELS",
-    "FitSettings",
+    "DetectorFitSettings",
     "Fitted",
     "at_crop_scale",
     "best_f1",
@@ -45,7 +45,7 @@ MATCH_PIXELS = 7.5 / MPP
 """7.5 µm, the MIDOG convention, in pixels of the crops."""
 
 
-class FitSettings(Settings):
+class DetectorFitSettings(Record):
     """How a detector is trained."""
 
     schedule: Literal["modern", "released"] = "modern"
@@ -79,9 +79,9 @@ class FitSettings(Settings):
     """The loss."""
 
 
-def released_settings() -> FitSettings:
+def released_settings() -> DetectorFitSettings:
     """Return the released schedule with Darknet's loss and image size."""
-    return FitSettings(
+    return DetectorFitSettings(
         schedule="released",
         iterations=2000,
         batch=64,
@@ -139,7 +139,7 @@ class _Average:
         torch._foreach_lerp_([ours[n] for n in floating], [theirs[n] for n in floating], 1 - keep)
 
 
-def _optimiser(network: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+def _optimiser(network: nn.Module, settings: DetectorFitSettings) -> torch.optim.Optimizer:
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     if settings.schedule == "released":
@@ -153,7 +153,7 @@ def _optimiser(network: nn.Module, settings: FitSettings) -> torch.optim.Optimiz
     )
 
 
-def learning_rate(settings: FitSettings, iteration: int, course: float) -> float:
+def learning_rate(settings: DetectorFitSettings, iteration: int, course: float) -> float:
     """Return the learning rate at an iteration (from 0) and a share of the course (0 to 1)."""
     if settings.schedule == "released":
         # Darknet applies no step while the rate still rises, and then all that have been passed.
@@ -169,7 +169,7 @@ def learning_rate(settings: FitSettings, iteration: int, course: float) -> float
 def fit_detector(
     network: Darknet,
     data: MitosisData,
-    settings: FitSettings,
+    settings: DetectorFitSettings,
     *,
     device: torch.device,
     trained: bool = False,

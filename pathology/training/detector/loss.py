@@ -11,12 +11,12 @@ from torch.nn import functional
 from torchvision.ops import box_convert, complete_box_iou_loss
 
 from pathology.networks.darknet import Darknet, YoloHead
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["LossSettings", "YoloLoss", "anchor_iou"]
 
 
-class LossSettings(Settings):
+class LossSettings(Record):
     """Weights and thresholds of the loss."""
 
     objectness: Literal["sum", "focal"] = "focal"

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from pathology.settings import Settings
+from pathology.settings import Record
 
 __all__ = ["AugmentationSettings", "augment", "jitter_stain", "window_side"]
 
@@ -22,7 +22,7 @@ _RGB_FROM_HED: Final = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.7
 as scikit-image's ``rgb_from_hed`` has it."""
 
 
-class AugmentationSettings(Settings):
+class AugmentationSettings(Record):
     """How far patches are changed.  Every range is symmetric about no change."""
 
     resampled: Annotated[float, Field(ge=0, le=1)] = 0.5

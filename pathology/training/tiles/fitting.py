@@ -14,17 +14,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pathology.settings import Settings
+from pathology.settings import Record
 from pathology.training.tiles.augmentation import AugmentationSettings, augment, window_side
 from pathology.training.tiles.tiles import SQUARE, LabelledTiles, patch_starts, tissue_shares
 
-__all__ = ["FitSettings", "FittedNetwork", "fit_network", "tile_probabilities"]
+__all__ = ["FittedNetwork", "TileFitSettings", "fit_network", "tile_probabilities"]
 
 Rows = Sequence[int] | npt.NDArray[np.int64]
 Triple = tuple[float, float, float]
 
 
-class FitSettings(Settings):
+class TileFitSettings(Record):
     """A training recipe.  It has a fixed length: nothing is stopped or chosen by looking at held-out data."""
 
     patch: Annotated[int, Field(ge=32)] = 224
@@ -54,7 +54,7 @@ class FitSettings(Settings):
     """Random changes to training patches."""
 
     @model_validator(mode="after")
-    def _rate_rises(self) -> FitSettings:
+    def _rate_rises(self) -> TileFitSettings:
         if self.steps * self.warm_up <= 1:
             raise ValueError(f"warm_up: {self.warm_up:g} of {self.steps} steps is not more than one step")
         return self
@@ -83,7 +83,7 @@ def fit_network(
     network: nn.Module,
     tiles: LabelledTiles,
     rows: Rows,
-    settings: FitSettings,
+    settings: TileFitSettings,
     *,
     device: torch.device,
     seed: int,
@@ -157,7 +157,7 @@ def fit_network(
 
 
 def tile_probabilities(
-    network: nn.Module, tiles: LabelledTiles, rows: Rows, settings: FitSettings, *, device: torch.device
+    network: nn.Module, tiles: LabelledTiles, rows: Rows, settings: TileFitSettings, *, device: torch.device
 ) -> npt.NDArray[np.float64]:
     """Classify tiles: the mean of the class probabilities of their patches that hold tissue.
 
@@ -195,7 +195,7 @@ def tile_probabilities(
 
 
 def _with_tissue(
-    tile: npt.NDArray[np.uint8], tops: list[int], lefts: list[int], settings: FitSettings
+    tile: npt.NDArray[np.uint8], tops: list[int], lefts: list[int], settings: TileFitSettings
 ) -> list[tuple[int, int]]:
     """Where patches with enough tissue begin; at least one."""
     shares = tissue_shares(tile, settings.patch, tops, lefts)
@@ -203,7 +203,7 @@ def _with_tissue(
     return [(tops[int(i)], lefts[int(j)]) for i, j in np.argwhere(enough)]
 
 
-def _windows_with_tissue(tile: npt.NDArray[np.uint8], window: int, settings: FitSettings) -> list[tuple[int, int]]:
+def _windows_with_tissue(tile: npt.NDArray[np.uint8], window: int, settings: TileFitSettings) -> list[tuple[int, int]]:
     """Where windows begin whose middle, from which the patch is cut, holds enough tissue."""
     margin = (window - settings.patch) // 2
     tops = [margin + top for top in range(0, tile.shape[0] - window + 1, SQUARE)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pathology.inference.engines.recheck_ties import NearTies
+from pathology.inference.engines.recheck import RecheckTies
 from pathology.inference.engines.select import make_engine
 from pathology.inference.engines.torch import TorchEngine
 from pathology.testing.engine_suite import EngineSuite
@@ -39,7 +39,7 @@ class TestCudaFp16(EngineSuite):
 
 def test_what_is_made_for_a_gpu(random_bundle):
     engine = make_engine(random_bundle, kind="torch", device="cuda")
-    assert isinstance(engine, NearTies)
+    assert isinstance(engine, RecheckTies)
     assert engine.precision == "fp16"
     patches = np.random.default_rng(0).integers(0, 255, (300, 64, 64, 3)).astype(np.uint8)
     exact = make_engine(random_bundle, kind="torch", device="cuda", precision="exact").predict(patches)

@@ -16,7 +16,7 @@ from pathology.evaluation.detector import Image, rates
 from pathology.findings.detections import Detections, suppress
 from pathology.inference.engines.base import BOXES_PER_PATCH, Engine
 from pathology.inference.engines.detector import PatchDetector, WindowDetector
-from pathology.inference.engines.recheck_candidates import CandidatesExact, easier
+from pathology.inference.engines.recheck import RecheckCandidates, with_lower_floor
 from pathology.inference.engines.select import make_engine
 from pathology.inference.engines.torch import TorchEngine, has_bf16
 from pathology.testing.random_detector import write_random_detector
@@ -157,7 +157,12 @@ class Looking(Engine):
     name = "looking"
 
     def __init__(self, exact, scores):
-        self.device, self.precision, self.batch_size, self.appetite = "cpu", "bf16", exact.batch_size, exact.appetite
+        self.device, self.precision, self.batch_size, self.preferred_batch = (
+            "cpu",
+            "bf16",
+            exact.batch_size,
+            exact.preferred_batch,
+        )
         self.patch, self.classes, self.scores = exact.patch, exact.classes, scores
 
     def predict(self, patches):
@@ -175,7 +180,7 @@ class Looking(Engine):
 def test_patches_with_candidates_are_computed_again_in_full_precision(bundle, patches):
     exact = make_engine(bundle, kind="torch", device="cpu", precision="exact", threads=1)
     whole = exact.predict(patches)
-    engine = CandidatesExact(Looking(exact, [0.2, 0, np.nan, 0, 0.9]), exact)
+    engine = RecheckCandidates(Looking(exact, [0.2, 0, np.nan, 0, 0.9]), exact)
     found = engine.predict(patches)
     for patch in (0, 2, 4):  # what is no number counts as a candidate
         np.testing.assert_allclose(found[patch], whole[patch], atol=1e-3)
@@ -188,8 +193,8 @@ def test_low_precision_looks_and_full_precision_decides(bundle, patches):
     exact = make_engine(bundle, kind="torch", device="cpu", precision="exact", threads=1)
     if not has_bf16():
         pytest.skip("this processor does not compute in bf16")
-    looking = TorchEngine(easier(bundle), device="cpu", precision="bf16", threads=1)
-    engine = CandidatesExact(looking, exact)
+    looking = TorchEngine(with_lower_floor(bundle), device="cpu", precision="bf16", threads=1)
+    engine = RecheckCandidates(looking, exact)
     np.testing.assert_allclose(engine.predict(patches), exact.predict(patches), atol=1e-3)
     assert engine.description == "torch cpu bf16, candidates fp32"
     engine.close()
@@ -205,8 +210,8 @@ def test_a_processor_computes_detectors_in_full_precision(bundle, kind):
 
 
 def test_a_quarter_of_the_score_is_enough_to_be_looked_at_again(bundle):
-    assert easier(bundle).card.detection.floor == bundle.card.detection.floor / 4
-    assert easier(bundle).card.detection.threshold == bundle.card.detection.threshold
+    assert with_lower_floor(bundle).card.detection.floor == bundle.card.detection.floor / 4
+    assert with_lower_floor(bundle).card.detection.threshold == bundle.card.detection.threshold
 
 
 def test_calibration_changes_scores_and_not_boxes(bundle, patches):

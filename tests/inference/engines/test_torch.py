@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pathology.errors import UsageError
-from pathology.inference.engines.recheck_ties import NearTies
+from pathology.inference.engines.recheck import RecheckTies
 from pathology.inference.engines.torch import TorchEngine
 from pathology.testing.engine_suite import EngineSuite
 from pathology.testing.random_bundle import reference_probabilities
@@ -36,7 +36,7 @@ class TestNearTies(EngineSuite):
     @pytest.fixture
     def engine(self, random_bundle):
         fast = TorchEngine(random_bundle, device="cpu", precision="bf16", batch_size=4)
-        return NearTies(fast, TorchEngine(random_bundle, device="cpu", batch_size=4), margin=0.05)
+        return RecheckTies(fast, TorchEngine(random_bundle, device="cpu", batch_size=4), margin=0.05)
 
     @pytest.fixture
     def expected(self, random_bundle, patches):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pathology.cli.app import app
 from pathology.errors import InputTableError
-from pathology.findings.reviewed_count import count_decided
+from pathology.findings.reviewed_count import count_reviewed
 from pathology.findings.slide_detections import Decision
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.export.detection_table import COLUMNS, read_detection_table, write_detection_table
@@ -44,7 +44,7 @@ def test_what_is_written(detections, tmp_path):
     assert [int(row["number"]) for row in rows] == list(range(1, 61))
     np.testing.assert_allclose([float(row["x"]) for row in rows], detections.found.centres[:, 0], atol=0.06)
     np.testing.assert_allclose([float(row["score"]) for row in rows], detections.found.scores, atol=6e-5)
-    hotspot = count_decided(detections, decisions, mpp=0.25, tissue_mm2=None).hotspot
+    hotspot = count_reviewed(detections, decisions, mpp=0.25, tissue_mm2=None).hotspot
     assert {i for i, row in enumerate(rows) if row["in_hotspot"]} == set(hotspot.members)
 
 
@@ -113,14 +113,14 @@ def test_from_results_to_the_spreadsheet_and_back_to_a_grade(detections, tmp_pat
     run("export", tmp_path, "--format", "detections-csv", "--to", tmp_path / "out")
     path = tmp_path / "out" / "one.detections.csv"
     rows = table(path)
-    before = count_decided(detections, {}, mpp=0.25, tissue_mm2=9.0)
+    before = count_reviewed(detections, {}, mpp=0.25, tissue_mm2=9.0)
     for row in rows:
         if row["in_hotspot"]:
             row["decision"] = "rejected" if int(row["number"]) % 2 else "accepted"
     save(path, rows, separator=";")
     said = run("decisions", tmp_path, "one", path)
     decisions = read_decisions(folder, detections)
-    after = count_decided(detections, decisions, mpp=0.25, tissue_mm2=9.0)
+    after = count_reviewed(detections, decisions, mpp=0.25, tissue_mm2=9.0)
     assert len(decisions) == before.hotspot.count > after.hotspot.count
     assert f"{before.total} counted before, {after.total} now" in said
     assert f"{after.hotspot.count} mitoses" in said

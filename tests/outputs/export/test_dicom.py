@@ -186,12 +186,12 @@ def test_the_report_says_what_was_found(slide, tmp_path):
 
 
 def test_the_hotspots_border_lies_around_it(slide, tmp_path):
-    from pathology.findings.reviewed_count import count_decided
+    from pathology.findings.reviewed_count import count_reviewed
 
     made = pydicom.dcmread(export_slide(slide, "dicom-report", tmp_path))
     (graphic,) = [element.value for element in made.iterall() if element.keyword == "GraphicData"]
     corners = np.array(graphic, float).reshape(-1, 3)
-    spot = count_decided(slide.detections, mpp=0.499, tissue_mm2=1).hotspot
+    spot = count_reviewed(slide.detections, mpp=0.499, tissue_mm2=1).hotspot
     centre = dicom_source(slide.record).position(spot.x, spot.y, 0.499)
     away = np.linalg.norm(corners - centre, axis=1)
     np.testing.assert_allclose(away, spot.half_width * 0.499 / 1000, rtol=1e-4)

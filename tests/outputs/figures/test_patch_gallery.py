@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pathology.outputs.figures.patch_gallery import attention_picture, cut_patches, gallery_rows, telling_rows
+from pathology.outputs.figures.patch_gallery import attention_picture, cut_patches, gallery_rows, representative_rows
 from pathology.outputs.figures.thumbnail import SlidePicture
 from pathology.testing.array_reader import ArrayReader
 
@@ -11,10 +11,10 @@ COORDS = np.array([[0, 0], [40, 0], [200, 0], [0, 200], [200, 200]], np.int32)
 
 
 def test_the_most_probable_that_do_not_overlap():
-    assert telling_rows(P, COORDS, 64.0) == [[1, 2], [3]]
-    assert telling_rows(P, COORDS, 40.0) == [[1, 0, 2], [3]]
-    assert telling_rows(P, COORDS, 40.0, most=1) == [[1], [3]]
-    assert telling_rows(np.full((2, 3), np.nan), COORDS[:2], 64.0) == [[], [], []]
+    assert representative_rows(P, COORDS, 64.0) == [[1, 2], [3]]
+    assert representative_rows(P, COORDS, 40.0) == [[1, 0, 2], [3]]
+    assert representative_rows(P, COORDS, 40.0, most=1) == [[1], [3]]
+    assert representative_rows(np.full((2, 3), np.nan), COORDS[:2], 64.0) == [[], [], []]
 
 
 def test_pictures_are_cut_where_the_patches_lie():

@@ -6,17 +6,17 @@ import pytest
 from pathology.outputs.figures.palette import hex_to_rgb
 from pathology.outputs.figures.quality import QUALITY_COLOURS, quality_picture
 from pathology.slide.tissue.artefacts import Artefacts
-from pathology.slide.tissue.detect import Glass, LeftOut, TissueMask
+from pathology.slide.tissue.detect import ExclusionReason, Glass, TissueMask
 from pathology.slide.tissue.focus import FocusMap
 from pathology.slide.tissue.quality import SlideQuality
 
 
 @pytest.fixture
 def quality():
-    left_out = np.full((100, 150), LeftOut.GLASS, np.uint8)
-    left_out[10:90, 10:70] = LeftOut.NOTHING
-    left_out[10:30, 100:140] = LeftOut.PEN
-    left_out[40:50, 100:140] = LeftOut.EDGE
+    left_out = np.full((100, 150), ExclusionReason.GLASS, np.uint8)
+    left_out[10:90, 10:70] = ExclusionReason.NOTHING
+    left_out[10:30, 100:140] = ExclusionReason.PEN
+    left_out[40:50, 100:140] = ExclusionReason.EDGE
     fold, bubble, dark = (np.zeros(left_out.shape, bool) for _ in range(3))
     fold[20:30, 20:60] = True
     blurred = np.zeros((10, 15), bool)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from pathology.errors import OutputError
-from pathology.findings.reviewed_count import count_decided
+from pathology.findings.reviewed_count import count_reviewed
 from pathology.formatting import RESEARCH_USE_ONLY
 from pathology.outputs.export.exports import export_batch, export_slide
 from pathology.outputs.results.results_folder import open_results
@@ -38,7 +38,7 @@ def test_a_slides_report(results, tmp_path):
     for finding in slide.record.classes:
         assert finding.name in said
     assert "Mitoses" in said
-    count = count_decided(slide.detections, mpp=0.499, tissue_mm2=slide.record.tissue_mm2)
+    count = count_reviewed(slide.detections, mpp=0.499, tissue_mm2=slide.record.tissue_mm2)
     assert f"{count.total} of 60 detections" in said
     assert f"{count.hotspot.per_mm2:.2f} /mm²" in said
     assert "95 % CI" in said
@@ -129,7 +129,7 @@ def test_an_unwritable_place_is_an_error(make, tmp_path):
 
 def test_a_detectors_slide_has_a_count_for_an_answer(results, tmp_path):
     slide = results["square"]
-    count = count_decided(slide.detections, {}, mpp=slide.record.mpp, tissue_mm2=slide.record.tissue_mm2)
+    count = count_reviewed(slide.detections, {}, mpp=slide.record.mpp, tissue_mm2=slide.record.tissue_mm2)
     result = slide.record.model_copy(update={"prediction": None, "classes": ()})
     pdf.write_slide_pdf(tmp_path / "a.pdf", result, slide.card, count=count)
     said = text(tmp_path / "a.pdf")[0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pathology.bundle.card import Detection, Figure
+from pathology.bundle.card import Detection, Metric
 from pathology.errors import OutputError
 from pathology.findings.mitotic_count import count_mitoses
 from pathology.outputs.figures.heatmap import build_heatmap
@@ -231,7 +231,7 @@ def test_a_calibrated_model_is_called_so(make):
 
 
 def test_a_count_says_how_often_the_detector_is_wrong_and_what_it_learnt_from(make):
-    alarms = Figure(
+    alarms = Metric(
         metric="false positives per mm²",
         value=5.0,
         interval=(1.0, 15.0),
@@ -248,7 +248,7 @@ def test_a_count_says_how_often_the_detector_is_wrong_and_what_it_learnt_from(ma
         warnings=("patches were magnified",),
         extra={"mitoses": {"threshold": 0.5, "candidates": 7, **count}},
     )
-    text = make.page(slide_report(result, make.card(figures=(alarms,), **changes))).text
+    text = make.page(slide_report(result, make.card(metrics=(alarms,), **changes))).text
     assert "this detector still called 5.0 objects per mm² mitoses (95 % interval 1.0 to 15.0)" in text
     assert "the 2.00 mm² searched here give 10 (2 to 30) without a single one" in text
     answer = text[: text.index("For a grade")]

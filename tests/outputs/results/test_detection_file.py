@@ -6,7 +6,7 @@ import pytest
 
 from pathology.errors import StoreError, UsageError
 from pathology.findings.mitotic_count import count_mitoses
-from pathology.findings.reviewed_count import HOTSPOT_LIMIT, count_decided
+from pathology.findings.reviewed_count import HOTSPOT_LIMIT, count_reviewed
 from pathology.findings.slide_detections import Decision
 from pathology.outputs.export.annotations import CANDIDATE, REJECTED, decided, detection_features
 from pathology.outputs.export.geojson import read_geojson, write_geojson
@@ -86,7 +86,7 @@ def test_what_counts(detections):
     }
     changed = np.flatnonzero(detections.counted(decisions) != plain)
     assert changed.tolist() == sorted([rejected, accepted, lookalike])
-    count = count_decided(detections, decisions, mpp=0.25, tissue_mm2=2.0)
+    count = count_reviewed(detections, decisions, mpp=0.25, tissue_mm2=2.0)
     assert (count.total, count.accepted, count.rejected) == (plain.sum() + 1, 2, 1)
     assert count.per_mm2 == count.total / 2
 
@@ -96,7 +96,7 @@ def test_the_hotspot_is_that_of_the_counted_ones(detections):
     decisions = {row: Decision.on(detections, row, "rejected") for row in rejected}
     left = np.flatnonzero(detections.counted(decisions))
     expected = count_mitoses(detections.found.centres[left], 0.25).hotspot
-    found = count_decided(detections, decisions, mpp=0.25, tissue_mm2=None)
+    found = count_reviewed(detections, decisions, mpp=0.25, tissue_mm2=None)
     assert found.per_mm2 is None
     assert (found.hotspot.count, found.hotspot.x, found.hotspot.y) == (expected.count, expected.x, expected.y)
     assert found.hotspot.members == tuple(left[list(expected.members)])
@@ -104,11 +104,11 @@ def test_the_hotspot_is_that_of_the_counted_ones(detections):
 
 
 def test_no_hotspot_without_scale_without_any_or_of_absurdly_many(detections):
-    assert count_decided(detections, mpp=None, tissue_mm2=None).hotspot is None
-    assert count_decided(random_detections("a", (100, 100), 0), mpp=0.25, tissue_mm2=1).hotspot is None
+    assert count_reviewed(detections, mpp=None, tissue_mm2=None).hotspot is None
+    assert count_reviewed(random_detections("a", (100, 100), 0), mpp=0.25, tissue_mm2=1).hotspot is None
     many = random_detections("many", (4000, 3000), 4 * HOTSPOT_LIMIT)
     assert many.counted().sum() > HOTSPOT_LIMIT
-    assert count_decided(many, mpp=0.25, tissue_mm2=1).hotspot is None
+    assert count_reviewed(many, mpp=0.25, tissue_mm2=1).hotspot is None
 
 
 def test_decisions_round_trip(detections, tmp_path):

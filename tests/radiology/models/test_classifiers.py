@@ -22,7 +22,7 @@ from pathology.radiology.models.network_classifier import (
     LabelledImages,
     cross_validated_probabilities,
     fit_classifier,
-    patient_figures,
+    patient_metrics,
     probabilities,
 )
 from pathology.radiology.models.pretrained import start_from
@@ -90,10 +90,10 @@ def test_copies_of_a_picture_under_two_patients_are_found():
 def test_figures_count_patients_not_images():
     images = xor_images()
     scores = np.column_stack([1 - images.labels, images.labels]) * 0.8 + 0.1
-    figures = patient_figures(images, scores, ("different", "same"), data="x")
-    assert [f.metric for f in figures] == ["area under the ROC curve", "balanced accuracy", "accuracy"]
-    assert all(f.n == 32 and f.unit == "patients" for f in figures)
-    assert figures[0].value == 1.0
+    metrics = patient_metrics(images, scores, ("different", "same"), data="x")
+    assert [f.metric for f in metrics] == ["area under the ROC curve", "balanced accuracy", "accuracy"]
+    assert all(f.n == 32 and f.unit == "patients" for f in metrics)
+    assert metrics[0].value == 1.0
 
 
 def test_classifiers_depend_on_the_seed_alone():
@@ -257,11 +257,11 @@ def test_the_hypoxic_fraction_of_phantoms_is_recovered(tmp_path):
             architecture="resnet18", shift=0, optimiser=OptimiserSettings(steps=30, batch=32, learning_rate=2e-3)
         ),
     )
-    figures = {f.metric: f for f in recipe.evaluate(cohort, folds=2)}
-    assert figures["area under the ROC curve of pixels"].value > 0.85
-    assert figures["correlation of hypoxic fractions with histology"].value > 0.8
-    assert figures["mean absolute error of the hypoxic fraction"].value < 0.15
-    json.dumps([f.model_dump() for f in figures.values()])
+    metrics = {f.metric: f for f in recipe.evaluate(cohort, folds=2)}
+    assert metrics["area under the ROC curve of pixels"].value > 0.85
+    assert metrics["correlation of hypoxic fractions with histology"].value > 0.8
+    assert metrics["mean absolute error of the hypoxic fraction"].value < 0.15
+    json.dumps([f.model_dump() for f in metrics.values()])
 
 
 def test_hypoxic_fraction_by_hand(axial):

@@ -13,7 +13,7 @@ from pathology.radiology.models.bundle import CardText, read_radiology_card
 from pathology.radiology.models.fit import OptimiserSettings, dice_and_cross_entropy
 from pathology.radiology.models.registry import predict_case, recipe_of
 from pathology.radiology.models.segmentation import SegmentationRecipe
-from pathology.radiology.models.segmentation_metrics import agreement
+from pathology.radiology.models.segmentation_metrics import segmentation_agreement
 from pathology.testing.radiology_constructed import readers_cohort
 from pathology.testing.radiology_dicom_write import write_contours, write_series
 from pathology.testing.radiology_phantoms import tumour_phantom
@@ -46,8 +46,8 @@ def cohort(tmp_path_factory):
 
 @pytest.mark.parametrize("shape", ["2.5d", "3d"])
 def test_every_shape_learns_and_is_measured_by_patient(cohort, shape):
-    figures = recipe(shape).evaluate(cohort, folds=2)
-    values = {f.metric: f for f in figures}
+    metrics = recipe(shape).evaluate(cohort, folds=2)
+    values = {f.metric: f for f in metrics}
     dice = values["Dice coefficient"]
     assert dice.n == 6
     assert dice.unit == "patients"
@@ -70,7 +70,7 @@ def test_train_card_predict(cohort, tmp_path, shape):
     mask = open_mask(tmp_path / "out" / "segmentation.nii.gz", opened)
     assert found["volume_cm3"] == pytest.approx(mask.volume_mm3 / 1000)
     truth = cohort.cases[0].contours("CT", opened)[0]
-    assert agreement(mask, truth).dice > 0.5
+    assert segmentation_agreement(mask, truth).dice > 0.5
     assert (tmp_path / "out" / "montage.png").stat().st_size > 5000
     # The same again gives the same, voxel for voxel.
     predict_case(tmp_path / "model", cohort.cases[0], tmp_path / "again")

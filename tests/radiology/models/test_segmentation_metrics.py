@@ -10,7 +10,7 @@ from pathology.radiology.images.consensus import confidence_map, contour_at
 from pathology.radiology.io.errors import GeometryError
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.volume import Mask
-from pathology.radiology.models.segmentation_metrics import agreement, continuous_dice, dice, soft_dice
+from pathology.radiology.models.segmentation_metrics import continuous_dice, dice, segmentation_agreement, soft_dice
 from pathology.testing.radiology_phantoms import ellipsoid
 
 
@@ -27,7 +27,7 @@ def blobs(seed, shape=(9, 20, 24)):
 def test_figures_equal_monai(seed, spacing):
     first, second = blobs(seed), blobs(seed + 100)
     geometry = Geometry((24, 20, 9), spacing)
-    own = agreement(Mask(first, geometry), Mask(second, geometry))
+    own = segmentation_agreement(Mask(first, geometry), Mask(second, geometry))
     a, b = (torch.from_numpy(m.astype(np.float32))[None, None] for m in (first, second))
     options = {"include_background": True, "spacing": list(geometry.array_spacing)}
     assert own.dice == pytest.approx(float(compute_dice(a, b)), abs=1e-6)
@@ -43,7 +43,7 @@ def test_known_distance():
     cube = np.zeros(geometry.shape, bool)
     cube[5:10, 5:15, 5:15] = True
     moved = np.roll(cube, 3, axis=0)  # 3 slices of 2 mm
-    found = agreement(Mask(moved, geometry), Mask(cube, geometry))
+    found = segmentation_agreement(Mask(moved, geometry), Mask(cube, geometry))
     assert found.hausdorff_mm == 6.0
     assert found.dice == pytest.approx(2 / 5)
 
@@ -52,11 +52,11 @@ def test_empty_masks_and_other_grids():
     geometry = Geometry((8, 8, 8), (1, 1, 1))
     nothing, something = np.zeros((8, 8, 8), bool), np.zeros((8, 8, 8), bool)
     something[3, 3, 3] = True
-    assert agreement(Mask(nothing, geometry), Mask(nothing, geometry)).dice == 1.0
-    lost = agreement(Mask(nothing, geometry), Mask(something, geometry))
+    assert segmentation_agreement(Mask(nothing, geometry), Mask(nothing, geometry)).dice == 1.0
+    lost = segmentation_agreement(Mask(nothing, geometry), Mask(something, geometry))
     assert (lost.dice, lost.hausdorff_mm) == (0.0, np.inf)
     with pytest.raises(GeometryError):
-        agreement(Mask(nothing, Geometry((8, 8, 8), (2, 1, 1))), Mask(something, geometry))
+        segmentation_agreement(Mask(nothing, Geometry((8, 8, 8), (2, 1, 1))), Mask(something, geometry))
 
 
 @given(st.integers(0, 2**31), st.floats(0.05, 0.95))

@@ -93,17 +93,17 @@ def test_table_has_every_part_and_shape_once(cohort, recipe):
 
 
 def test_evaluate_train_predict(cohort, recipe, table, tmp_path):
-    figures = recipe.evaluate_table(table, cohort, folds=3)
-    names = [f.metric for f in figures]
+    metrics = recipe.evaluate_table(table, cohort, folds=3)
+    names = [f.metric for f in metrics]
     assert names == [
         "area under the ROC curve, clinical data alone",
         "area under the ROC curve, radiomics",
         "area under the ROC curve, all together",
     ]
-    assert all(f.n == 16 for f in figures)
-    assert figures[1].value > 0.7
+    assert all(f.n == 16 for f in metrics)
+    assert metrics[1].value > 0.7
     recipe.train_table(
-        table, cohort, tmp_path / "m", TEXT, system="yang-2022-lipoma", figures=figures, constructed=True
+        table, cohort, tmp_path / "m", TEXT, system="yang-2022-lipoma", metrics=metrics, constructed=True
     )
     found = predict_case(tmp_path / "m", cohort.cases[1], tmp_path / "o")
     json.dumps(found)
@@ -243,13 +243,13 @@ def test_survival_recipe_evaluates_trains_and_predicts(cohort, recipe, table, tm
         horizons={"1 year": 365.0},
         signature=SurvivalSignatureSettings(keep=3, penalties=(0.1,), inner_folds=2),
     )
-    figures = survival.evaluate_table(table, followed, folds=2)
-    assert [f.metric for f in figures if f.metric.startswith("concordance")] == [
+    metrics = survival.evaluate_table(table, followed, folds=2)
+    assert [f.metric for f in metrics if f.metric.startswith("concordance")] == [
         "concordance index, clinical data alone",
         "concordance index, images",
         "concordance index, all together",
     ]
-    survival.train_table(table, followed, tmp_path / "m", TEXT, system="liu-2021", figures=figures, constructed=True)
+    survival.train_table(table, followed, tmp_path / "m", TEXT, system="liu-2021", metrics=metrics, constructed=True)
     found = predict_case(tmp_path / "m", cohort.cases[0], tmp_path / "o")
     json.dumps(found)
     assert 0 < found["probability"]["1 year"] < 1

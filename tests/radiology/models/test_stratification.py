@@ -10,7 +10,7 @@ from pathology.errors import UsageError
 from pathology.radiology.images.saliency import draw_attention
 from pathology.radiology.io.cohort import Case, Cohort
 from pathology.radiology.models.network_classifier import LabelledImages
-from pathology.radiology.models.stratification import predicted_groups, stratification_figures
+from pathology.radiology.models.stratification import predicted_groups, stratification_metrics
 from pathology.survival.outcome import Outcome
 from pathology.systems.radiology import navarro_2021
 
@@ -26,7 +26,7 @@ def followed():
 def test_the_hazard_ratio_equals_lifelines(followed):
     lifelines = pytest.importorskip("lifelines")
     outcome, probability = followed
-    found = {f.metric: f for f in stratification_figures(outcome, probability, ("0", "1"), data="made", what="death")}
+    found = {f.metric: f for f in stratification_metrics(outcome, probability, ("0", "1"), data="made", what="death")}
     ratio = found["hazard ratio, predicted 1 against predicted 0"]
     frame = pd.DataFrame({"time": outcome.time, "event": outcome.event, "high": (probability >= 0.5).astype(float)})
     with warnings.catch_warnings():
@@ -47,7 +47,7 @@ def test_the_hazard_ratio_equals_lifelines(followed):
 
 def test_one_predicted_class_has_no_hazard_ratio(followed):
     outcome, probability = followed
-    found = stratification_figures(outcome, 0.5 + probability / 2, ("0", "1"), data="made", what="death")
+    found = stratification_metrics(outcome, 0.5 + probability / 2, ("0", "1"), data="made", what="death")
     assert found[1].value is None
     assert "0 and 60 patients" in found[1].note
     assert predicted_groups([0.5, 0.49], ("low", "high")) == ["predicted high", "predicted low"]
@@ -63,11 +63,11 @@ def test_survival_is_measured_where_it_is_known(followed):
     cohort = Cohort(tuple(Case(p, {}, {}) for p in patients), table)
     images = LabelledImages(np.zeros((60, 3, 2, 2), np.float32), labels, patients)
     scores = np.stack([1 - probability, probability], axis=1)
-    found = {f.metric: f for f in recipe.figures(images, scores, cohort, data="made")}
+    found = {f.metric: f for f in recipe.metrics(images, scores, cohort, data="made")}
     assert found["area under the ROC curve"].n == 60
     assert found["concordance index of the probability"].n == 59
     cohort = Cohort(cohort.cases, table.drop(columns="death"))
-    assert len(recipe.figures(images, scores, cohort, data="made")) == 3
+    assert len(recipe.metrics(images, scores, cohort, data="made")) == 3
 
 
 def test_attention_is_drawn_over_images():

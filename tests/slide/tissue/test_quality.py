@@ -7,7 +7,7 @@ from PIL import Image
 from pathology.settings import QualitySettings
 from pathology.slide.thumbnail import Thumbnail, thumbnail
 from pathology.slide.tissue.artefacts import find_artefacts
-from pathology.slide.tissue.detect import LeftOut, find_tissue
+from pathology.slide.tissue.detect import ExclusionReason, find_tissue
 from pathology.slide.tissue.quality import ARTEFACTS, find_quality
 from pathology.testing.array_reader import ArrayReader
 from pathology.testing.planted import PlantedSlide, average_down, synthetic_tissue
@@ -82,7 +82,7 @@ def test_a_pen_mark_is_nothing_else():
     slide = planted(6)
     slide.pen((38, 38, 44), np.array([[3.2, 0.4], [3.6, 2.6]]), 0.4)
     artefacts, tissue, truth = found(slide)
-    pen = tissue.left_out == LeftOut.PEN
+    pen = tissue.left_out == ExclusionReason.PEN
     assert rates(pen, truth["pen"])[0] > 0.95
     assert not (artefacts.dark & pen).any()
 

@@ -9,7 +9,7 @@ from pathology.training.classifier.fit import fit_slides
 from pathology.training.classifier.predict import predict_slides
 from pathology.training.classifier.recipe import SlideRecipe, Stage
 from pathology.training.common.checkpoint import Checkpoint
-from pathology.training.common.distributed import joined_ranks
+from pathology.training.common.distributed import distributed_training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -24,7 +24,7 @@ def test_a_gpu_trains_in_low_precision_and_goes_on(patches, tmp_path):
         augmentation="none",
     )
     rows = np.arange(4)
-    with joined_ranks() as ranks:
+    with distributed_training() as ranks:
         assert ranks.device.type == "cuda"
         torch.manual_seed(0)
         checkpoint = Checkpoint(tmp_path, "one")

@@ -22,9 +22,9 @@ from pathology.training.classifier.patches import SlidePatches, TrainingPatches
 from pathology.training.classifier.predict import SlideLogits, predict_slides
 from pathology.training.classifier.recipe import SlideRecipe, Stage
 from pathology.training.common.checkpoint import Checkpoint
-from pathology.training.common.distributed import Ranks, joined_ranks
+from pathology.training.common.distributed import Distributed, distributed_training
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = Distributed(0, 1, torch.device("cpu"))
 ROWS = np.arange(4)
 
 
@@ -239,7 +239,7 @@ def _train_apart(given):
         tuple(map(Path, told["stores"])),
         tuple(np.array(keep, bool) for keep in told["keep"]),
     )
-    with joined_ranks("cpu") as ranks:
+    with distributed_training("cpu") as ranks:
         fitted = fit_slides(network(), patches, ROWS, ROWS, recipe(stages=(Stage(epochs=1),)), ranks=ranks)
         assert (ranks.world, ranks.first) == (2, ranks.rank == 0)
         head = {"head": fitted.network[1][8].weight.detach().clone()}

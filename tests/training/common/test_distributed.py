@@ -8,7 +8,7 @@ import numpy as np
 import torch.multiprocessing as mp
 from torch.distributed import TCPStore
 
-from pathology.training.common.distributed import joined_ranks
+from pathology.training.common.distributed import distributed_training
 
 
 def _one(rank: int, port: int, folder: Path) -> None:
@@ -19,7 +19,7 @@ def _one(rank: int, port: int, folder: Path) -> None:
         (folder / f"made-by-{rank}").touch()
         return folder, np.arange(5) + rank
 
-    with joined_ranks("cpu") as ranks:
+    with distributed_training("cpu") as ranks:
         where, numbers = ranks.made_by_first(make)
         assert ranks.smallest(10 - rank) == 8
         assert ranks.from_first(rank + 0.5) == 0.5
@@ -34,5 +34,5 @@ def test_what_the_first_process_makes_is_made_once_and_held_by_all(tmp_path):
 
 
 def test_alone_it_is_made_here():
-    with joined_ranks("cpu") as ranks:
+    with distributed_training("cpu") as ranks:
         assert ranks.made_by_first(lambda: "here") == "here"

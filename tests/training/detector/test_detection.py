@@ -35,7 +35,7 @@ from pathology.training.detector.data import (
     write_pack,
 )
 from pathology.training.detector.fit import (
-    FitSettings,
+    DetectorFitSettings,
     evaluate_crops,
     evaluate_windows,
     false_alarms,
@@ -364,7 +364,7 @@ def test_released_schedule_is_the_published_one():
 
 
 def test_modern_schedule_rises_and_falls():
-    settings = FitSettings()
+    settings = DetectorFitSettings()
     values = [learning_rate(settings, 0, c) for c in np.linspace(0, 1, 101)]
     assert max(values) == pytest.approx(settings.rate, rel=0.02)
     assert values[0] < 0.02 * settings.rate
@@ -376,7 +376,7 @@ def test_a_small_detector_learns_drawn_discs():
     torch.manual_seed(0)
     data = drawn_data()
     network = yolov4_csp(width=0.125, size=128, anchors=ANCHORS)
-    settings = FitSettings(
+    settings = DetectorFitSettings(
         # Fewer steps, or larger ones, leave an outcome that hangs on rounding, and so on the number of threads.
         iterations=350,
         batch=4,
@@ -407,7 +407,7 @@ def test_a_small_detector_learns_drawn_discs():
 
 
 def test_time_ends_a_fit():
-    settings = FitSettings(
+    settings = DetectorFitSettings(
         iterations=10_000, seconds=1.0, batch=1, mining=(), batches=BatchSettings(size=128), average=0.9
     )
     data = dataclasses.replace(drawn_data(4), backgrounds=())

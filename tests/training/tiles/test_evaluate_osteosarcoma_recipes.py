@@ -78,7 +78,7 @@ def test_a_small_budget_changes_nothing_else(script, system):
 def test_figures_by_hand(script, folder):
     tiles = read_osteosarcoma(folder)
     called = np.array([0, 0, 1, 1, 1, 1, 0, 2, 2])  # tiles stand by class, then by case
-    found = script.figures(tiles, np.eye(3)[called])
+    found = script.metrics(tiles, np.eye(3)[called])
     recall, right = found["recall of non-tumour"], found["accuracy over the three classes"]
     expected = wilson(2, 3)
     assert (recall["value"], recall["low"], recall["n"]) == (expected.value, expected.low, 3)

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from pathology.training.tiles.augmentation import AugmentationSettings
-from pathology.training.tiles.fitting import FitSettings, _pick, _pools, fit_network, tile_probabilities
+from pathology.training.tiles.fitting import TileFitSettings, _pick, _pools, fit_network, tile_probabilities
 from pathology.training.tiles.tiles import LabelledTiles
 
 CPU = torch.device("cpu")
-RECIPE = FitSettings(patch=32, stride=16, steps=80, batch=8, learning_rate=1e-2, label_smoothing=0.0)
+RECIPE = TileFitSettings(patch=32, stride=16, steps=80, batch=8, learning_rate=1e-2, label_smoothing=0.0)
 
 
 def make_tiles(count: int = 8, side: int = 96) -> LabelledTiles:
@@ -161,4 +161,4 @@ def test_a_tiles_prediction_is_the_mean_of_its_patches():
 
 def test_a_schedule_without_a_rise_is_refused():
     with pytest.raises(ValueError, match=r"warm_up: 0\.2 of 5 steps is not more than one step"):
-        FitSettings(steps=5)
+        TileFitSettings(steps=5)

@@ -49,8 +49,8 @@ def test_from_tiles_to_a_bundle_and_again(small_tiles, tmp_path):
     bundle = load_bundle(out)
     assert bundle.card.classes == ("non-tumour", "non-viable tumour", "viable tumour")
     assert bundle.card.weights_sha256 in (work / "all-tiles-seed0.json").read_text()
-    assert all(figure.n > 0 and figure.data for figure in bundle.card.figures)
-    recalls = {figure.metric: figure for figure in bundle.card.figures}
+    assert all(figure.n > 0 and figure.data for figure in bundle.card.metrics)
+    recalls = {figure.metric: figure for figure in bundle.card.metrics}
     # A class that training has not seen cannot be named by the baseline at all.
     assert recalls["recall of viable tumour, Case-48 held out (colour baseline)"].value == 0
     assert recalls["recall of non-tumour, all cases (network)"].n == 17

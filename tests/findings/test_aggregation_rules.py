@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pathology.errors import NoTissueError, UsageError
-from pathology.findings.pooling_rules import (
+from pathology.findings.aggregation import (
     RULES,
     average_probability,
     majority_vote,

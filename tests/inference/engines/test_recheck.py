@@ -1,7 +1,7 @@
 import numpy as np
 
 from pathology.inference.engines.base import Engine
-from pathology.inference.engines.recheck_ties import NearTies
+from pathology.inference.engines.recheck import RecheckTies
 
 
 class Told(Engine):
@@ -15,7 +15,7 @@ class Told(Engine):
         self._answers = np.array(answers, np.float32)
         self.precision = precision
         self.batch_size = 2
-        self.appetite = 4
+        self.preferred_batch = 4
         self.classes = self._answers.shape[1]
         self.asked = []
 
@@ -38,7 +38,7 @@ def test_ties_and_overflows_are_computed_again_and_nothing_else():
     nan = float("nan")
     fast = Told([[0.9, 0.1], [0.52, 0.48], [nan, nan], [0.4, 0.6]])
     exact = Told([[0.8, 0.2], [0.49, 0.51], [0.3, 0.7], [0.45, 0.55]], "fp32")
-    engine = NearTies(fast, exact, margin=0.1)
+    engine = RecheckTies(fast, exact, margin=0.1)
     got = engine.predict(patches(4))
     np.testing.assert_array_equal(got, np.array([[0.9, 0.1], [0.49, 0.51], [0.3, 0.7], [0.4, 0.6]], np.float32))
     assert exact.asked == [1, 2]
@@ -46,5 +46,5 @@ def test_ties_and_overflows_are_computed_again_and_nothing_else():
 
 
 def test_one_output_has_no_ties():
-    engine = NearTies(Told([[0.5], [0.5]]), Told([[0.1], [0.1]]))
+    engine = RecheckTies(Told([[0.5], [0.5]]), Told([[0.1], [0.1]]))
     np.testing.assert_array_equal(engine.predict(patches(2)), np.full((2, 1), 0.5, np.float32))
