@@ -10,7 +10,7 @@ from pathology.errors import UsageError
 from pathology.stats.decision_curve import decision_curve, draw_decision_curves
 from pathology.stats.logistic_calibration import calibration_groups, draw_calibration, fit_calibration
 from pathology.stats.nomogram import Nomogram, NomogramTerm, draw_nomogram
-from pathology.survival.metrics import decision_curve as survival_decision_curve
+from pathology.survival.metrics import survival_decision_curve
 from pathology.survival.outcome import Outcome
 
 
