@@ -19,10 +19,10 @@ def patches_of(slide, count):
     """Return ``(n, 224, 224, 3)`` patches from all over the tissue, plain and normalised."""
     from pathology.scoring.prepare import prepare
     from pathology.settings import GridSettings, TissueSettings
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.tiling.blocks import BlockReader
 
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         ready = prepare(
             reader,
             option_mpp=None,

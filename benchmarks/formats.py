@@ -82,7 +82,7 @@ def in_turns(reads, count, seconds):
 
 def main():
     """Write the slides, measure, and print the table."""
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.testing.synthetic_slides import ArrayPicture, write_dicom, write_svs
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,7 +90,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--write", action="store_true", help="write the table into docs/tiling.md")
     arguments = parser.parse_args()
-    with open_slide(arguments.slide) as reader:
+    with open_reader(arguments.slide) as reader:
         width, height = (min(SIDE, side // TILE * TILE) for side in reader.dimensions)
         picture = ArrayPicture(reader.read(0, 0, 0, width, height))
     count = width * height // TILE**2
@@ -102,7 +102,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         svs = write_svs(Path(folder) / "jpeg.svs", picture, factors=(1,))
         series = write_dicom(Path(folder) / "series", picture, factors=(1,))
-        with open_slide(svs) as one, open_slide(series) as other:
+        with open_reader(svs) as one, open_reader(series) as other:
             rates = in_turns([ours(other, 1), ours(one, 1)], count, arguments.seconds)
         row("DICOM, JPEG frames", rates[0], "the same as SVS", rates[1])
         for decibels in PEAK_SIGNAL_TO_NOISE:
@@ -111,7 +111,7 @@ def main():
             )
             peers = {reduction: openslides(path, reduction) for reduction in (1, 2)}
             bits = path.stat().st_size * 8 / (width * height)
-            with open_slide(path) as reader:
+            with open_reader(path) as reader:
                 if not np.array_equal(reader.read(0, 0, 0, width, height), peers[1][1]):
                     raise SystemExit(f"pixels differ at {decibels} dB")
                 for reduction, name in ((1, "full"), (2, "half")):

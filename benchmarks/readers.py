@@ -145,9 +145,9 @@ class Ours(Adapter):
     """The reader of this project, region by region, asked like the others, into the same memory."""
 
     def __init__(self, path: str) -> None:
-        from pathology.slide.open import open_slide
+        from pathology.slide.open import open_reader
 
-        self.reader = open_slide(path)
+        self.reader = open_reader(path)
         self.memory = threading.local()
 
     def region(self, x, y, size):  # noqa: D102 - as the base says
@@ -157,7 +157,7 @@ class Ours(Adapter):
 
     def scaled(self, x, y, size, factor):  # noqa: D102 - as the base says
         from pathology.slide.readers.base import Rect
-        from pathology.tiling.resample import choose_scaling, read_scaled
+        from pathology.slide.resample import choose_scaling, read_scaled
 
         target = Rect(round(x / factor), round(y / factor), size, size)
         return read_scaled(self.reader, choose_scaling(self.reader, factor), target).pixels

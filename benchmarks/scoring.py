@@ -52,14 +52,14 @@ def bundle(arguments, folder):
 def plan(slide, patch):
     """All patches of the slide, tissue or not, so that every case has the same ones."""
     from pathology.settings import GridSettings
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.slide.scale import resolve_mpp
     from pathology.slide.thumbnail import thumbnail
     from pathology.slide.tissue.detect import find_tissue
     from pathology.tiling.grid import Grid, TissueShare
     from pathology.tiling.plan import plan_tiles
 
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         scale = resolve_mpp(reader).mpp
         overview = thumbnail(reader, scale, 8.0)
         mask = find_tissue(overview.pixels, overview.mpp).mask
@@ -151,7 +151,7 @@ def engine_case(name, model, slide, arguments):
     from pathology.inference.reading.pipeline import predict_blocks
     from pathology.inference.reading.processes import ReadingProcesses
     from pathology.inference.reading.threads import ReadingThreads
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.tiling.blocks import BlockReader
 
     kind, _, exact = name.removesuffix("-int8").partition("-")
@@ -162,7 +162,7 @@ def engine_case(name, model, slide, arguments):
     nothing = np.zeros((engine.preferred_batch, engine.classes), np.float32)
     metrics = {}
     with ExitStack() as stack:
-        reader = stack.enter_context(open_slide(slide))
+        reader = stack.enter_context(open_reader(slide))
         blocks = BlockReader(reader, patches.grid)
         held = hold_patches(blocks, patches, engine.preferred_batch * max(2, -(-128 // engine.preferred_batch)))
         if arguments.processes:

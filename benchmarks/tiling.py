@@ -98,13 +98,13 @@ def single_regions(reader, slide, case, side, factor):
 def blocks_of_regions(slide, case, side, mpp):
     """Return a function that reads the i-th block of patches, and how many there are."""
     from pathology.settings import GridSettings
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.tiling.blocks import BlockReader
     from pathology.tiling.grid import Grid, TissueShare
     from pathology.tiling.order import compact_order
     from pathology.tiling.plan import plan_tiles
 
-    reader = open_slide(slide)
+    reader = open_reader(slide)
     size = CASES[case]
     if case in SHIFTED:
         inner = np.stack(np.mgrid[:BLOCK:size, :BLOCK:size], axis=-1).reshape(-1, 2)[:, ::-1]
@@ -187,9 +187,9 @@ class Turns:
 
 def reading_case(arguments):
     """Measure some readers in one case, in turns."""
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
 
-    with open_slide(arguments.slide) as reader:
+    with open_reader(arguments.slide) as reader:
         side, mpp = min(reader.dimensions), reader.mpp
     turns, metrics, opened = {}, {}, None
     for name in arguments.readers:
@@ -234,7 +234,7 @@ def store_case(arguments):
     new ones, which would hide what is measured.
     """
     from pathology.settings import GridSettings
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.tiling.blocks import BlockReader
     from pathology.tiling.grid import Grid, TissueShare
     from pathology.tiling.plan import plan_tiles
@@ -242,7 +242,7 @@ def store_case(arguments):
     from pathology.tiling.stored_tiles import StoredTiles, on_stored_tiles
 
     slide, mode = Path(arguments.slide), "decoded" if arguments.readers[0].startswith("decoded") else "encoded"
-    with open_slide(slide) as reader, tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+    with open_reader(slide) as reader, tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         tile = reader.tile_size[0]
         settings = GridSettings(patch=tile, stride=tile, mpp=reader.mpp)
         if mode == "decoded":

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from openslide.deepzoom import DeepZoomGenerator
 
 from pathology.findings.slide_result import SlideResult
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.testing.synthetic_slides import Picture, write_svs
 from pathology.viewer.batch import Batch
 from pathology.viewer.server import ViewerServer
@@ -182,7 +182,7 @@ def compare(path: Path, tiles: int, rounds: int) -> dict[str, object]:
     """Measure one slide."""
     found: dict[str, list[float]] = {"ours": [], "deepzoom": []}
     by_level: dict[str, dict[int, list[float]]] = {"ours": {}, "deepzoom": {}}
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         pyramid = TilePyramid(reader)
         backend, size = reader.backend, reader.dimensions
     people = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
@@ -233,7 +233,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = [compare(path, arguments.tiles, arguments.rounds) for path in arguments.slides]
     if arguments.mosaic:
-        with open_slide(arguments.slides[0]) as reader:
+        with open_reader(arguments.slides[0]) as reader:
             picture = Mosaic(reader.read(0, 0, 0, *reader.dimensions), arguments.mosaic)
         with tempfile.TemporaryDirectory(prefix="pathology-bench-") as folder:
             path = write_svs(Path(folder) / f"mosaic-{arguments.mosaic}.svs", picture, factors=(1, 4, 16))

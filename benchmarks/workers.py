@@ -64,13 +64,13 @@ def bare_rate(slide, model, kind, seconds, together):
     """Patches a second of one engine with one core, on patches in memory, while another does the same."""
     from pathology.bundle.catalogue import load_bundle
     from pathology.inference.engines.select import make_engine
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.tiling.blocks import BlockReader
 
     bundle = load_bundle(model)
     engine = make_engine(bundle, kind=kind, precision="fast", threads=1)
     patches = plan(slide, bundle.card.patch)
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         count = engine.preferred_batch * max(2, 256 // engine.preferred_batch)
         held = hold_patches(BlockReader(reader, patches.grid), patches, count)
     engine.predict(held[: engine.preferred_batch])

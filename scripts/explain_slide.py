@@ -26,7 +26,7 @@ from pathology.bundle.catalogue import load_bundle
 from pathology.errors import PathologyError, UsageError
 from pathology.networks.torchvision_classifiers import last_feature_map
 from pathology.outputs.results.results_folder import open_results
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.stain.normalise import StainNormaliser
 from pathology.training.common.grad_cam import grad_cam
 
@@ -73,10 +73,10 @@ def run(arguments: argparse.Namespace) -> None:
     extent = float(group.attrs["patch_extent"])
     wanted = card.classes.index(name)
     rows = np.argsort(-np.nan_to_num(probabilities[:, wanted], nan=-1), kind="stable")[: arguments.patches]
-    with open_slide(slide.record.path) as reader:
+    with open_reader(slide.record.path) as reader:
         side = round(extent)
-        pixels = [reader.read_region(0, int(x), int(y), side, side).pixels for x, y in coords[rows]]
-        small = reader.read_region(len(reader.levels) - 1, 0, 0, *reader.levels[-1].dimensions).pixels
+        pixels = [reader.read_masked(0, int(x), int(y), side, side).pixels for x, y in coords[rows]]
+        small = reader.read_masked(len(reader.levels) - 1, 0, 0, *reader.levels[-1].dimensions).pixels
         factor = reader.levels[-1].downsample
     resized = [np.asarray(Image.fromarray(one).resize((card.patch, card.patch))) for one in pixels]
     if "stain" in slide.record.extra:

@@ -28,7 +28,7 @@ from pathology.bundle.domain import write_domain
 from pathology.bundle.verify import verify_bundle
 from pathology.errors import PathologyError
 from pathology.networks.stem import StemFeatures
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.stats.conformal import conformal_quantile
 from pathology.stats.intervals import wilson
 from pathology.stats.out_of_distribution import fit_domain, fit_limit, slide_score
@@ -95,7 +95,7 @@ def slides_of(
             factors=(1,),
             seed=int(random.integers(2**31)),
         )
-        with open_slide(slide.path) as reader:
+        with open_reader(slide.path) as reader:
             pixels = reader.read(0, 0, 0, *reader.dimensions)
         slide.path.unlink()
         found.append(stem(patches_of(pixels, side, stride=side)))
@@ -104,7 +104,7 @@ def slides_of(
 
 def at_scale(path: Path, mpp: float, target: float) -> NDArray[np.uint8]:
     """Read a whole small slide or picture at the target scale."""
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         pixels = reader.read(0, 0, 0, *reader.dimensions)
     size = (round(pixels.shape[1] * mpp / target), round(pixels.shape[0] * mpp / target))
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -164,9 +164,9 @@ def regions_command(
     """Turn a slide's segmentation into outlines that QuPath and training take."""
     from pathology.cohorts.regions import read_slide_regions, write_slide_regions
     from pathology.errors import MissingScaleError
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
 
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         mpp, dicom = reader.mpp, reader.backend == "dicom"
     if mpp is None:
         raise MissingScaleError("the slide does not say how large a pixel is", where=slide)

@@ -11,10 +11,10 @@ __all__ = ["run"]
 def run(slide: Path, *, mpp: float | None, as_json: bool) -> None:
     """Print a slide's levels, scale and origin."""
     from pathology.errors import SlideError
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.slide.scale import resolve_mpp
 
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         try:
             scale = resolve_mpp(reader, option=mpp, manifest=None)
             scale_text = f"{scale.mpp:.4g} µm per pixel (from: {scale.source})" + (

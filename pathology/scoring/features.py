@@ -87,7 +87,7 @@ def extract_features(
         If a slide cannot be read: a cohort with holes would be trained on unnoticed.
     """
     from pathology.inference.engines.select import make_engine
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
 
     bundle = load_bundle(model)
     card = bundle.card
@@ -97,7 +97,7 @@ def extract_features(
     try:
         for entry in select_slides(list(slides)):
             path = out / f"{entry.slide_id}.zarr"
-            with open_slide(entry.path) as reader:
+            with open_reader(entry.path) as reader:
                 about = {
                     "weights_sha256": card.weights_sha256,
                     "fingerprint": reader.fingerprint,

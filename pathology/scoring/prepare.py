@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathology.slide.readers.base import SlideReader
 from pathology.slide.scale import Scale, resolve_mpp
 from pathology.slide.stain.normalise import StainMethod, StainNormaliser, fit_look, sample_tissue
 from pathology.slide.thumbnail import Thumbnail, thumbnail
-from pathology.slide.tissue.detect import TissueMask, find_tissue
+from pathology.slide.tissue.detect import TissueMask, find_tissue, mask_mpp
 from pathology.slide.tissue.quality import ARTEFACTS, SlideQuality, find_quality
 from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.patch_quality import PatchQuality
@@ -132,9 +131,7 @@ def prepare(
         If the scale is unknown or implausible.
     """
     scale = resolve_mpp(reader, option=option_mpp, manifest=manifest_mpp)
-    width, height = reader.dimensions
-    coarsest = scale.mpp * math.sqrt(width * height / tissue.most_pixels)
-    overview = thumbnail(reader, scale.mpp, max(tissue.mpp, coarsest))
+    overview = thumbnail(reader, scale.mpp, mask_mpp(reader.dimensions, scale.mpp, tissue))
     found = find_tissue(overview.pixels, overview.mpp, tissue)
     give_back_freed_memory()
     whole = found.area_mm2 if region is not None else None

@@ -234,9 +234,9 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _plan(entry: SlideEntry, bundle: Bundle, grid: GridSettings, mpp: float | None) -> _Planned:
     from pathology.scoring.prepare import prepare
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
 
-    with open_slide(entry.path) as reader:
+    with open_reader(entry.path) as reader:
         slide = prepare(
             reader,
             option_mpp=mpp,
@@ -273,13 +273,13 @@ def _split(
 
 def _read(slides: Sequence[_Planned], most: int) -> NDArray[np.uint8]:
     """Read patches of slides into memory, spread over them; what cannot be decoded is left out."""
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.tiling.blocks import BlockReader
 
     parts = []
     for slide in slides:
         some = slide.of_about(max(1, most // len(slides)))
-        with open_slide(slide.entry.path) as reader:
+        with open_reader(slide.entry.path) as reader:
             blocks = BlockReader(reader, some.plan.grid, some.stain.apply if some.stain is not None else None)
             for k in some.ks:
                 read = blocks.read(int(some.plan.blocks[k]), some.plan.positions[some.plan.of_block(k)])
@@ -293,14 +293,14 @@ def _compared(slide: _Planned, fast: Engine, exact: Engine) -> tuple[NDArray[np.
     """Return ``(N, C + extras)`` outputs of both engines for a slide's readable patches."""
     from pathology.inference.reading.pipeline import predict_blocks
     from pathology.inference.reading.threads import ReadingThreads
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.tiling.blocks import BlockReader
 
     def both(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.concatenate([fast.predict(patches), exact.predict(patches)], axis=1)
 
     width = fast.classes
-    with open_slide(slide.entry.path) as reader:
+    with open_reader(slide.entry.path) as reader:
         blocks = BlockReader(reader, slide.plan.grid, slide.stain.apply if slide.stain is not None else None)
         with ReadingThreads(blocks, slide.plan, 2) as source:
             predicted = predict_blocks(both, 2 * width, fast.preferred_batch, source, slide.plan, slide.ks)

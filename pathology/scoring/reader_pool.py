@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathology.scoring.jobs import source_signature
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.readers.base import SlideReader, TileCounts
 from pathology.tiling.tile_work import TileWork
 
@@ -66,7 +66,7 @@ def pooled_reader(path: Path) -> Iterator[PooledReader]:
     with _lock:
         lent = next((held for held in _held if held._key == key), None)
         if lent is None:
-            lent = PooledReader(open_slide(path), key)
+            lent = PooledReader(open_reader(path), key)
             _held.append(lent)
         lent._users += 1
         _close_idle(keep=lent)

@@ -155,13 +155,13 @@ def prepare_slide(job: SlideJob) -> Prepared:
     from pathology.outputs.results.slide_folder import OVERVIEW_LONGEST_SIDE
     from pathology.scoring.prepare import prepare, write_quality_picture
     from pathology.scoring.region import region_mask
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.slide.thumbnail import thumbnail
 
     started = time.time()
     job.work.mkdir(parents=True, exist_ok=True)
     card, region = load(job).card, job.settings.region
-    with open_slide(job.file()) as reader:
+    with open_reader(job.file()) as reader:
         key = job.key(reader.fingerprint)
         about = _read_about(job)
         if about.get("key") == key and (job.work / _PLAN).exists():
@@ -371,18 +371,18 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
 
     def gallery(rows: Sequence[int]) -> tuple[Candidate, ...]:
         from pathology.outputs.reports.mitoses import cut_gallery
-        from pathology.slide.open import open_slide
+        from pathology.slide.open import open_reader
 
         assert detections is not None
-        with open_slide(job.file()) as reader:
+        with open_reader(job.file()) as reader:
             return cut_gallery(reader, detections, rows, about["mpp"])
 
     def representative(rows: Sequence[Sequence[int]]) -> tuple[RepresentativePatch, ...]:
         from pathology.outputs.figures.patch_gallery import cut_patches
-        from pathology.slide.open import open_slide
+        from pathology.slide.open import open_reader
 
         weights = answer.attention if answer is not None else None
-        with open_slide(job.file()) as reader:
+        with open_reader(job.file()) as reader:
             return cut_patches(reader, rows, card.classes, probabilities, plan.coords, plan.grid.patch_extent, weights)
 
     result = write_slide_folder(

@@ -214,14 +214,14 @@ def _asked(job: TileJob) -> dict[str, Any]:
 
 
 def _earlier(job: TileJob) -> TiledSlide | None:
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
 
     try:
         with PatchStore.open(job.store, slide=job.path) as store:
             attributes = store.attributes
             if any(attributes.get(name) != value for name, value in _asked(job).items()):
                 return None
-            with open_slide(job.path) as reader:
+            with open_reader(job.path) as reader:
                 if reader.fingerprint != store.fingerprint:
                     return None
             return _tiled(job, store, unchanged=True)

@@ -21,7 +21,7 @@ from pathology.slide.readers.base import SlideReader
 from pathology.slide.readers.dicom_series import first_of_each_series, is_dicom
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES
 
-__all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "find_slides", "open_slide"]
+__all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "find_slides", "open_reader"]
 
 Backend = Literal["tiff", "openslide", "dicom", "image"]
 
@@ -43,7 +43,7 @@ SLIDE_SUFFIXES: Final = _TIFF_SUFFIXES | _VENDOR_SUFFIXES | _DICOM_SUFFIXES | _I
 """File name endings that are listed from a folder, however broken the file."""
 
 
-def open_slide(
+def open_reader(
     path: str | PathLike[str],
     *,
     backend: Backend | None = None,

@@ -172,7 +172,7 @@ class Reduction:
         return not part.any()
 
     def _read(self, left: int, top: int, width: int, height: int) -> NDArray[np.float32]:
-        region = self._reader.read_region(self.level, left, top, width, height)
+        region = self._reader.read_masked(self.level, left, top, width, height)
         level, (full_width, full_height) = self._reader.levels[self.level], self._reader.dimensions
         for bad in region.unreadable:
             within_level = Rect(left + bad.x, top + bad.y, bad.width, bad.height)

@@ -21,7 +21,7 @@ from pathology.outputs.results.detection_file import write_detections
 from pathology.outputs.results.slide_folder import write_failure, write_slide_folder
 from pathology.outputs.results.tables import write_results
 from pathology.settings import GridSettings
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.testing.synthetic_slides import ArrayPicture, Compression, write_tiff
 from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.plan import plan_tiles
@@ -166,7 +166,7 @@ def write_constructed_results(
     for name in slide_ids:
         path = slides / f"{name}.tiff"
         write_tiff(path, ArrayPicture(pixels), compression=compression, factors=(1, 4), mpp=mpp, quality=90)
-        with open_slide(path) as reader:
+        with open_reader(path) as reader:
             fingerprint = reader.fingerprint
         result = write_slide_folder(
             out / "slides" / name,

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.slide.readers.base import SlideReader
+from pathology.slide.resample import Canvas, choose_scaling, read_scaled
 from pathology.tiling.grid import Grid
-from pathology.tiling.resample import Canvas, choose_scaling, read_scaled
 
 __all__ = ["BlockPatches", "BlockReader"]
 

@@ -123,7 +123,7 @@ class PatchStore:
             )
         store = cls(group, path)
         if store.mode == "reference":
-            store._reader = store._open_slide(Path(slide) if slide is not None else Path(str(group.attrs["slide"])))
+            store._reader = store._open_reader(Path(slide) if slide is not None else Path(str(group.attrs["slide"])))
         return store
 
     @classmethod
@@ -135,10 +135,10 @@ class PatchStore:
         # Crosses process borders (Dask, data loaders) as a path: zarr's handles and file descriptors do not.
         return _reopen, (type(self), self.path, self.slide_path)
 
-    def _open_slide(self, slide: Path) -> SlideReader:
-        from pathology.slide.open import open_slide
+    def _open_reader(self, slide: Path) -> SlideReader:
+        from pathology.slide.open import open_reader
 
-        reader = open_slide(slide)
+        reader = open_reader(slide)
         if reader.fingerprint != self.fingerprint:
             reader.close()
             raise StoreError(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pathology.slide.readers.base import Rect, SlideReader
+from pathology.slide.resample import Scaling, choose_scaling, footprint
 from pathology.tiling.plan import TilePlan
-from pathology.tiling.resample import Scaling, choose_scaling, footprint
 
 __all__ = ["TileWork", "tiles_under"]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pathology.errors import SlideNotFoundError, StoreError
 from pathology.outputs.results.results_folder import SlideFolder
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.readers.base import SlideReader
 from pathology.viewer.tiles import TilePyramid
 
@@ -133,7 +133,7 @@ class OpenSlides:
                 self._held.move_to_end(key)
                 return held
         path = find_slide(slide, self._folders)
-        reader = open_slide(path)
+        reader = open_reader(path)
         pyramid = TilePyramid(reader, _overview(slide, reader))
         with self._lock:
             held = self._held.get(key)

@@ -23,8 +23,8 @@ from pathology.errors import UsageError
 from pathology.slide.readers.base import Rect, SlideReader
 from pathology.slide.readers.tile_encoding import TileEncoding
 from pathology.slide.readers.tiled import TiledReader
+from pathology.slide.resample import choose_scaling, read_scaled
 from pathology.slide.thumbnail import thumbnail
-from pathology.tiling.resample import choose_scaling, read_scaled
 
 __all__ = ["ByteCache", "TilePyramid", "complete_jpeg", "encode_jpeg"]
 

@@ -6,7 +6,7 @@ import pytest
 from pathology.bundle.catalogue import load_bundle
 from pathology.errors import StoreError
 from pathology.scoring.features import extract_features, read_features
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.testing.constructed_slides import construct_slide, drawn_tiles
 from pathology.testing.random_bundle import (
     add_random_trust,
@@ -36,7 +36,7 @@ def test_features_are_the_networks_and_are_kept(tmp_path):
     assert done == ["s"]
     found = read_features(stores["s"])
     bundle = load_bundle(folder)
-    with open_slide(slide.path) as reader:
+    with open_reader(slide.path) as reader:
         patches = np.stack([reader.read(0, int(x), int(y), 64, 64) for x, y in found.coords[:6]])
     np.testing.assert_allclose(found.probabilities[:6], reference_probabilities(bundle, patches), atol=0.03)
     expected = reference_features(bundle, patches)

@@ -149,13 +149,13 @@ def test_every_file_of_the_layout_is_there(scored):
 def test_predictions_are_the_networks(scored, model):
     """Patch for patch what plain torch gives for the slide's own pixels."""
     from pathology.bundle.catalogue import load_bundle
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.testing.random_bundle import reference_probabilities
 
     batch, out, _ = scored
     found = arrays(out / "slides" / "good one")
     result = next(r for r in batch if r.slide_id == "good one")
-    with open_slide(result.path) as reader:
+    with open_reader(result.path) as reader:
         for i in (0, len(found["coords"]) // 2):
             x, y = found["coords"][i]
             pixels = reader.read(0, int(x), int(y), 128, 128).reshape(64, 2, 64, 2, 3).astype(float).mean((1, 3))
@@ -246,12 +246,12 @@ PRELOAD = """
 import os, signal
 import pathology.slide.open as module
 def deadly(original):
-    def open_slide(path, **options):
+    def open_reader(path, **options):
         if "deadly" in str(path):
             os.kill(os.getpid(), signal.SIGSEGV)
         return original(path, **options)
-    return open_slide
-module.open_slide = deadly(module.open_slide)
+    return open_reader
+module.open_reader = deadly(module.open_reader)
 """
 
 

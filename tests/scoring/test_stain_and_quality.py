@@ -10,7 +10,7 @@ from pathology.bundle.catalogue import load_bundle
 from pathology.scoring.batch import score
 from pathology.scoring.prepare import prepare
 from pathology.settings import GridSettings, QualitySettings, ScoreSettings, TissueSettings
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.tissue.quality import ARTEFACTS
 from pathology.testing.random_bundle import reference_probabilities, write_random_bundle
 from pathology.testing.synthetic_slides import TissuePicture, write_svs
@@ -28,7 +28,7 @@ def test_patches_are_normalised_as_the_card_says_and_quality_is_looked_at(tmp_pa
     (result,) = batch
     assert result.status == "scored", result.error
     group = zarr.open_group(tmp_path / "out" / "slides" / "a" / "predictions.zarr", mode="r")
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         prepared = prepare(
             reader,
             option_mpp=None,

@@ -10,7 +10,7 @@ import pytest
 from pathology.errors import UsageError
 from pathology.scoring.tile import TileJob, _failed, _prepare, tile
 from pathology.settings import GridSettings, QualitySettings, TissueSettings
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.stain.normalise import StainNormaliser
 from pathology.slide.tissue.quality import ARTEFACTS
 from pathology.testing.synthetic_slides import TissuePicture, write_svs
@@ -48,7 +48,7 @@ def test_hardly_a_tile_is_decoded_twice(decoded):
 
 
 def test_the_patches_are_what_the_slide_gives(decoded, slide):
-    with open_slide(slide) as reader, PatchStore.open(decoded.store) as store:
+    with open_reader(slide) as reader, PatchStore.open(decoded.store) as store:
         plan = store.plan
         blocks = BlockReader(reader, plan.grid)
         assert len(plan.blocks) > 4
@@ -76,7 +76,7 @@ def test_the_slides_own_tiles_at_its_own_scale(slide, tmp_path):
     (result,) = tile([slide], tmp_path, grid, mode="encoded", native=True, workers=1)
     assert not result.error
     assert result.tiles.decoded == 0
-    with PatchStore.open(result.store) as store, open_slide(slide) as reader:
+    with PatchStore.open(result.store) as store, open_reader(slide) as reader:
         assert store.mode == "encoded"
         assert store.grid.settings.mpp == reader.mpp
         for i in range(0, len(store), 7):

@@ -17,7 +17,7 @@ from pathology.errors import (
     UnsupportedSlideError,
     UsageError,
 )
-from pathology.slide.open import find_slides, open_slide
+from pathology.slide.open import find_slides, open_reader
 from pathology.slide.scale import resolve_mpp
 from pathology.testing.synthetic_slides import TissuePicture, write_dicom, write_ome_tiff, write_svs, write_tiff
 
@@ -36,7 +36,7 @@ def test_the_direct_backend_comes_first(tmp_path):
         (write_dicom(tmp_path / "series", PICTURE), "dicom"),
         (tmp_path / "a.png", "image"),
     ):
-        with open_slide(path) as reader:
+        with open_reader(path) as reader:
             assert reader.backend == backend
             assert reader.path == path
 
@@ -45,25 +45,25 @@ def test_openslide_takes_over_what_tiff_refuses(tmp_path):
     path = tmp_path / "a.tif"
     planes = np.moveaxis(PICTURE.window(0, 0, 300, 260), 2, 0)
     tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate", tile=(64, 64))
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         assert reader.backend == "openslide"
         np.testing.assert_array_equal(reader.read(0, 10, 10, 200, 200), PICTURE.window(10, 10, 200, 200))
 
 
 def test_a_named_backend_is_the_only_one_asked(tmp_path):
     path = svs(tmp_path / "a.svs")
-    with open_slide(path, backend="openslide") as slow, open_slide(str(path), backend="tiff", threads=2) as fast:
+    with open_reader(path, backend="openslide") as slow, open_reader(str(path), backend="tiff", threads=2) as fast:
         assert (slow.backend, fast.backend) == ("openslide", "tiff")
         np.testing.assert_array_equal(slow.read(0, 5, 6, 200, 200), fast.read(0, 5, 6, 200, 200))
     with pytest.raises(UnsupportedSlideError, match="no PNG or JPEG"):
-        open_slide(path, backend="image")
+        open_reader(path, backend="image")
     with pytest.raises(UsageError, match="tiff, openslide, dicom, image"):
-        open_slide(path, backend="bioformats")
+        open_reader(path, backend="bioformats")
 
 
 def test_the_name_does_not_decide(tmp_path):
     path = svs(tmp_path / "a.svs").rename(tmp_path / "a.png")
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         assert reader.backend == "tiff"
 
 
@@ -105,7 +105,7 @@ def broken(folder, kind):
 def test_reasons_a_pathologist_understands(tmp_path, kind, error, words):
     path = broken(tmp_path, kind)
     with pytest.raises(error, match=words) as caught:
-        open_slide(path)
+        open_reader(path)
     assert caught.value.where == str(path)
     assert caught.value.exit_status == 1
     assert "\n" not in str(caught.value)
@@ -114,7 +114,7 @@ def test_reasons_a_pathologist_understands(tmp_path, kind, error, words):
 
 def test_missing_files(tmp_path):
     with pytest.raises(SlideNotFoundError, match="no such file"):
-        open_slide(tmp_path / "none.svs")
+        open_reader(tmp_path / "none.svs")
     with pytest.raises(FileNotFoundError):
         find_slides([tmp_path / "none"])
 
@@ -132,7 +132,7 @@ def test_every_real_file_opens(data_dir):
         "xyc-LZW.ome.tiff",
     ]
     for path in slides:
-        with open_slide(path) as reader:
+        with open_reader(path) as reader:
             assert reader.read(0, 0, 0, 64, 64).shape == (64, 64, 3)
             assert resolve_mpp(reader, option=0.499).mpp == 0.499
 
@@ -181,7 +181,7 @@ def test_dicom_series_are_one_entry_each(tmp_path):
     sizes = set()
     for path in found:
         assert path.parent == folder
-        with open_slide(path) as reader:
+        with open_reader(path) as reader:
             sizes.add(reader.dimensions)
     assert sizes == {(300, 260), (200, 100)}
     assert len(find_slides(sorted(folder.iterdir()))) == 2  # as a shell's folder/*.dcm
@@ -214,13 +214,13 @@ def test_a_vendor_format_that_is_broken(tmp_path):
         path = tmp_path / name
         path.write_bytes(b"\xff\xd8\xff" + bytes(1000))
         with pytest.raises(SlideError):
-            open_slide(path)
+            open_reader(path)
 
 
 def test_a_copied_folder_reads_alike(tmp_path):
     folder = write_dicom(tmp_path / "a", PICTURE, tile=128)
     copy = shutil.copytree(folder, tmp_path / "b")
-    with open_slide(folder) as first, open_slide(copy) as second:
+    with open_reader(folder) as first, open_reader(copy) as second:
         assert first.fingerprint == second.fingerprint
 
 

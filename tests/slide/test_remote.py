@@ -9,7 +9,7 @@ import pytest
 
 from pathology.errors import MissingDependencyError, OutputError, SlideError, SlideNotFoundError, UsageError
 from pathology.slide import remote
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.remote import local_copy, remote_signature, slides_at, url_of
 from pathology.testing.synthetic_slides import write_svs
 from pathology.testing.synthetic_tissue import TissuePicture
@@ -52,7 +52,7 @@ def test_lists_slides_below_an_address(memory):
 def test_a_copy_is_made_once(memory, tmp_path):
     copy = local_copy("memory://bucket/a/slide.svs")
     assert copy.read_bytes() == (tmp_path / "slide.svs").read_bytes()
-    with open_slide(copy) as reader:
+    with open_reader(copy) as reader:
         assert reader.dimensions == (500, 400)
     before = copy.stat().st_mtime_ns
     assert local_copy("memory://bucket/a/slide.svs") == copy

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathology.errors import ImplausibleScaleError, MissingScaleError, UsageError
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.scale import COARSEST_MPP, FINEST_MPP, resolve_mpp
 from pathology.testing.array_reader import ArrayReader
 
@@ -65,7 +65,7 @@ def test_a_given_value_is_checked_too(value):
 
 
 def test_the_real_file_with_the_wrong_unit(data_dir):
-    with open_slide(data_dir / "slides" / "formats" / "CMU-1-Small-Region.jpeg.tiff") as reader:
+    with open_reader(data_dir / "slides" / "formats" / "CMU-1-Small-Region.jpeg.tiff") as reader:
         with pytest.raises(ImplausibleScaleError, match=r"0\.00499.*0\.499.*pixels per metre.*--mpp"):
             resolve_mpp(reader)
         assert resolve_mpp(reader, option=0.499).mpp == 0.499
@@ -78,5 +78,5 @@ def test_a_printing_resolution_is_named():
 
 def test_a_lone_overview_level_is_named(data_dir):
     path = data_dir / "slides" / "formats" / "camelyon-multiframe.dcm"
-    with open_slide(path) as reader, pytest.raises(ImplausibleScaleError, match="no cell can be seen"):
+    with open_reader(path) as reader, pytest.raises(ImplausibleScaleError, match="no cell can be seen"):
         resolve_mpp(reader)

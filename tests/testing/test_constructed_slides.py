@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pathology.errors import UsageError
-from pathology.slide.open import find_slides, open_slide
+from pathology.slide.open import find_slides, open_reader
 from pathology.testing.constructed_slides import construct_cohort, construct_slide, drawn_tiles, read_truth
 from pathology.training.tiles.osteosarcoma import read_osteosarcoma
 
@@ -31,7 +31,7 @@ def test_pixels_lie_where_the_map_says(tiles, tmp_path):
         margin=96,
         seed=3,
     )
-    with open_slide(slide.path) as reader:
+    with open_reader(slide.path) as reader:
         assert reader.mpp == pytest.approx(1.0, rel=1e-3)
         width, height = reader.dimensions
         pixels = reader.read(0, 0, 0, width, height)
@@ -110,6 +110,6 @@ def test_real_tiles(data_dir, tmp_path):
         rows=2,
         columns=3,
     )
-    with open_slide(slide.path) as reader:
+    with open_reader(slide.path) as reader:
         assert len(reader.levels) == 2
     assert 0.5 < slide.tissue[slide.map == 2].mean() <= 1

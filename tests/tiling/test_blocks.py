@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathology.settings import GridSettings
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.testing.array_reader import ArrayReader
 from pathology.testing.synthetic_slides import TissuePicture, write_svs
 from pathology.tiling.blocks import BlockReader
@@ -52,7 +52,7 @@ GRIDS = {
 
 @pytest.mark.parametrize("name", list(GRIDS))
 def test_a_pass_decodes_every_stored_tile_once(slide, name):
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         plan = plan_of(reader, **GRIDS[name])
         assert len(plan.blocks) > 1
         everything = range(len(plan.blocks))
@@ -69,11 +69,11 @@ def test_a_pass_decodes_every_stored_tile_once(slide, name):
 
 @pytest.mark.parametrize("name", ["unaligned", "resampled"])
 def test_order_threads_and_company_change_nothing(slide, name):
-    with open_slide(slide) as one:
+    with open_reader(slide) as one:
         plan = plan_of(one, **GRIDS[name])
         expected = read_all(one, plan)
     for threads in (1, 2, 4):
-        with open_slide(slide, threads=threads) as reader, ThreadPoolExecutor(threads) as pool:
+        with open_reader(slide, threads=threads) as reader, ThreadPoolExecutor(threads) as pool:
             blocks = BlockReader(reader, plan.grid)
 
             def read(k, blocks=blocks):
@@ -143,7 +143,7 @@ def test_tile_work_adds_up_and_speaks():
 @given(patch=st.integers(80, 300), stride=st.integers(16, 320), level=st.integers(0, 1), choice=st.integers(0, 10**6))
 def test_patches_at_any_stride_are_openslides_pixels(slide, patch, stride, level, choice):
     """On the generated slide's levels, whichever way the patches are read: tile by tile, as windows, overlapping."""
-    with open_slide(slide) as reader, openslide.OpenSlide(slide) as other:
+    with open_reader(slide) as reader, openslide.OpenSlide(slide) as other:
         plan = plan_of(reader, patch=patch, stride=stride, mpp=0.5 * 4**level)
         patches = read_block(reader, plan, choice)
         for coordinates, pixels in patches:
@@ -155,7 +155,7 @@ def test_patches_at_any_stride_are_openslides_pixels(slide, patch, stride, level
 @given(patch=st.integers(110, 400), stride=st.integers(16, 420), choice=st.integers(0, 10**6))
 def test_patches_of_the_real_slide_are_openslides_pixels(data_dir, patch, stride, choice):
     path = data_dir / "slides" / "CMU-1-Small-Region.svs"
-    with open_slide(path) as reader, openslide.OpenSlide(path) as other:
+    with open_reader(path) as reader, openslide.OpenSlide(path) as other:
         for coordinates, pixels in read_block(reader, plan_of(reader, patch=patch, stride=stride, mpp=0.5), choice):
             wanted = np.asarray(other.read_region(coordinates, 0, (patch, patch)))
             np.testing.assert_array_equal(pixels, np.where(wanted[:, :, 3:] == 0, 255, wanted[:, :, :3]))

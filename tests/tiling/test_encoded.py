@@ -9,7 +9,7 @@ import zarr
 
 from pathology.errors import StoreError, UsageError
 from pathology.settings import GridSettings
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.testing.array_reader import ArrayReader
 from pathology.testing.synthetic_slides import TissuePicture, write_dicom, write_svs, write_tiff
 from pathology.tiling.grid import Grid, TissueShare
@@ -22,7 +22,7 @@ PICTURE = TissuePicture(1000, 700, mpp=0.5, tissue=0.8)
 
 def make(path, slide, *, patch, mpp, block=512):
     """An encoded store of the whole slide."""
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         wanted = GridSettings(patch=patch, mpp=mpp, stride=patch, min_tissue=0, block=block)
         grid = Grid(on_stored_tiles(reader, wanted, reader.mpp), reader.dimensions, reader.mpp)
         plan = plan_tiles(grid, TissueShare(np.ones((2, 2), bool), reader.dimensions))
@@ -39,7 +39,7 @@ def make(path, slide, *, patch, mpp, block=512):
 def assert_is_the_slide(store, slide, level, patch):
     """Every patch is what a reader gives, white outside included, and together they cover the level."""
     seen = set()
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         downsample = reader.levels[level].downsample
         for i, (x, y) in enumerate(store.coords):
             column, row = round(x / downsample / patch), round(y / downsample / patch)
@@ -78,7 +78,7 @@ def test_chunks_are_the_stored_tiles_byte_for_byte(tmp_path):
     slide = WRITERS["svs"](tmp_path)
     store = make(tmp_path / "s.zarr", slide, patch=128, mpp=0.5)
     shards = b"".join(f.read_bytes() for f in (tmp_path / "s.zarr" / "pixels").glob("c.*"))
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         for column, row in ((0, 0), (3, 2), (7, 5)):
             assert reader.stored_tile(0, column, row) in shards
     assert len(store) == 8 * 6
@@ -123,7 +123,7 @@ def test_tiles_the_scanner_left_out_are_white(tmp_path):
 def test_damaged_tiles_are_marked(tmp_path):
     source = WRITERS["svs"](tmp_path)
     content = bytearray(source.read_bytes())
-    with open_slide(source) as reader:
+    with open_reader(source) as reader:
         cut_off, broken_within = reader.stored_tile(0, 1, 1), reader.stored_tile(0, 4, 2)
     place = content.index(cut_off)
     content[place + len(cut_off) - 80 : place + len(cut_off)] = bytes(80)  # no end marker: seen when the store is made
@@ -139,8 +139,8 @@ def test_damaged_tiles_are_marked(tmp_path):
     assert (store[bad] == 255).all()
     assert store.readable.sum() == len(store) - 1
     found = store.read(np.arange(len(store)))
-    with open_slide(slide) as reader:
-        region = reader.read_region(0, 4 * 128, 2 * 128, 128, 128)
+    with open_reader(slide) as reader:
+        region = reader.read_masked(0, 4 * 128, 2 * 128, 128, 128)
     assert found.readable[where[4, 2]] == (not region.unreadable)
     np.testing.assert_array_equal(found.pixels[where[4, 2]], region.pixels)
 
@@ -170,7 +170,7 @@ def test_a_store_crosses_process_borders(tmp_path):
 )
 def test_other_grids_are_refused_with_what_would_fit(tmp_path, patch, stride, mpp):
     slide = WRITERS["svs"](tmp_path)
-    with open_slide(slide) as reader, pytest.raises(UsageError) as caught:
+    with open_reader(slide) as reader, pytest.raises(UsageError) as caught:
         on_stored_tiles(reader, GridSettings(patch=patch, stride=stride, mpp=mpp), reader.mpp)
     assert "--patch 128 --stride 128 --target-mpp 0.5 (or: native)" in str(caught.value)
     assert "--target-mpp 2" in str(caught.value)
@@ -179,8 +179,8 @@ def test_other_grids_are_refused_with_what_would_fit(tmp_path, patch, stride, mp
 def test_slides_without_pictures_as_tiles_are_refused(tmp_path):
     deflated = write_tiff(tmp_path / "a.tif", PICTURE, tile=(128, 128), compression="deflate")
     oblong = write_tiff(tmp_path / "b.tif", PICTURE, tile=(128, 64))
-    for reader in (ArrayReader(np.zeros((256, 256, 3), np.uint8)), open_slide(deflated)):
+    for reader in (ArrayReader(np.zeros((256, 256, 3), np.uint8)), open_reader(deflated)):
         with reader, pytest.raises(UsageError, match="cannot be taken over"):
             on_stored_tiles(reader, GridSettings(patch=128, stride=128, mpp=0.5), 0.5)
-    with open_slide(oblong) as reader, pytest.raises(UsageError, match="not square"):
+    with open_reader(oblong) as reader, pytest.raises(UsageError, match="not square"):
         on_stored_tiles(reader, GridSettings(patch=128, stride=128, mpp=0.5), 0.5)

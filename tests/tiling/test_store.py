@@ -107,9 +107,9 @@ def test_no_store_and_another_store_are_refused(tmp_path, slide):
 
 
 def test_a_reference_store_reads_the_slide(tmp_path, cmu_slide):
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
 
-    with open_slide(cmu_slide) as reader:
+    with open_reader(cmu_slide) as reader:
         grid = Grid(GridSettings(patch=128, mpp=1.0, stride=128), reader.dimensions, reader.mpp)
         plan = plan_tiles(grid, TissueShare(np.ones((3, 3), bool), reader.dimensions))
         store = PatchStore.create(

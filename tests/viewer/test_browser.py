@@ -199,7 +199,7 @@ def screenshot(page, pane=0):
 
 
 def test_full_resolution_is_the_slide_pixel_for_pixel(wide, seen, template):
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
 
     page = wide.slide(seen, 0, "square", "?x=1500&y=1200&s=1")
     page.locator(".detections input[type=checkbox]").first.uncheck()
@@ -210,7 +210,7 @@ def test_full_resolution_is_the_slide_pixel_for_pixel(wide, seen, template):
     left, top, scale = where(page)
     assert scale == pytest.approx(1, abs=1e-4)
     shown = screenshot(page).astype(float)
-    with open_slide(open_results(template / "first")["square"].record.path) as reader:
+    with open_reader(open_results(template / "first")["square"].record.path) as reader:
         true = reader.read(0, round(left), round(top), shown.shape[1], shown.shape[0]).astype(float)
     part = (slice(100, 500), slice(100, 900))
     # Half a pixel of rest between screen and slide is blurred by the browser; a pixel off would be three times this.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pathology.errors import UsageError
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.testing.array_reader import ArrayReader
 from pathology.testing.synthetic_slides import ArrayPicture, write_svs, write_tiff
 from pathology.viewer.tiles import ByteCache, TilePyramid, complete_jpeg
@@ -51,7 +51,7 @@ def reduced(pixels, factor):
 def test_every_level_shows_the_slide(tmp_path, compression, factors):
     pixels = picture(1100, 1500)
     path = write_tiff(tmp_path / "a.tiff", ArrayPicture(pixels), compression=compression, factors=factors, quality=92)
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         pyramid = TilePyramid(reader)
         assert (pyramid.tile_size, pyramid.coarsest) == (256, 3)
         for z in range(pyramid.coarsest + 1):
@@ -64,7 +64,7 @@ def test_every_level_shows_the_slide(tmp_path, compression, factors):
 
 def test_a_square_is_where_it_was_on_every_level(tmp_path):
     path = write_tiff(tmp_path / "a.tiff", ArrayPicture(picture(1100, 1500)), factors=(1, 4), quality=95)
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         pyramid = TilePyramid(reader)
         for z in range(3):
             dark = whole_level(pyramid, z).astype(int).sum(axis=2) < 90
@@ -79,7 +79,7 @@ def test_stored_jpeg_tiles_are_handed_over_in_the_right_colours(tmp_path, compre
     path = write_tiff(
         tmp_path / "a.tiff", ArrayPicture(picture(768, 768)), compression=compression, shared_tables=shared_tables
     )
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         pyramid, before = TilePyramid(reader), reader.tile_counts.decoded
         tile = decoded(pyramid.tile(0, 1, 2))
         assert reader.tile_counts.decoded == before  # nothing was decoded
@@ -88,7 +88,7 @@ def test_stored_jpeg_tiles_are_handed_over_in_the_right_colours(tmp_path, compre
 
 def test_stored_tiles_of_an_aperio_slide(tmp_path):
     path = write_svs(tmp_path / "a.svs", ArrayPicture(picture(1024, 1200)), factors=(1, 4))
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         pyramid = TilePyramid(reader)
         assert pyramid.tile_size == reader.tile_size[0]
         tile = decoded(pyramid.tile(0, 0, 0))
@@ -98,11 +98,11 @@ def test_stored_tiles_of_an_aperio_slide(tmp_path):
 
 def test_a_damaged_tile_is_white_and_the_others_are_there(tmp_path):
     path = write_tiff(tmp_path / "a.tiff", ArrayPicture(picture(768, 768)))
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         data = reader.stored_tile(0, 1, 1)
     content = path.read_bytes()
     path.write_bytes(content.replace(data, b"\xff\xd8" + bytes(len(data) - 2)))
-    with open_slide(path) as reader:
+    with open_reader(path) as reader:
         pyramid = TilePyramid(reader)
         assert (decoded(pyramid.tile(0, 1, 1)) > 250).all()
         assert (decoded(pyramid.tile(0, 0, 1)) < 250).any()

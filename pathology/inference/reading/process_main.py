@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pathology.inference.reading.shared_patches import PatchRing
 from pathology.settings import GridSettings
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.readers.base import SlideReader, TileCounts
 from pathology.slide.stain.normalise import StainNormaliser
 from pathology.tiling.blocks import BlockReader
@@ -102,7 +102,7 @@ class _Slide:
     """A slide this process reads."""
 
     def __init__(self, request: SlideRequest) -> None:
-        self.reader: SlideReader = open_slide(request.path)
+        self.reader: SlideReader = open_reader(request.path)
         self._counted = TileCounts()
         grid = Grid(GridSettings.model_validate_json(request.grid), request.dimensions, request.mpp)
         stain = StainNormaliser.from_record(json.loads(request.stain)) if request.stain else None

@@ -133,7 +133,7 @@ def cut_patches(
             level = max(i for i, one in enumerate(reader.levels) if i == 0 or side / one.downsample >= _SIDE_PX)
             factor = reader.levels[level].downsample
             size = max(1, round(side / factor))
-            region = reader.read_region(level, round(x / factor), round(y / factor), size, size)
+            region = reader.read_masked(level, round(x / factor), round(y / factor), size, size)
             pixels = cv2.resize(region.pixels, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA)
             found.append(
                 RepresentativePatch(

@@ -94,7 +94,7 @@ def cut_gallery(
     for row in chosen:
         x, y = (round(float(v) - side / 2) for v in centres[row])
         # Unreadable tiles come as white instead of ending the report.
-        region = Image.fromarray(reader.read_region(0, x, y, side, side).pixels)
+        region = Image.fromarray(reader.read_masked(0, x, y, side, side).pixels)
         shown = np.asarray(region.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS))
         gallery.append(Candidate(row, float(detections.found.scores[row]), shown))
     return tuple(gallery)

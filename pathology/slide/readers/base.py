@@ -212,7 +212,7 @@ class SlideReader(ABC):
         ValueError
             If the reader is closed.
         """
-        region = self.read_region(level, x, y, w, h, out=out)
+        region = self.read_masked(level, x, y, w, h, out=out)
         if region.unreadable:
             bad = region.unreadable[0]
             raise UnreadableTileError(
@@ -223,7 +223,7 @@ class SlideReader(ABC):
             )
         return region.pixels
 
-    def read_region(
+    def read_masked(
         self, level: int, x: int, y: int, w: int, h: int, *, out: NDArray[np.uint8] | None = None
     ) -> Region:
         """Read like :meth:`read`, but return unreadable tiles as white with their rectangles instead of raising."""
@@ -290,7 +290,7 @@ class SlideReader(ABC):
         if reduction < 1:
             raise UsageError(f"a reduction of {reduction} is no whole number from 1 up", where=self.path)
         if reduction == 1:
-            return self.read_region(level, x, y, w, h, out=out)
+            return self.read_masked(level, x, y, w, h, out=out)
         if w <= 0 or h <= 0:
             raise UsageError(f"a region of {w} x {h} pixels has no area", where=self.path)
         if out is not None:
@@ -300,7 +300,7 @@ class SlideReader(ABC):
         rows = max(1, _STRIP_PIXELS // (w * reduction * reduction))
         for top in range(0, h, rows):
             height = min(rows, h - top)
-            strip = self.read_region(level, x * reduction, (y + top) * reduction, w * reduction, height * reduction)
+            strip = self.read_masked(level, x * reduction, (y + top) * reduction, w * reduction, height * reduction)
             pixels[top : top + height] = cv2.resize(strip.pixels, (w, height), interpolation=cv2.INTER_AREA)
             for bad in strip.unreadable:
                 left, upper = bad.x // reduction, bad.y // reduction

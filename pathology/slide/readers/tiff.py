@@ -3,7 +3,7 @@
 tifffile parses the directories, once; tiles are then fetched and decoded by
 :class:`pathology.slide.readers.tiled.TiledReader`.
 Formats in TIFF clothing whose tiles overlap or whose directories need a vendor's knowledge (Hamamatsu NDPI, Leica SCN,
-Ventana BIF, Philips, Trestle) are refused, and :func:`pathology.slide.open.open_slide` hands them to OpenSlide.
+Ventana BIF, Philips, Trestle) are refused, and :func:`pathology.slide.open.open_reader` hands them to OpenSlide.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def sample_tissue(
         x, y = round((column + 0.5) * per_x - side / 2), round((row + 0.5) * per_y - side / 2)
         x, y = max(0, min(x, level.width - side)), max(0, min(y, level.height - side))
         width, height = min(side, level.width), min(side, level.height)
-        region = reader.read_region(index, x, y, width, height)
+        region = reader.read_masked(index, x, y, width, height)
         good = np.ones((height, width), bool)
         for bad in region.unreadable:
             good[bad.y : bad.y + bad.height, bad.x : bad.x + bad.width] = False

@@ -40,7 +40,7 @@ from pathology.slide.tissue.masks import (
     remove_thin,
 )
 
-__all__ = ["ExclusionReason", "Glass", "TissueMask", "estimate_glass", "find_tissue", "optical_density"]
+__all__ = ["ExclusionReason", "Glass", "TissueMask", "estimate_glass", "find_tissue", "mask_mpp", "optical_density"]
 
 NOMINAL_GLASS = (244.0, 243.0, 244.0)
 """Glass colour assumed where a field shows none: the median of the white pixels of 45 scanner-corrected fields."""
@@ -287,6 +287,22 @@ class _Kind(IntEnum):
     EVEN = 6
     GREY = 7  # absorbs without colour
     BLACK = 8
+
+
+def mask_mpp(dimensions: tuple[int, int], mpp_of_level0: float, settings: TissueSettings) -> float:
+    """Return the micrometres per pixel of a slide's tissue mask: the setting, or coarser for a very large slide.
+
+    Parameters
+    ----------
+    dimensions
+        ``(width, height)`` of the slide in level-0 pixels.
+    mpp_of_level0
+        Its micrometres per level-0 pixel.
+    settings
+        How tissue is found.
+    """
+    width, height = dimensions
+    return max(settings.mpp, mpp_of_level0 * math.sqrt(width * height / settings.most_pixels))
 
 
 def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettings | None = None) -> TissueMask:

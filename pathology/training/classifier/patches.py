@@ -21,7 +21,7 @@ from pathology.outputs.export.geojson import read_geojson
 from pathology.progress import Progress
 from pathology.scoring.tile import tile
 from pathology.settings import GridSettings
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.tiling.store import PatchStore
 from pathology.tiling.torch_dataset import ShuffledPatches
 from pathology.training.classifier.augmentation import change_patch
@@ -128,7 +128,7 @@ def slide_fingerprints(labelled: LabelledSlides) -> list[str]:
     """
     found = []
     for slide in labelled.slides:
-        with open_slide(slide.path) as reader:
+        with open_reader(slide.path) as reader:
             found.append(reader.fingerprint)
     return found
 

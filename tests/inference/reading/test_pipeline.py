@@ -11,7 +11,7 @@ from pathology.inference.reading.pipeline import predict_blocks
 from pathology.inference.reading.processes import ReadingProcesses
 from pathology.inference.reading.threads import ReadingThreads
 from pathology.settings import GridSettings
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.stain.normalise import StainNormaliser, fit_look
 from pathology.testing.array_reader import ArrayReader
 from pathology.testing.synthetic_slides import write_svs
@@ -155,7 +155,7 @@ def processes():
 @pytest.mark.parametrize("mpp", [0.5, 0.8])
 @pytest.mark.parametrize("batch_size", [16, 100])
 def test_processes_read_what_threads_read(file, processes, mpp, batch_size):
-    with open_slide(file) as reader:
+    with open_reader(file) as reader:
         plan = planned(reader, mpp, stride=48)
         blocks = BlockReader(reader, plan.grid)
         with ReadingThreads(blocks, plan) as threads:
@@ -168,7 +168,7 @@ def test_processes_read_what_threads_read(file, processes, mpp, batch_size):
 
 
 def test_processes_normalise_stain(file, processes):
-    with open_slide(file) as reader:
+    with open_reader(file) as reader:
         plan = planned(reader)
         stain = StainNormaliser(fit_look(reader.read(0, 300, 300, 400, 400).reshape(-1, 3), "reinhard", source="test"))
         expected = one_by_one(BlockReader(reader, plan.grid, stain.apply), plan)
@@ -183,7 +183,7 @@ def test_two_slides_at_once(file, processes, tmp_path):
     other = write_svs(tmp_path / "other.svs", TissuePicture(900, 800, tissue=0.8, seed=5), factors=(1,))
     plans, expected = [], []
     for path in (file, other):
-        with open_slide(path) as reader:
+        with open_reader(path) as reader:
             plans.append(planned(reader))
             expected.append(one_by_one(BlockReader(reader, plans[-1].grid), plans[-1]))
     with processes.slide(file, plans[0]) as first, processes.slide(other, plans[1]) as second:
@@ -206,7 +206,7 @@ def children():
 
 
 def test_a_killed_process_is_replaced(file):
-    with open_slide(file) as reader:
+    with open_reader(file) as reader:
         plan = planned(reader)
         expected = one_by_one(BlockReader(reader, plan.grid), plan)
     before = {child.pid for child in children()}
@@ -234,7 +234,7 @@ def test_a_block_that_kills_is_an_error_of_its_slide(file, monkeypatch, tmp_path
         "sys.meta_path.insert(0, Finder())\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    with open_slide(file) as reader:
+    with open_reader(file) as reader:
         plan = planned(reader)
     with (
         ReadingProcesses(1) as mine,
@@ -245,7 +245,7 @@ def test_a_block_that_kills_is_an_error_of_its_slide(file, monkeypatch, tmp_path
 
 
 def test_a_slide_that_cannot_be_opened(file, processes, tmp_path):
-    with open_slide(file) as reader:
+    with open_reader(file) as reader:
         plan = planned(reader)
     damaged = tmp_path / "damaged.svs"
     damaged.write_bytes(file.read_bytes()[:5000])
@@ -256,7 +256,7 @@ def test_a_slide_that_cannot_be_opened(file, processes, tmp_path):
 
 
 def test_slides_are_closed_again(file, processes, tmp_path):
-    with open_slide(file) as reader:
+    with open_reader(file) as reader:
         plan = planned(reader, block=1024)
     for state in range(12):
         with processes.slide(file, plan, state=str(state)) as source:
@@ -268,7 +268,7 @@ def test_slides_are_closed_again(file, processes, tmp_path):
 def test_the_processes_end_with_their_owner(file):
     before = {child.pid for child in children()}
     mine = ReadingProcesses(2)
-    with open_slide(file) as reader:
+    with open_reader(file) as reader:
         plan = planned(reader)
     with mine.slide(file, plan) as source:
         run(source, plan)

@@ -32,12 +32,12 @@ def dicom_slide(tmp_path_factory):
     """The same, but the slide is a DICOM series with an origin and orientation of its own."""
     from dataclasses import replace
 
-    from pathology.slide.open import open_slide
+    from pathology.slide.open import open_reader
     from pathology.testing.synthetic_slides import ArrayPicture, write_dicom
 
     root = tmp_path_factory.mktemp("own")
     results = open_results(write_constructed_results(root / "out"))
-    with open_slide(results["square"].record.path) as reader:
+    with open_reader(results["square"].record.path) as reader:
         pixels = reader.read(0, 0, 0, *reader.dimensions)
     folder = root / "series"
     write_dicom(folder, ArrayPicture(pixels), mpp=0.499)

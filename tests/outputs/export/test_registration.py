@@ -10,7 +10,7 @@ from pathology.outputs.export.geojson import read_geojson
 from pathology.outputs.export.ome_zarr import write_ome_zarr
 from pathology.outputs.figures.heatmap import Heatmap
 from pathology.outputs.results.results_folder import open_results
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.testing.constructed_results import SQUARE_CELLS, write_constructed_results
 
 
@@ -36,7 +36,7 @@ def extent(where):
 
 
 def test_the_slide_itself(slide):
-    with open_slide(slide.record.path) as reader:
+    with open_reader(slide.record.path) as reader:
         pixels = reader.read(0, 0, 0, *reader.dimensions)
     assert extent((pixels == (92, 58, 122)).all(axis=2)) == pytest.approx(truth(slide), abs=0.5)
 

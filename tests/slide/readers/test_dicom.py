@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathology.errors import CorruptSlideError, NotBrightfieldError, UnsupportedSlideError
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.readers.dicom import DicomReader
 from pathology.testing.slide_reader_suite import SlideReaderSuite
 from pathology.testing.synthetic_slides import ArrayPicture, TissuePicture, write_dicom
@@ -156,7 +156,7 @@ def test_left_out_frames_are_white(tmp_path):
         left_out=lambda level, column, row: column == 1,
     )
     with DicomReader(folder) as reader:
-        region = reader.read_region(0, 0, 0, 611, 437)
+        region = reader.read_masked(0, 0, 0, 611, 437)
         assert not region.unreadable
         assert (region.pixels[:, 128:256] == 255).all()
         np.testing.assert_array_equal(region.pixels[:, :128], levels()[0][:, :128])
@@ -166,7 +166,7 @@ def test_any_file_opens_the_whole_series(tmp_path):
     folder = write_dicom(tmp_path / "s", PICTURE, tile=128, factors=(1, 2, 4))
     fingerprints = set()
     for file in folder.iterdir():
-        with open_slide(file) as reader:
+        with open_reader(file) as reader:
             assert reader.backend == "dicom"
             assert len(reader.levels) == 3
             fingerprints.add(reader.fingerprint)
@@ -221,7 +221,7 @@ def test_one_damaged_frame_is_masked(tmp_path):
     content[place : place + 200] = bytes(200)
     file.write_bytes(content)
     with DicomReader(folder) as reader:
-        region = reader.read_region(0, 0, 0, 611, 437)
+        region = reader.read_masked(0, 0, 0, 611, 437)
         assert reader.unreadable_tiles == {(0, 2, 1)}  # 5 tiles a row: the eighth is the third of the second row
         bad = np.zeros((437, 611), bool)
         bad[128:256, 256:384] = True
@@ -261,13 +261,13 @@ def test_label_alone_is_refused(tmp_path):
     folder = write_dicom(tmp_path / "s", PICTURE, tile=128, factors=(1,))
     volume_file(folder).unlink()
     with pytest.raises(UnsupportedSlideError, match="only a label"):
-        open_slide(folder)
+        open_reader(folder)
 
 
 def test_folder_without_dicom(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(UnsupportedSlideError, match="no DICOM slide"):
-        open_slide(tmp_path)
+        open_reader(tmp_path)
 
 
 def test_scale_from_the_imaged_volume(tmp_path):

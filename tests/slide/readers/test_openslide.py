@@ -79,7 +79,7 @@ def test_a_damaged_tile_costs_its_own_place_only(tmp_path):
     content[place : place + 60] = bytes(60)
     path.write_bytes(content)
     with OpenSlideReader(path) as reader:
-        region = reader.read_region(0, 10, 10, 600, 400)
+        region = reader.read_masked(0, 10, 10, 600, 400)
         assert reader.unreadable_tiles == {(0, 3, 2)}
         assert reader.tile_counts.unreadable == 1
         assert [(r.x, r.y, r.width, r.height) for r in region.unreadable] == [(182, 118, 64, 64)]

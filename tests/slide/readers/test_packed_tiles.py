@@ -1,6 +1,6 @@
 import numpy as np
 
-from pathology.slide.open import open_slide
+from pathology.slide.open import open_reader
 from pathology.slide.readers.packed_tiles import PackedTiles
 from pathology.testing.synthetic_slides import TissuePicture, write_svs
 
@@ -14,7 +14,7 @@ def test_tiles_come_out_as_they_went_in():
 
 def test_many_tiles_are_judged_as_each_alone(tmp_path):
     slide = write_svs(tmp_path / "a.svs", TissuePicture(700, 500, mpp=0.5, tissue=0.8), tile=128, factors=(1,))
-    with open_slide(slide) as reader:
+    with open_reader(slide) as reader:
         encoding = reader.tile_encoding(0)
         whole = [reader.stored_tile(0, column, row) for row in range(4) for column in range(6)]
     random = np.random.default_rng(3)

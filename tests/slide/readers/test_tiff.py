@@ -283,7 +283,7 @@ def test_left_out_tiles_are_white_and_no_damage(tmp_path):
         tmp_path / "a.svs", PICTURE, tile=128, factors=FACTORS, left_out=lambda level, c, r: (c + r) % 2 == 0
     )
     with TiffReader(path) as reader, openslide.OpenSlide(path) as slide:
-        region = reader.read_region(0, 0, 0, 611, 437)
+        region = reader.read_masked(0, 0, 0, 611, 437)
         assert not region.unreadable
         assert (region.pixels[:128, :128] == 255).all()
         wanted = np.asarray(slide.read_region((0, 0), 0, (611, 437)))
@@ -381,7 +381,7 @@ def test_damage_never_escapes_as_a_foreign_error(cut_source, data):
     try:
         with TiffReader(path) as reader:
             width, height = reader.dimensions
-            region = reader.read_region(0, 0, 0, min(width, 700), min(height, 700))
+            region = reader.read_masked(0, 0, 0, min(width, 700), min(height, 700))
             assert region.pixels.dtype == np.uint8
     except (CorruptSlideError, UnsupportedSlideError):
         pass

@@ -133,7 +133,7 @@ def test_damage_is_masked_and_reported(slide, tmp_path, threads):
     path = damaged(slide, tmp_path / "bad.tif", [11, 24])  # (1, 1) and (4, 2) of 10 tiles a row
     with TiffReader(slide) as intact, TiffReader(path, threads=threads) as reader:
         wanted = intact.read(0, 30, 30, 500, 400)
-        region = reader.read_region(0, 30, 30, 500, 400)
+        region = reader.read_masked(0, 30, 30, 500, 400)
         assert region.unreadable == (Rect(34, 34, 64, 64), Rect(226, 98, 64, 64))
         bad = np.zeros((400, 500), bool)
         bad[34:98, 34:98] = bad[98:162, 226:290] = True
@@ -150,7 +150,7 @@ def test_damage_is_masked_and_reported(slide, tmp_path, threads):
 def test_a_damaged_whole_tile(slide, tmp_path):
     path = damaged(slide, tmp_path / "bad.tif", [0])
     with TiffReader(path) as reader:
-        region = reader.read_region(0, 0, 0, 64, 64)
+        region = reader.read_masked(0, 0, 0, 64, 64)
         assert region.unreadable == (Rect(0, 0, 64, 64),)
         assert (region.pixels == 255).all()
 
@@ -173,7 +173,7 @@ def test_a_tile_cut_short_is_damage_although_the_decoder_would_fill_it(tmp_path)
     content[offset + length // 2 : offset + length] = bytes(length - length // 2)
     path.write_bytes(content)
     with TiffReader(path) as reader:
-        assert len(reader.read_region(0, 0, 0, 640, 512).unreadable) == 1
+        assert len(reader.read_masked(0, 0, 0, 640, 512).unreadable) == 1
 
 
 def test_a_file_that_shrinks_while_open(slide, tmp_path):
@@ -182,7 +182,7 @@ def test_a_file_that_shrinks_while_open(slide, tmp_path):
     with TiffReader(path) as reader:
         with path.open("r+b") as file:
             file.truncate(1000)
-        region = reader.read_region(0, 0, 0, 640, 512)
+        region = reader.read_masked(0, 0, 0, 640, 512)
         assert len(region.unreadable) > 70
         assert (region.pixels[-64:, -64:] == 255).all()
 

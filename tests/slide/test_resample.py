@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from skimage.transform import resize
 
 from pathology.slide.readers.base import Rect
+from pathology.slide.resample import choose_scaling, read_scaled
 from pathology.testing.array_reader import ArrayReader
-from pathology.tiling.resample import choose_scaling, read_scaled
 
 
 def picture(height, width, seed=0):

@@ -73,7 +73,7 @@ def choose_scaling(reader: SlideReader, scale: float) -> Scaling:
     return Scaling(level, reduction, 1.0 if math.isclose(rest, 1.0, rel_tol=1e-6) else rest)
 
 
-def footprint(scaling: Scaling, target: Rect) -> Rect:
+def footprint(scaling: Scaling, target: Rect, *, shifted: bool = False) -> Rect:
     """Return what must be read for a rectangle at the target scale.
 
     Parameters
@@ -82,6 +82,8 @@ def footprint(scaling: Scaling, target: Rect) -> Rect:
         From :func:`choose_scaling`.
     target
         The rectangle in target pixels.
+    shifted
+        Whether the rectangle lies between whole target pixels; see :func:`read_scaled`.
 
     Returns
     -------
@@ -89,7 +91,7 @@ def footprint(scaling: Scaling, target: Rect) -> Rect:
         In reduced pixels: ``scaling.reduction`` pixels of the level read are one of them.
     """
     rest = scaling.rest
-    if rest == 1.0:
+    if rest == 1.0 and not shifted:
         return target
     left, top = math.floor(target.x * rest) - _MARGIN, math.floor(target.y * rest) - _MARGIN
     right = math.ceil((target.x + target.width) * rest) + _MARGIN
@@ -117,7 +119,13 @@ class Canvas:
 
 
 def read_scaled(
-    reader: SlideReader, scaling: Scaling, target: Rect, *, overlap: int = 0, canvas: Canvas | None = None
+    reader: SlideReader,
+    scaling: Scaling,
+    target: Rect,
+    *,
+    shift: tuple[float, float] = (0.0, 0.0),
+    overlap: int = 0,
+    canvas: Canvas | None = None,
 ) -> Region:
     """Read a rectangle at the target scale.
 
@@ -129,6 +137,9 @@ def read_scaled(
         From :func:`choose_scaling`.
     target
         The rectangle in target pixels; may hang over the slide's edge, where it is white.
+    shift
+        How far right of and below its whole target pixels the rectangle really lies, -0.5 to 0.5 of such a pixel.
+        Patches have none.
     overlap
         By how many target pixels neighbouring rectangles overlap with this one.
     canvas
@@ -140,9 +151,12 @@ def read_scaled(
         ``(target.height, target.width, 3)`` uint8; unreadable rectangles in target pixels relative to the
         region's corner.
     """
-    part, rest = footprint(scaling, target), scaling.rest
+    rest = scaling.rest
+    shifted = shift != (0.0, 0.0)
+    copied = rest == 1.0 and not shifted
+    part = footprint(scaling, target, shifted=shifted)
     canvas = canvas or Canvas()
-    shared = overlap if rest == 1.0 else math.ceil(overlap * rest) + 2 * _MARGIN + 1
+    shared = overlap if copied else math.ceil(overlap * rest) + 2 * _MARGIN + 1
     reduced = reader.read_reduced(
         scaling.level,
         scaling.reduction,
@@ -153,14 +167,14 @@ def read_scaled(
         overlap=shared,
         out=canvas.of("reduced", part.width, part.height),
     )
-    if rest == 1.0:
+    if copied:
         return reduced
     pixels: Any = reduced.pixels
     if rest > 1.0:
         pixels = cv2.GaussianBlur(pixels, (0, 0), (rest - 1) / 2, dst=pixels, borderType=cv2.BORDER_REPLICATE)
     # Target pixel t, centre t + 0.5, samples reduced position (t + 0.5) * rest - 0.5.
-    shift_x = (target.x + 0.5) * rest - 0.5 - part.x
-    shift_y = (target.y + 0.5) * rest - 0.5 - part.y
+    shift_x = (target.x + shift[0] + 0.5) * rest - 0.5 - part.x
+    shift_y = (target.y + shift[1] + 0.5) * rest - 0.5 - part.y
     matrix = np.array([[rest, 0, shift_x], [0, rest, shift_y]], np.float64)
     scaled: Any = cv2.warpAffine(
         pixels,
