@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathology.bundle.catalogue import load_bundle
     from pathology.outputs.results.results_folder import open_results
     from pathology.scoring.batch import score
-    from pathology.slide.open import open_slide
+    from pathology.slide.slide import open_slide
     from pathology.tiling.store import PatchStore
 
 __all__ = ["PatchStore", "__version__", "load_bundle", "open_results", "open_slide", "score"]
@@ -30,7 +30,7 @@ _HOMES = {
     "PatchStore": "pathology.tiling.store",
     "load_bundle": "pathology.bundle.catalogue",
     "open_results": "pathology.outputs.results.results_folder",
-    "open_slide": "pathology.slide.open",
+    "open_slide": "pathology.slide.slide",
     "score": "pathology.scoring.batch",
 }
 
