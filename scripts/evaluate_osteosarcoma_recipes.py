@@ -38,9 +38,9 @@ from pathology.training.classifier.predict import predict_slides
 from pathology.training.classifier.recipe import SlideRecipe, Stage
 from pathology.training.common.checkpoint import Checkpoint
 from pathology.training.common.distributed import distributed_training
-from pathology.training.tiles.colour_baseline import colour_features, colour_probabilities
-from pathology.training.tiles.osteosarcoma import OSTEOSARCOMA_FOLDERS, OSTEOSARCOMA_MPP, read_osteosarcoma
-from pathology.training.tiles.tiles import LabelledTiles
+from pathology.training.tile_classifier.colour_baseline import colour_features, colour_probabilities
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles
+from pathology.training.tile_classifier.osteosarcoma import OSTEOSARCOMA_FOLDERS, OSTEOSARCOMA_MPP, read_osteosarcoma
 
 SYSTEMS: Final = ("foersch-2021", "zhang-2022", "frankel-2022")
 NON_TUMOUR: Final = 0

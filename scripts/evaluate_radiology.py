@@ -31,17 +31,17 @@ from scipy import ndimage
 from pathology.bundle.card import Metric
 from pathology.radiology.features.signature import Classifier, SignatureSettings, nested_scores
 from pathology.radiology.io.cohort import Cohort, read_cohort
-from pathology.radiology.models.adversarial import AcganSettings
-from pathology.radiology.models.base import as_metric
+from pathology.radiology.models.adversarial_recipe import AcganSettings
 from pathology.radiology.models.deep_features import DeepFeatureSettings, deep_feature_table
-from pathology.radiology.models.fit import OptimiserSettings
-from pathology.radiology.models.image_classifier import ImageRecipe
+from pathology.radiology.models.image_recipe import ImageRecipe
 from pathology.radiology.models.network_classifier import cross_validated_probabilities
-from pathology.radiology.models.plots import draw_nested_plots
-from pathology.radiology.models.segmentation import SegmentationRecipe, SegmentedCase
+from pathology.radiology.models.nomogram_plots import draw_nomogram_plots
+from pathology.radiology.models.recipe import as_metric
 from pathology.radiology.models.segmentation_metrics import dice
-from pathology.radiology.models.signature import SignatureRecipe, nested_probabilities
+from pathology.radiology.models.segmentation_recipe import SegmentationRecipe, SegmentedCase
+from pathology.radiology.models.signature_recipe import SignatureRecipe, nested_probabilities
 from pathology.radiology.models.stratification import predicted_groups
+from pathology.radiology.models.training_loop import OptimiserSettings
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.classification import score_by_patient
 from pathology.stats.splits import grouped_k_fold
@@ -81,7 +81,7 @@ def patients(data: Path, work: Path) -> Cohort:
     return read_cohort(data / "sts", work / "clinical.csv")
 
 
-def told(name: str, done: int, total: int) -> None:
+def show_progress(name: str, done: int, total: int) -> None:
     """Print every tenth of a stage."""
     if done == total or done % max(1, total // 10) == 0:
         print(f"    {name}: {done}/{total}", flush=True)
@@ -94,8 +94,8 @@ def features(cohort: Cohort, work: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")
     tumours = SignatureRecipe(sequences=SEQUENCES, label="none", classes=("0", "1"))
     shell = SignatureRecipe(sequences=("MR_T1",), label="none", classes=("0", "1"), shell_mm=5.0, shape_of="none")
-    table = tumours.table(cohort, progress=told)
-    around = shell.table(cohort, progress=told)
+    table = tumours.table(cohort, progress=show_progress)
+    around = shell.table(cohort, progress=show_progress)
     table = table.join(around[[c for c in around.columns if "-shell:" in str(c)]])
     table.to_csv(path)
     return table
@@ -128,7 +128,7 @@ def nomograms(cohort: Cohort, work: Path, seed: int) -> dict[str, list[Metric]]:
     relapse = liu_2021.recipe()
     chosen = relapse.patients(cohort)  # type: ignore[attr-defined]  # a SurvivalRecipe
     found["liu-2021, T1"] = list(relapse.evaluate_table(table[t1], chosen, seed=seed))  # type: ignore[attr-defined]
-    draw_nested_plots(metastasis, table[t1], cohort.having(("MR_T1",), metastasis.label), work, seed=seed)
+    draw_nomogram_plots(metastasis, table[t1], cohort.having(("MR_T1",), metastasis.label), work, seed=seed)
     return found
 
 
@@ -160,7 +160,7 @@ def deep(cohort: Cohort, work: Path, seed: int, device: str, until: float) -> di
             assert isinstance(recipe, SignatureRecipe)
             chosen = cohort.having(("MR_T1",), recipe.label)
             name = f"{system}, {' + '.join(sequences)}, {backbone} with random weights"
-            measure = partial(recipe.evaluate_table, joined, chosen, seed=seed, progress=told)
+            measure = partial(recipe.evaluate_table, joined, chosen, seed=seed, progress=show_progress)
             found[name] = remembered(work, "deep", name, until, measure)
     return found
 
@@ -170,7 +170,7 @@ def deep_features(cohort: Cohort, work: Path, backbone: Any, sequence: str, devi
     path = work / f"deep-{backbone}-{sequence}.csv"
     if not path.exists():
         settings = DeepFeatureSettings(sequence=sequence, backbone=backbone, slices=4)
-        deep_feature_table(cohort, settings, device=device, progress=told).to_csv(path)
+        deep_feature_table(cohort, settings, device=device, progress=show_progress).to_csv(path)
     return pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")
 
 
@@ -196,7 +196,7 @@ def chosen_inside(recipe: SignatureRecipe, table: pd.DataFrame, cohort: Cohort, 
 
 def folds(done: int, total: int) -> None:
     """Print every fold."""
-    told("outer folds", done, total)
+    show_progress("outer folds", done, total)
 
 
 PERMUTATIONS, PERMUTATIONS_OF_SIGNATURES = 60, 500
@@ -249,7 +249,7 @@ def on_shuffled(
             seed=repeat,
         )
         areas.append(within_fold_area(shuffled, p, chosen.patients, resamples=100).value)
-        told("permutations", repeat + 1, repeats)
+        show_progress("permutations", repeat + 1, repeats)
     error = float(np.std(areas, ddof=1) / np.sqrt(len(areas)))
     mean = float(np.mean(areas))
     figure = Metric(
@@ -306,7 +306,7 @@ def segmentation(
             if record["settings"] == settings:
                 kept[int(path.stem.removeprefix("fold-"))] = [SegmentedCase(**c) for c in record["cases"]]
         started = time.monotonic()
-        steps = recipe.by_fold(cohort, folds=k, seed=seed, device=device, skip=kept, progress=told)
+        steps = recipe.by_fold(cohort, folds=k, seed=seed, device=device, skip=kept, progress=show_progress)
         for index, cases in steps:
             kept[index] = list(cases)
             seconds, started = round(time.monotonic() - started), time.monotonic()
@@ -379,7 +379,7 @@ def images(cohort: Cohort, seed: int, device: str, small: bool) -> dict[str, lis
     petct = petct.model_copy(update={"classifier": petct.classifier.model_copy(update=few)})  # type: ignore[attr-defined]
     if small:
         petct = petct.model_copy(update={"size": 24})
-    return {"peng-2019": list(petct.evaluate(cohort, seed=seed, device=device, progress=told))}
+    return {"peng-2019": list(petct.evaluate(cohort, seed=seed, device=device, progress=show_progress))}
 
 
 def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> dict[str, list[Metric]]:
@@ -390,8 +390,8 @@ def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> 
         optimiser = OptimiserSettings(steps=60, batch=8, learning_rate=3e-4)
         classifier = recipe.classifier.model_copy(update={"optimiser": optimiser})
         recipe = recipe.model_copy(update={"classifier": classifier, "size": 64, "slices": 4})
-    read = recipe.images(cohort, told)
-    scores = cross_validated_probabilities(read, 2, recipe.classifier, seed=seed, device=device, progress=told)
+    read = recipe.images(cohort, show_progress)
+    scores = cross_validated_probabilities(read, 2, recipe.classifier, seed=seed, device=device, progress=show_progress)
     data = f"{len(set(read.patients))} patients, 5-fold cross-validation by patient, densenet161 on MR_T1, 'high_grade'"
     found = list(recipe.metrics(read, scores, cohort, data=data, seed=seed))
     names, means = score_by_patient(scores, read.patients)
@@ -413,7 +413,7 @@ def constructed(work: Path, seed: int, device: str, small: bool, until: float) -
             with tempfile.TemporaryDirectory() as place:
                 cohort = constructed_cohort(module.SYSTEM.id, Path(place), patients=count, seed=seed)
                 metrics: Sequence[Metric] = recipe.evaluate(
-                    cohort, folds=folds, seed=seed, device=device, progress=told
+                    cohort, folds=folds, seed=seed, device=device, progress=show_progress
                 )
                 return metrics
 

@@ -89,8 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
     other = maps_of(randomised(bundle.network(), card.architecture), images, wanted)
     thinned = [(a.ravel()[::7], b.ravel()[::7]) for a, b in zip(maps, other, strict=True)]
     # A map enlarged from one square is flat but for rounding.
-    told = [pair for pair in thinned if all(np.ptp(one) > 1e-4 * one.max() for one in pair)]
-    likeness = [float(spearmanr(a, b).statistic) for a, b in told]
+    varying = [pair for pair in thinned if all(np.ptp(one) > 1e-4 * one.max() for one in pair)]
+    likeness = [float(spearmanr(a, b).statistic) for a, b in varying]
     print(
         f"{name}: {len(maps)} patches; rank correlation with the maps of random last layers: median"
         f" {np.median(likeness):.2f} (n = {len(likeness)}; 1 would mean that the maps do not depend on what was learnt)"

@@ -33,8 +33,8 @@ from pathology.stats.conformal import conformal_quantile
 from pathology.stats.intervals import wilson
 from pathology.stats.out_of_distribution import fit_domain, fit_limit, slide_score
 from pathology.testing.constructed_slides import construct_slide
-from pathology.training.tiles.osteosarcoma import OSTEOSARCOMA_CLASSES, read_osteosarcoma
-from pathology.training.tiles.tiles import LabelledTiles, patch_starts, tissue_shares
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles, patch_starts, tissue_shares
+from pathology.training.tile_classifier.osteosarcoma import OSTEOSARCOMA_CLASSES, read_osteosarcoma
 
 FALSE_ALARM = 0.125
 """Chosen after the scores were seen, as the card says: a quarter of the slides of Case-48 are mostly cartilage, which

@@ -23,7 +23,7 @@ from pathology.scoring.batch import score
 from pathology.stats.classification import expected_calibration_error
 from pathology.stats.intervals import wilson
 from pathology.testing.constructed_slides import construct_cohort
-from pathology.training.tiles.osteosarcoma import read_osteosarcoma
+from pathology.training.tile_classifier.osteosarcoma import read_osteosarcoma
 
 
 def run(arguments: argparse.Namespace) -> None:

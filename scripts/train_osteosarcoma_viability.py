@@ -43,10 +43,10 @@ from pathology.networks.registry import build_network
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.intervals import Interval, wilson
 from pathology.stats.splits import Fold, audit_leakage, content_digest, grouped_k_fold, leave_one_group_out
-from pathology.training.tiles.fitting import TileFitSettings, fit_network, tile_probabilities
-from pathology.training.tiles.osteosarcoma import OSTEOSARCOMA_CLASSES as CLASSES
-from pathology.training.tiles.osteosarcoma import read_osteosarcoma
-from pathology.training.tiles.tiles import LabelledTiles
+from pathology.training.tile_classifier.fit import TileFitSettings, fit_network, tile_probabilities
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles
+from pathology.training.tile_classifier.osteosarcoma import OSTEOSARCOMA_CLASSES as CLASSES
+from pathology.training.tile_classifier.osteosarcoma import read_osteosarcoma
 
 ARCHITECTURE: Final = "densenet121"
 NON_TUMOUR, NON_VIABLE, VIABLE = range(3)
@@ -415,7 +415,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.fits_only:
         return
 
-    from pathology.training.tiles.colour_baseline import colour_features, colour_probabilities
+    from pathology.training.tile_classifier.colour_baseline import colour_features, colour_probabilities
 
     features = np.stack([colour_features(tile) for tile in tiles.pixels])
     baseline = {design: np.zeros((len(tiles), len(CLASSES))) for design in ("case", "slide")}

@@ -121,13 +121,13 @@ def fetch_command(
     from pathology.cohorts.selection import annotations_of
 
     chosen, everything = _selected(name, kind, patients, one_per_patient, largest_mb, limit)
-    known: dict[str, str] | None = None
+    diagnosed: dict[str, str] | None = None
     if labels is not None:
         wanted = None if classes is None else {part.strip() for part in classes.split(",") if part.strip()}
-        joined = join_labels(chosen, read_diagnoses(labels, patient=patient_column, label=label_column), classes=wanted)
-        known = dict(joined.labels)
-        _print_labels(joined.labels, joined.left_out, joined.vocabulary)
-        chosen = tuple(one for one in chosen if one.name in known)
+        found = join_labels(chosen, read_diagnoses(labels, patient=patient_column, label=label_column), classes=wanted)
+        diagnosed = dict(found.labels)
+        _print_labels(found.labels, found.excluded, found.vocabulary)
+        chosen = tuple(one for one in chosen if one.name in diagnosed)
         if not chosen:
             from pathology.errors import InputTableError
 
@@ -138,7 +138,7 @@ def fetch_command(
     manifest = out / "manifest.csv"
     slides = tuple(one for one in chosen if one.modality == "SM")
     if slides:
-        count = write_manifest(manifest, slides, out, known)
+        count = write_manifest(manifest, slides, out, diagnosed)
         print(f"Manifest: {manifest} ({count:,} slides)")
     if manifest_only:
         return
@@ -151,7 +151,7 @@ def fetch_command(
         done = fetch(everything_wanted, out, endpoint=endpoint, progress=arrived)
     print(
         f"{done.series:,} series are whole: {done.files:,} files fetched ({_size(done.bytes / 1e6)}),"
-        f" {done.there:,} were there before. Research use only."
+        f" {done.already_present:,} were there before. Research use only."
     )
 
 
@@ -227,12 +227,12 @@ def _print_summary(name: str, chosen: tuple[CohortSeries, ...]) -> None:
     print(f"  Labels: {find_cohort(name).labels}")
 
 
-def _print_labels(labels: Mapping[str, str], left_out: Mapping[str, int], vocabulary: str) -> None:
+def _print_labels(labels: Mapping[str, str], excluded: Mapping[str, int], vocabulary: str) -> None:
     from collections import Counter
 
     counts = Counter(labels.values())
     print(f"Labels ({vocabulary}): {', '.join(f'{count:,} {code}' for code, count in counts.most_common()) or 'none'}")
-    for reason, count in left_out.items():
+    for reason, count in excluded.items():
         print(f"  {count:,} slides left out: {reason}")
 
 

@@ -9,17 +9,20 @@ import typer
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Patient records: slides, imaging and clinic joined. Research use only.", no_args_is_help=True)
+app = typer.Typer(
+    help="Patient records: slides, imaging and clinical data, merged. Research use only.", no_args_is_help=True
+)
 
 
 @app.command("build")
 def build(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the records.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.", show_default=False)],
     slides: Annotated[
         Path | None, typer.Option("--slides", help="Results folder of 'pathology score'.", show_default=False)
     ] = None,
     radiology: Annotated[
-        Path | None, typer.Option("--radiology", help="Results folder of the radiology module.", show_default=False)
+        Path | None,
+        typer.Option("--radiology", help="Results folder of 'pathology radiology predict'.", show_default=False),
     ] = None,
     clinical: Annotated[
         Path | None, typer.Option("--clinical", help="Clinical table: CSV, TSV, XLSX or Parquet.", show_default=False)
@@ -27,19 +30,19 @@ def build(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            "--column", help="NAME=COLUMN: which column of the table a name of the vocabulary is.", show_default=False
+            "--column", help="NAME=COLUMN: the table column for a vocabulary name; repeatable.", show_default=False
         ),
     ] = None,
     survival: Annotated[
         list[Path] | None,
-        typer.Option("--survival", help="Model folder to run on the records; repeat for more.", show_default=False),
+        typer.Option("--survival", help="Survival model folder to run on the records; repeatable.", show_default=False),
     ] = None,
     hash_ids: Annotated[
         Path | None,
         typer.Option(
             "--hash-ids",
-            help="Replace identifiers by keyed hashes under the key in this file (made if it does not exist), "
-            "and drop dates and free texts.",
+            help="Pseudonymise with the key in this file (created if missing): hash identifiers, "
+            "drop dates and free text.",
             show_default=False,
         ),
     ] = None,
@@ -47,16 +50,14 @@ def build(
         str | None,
         typer.Option(
             "--explain-with",
-            help="Address of an OpenAI-compatible interface that may reword the plain page. Off by default. "
-            "A key is read from PATHOLOGY_LANGUAGE_MODEL_KEY.",
+            help="URL of an OpenAI-compatible API that rewords the patient summary. Off by default. "
+            "The API key is read from PATHOLOGY_LANGUAGE_MODEL_KEY.",
             show_default=False,
         ),
     ] = None,
-    explain_model: Annotated[
-        str, typer.Option("--explain-model", help="Name of the language model at that address.")
-    ] = "default",
+    explain_model: Annotated[str, typer.Option("--explain-model", help="Name of the language model.")] = "default",
 ) -> None:
-    """Join results and a clinical table into one record, one table row and two pages a patient."""
+    """Merge results and a clinical table into a record, a table row and two pages per patient."""
     import os
 
     from pydantic import ValidationError
@@ -66,7 +67,7 @@ def build(
     from pathology.patient.identity import Pseudonyms
     from pathology.patient.language_model import LanguageModelSettings, reword
     from pathology.patient.pages import write_folder
-    from pathology.patient.patient_summary import plain_text
+    from pathology.patient.patient_summary import summarise_record
     from pathology.patient.record import (
         build_records,
         patient_table,
@@ -78,7 +79,7 @@ def build(
     for text in column or []:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"--column is '{text}', expected NAME=COLUMN")
+            raise UsageError(f"--column: expected NAME=COLUMN, got '{text}'")
         columns[name.strip()] = value.strip()
     records, report = build_records(
         slides=None if slides is None else read_slide_results(slides),
@@ -94,30 +95,30 @@ def build(
         records, found = add_predictions(records, load_model(folder), folder.name)
         notes += found
     report = report.model_copy(update={"warnings": (*report.warnings, *notes)})
-    words = [plain_text(record) for record in records]
+    summaries = [summarise_record(record) for record in records]
     if explain_with is not None:
         try:
             settings = LanguageModelSettings(address=explain_with, model=explain_model)
         except ValidationError as error:
             raise UsageError(str(error.errors()[0]["msg"])) from error
         key = os.environ.get("PATHOLOGY_LANGUAGE_MODEL_KEY")
-        words = [reword(record, plain, settings, key=key) for record, plain in zip(records, words, strict=True)]
+        summaries = [reword(r, summary, settings, key=key) for r, summary in zip(records, summaries, strict=True)]
     try:
         out.mkdir(parents=True, exist_ok=True)
         patient_table(records).to_parquet(out / "patients.parquet", index=False)
-        write_folder(out, records, report, words)
+        write_folder(out, records, report, summaries)
     except OSError as error:
         raise OutputError(f"the records cannot be written ({error})", where=out) from error
     typer.echo(
         f"{report.patients} patients: {report.with_slides} with slides, {report.with_imaging} with imaging, "
-        f"{report.with_clinical} with a clinical row, {report.complete} with all that was given."
+        f"{report.with_clinical} with clinical data, {report.complete} with all supplied sources."
     )
     for what, ids in (
-        ("slides name no patient", report.slides_without_patient),
-        ("patients are in the slides only", report.only_in_slides),
-        ("patients are in the imaging only", report.only_in_imaging),
-        ("patients are in the clinical table only", report.only_in_clinical),
-        ("ids look alike and were not joined", report.lookalikes),
+        ("slides without a patient ID", report.slides_without_patient),
+        ("patients with slides only", report.only_in_slides),
+        ("patients with imaging only", report.only_in_imaging),
+        ("patients in the clinical table only", report.only_in_clinical),
+        ("similar IDs, not merged", report.lookalikes),
         ("warnings", report.warnings),
     ):
         if ids:
@@ -128,8 +129,8 @@ def build(
 
 @app.command("show")
 def show(
-    folder: Annotated[Path, typer.Argument(help="Folder that 'patient build' wrote.", show_default=False)],
-    patient: Annotated[str, typer.Argument(help="Patient id.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Output folder of 'pathology patient build'.", show_default=False)],
+    patient: Annotated[str, typer.Argument(help="Patient ID.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole record as JSON.")] = False,
 ) -> None:
     """Print one patient's record."""
@@ -144,11 +145,11 @@ def show(
     if record is None:
         known = sorted(p.name for p in (folder / "patients").glob("*") if p.is_dir())
         raise UsageError(
-            f"there is no patient '{patient}'",
+            f"patient '{patient}' not found",
             where=folder,
-            remedy=f"There are {', '.join(known[:8])}{' ...' if len(known) > 8 else ''}"
+            remedy=f"Available: {', '.join(known[:8])}{' ...' if len(known) > 8 else ''}"
             if known
-            else "Run 'patient build'",
+            else "Run 'pathology patient build' first",
         )
     if as_json:
         typer.echo(record.model_dump_json(indent=2))
@@ -159,14 +160,14 @@ def show(
     for name, value in record.clinical.items():
         typer.echo(f"  {name}: {value:g}" if isinstance(value, float) else f"  {name}: {value}")
     for slide in record.slides:
-        said = "no answer" if slide.abstained else slide.prediction or slide.status
+        outcome = "abstained" if slide.abstained else slide.prediction or slide.status
         score = slide.probabilities.get(slide.prediction or "")
-        typer.echo(f"  slide {slide.slide_id}: {said}{f' ({score:.3f})' if score is not None else ''}")
+        typer.echo(f"  slide {slide.slide_id}: {outcome}{f' ({score:.3f})' if score is not None else ''}")
     for study in record.imaging:
-        said = f"{len(study.findings)} findings" if study.status == "done" else study.status
-        leads = f"{study.prediction}, " if study.prediction else ""
-        typer.echo(f"  {study.study} {study.modality}: {leads}{said}")
+        findings = f"{len(study.findings)} findings" if study.status == "done" else study.status
+        predicted = f"{study.prediction}, " if study.prediction else ""
+        typer.echo(f"  {study.study} {study.modality}: {predicted}{findings}")
     for p in record.survival:
-        chances = ", ".join(f"{time} {100 * v:.0f} %" for time, v in p.survival.items())
-        typer.echo(f"  {p.outcome} by {p.model} ({p.kind}): {p.group} risk; without the event {chances}")
+        survival = ", ".join(f"{time} {100 * v:.0f} %" for time, v in p.survival.items())
+        typer.echo(f"  {p.outcome} by {p.model} ({p.kind}): {p.group} risk; event-free {survival}")
     typer.echo("Research use only.")

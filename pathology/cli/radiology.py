@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from pathology.bundle.card import Metric
     from pathology.radiology.io.cohort import Cohort
-    from pathology.radiology.models.base import Recipe
     from pathology.radiology.models.bundle import CardText
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["app"]
 
@@ -179,7 +179,7 @@ def features(
     """Measure IBSI radiomics of every patient's tumour; one row a patient."""
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.models.deep_features import DeepFeatureSettings
-    from pathology.radiology.models.signature import SignatureRecipe
+    from pathology.radiology.models.signature_recipe import SignatureRecipe
 
     names = tuple(s.strip() for s in sequences.split(",") if s.strip())
     found = read_cohort(cohort).having(names)
@@ -191,8 +191,8 @@ def features(
             for s in names
         )
     recipe = SignatureRecipe(sequences=names, label="none", classes=("0", "1"), shell_mm=shell, deep=networks)
-    with _ProgressBar() as told:
-        table = recipe.table(found, device=device, progress=told)
+    with _ProgressBar() as progress:
+        table = recipe.table(found, device=device, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(out)
     typer.echo(f"{len(table)} patients, {table.shape[1]} features: {out}")
@@ -216,7 +216,7 @@ def evaluate(
     recipe = _recipe(system, change or [])
     found = read_cohort(cohort, clinical, patient_column=patient_column)
     for figure in _evaluated(recipe, found, features_table, folds, seed, device):
-        typer.echo(_figure(figure))
+        typer.echo(_metric_line(figure))
 
 
 @app.command("train")
@@ -247,8 +247,8 @@ def train(
 ) -> None:
     """Train a system on a cohort and write a bundle with its card."""
     from pathology.radiology.io.cohort import read_cohort
-    from pathology.radiology.models.base import NOT_MEASURED
     from pathology.radiology.models.bundle import CardText
+    from pathology.radiology.models.recipe import NOT_MEASURED
 
     recipe = _recipe(system, change or [])
     found = read_cohort(cohort, clinical, patient_column=patient_column)
@@ -288,7 +288,7 @@ def train(
         device=device,
     )
     for figure in card.metrics:
-        typer.echo(_figure(figure))
+        typer.echo(_metric_line(figure))
     typer.echo(f"wrote {out}: {card.parameters:,} parameters, {card.split}")
 
 
@@ -303,8 +303,8 @@ def predict(
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.predict import predict_cohort
 
-    with _ProgressBar() as told:
-        table = predict_cohort(model, read_cohort(cohort), out, device=device, progress=told)
+    with _ProgressBar() as progress:
+        table = predict_cohort(model, read_cohort(cohort), out, device=device, progress=progress)
     failed = table[table["status"] != "done"]
     for row in failed.to_dict("records"):
         typer.echo(f"{row['patient_id']}: {row['error']}", err=True)
@@ -316,10 +316,12 @@ def _system_module(system: str) -> Any:  # noqa: ANN401  # a module of pathology
     from pathology.errors import UsageError
     from pathology.systems.system import system_modules
 
-    known = {name: module for name, module in system_modules().items() if module.SYSTEM.code.startswith("B")}
-    if system not in known:
-        raise UsageError(f"there is no radiology system '{system}'", remedy=f"Choose one of {', '.join(sorted(known))}")
-    return known[system]
+    systems = {name: module for name, module in system_modules().items() if module.SYSTEM.code.startswith("B")}
+    if system not in systems:
+        raise UsageError(
+            f"there is no radiology system '{system}'", remedy=f"Choose one of {', '.join(sorted(systems))}"
+        )
+    return systems[system]
 
 
 def _recipe(system: str, changes: list[str]) -> Recipe:
@@ -361,14 +363,14 @@ def _table(path: Path) -> pd.DataFrame:
 def _evaluated(
     recipe: Recipe, cohort: Cohort, features_table: Path | None, folds: int, seed: int, device: str
 ) -> tuple[Metric, ...]:
-    from pathology.radiology.models.signature import SignatureRecipe
-    from pathology.radiology.models.survival import SurvivalRecipe
+    from pathology.radiology.models.signature_recipe import SignatureRecipe
+    from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
-    with _ProgressBar() as told:
+    with _ProgressBar() as progress:
         if features_table is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
             chosen = _with_table(recipe, cohort, features_table)
-            return recipe.evaluate_table(_table(features_table), chosen, folds=folds, seed=seed, progress=told)
-        return recipe.evaluate(cohort, folds=folds, seed=seed, device=device, progress=told)
+            return recipe.evaluate_table(_table(features_table), chosen, folds=folds, seed=seed, progress=progress)
+        return recipe.evaluate(cohort, folds=folds, seed=seed, device=device, progress=progress)
 
 
 def _trained(
@@ -384,21 +386,21 @@ def _trained(
     seed: int,
     device: str,
 ) -> Any:  # noqa: ANN401  # a RadiologyCard
-    from pathology.radiology.models.signature import SignatureRecipe
-    from pathology.radiology.models.survival import SurvivalRecipe
+    from pathology.radiology.models.signature_recipe import SignatureRecipe
+    from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
     shared: dict[str, Any] = {"system": system, "metrics": metrics, "constructed": constructed, "seed": seed}
-    with _ProgressBar() as told:
+    with _ProgressBar() as progress:
         if features_table is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
             chosen = _with_table(recipe, cohort, features_table)
             return recipe.train_table(_table(features_table), chosen, out, text, **shared, device=device)
-        return recipe.train(cohort, out, text, **shared, device=device, progress=told)
+        return recipe.train(cohort, out, text, **shared, device=device, progress=progress)
 
 
 def _check_table(recipe: Recipe, cohort: Cohort, path: Path, device: str) -> None:
     """Refuse a table that the recipe would not measure, before hours are spent on evaluating with it."""
-    from pathology.radiology.models.signature import SignatureRecipe
-    from pathology.radiology.models.survival import SurvivalRecipe
+    from pathology.radiology.models.signature_recipe import SignatureRecipe
+    from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
     if isinstance(recipe, SignatureRecipe | SurvivalRecipe):
         measuring = recipe if isinstance(recipe, SignatureRecipe) else recipe.measuring
@@ -407,23 +409,23 @@ def _check_table(recipe: Recipe, cohort: Cohort, path: Path, device: str) -> Non
 
 def _with_table(recipe: Any, cohort: Cohort, path: Path) -> Cohort:  # noqa: ANN401
     """Keep the patients that the table, the images and the outcome have in common."""
-    from pathology.radiology.models.survival import SurvivalRecipe
+    from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
     if isinstance(recipe, SurvivalRecipe):
         chosen = recipe.patients(cohort)
     else:
         chosen = cohort.having(recipe.sequences, recipe.label)
-    known = set(_table(path).index)
-    return chosen.take([i for i, p in enumerate(chosen.patients) if p in known])
+    measured = set(_table(path).index)
+    return chosen.take([i for i, p in enumerate(chosen.patients) if p in measured])
 
 
-def _figure(figure: Metric) -> str:
-    if figure.value is None or figure.interval is None:
-        return f"{figure.metric}: not known ({figure.note})"
-    low, high = figure.interval
+def _metric_line(metric: Metric) -> str:
+    if metric.value is None or metric.interval is None:
+        return f"{metric.metric}: not known ({metric.note})"
+    low, high = metric.interval
     return (
-        f"{figure.metric}: {figure.value:.3f} ({figure.level:.0%} CI {low:.3f}-{high:.3f}, n = {figure.n} "
-        f"{figure.unit}), {figure.data}"
+        f"{metric.metric}: {metric.value:.3f} ({metric.level:.0%} CI {low:.3f}-{high:.3f}, n = {metric.n} "
+        f"{metric.unit}), {metric.data}"
     )
 
 

@@ -109,7 +109,7 @@ def fit(
             typer.echo(
                 f"{' + '.join(combination)}: {fitted.facts['patients']} patients, {fitted.facts['events']} events"
             )
-        for combination, why in models.left_out.items():
+        for combination, why in models.not_fitted.items():
             typer.echo(f"{' + '.join(combination)}: no model ({why})")
         typer.echo(f"{out}: {len(models.models)} {model} models. Research use only.")
         return

@@ -42,7 +42,7 @@ def run(
     from pathology.errors import UsageError
     from pathology.scoring.select import select_slides
     from pathology.systems.slide_classifier import find_classifier
-    from pathology.training.classifier.bundle import BundleWords
+    from pathology.training.classifier.bundle import BundleDescription
     from pathology.training.classifier.recipe_overrides import changed_recipe
     from pathology.training.classifier.train import plan_training, train_classifier
     from pathology.training.common.distributed import distributed_training
@@ -65,7 +65,7 @@ def run(
         keep_sites=keep_sites,
         seed=seed,
     )
-    words = BundleWords(
+    description = BundleDescription(
         title=f"{chosen.system.title} (reimplementation; research use only)",
         data_name=data_name,
         data_source=data_source,
@@ -79,7 +79,7 @@ def run(
         trained = train_classifier(
             plan,
             out,
-            words,
+            description,
             ranks,
             progress,
             pixels="reference" if pixels == "reference" else "decoded",

@@ -41,7 +41,7 @@ class Fetched:
         Series that are whole now.
     files
         Files fetched in this run.
-    there
+    already_present
         Files that were there before.
     bytes
         Bytes that came over the network in this run.
@@ -49,7 +49,7 @@ class Fetched:
 
     series: int
     files: int
-    there: int
+    already_present: int
     bytes: int
 
 
@@ -91,7 +91,7 @@ def fetch(
     OutputError
         If the folder cannot be written.
     """
-    files = there = received = 0
+    files = already_present = received = 0
     for one in series:
         match = re.fullmatch(r"s3://([^/]+)/(.+/)\*?", one.url)
         if match is None:
@@ -108,17 +108,17 @@ def fetch(
         except OSError as error:
             raise OutputError(f"the folder cannot be made ({error.strerror})", where=place) from error
 
-        def arrived(count: int, name: str = one.name) -> None:
+        def report(count: int, name: str = one.name) -> None:
             progress(name, count)
 
         for item in found:
             path = place / item.key.rsplit("/", 1)[-1]
             if path.is_file() and path.stat().st_size == item.size:
-                there += 1
+                already_present += 1
                 continue
-            received += _get(f"{base}/{quote(item.key)}", path, item, arrived)
+            received += _get(f"{base}/{quote(item.key)}", path, item, report)
             files += 1
-    return Fetched(len(series), files, there, received)
+    return Fetched(len(series), files, already_present, received)
 
 
 def _listing(base: str, prefix: str) -> Iterator[_Object]:
@@ -149,15 +149,15 @@ def _get(url: str, path: Path, item: _Object, progress: Callable[[int], None]) -
     partial = path.with_name(f"{path.name}.partial")
     received = 0
     for attempt in range(1, _TRIES + 1):
-        begun = partial.stat().st_size if partial.is_file() else 0
-        if begun > item.size:
+        offset = partial.stat().st_size if partial.is_file() else 0
+        if offset > item.size:
             partial.unlink()
-            begun = 0
-        if begun == item.size and partial.is_file():
+            offset = 0
+        if offset == item.size and partial.is_file():
             break
         try:
-            with _open(url, begun) as answer:
-                append = begun > 0 and answer.status == 206
+            with _open(url, offset) as answer:
+                append = offset > 0 and answer.status == 206
                 with partial.open("ab" if append else "wb") as file:
                     while chunk := answer.read(_CHUNK):
                         file.write(chunk)

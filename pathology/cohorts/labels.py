@@ -13,25 +13,25 @@ from pathology.cohorts.index import CohortSeries
 from pathology.errors import InputTableError, UsageError
 from pathology.findings.vocabulary import VOCABULARY_VERSION, find_histotype
 
-__all__ = ["Joined", "join_labels", "read_diagnoses", "write_manifest"]
+__all__ = ["CohortLabels", "join_labels", "read_diagnoses", "write_manifest"]
 
 
 @dataclass(frozen=True)
-class Joined:
+class CohortLabels:
     """Slides with labels, and why others have none.
 
     Attributes
     ----------
     labels
         Code of the tumour by the slide's name.
-    left_out
+    excluded
         Slides without a label, counted by reason.
     vocabulary
         Version of the list of names.
     """
 
     labels: Mapping[str, str]
-    left_out: Mapping[str, int]
+    excluded: Mapping[str, int]
     vocabulary: str = VOCABULARY_VERSION
 
 
@@ -79,7 +79,7 @@ def read_diagnoses(table: Path, *, patient: str, label: str) -> dict[str, str]:
 
 def join_labels(
     slides: Sequence[CohortSeries], diagnoses: Mapping[str, str], *, classes: Collection[str] | None = None
-) -> Joined:
+) -> CohortLabels:
     """Give each slide the code of its patient's tumour.
 
     A name that today covers several tumours (such as MFH) gives no label: which it is needs a review of the case.
@@ -109,7 +109,7 @@ def join_labels(
             reasons[f"{code} is not among the classes"] += 1
         else:
             labels[slide.name] = code
-    return Joined(labels, dict(reasons.most_common()))
+    return CohortLabels(labels, dict(reasons.most_common()))
 
 
 def write_manifest(

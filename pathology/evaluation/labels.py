@@ -70,13 +70,13 @@ class LabelledSlides:
         Class names, in the order of the network's outputs.
     slides
         One entry a slide, in the order of the table.
-    left_out
+    unlabelled
         Slides that are there and have no label.
     """
 
     classes: tuple[str, ...]
     slides: tuple[LabelledSlide, ...]
-    left_out: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of labelled slides."""

@@ -1,1 +1,1 @@
-"""One patient: slides, imaging studies, the clinical row, and what was found in each."""
+"""Patient records: slides, imaging studies, clinical data and survival predictions of one patient, merged by ID."""

@@ -1,7 +1,7 @@
-"""The clinical table: a versioned vocabulary of columns, and validation that names the row.
+"""The clinical table: a versioned vocabulary of columns, and validation that reports row numbers.
 
-Every column has a type, a unit, a range or allowed values, and other names under which tables call it.  A table with
-mistakes is refused as a whole, with all of them listed: a half-read table is worse than none.
+Every column has a type, a unit, a range or allowed values, and aliases.  A table with errors is rejected as a whole,
+with all errors listed, because a partly read table is worse than none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 CLINICAL_VOCABULARY = f"clinical columns, list 1; histotypes: {VOCABULARY_VERSION}"
-"""Version of this list; goes into every record."""
+"""Version of this vocabulary; stored in every record."""
 OLDEST_DATE = dt.date(1900, 1, 1)
 SHOWN_PROBLEMS = 20
 
@@ -41,19 +41,19 @@ class ClinicalField:
     Parameters
     ----------
     name
-        Name in records.
+        Column name in records.
     kind
-        Type of its values.
+        Type of the values.
     meaning
-        In words.
+        Description.
     unit
-        Of a number.
+        Unit of a numeric column.
     low, high
-        Range of a number, both included.
+        Valid range of a numeric column, inclusive.
     choices
-        Allowed values and the other spellings of each, lower case.
+        Allowed values, each with its alternative spellings in lower case.
     aliases
-        Other names of the column, without regard to case, spaces, dots, underscores and hyphens.
+        Alternative column names; case, spaces, dots, underscores and hyphens are ignored.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ClinicalField:
 _YES_NO = {"yes": ("y", "true", "1", "1.0"), "no": ("n", "false", "0", "0.0")}
 _EVENT = {"1": ("1.0", "yes", "true"), "0": ("0.0", "no", "false")}
 LONGEST_DAYS = 43830.0
-"""120 years: nobody is followed for longer than a life."""
+"""Longest plausible follow-up: 120 years."""
 
 
 def _days(name: str, meaning: str, *aliases: str) -> ClinicalField:
@@ -78,8 +78,10 @@ def _days(name: str, meaning: str, *aliases: str) -> ClinicalField:
 
 def _outcome(code: str, meaning: str) -> tuple[ClinicalField, ClinicalField]:
     return (
-        _days(f"{code}_days", f"time to {meaning} or last contact", f"{code}.time"),
-        ClinicalField(f"{code}_event", "choice", f"{meaning} seen (1) or not (0)", choices=_EVENT, aliases=(code,)),
+        _days(f"{code}_days", f"time to {meaning} or last follow-up", f"{code}.time"),
+        ClinicalField(
+            f"{code}_event", "choice", f"{meaning} observed (1) or censored (0)", choices=_EVENT, aliases=(code,)
+        ),
     )
 
 
@@ -87,7 +89,7 @@ FIELDS: tuple[ClinicalField, ...] = (
     ClinicalField(
         "patient_id",
         "id",
-        "identifier that slides and imaging use too",
+        "patient identifier, shared with slides and imaging",
         aliases=("patient", "patientid", "case", "case_id", "bcr_patient_barcode", "submitter_id"),
     ),
     ClinicalField(
@@ -100,12 +102,12 @@ FIELDS: tuple[ClinicalField, ...] = (
         choices={"female": ("f", "w", "woman"), "male": ("m", "man"), "other": ("diverse", "d", "x")},
         aliases=("gender",),
     ),
-    ClinicalField("histology", "text", "diagnosis in words", aliases=("histological_type", "diagnosis")),
-    ClinicalField("site", "text", "where the tumour is", aliases=("tumor_site", "tumour_site", "location")),
+    ClinicalField("histology", "text", "histological diagnosis", aliases=("histological_type", "diagnosis")),
+    ClinicalField("site", "text", "anatomical site of the tumour", aliases=("tumor_site", "tumour_site", "location")),
     ClinicalField(
         "size_cm",
         "number",
-        "largest diameter",
+        "largest tumour diameter",
         unit="cm",
         low=0.1,
         high=60,
@@ -114,14 +116,14 @@ FIELDS: tuple[ClinicalField, ...] = (
     ClinicalField(
         "depth",
         "choice",
-        "against the fascia",
+        "depth relative to the fascia",
         choices={"superficial": (), "deep": ()},
         aliases=("tumor_depth", "tumour_depth"),
     ),
     ClinicalField(
         "grade",
         "choice",
-        "grade in three steps",
+        "tumour grade, three tiers",
         choices={
             "low": ("1", "1.0", "g1", "grade 1"),
             "intermediate": ("2", "2.0", "g2", "grade 2"),
@@ -139,16 +141,21 @@ FIELDS: tuple[ClinicalField, ...] = (
     ),
     ClinicalField("multifocal", "choice", "more than one focus", choices=_YES_NO),
     ClinicalField("metastatic_at_diagnosis", "choice", "metastases at diagnosis", choices=_YES_NO, aliases=("m1",)),
-    ClinicalField("lung_metastasis", "choice", "lung metastases in the course", choices=_YES_NO),
+    ClinicalField("lung_metastasis", "choice", "lung metastases during follow-up", choices=_YES_NO),
     ClinicalField(
-        "mitotic_count", "number", "mitoses as the report gives them", unit="per 10 high-power fields", low=0, high=1000
+        "mitotic_count",
+        "number",
+        "mitotic count in the pathology report",
+        unit="per 10 high-power fields",
+        low=0,
+        high=1000,
     ),
-    ClinicalField("necrosis_category", "text", "share of necrosis in words", aliases=("necrosis",)),
-    ClinicalField("treatment", "text", "treatment in words"),
+    ClinicalField("necrosis_category", "text", "extent of necrosis, as text", aliases=("necrosis",)),
+    ClinicalField("treatment", "text", "treatment, as text"),
     ClinicalField(
         "status",
         "choice",
-        "state at the last contact",
+        "status at last follow-up",
         choices={
             "no evidence of disease": ("ned",),
             "alive with disease": ("awd",),
@@ -157,11 +164,11 @@ FIELDS: tuple[ClinicalField, ...] = (
         },
         aliases=("vital_status",),
     ),
-    _days("follow_up_days", "diagnosis to last contact", "days_diagnosis_to_followup"),
-    ClinicalField("diagnosis_date", "date", "day of the diagnosis", aliases=("date_of_diagnosis",)),
-    ClinicalField("surgery_date", "date", "day of the resection", aliases=("date_of_surgery",)),
-    ClinicalField("last_contact_date", "date", "day of the last contact", aliases=("date_of_last_contact",)),
-    ClinicalField("death_date", "date", "day of death", aliases=("date_of_death",)),
+    _days("follow_up_days", "time from diagnosis to last follow-up", "days_diagnosis_to_followup"),
+    ClinicalField("diagnosis_date", "date", "date of diagnosis", aliases=("date_of_diagnosis",)),
+    ClinicalField("surgery_date", "date", "date of resection", aliases=("date_of_surgery",)),
+    ClinicalField("last_contact_date", "date", "date of last follow-up", aliases=("date_of_last_contact",)),
+    ClinicalField("death_date", "date", "date of death", aliases=("date_of_death",)),
     *_outcome("os", "death"),
     *_outcome("dss", "death from the tumour"),
     *_outcome("dfi", "recurrence after complete treatment"),
@@ -180,14 +187,14 @@ class ClinicalTable:
     Parameters
     ----------
     rows
-        One row a patient, index ``patient_id`` (str); columns are vocabulary names, plus ``histotype`` where the
+        One row per patient, index ``patient_id`` (str); columns of the vocabulary, plus ``histotype`` where the
         diagnosis is in the WHO list, plus columns outside the vocabulary under their own names.
     outside
         Columns outside the vocabulary.
     renamed
-        Vocabulary name by name in the file, where they differ.
+        Column name in the file by vocabulary name, where they differ.
     warnings
-        What is odd without being impossible.
+        Implausible but possible values.
     """
 
     rows: pd.DataFrame
@@ -206,14 +213,14 @@ def read_clinical(
     path
         CSV, TSV, Parquet or XLSX (first sheet).
     columns
-        Vocabulary name by name in the file, for columns that are not recognised by themselves.
+        Column name in the file by vocabulary name, for columns that are not recognised automatically.
     today
-        Dates after this one are impossible; the real today by default.
+        Latest valid date; the current date by default.
 
     Raises
     ------
     InputTableError
-        The file cannot be read, or see :func:`validate_clinical`.
+        The file cannot be read or is invalid; see :func:`validate_clinical`.
     """
     try:
         if path.suffix.lower() in (".xlsx", ".xls"):
@@ -227,7 +234,7 @@ def read_clinical(
         raise InputTableError(
             f"the clinical table cannot be read ({str(error).splitlines()[0]})",
             where=path,
-            remedy="Give a CSV, TSV, Parquet or XLSX file with one row a patient",
+            remedy="Give a CSV, TSV, Parquet or XLSX file with one row per patient",
         ) from error
     return validate_clinical(table, columns=columns, today=today, where=path)
 
@@ -244,17 +251,17 @@ def validate_clinical(
     Parameters
     ----------
     table
-        One row a patient.
+        One row per patient.
     columns, today
         As in :func:`read_clinical`.
     where
-        Named in errors.
+        File named in error messages.
 
     Raises
     ------
     InputTableError
-        No patient column, a patient twice or without an id, a number out of range or that is none, a value that is not
-        allowed, an impossible date or time.  All problems are listed (at most twenty), each with its row; the header
+        Missing patient column, duplicate or empty patient ID, invalid or out-of-range number, value outside the allowed
+        values, invalid date, or contradictory times.  Lists the problems (at most twenty) with their rows; the header
         is row 1.
     """
     names = _recognise([str(c) for c in table.columns], columns or {}, where)
@@ -288,7 +295,7 @@ def validate_clinical(
             + "; ".join(problems[:SHOWN_PROBLEMS])
             + more,
             where=where,
-            remedy="Mend these cells (empty means unknown) and run again",
+            remedy="Correct these cells (empty means unknown) and run again",
         )
     if "histology" in rows:
         rows["histotype"] = [_histotype(v) for v in rows["histology"]]
@@ -298,7 +305,7 @@ def validate_clinical(
     outside = tuple(str(c) for c in table.columns if str(c) not in names)
     for name in outside:
         numbers = pd.to_numeric(rows[name], errors="coerce")
-        # Outside the vocabulary nothing is known of a column: numbers throughout are numbers, all else is text.
+        # The type of a column outside the vocabulary is unknown: numeric throughout means numbers, otherwise text.
         if (numbers.notna() == rows[name].notna()).all():
             rows[name] = numbers.astype(float)
     rows = rows.set_index("patient_id").sort_index()
@@ -316,11 +323,11 @@ def _recognise(found: list[str], given: Mapping[str, str], where: Path | None) -
     for ours, theirs in given.items():
         if ours not in vocabulary:
             raise UsageError(
-                f"'{ours}' is no column of the vocabulary", remedy=f"Use one of {', '.join(sorted(vocabulary))}"
+                f"'{ours}' is not a column of the vocabulary", remedy=f"Use one of {', '.join(sorted(vocabulary))}"
             )
         if theirs not in found:
             raise InputTableError(
-                f"there is no column '{theirs}'", where=where, remedy=f"The columns are {', '.join(found)}"
+                f"column '{theirs}' not found", where=where, remedy=f"Available columns: {', '.join(found)}"
             )
     by_file = {theirs: ours for ours, theirs in given.items()}
     names: dict[str, str] = {}
@@ -331,16 +338,16 @@ def _recognise(found: list[str], given: Mapping[str, str], where: Path | None) -
         if name in names.values():
             other = next(c for c, n in names.items() if n == name)
             raise InputTableError(
-                f"columns '{other}' and '{column}' both mean {name}",
+                f"columns '{other}' and '{column}' both match {name}",
                 where=where,
-                remedy=f"Say which with {name}=COLUMN",
+                remedy=f"Choose one with {name}=COLUMN",
             )
         names[column] = name
     if "patient_id" not in names.values():
         raise InputTableError(
-            "there is no column of patient ids",
+            "no patient ID column found",
             where=where,
-            remedy=f"Call it patient_id, or say which it is with patient_id=COLUMN. The columns are {', '.join(found)}",
+            remedy=f"Name it patient_id, or choose one with patient_id=COLUMN. Available columns: {', '.join(found)}",
         )
     return names
 
@@ -366,10 +373,10 @@ def _parser(spec: ClinicalField, today: dt.date) -> Callable[[str], Any]:
 
     def date(text: str) -> str:
         try:
-            # Spreadsheets add a time of midnight.
+            # Spreadsheets append a time of midnight.
             value = dt.date.fromisoformat(text.removesuffix(" 00:00:00"))
         except ValueError:
-            raise ValueError("expected a date that exists, as YYYY-MM-DD") from None
+            raise ValueError("expected a valid date, YYYY-MM-DD") from None
         if not OLDEST_DATE <= value <= today:
             raise ValueError(f"expected a date from {OLDEST_DATE} to {today}")
         return value.isoformat()
@@ -388,16 +395,16 @@ def _duplicates(ids: list[str | None]) -> list[str]:
         if patient is None:
             problems.append(f"row {i + 2}: patient_id is empty")
         elif patient in first:
-            problems.append(f"row {i + 2}: patient '{patient}' is in row {first[patient] + 2} already")
+            problems.append(f"row {i + 2}: patient '{patient}' duplicates row {first[patient] + 2}")
         else:
             first[patient] = i
     return problems
 
 
 def _impossible(row: Mapping[str, Any]) -> list[str]:
-    """What cannot be true of any patient."""
+    """Contradictory values."""
     problems = [
-        f"{later} {row[later]} lies before {earlier} {row[earlier]}"
+        f"{later} {row[later]} is before {earlier} {row[earlier]}"
         for earlier, later in (
             ("diagnosis_date", "last_contact_date"),
             ("diagnosis_date", "death_date"),
@@ -408,16 +415,16 @@ def _impossible(row: Mapping[str, Any]) -> list[str]:
         if earlier in row and later in row and row[later] < row[earlier]
     ]
     if row.get("dss_event") == "1" and row.get("os_event") == "0":
-        problems.append("dss_event is 1 (dead of the tumour) but os_event is 0 (not dead)")
+        problems.append("dss_event is 1 (died of disease) but os_event is 0 (alive)")
     if "death_date" in row and row.get("os_event") == "0":
-        problems.append("there is a death_date but os_event is 0 (not dead)")
+        problems.append("death_date is set but os_event is 0 (alive)")
     if row.get("status") == "dead" and row.get("os_event") == "0":
-        problems.append("status is dead but os_event is 0 (not dead)")
+        problems.append("status is dead but os_event is 0 (alive)")
     return problems
 
 
 def _odd(row: Mapping[str, Any]) -> list[str]:
-    """What deserves a look."""
+    """Implausible but possible values."""
     found = [
         f"{code}_event without {code}_days: not used for survival"
         for code in ("os", "dss", "dfi", "pfi")
@@ -433,7 +440,7 @@ def _odd(row: Mapping[str, Any]) -> list[str]:
 def _histotype(diagnosis: str | None) -> str | None:
     if not diagnosis:
         return None
-    # "Leiomyosarcoma (LMS)" is a name with its own abbreviation behind it.
+    # "Leiomyosarcoma (LMS)" is a name followed by its abbreviation.
     for name in (diagnosis, re.sub(r"\s*\([^)]*\)\s*$", "", diagnosis)):
         try:
             return find_histotype(name).code

@@ -1,7 +1,7 @@
-"""Identifiers replaced by keyed hashes, so that a record can leave the house without naming anybody.
+"""Pseudonyms: keyed hashes in place of patient identifiers, so that records can be shared.
 
-A plain hash of a hospital number is undone by hashing all hospital numbers; a keyed one (HMAC-SHA-256, RFC 2104) is
-not, as long as the key stays at home.  The same key gives the same pseudonym, so later results still join.
+A plain hash of a hospital number can be reversed by hashing all hospital numbers; a keyed hash (HMAC-SHA-256,
+RFC 2104) cannot, as long as the key stays secret.  The same key gives the same pseudonym, so later results still match.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["Pseudonyms"]
 
 KEY_BYTES = 32
 DIGITS = 16
-"""Hexadecimal digits of a pseudonym: 64 bits, so that two of a million patients collide once in 37 million builds."""
+"""Hexadecimal digits of a pseudonym: 64 bits.  Two of a million patients collide once in 37 million builds."""
 
 
 class Pseudonyms:
-    """Pseudonyms under one key.
+    """Pseudonyms from one secret key.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Pseudonyms:
     Raises
     ------
     UsageError
-        The key is too short to be safe.
+        The key is shorter than 32 bytes.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -42,14 +42,14 @@ class Pseudonyms:
 
     @classmethod
     def from_file(cls, path: Path) -> Pseudonyms:
-        """Read the key from a file; a file that does not exist is made, readable by its owner only.
+        """Read the key from a file; create the file, readable by its owner only, if it does not exist.
 
         Raises
         ------
         OutputError
-            The file can be neither read nor made.
+            The file can be neither read nor created.
         UsageError
-            It holds fewer than 32 bytes written as hexadecimal digits.
+            The file does not hold at least 32 bytes in hexadecimal.
         """
         try:
             if not path.exists():
@@ -63,9 +63,9 @@ class Pseudonyms:
             return cls(bytes.fromhex(text))
         except ValueError as error:
             raise UsageError(
-                "the key file holds no key",
+                "the key file does not contain a valid key",
                 where=path,
-                remedy="Give 64 hexadecimal digits, or a name that does not exist yet",
+                remedy="Use 64 hexadecimal digits, or a new file name to create a key",
             ) from error
 
     def of(self, identifier: str) -> str:

@@ -1,8 +1,8 @@
-"""An optional rewording by a language model behind an OpenAI-compatible address.  Off unless an address is given.
+"""Optional rewording of the patient summary by a language model with an OpenAI-compatible API.  Off by default.
 
-What leaves the machine are the finished sentences of the plain page, which hold no id and no date.  What comes back
-is read by no one before it has passed three checks: it holds no number that the record lacks, it gives no advice on
-treatment, and it is not longer than twice what was sent.  Otherwise the templates stand, and the page says why.
+Only the finished sentences of the summary leave the machine; they contain no ID and no date.  The response must pass
+three checks: it has no number that is missing from the record, gives no treatment advice, and is at most twice as long
+as the request.  Otherwise the template text is kept, and the page says why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from pathology.patient.patient_summary import PlainText, Sentence, as_sentences, untraced_numbers
+from pathology.patient.patient_summary import PatientSummary, Sentence, as_sentences, untraced_numbers
 from pathology.patient.readability import readability
 from pathology.patient.record import PatientRecord
 from pathology.settings import Record
@@ -28,7 +28,7 @@ _TASK = (
     "Rewrite the text below for a patient, in short, kind and plain English sentences. Keep every fact. Add no fact, "
     "no number, no name and no advice about treatment. Keep the headings, each on its own line, as they are."
 )
-# Wordings that tell somebody what to do.  A false alarm costs nothing: the template text is shown instead.
+# Phrases that give advice.  A false positive costs nothing: the template text is shown instead.
 _ADVICE = re.compile(
     r"\b(you (should|must|need to|ought to|have to)|we (recommend|advise|suggest)|(is|are) (recommended|advised)|"
     r"(start|stop|take|try|consider|avoid|ask for) (?:\w+ ){0,2}"
@@ -38,12 +38,12 @@ _ADVICE = re.compile(
 
 
 class LanguageModelSettings(Record):
-    """Where the model is."""
+    """Address and name of the language model."""
 
     address: str
-    """Base of the interface, such as ``http://localhost:8000/v1``; ``/chat/completions`` is added."""
+    """Base URL of the API, such as ``http://localhost:8000/v1``; ``/chat/completions`` is appended."""
     model: str
-    """Name of the model there."""
+    """Model name at that address."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds."""
 
@@ -56,29 +56,29 @@ class LanguageModelSettings(Record):
 
 
 def reword(
-    record: PatientRecord, plain: PlainText, settings: LanguageModelSettings, *, key: str | None = None
-) -> PlainText:
-    """Ask for another wording and take it if it passes the checks.
+    record: PatientRecord, summary: PatientSummary, settings: LanguageModelSettings, *, key: str | None = None
+) -> PatientSummary:
+    """Request a rewording and use it if it passes the checks.
 
     Parameters
     ----------
     record
-        The patient, whose id must not occur in what is sent.
-    plain
-        The page from the templates.
+        The patient; the text sent must not contain the patient ID.
+    summary
+        Summary from the templates.
     settings
-        Where the model is.
+        Address and name of the model.
     key
-        Sent as bearer token where given; never stored.
+        Bearer token, if any; never stored.
 
     Returns
     -------
-    PlainText
-        The new wording, or ``plain`` with a note that says why not.
+    PatientSummary
+        The reworded summary, or ``summary`` with a note on why it was rejected.
     """
-    sent = plain.text()
+    sent = summary.text()
     if record.patient_id in sent:
-        return _kept(plain, "the text held the patient's id and was not sent")
+        return _kept(summary, "the text contained the patient ID and was not sent")
     body = {
         "model": settings.model,
         "temperature": 0,
@@ -90,51 +90,51 @@ def reword(
     )
     try:
         with urllib.request.urlopen(request, timeout=settings.timeout) as answer:  # noqa: S310
-            said = json.load(answer)["choices"][0]["message"]["content"]
+            reply = json.load(answer)["choices"][0]["message"]["content"]
     except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        return _kept(plain, f"the language model did not answer ({type(error).__name__})")
-    if not isinstance(said, str) or not said.strip():
-        return _kept(plain, "the language model answered nothing")
-    found = objections(said, plain)
+        return _kept(summary, f"the language model did not answer ({type(error).__name__})")
+    if not isinstance(reply, str) or not reply.strip():
+        return _kept(summary, "the language model returned no text")
+    found = objections(reply, summary)
     if found:
-        return _kept(plain, f"the language model's text was not taken: {'; '.join(found)}")
-    return plain.model_copy(
+        return _kept(summary, f"the language model's text was rejected: {'; '.join(found)}")
+    return summary.model_copy(
         update={
-            "sections": _sections(said, plain.sections),
-            "readability": readability(said),
+            "sections": _sections(reply, summary.sections),
+            "readability": readability(reply),
             "source": settings.model,
         }
     )
 
 
-def objections(text: str, plain: PlainText) -> tuple[str, ...]:
-    """Return why a text must not be shown, nothing where it may.
+def objections(text: str, summary: PatientSummary) -> tuple[str, ...]:
+    """Return the reasons to reject a text; empty if it passes.
 
     Parameters
     ----------
     text
-        Proposed wording.
-    plain
-        The page from the templates; its facts are all the numbers that may be said.
+        Reworded text.
+    summary
+        Summary from the templates; its facts are the permitted numbers.
     """
     found = []
-    lacking = untraced_numbers(text, plain.facts)
+    lacking = untraced_numbers(text, summary.facts)
     if lacking:
-        found.append(f"numbers that the record lacks ({', '.join(sorted(lacking))})")
+        found.append(f"numbers not in the record ({', '.join(sorted(lacking))})")
     advice = _ADVICE.search(text)
     if advice:
-        found.append(f"advice on treatment ('{advice.group(0)}')")
-    if len(text) > 2 * len(plain.text()):
-        found.append("more than twice as long as what was sent")
+        found.append(f"treatment advice ('{advice.group(0)}')")
+    if len(text) > 2 * len(summary.text()):
+        found.append("more than twice as long as the request")
     return tuple(found)
 
 
-def _kept(plain: PlainText, why: str) -> PlainText:
-    return plain.model_copy(update={"notes": (*plain.notes, why)})
+def _kept(summary: PatientSummary, why: str) -> PatientSummary:
+    return summary.model_copy(update={"notes": (*summary.notes, why)})
 
 
 def _sections(text: str, before: Mapping[str, tuple[Sentence, ...]]) -> dict[str, tuple[Sentence, ...]]:
-    """Put the new sentences under the old headings; without headings, all under the first."""
+    """Assign the new sentences to the original headings; without headings, all to the first."""
     sections: dict[str, list[Sentence]] = {}
     heading = next(iter(before))
     for line in text.splitlines():

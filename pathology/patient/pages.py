@@ -1,4 +1,4 @@
-"""Pages of patient records, whole in themselves: they load nothing and run nothing."""
+"""Self-contained pages of patient records: they load no resources and run no scripts."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from jinja2 import Environment
 
 from pathology.patient.clinical import FIELDS
-from pathology.patient.patient_summary import PlainText
+from pathology.patient.patient_summary import PatientSummary
 from pathology.patient.record import BuildReport, PatientRecord
 from pathology.reports.html import page_environment, relative_link
 
-__all__ = ["index_page", "patient_page", "words_page", "write_folder"]
+__all__ = ["index_page", "patient_page", "summary_page", "write_folder"]
 
 _MEANING = {f.name: f"{f.meaning[:1].upper()}{f.meaning[1:]}{', ' + f.unit if f.unit else ''}" for f in FIELDS}
 _FINDINGS = {
-    "mitoses.total": "Mitoses counted",
+    "mitoses.total": "Mitotic count",
     "mitoses.overall_per_mm2": "Mitoses per mm² of tissue",
     "mitoses.hotspot.count": "Mitoses in the hotspot",
-    "mitoses.hotspot.per_mm2": "Mitoses per mm² of the hotspot",
-    "mitoses.hotspot.area_mm2": "Area of the hotspot, mm²",
-    "mitoses.hotspot.tissue_share": "Share of the hotspot that is tissue",
+    "mitoses.hotspot.per_mm2": "Mitoses per mm² in the hotspot",
+    "mitoses.hotspot.area_mm2": "Hotspot area, mm²",
+    "mitoses.hotspot.tissue_share": "Tissue fraction of the hotspot",
 }
-"""Findings of slides under names for people; where a hotspot lies and the like stays in the record."""
+"""Display names of the slide findings on the page; other findings, such as the hotspot position, stay in the record."""
 
 
 @cache
@@ -40,18 +40,18 @@ def _environment() -> Environment:
 
 
 def _findings(findings: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Return what a page shows of a slide's findings."""
+    """Return the findings of a slide that the page shows, with their display names."""
     shown = []
     for name, value in findings.items():
         if name.startswith("share_"):
-            shown.append((f"Share of tissue where {name.removeprefix('share_')} leads", value))
+            shown.append((f"Tissue fraction predicted {name.removeprefix('share_')}", value))
         elif name in _FINDINGS or not name.startswith("mitoses."):
             shown.append((_FINDINGS.get(name, name), value))
     return shown
 
 
 def patient_page(record: PatientRecord) -> str:
-    """Return the page of one patient, for professionals."""
+    """Return the page of one patient for clinicians and researchers."""
     clinical = [
         (_MEANING.get(name, name), f"{value:g}" if isinstance(value, float) else value)
         for name, value in record.clinical.items()
@@ -59,23 +59,23 @@ def patient_page(record: PatientRecord) -> str:
     return _render("patient.html", record=record, clinical=clinical)
 
 
-def words_page(plain: PlainText) -> str:
-    """Return the page in plain words; it holds no id."""
-    return _render("words.html", plain=plain)
+def summary_page(summary: PatientSummary) -> str:
+    """Return the plain-language page for the patient; it contains no identifier."""
+    return _render("summary.html", summary=summary)
 
 
 def index_page(records: Sequence[PatientRecord], report: BuildReport) -> str:
-    """Return the list of all patients and of what did not match."""
+    """Return the list of all patients and of unmatched entries."""
     problems = [
         (what, ids)
         for what, ids in (
-            ("slides without a patient", report.slides_without_patient),
-            ("patients in slides only", report.only_in_slides),
-            ("patients in imaging only", report.only_in_imaging),
+            ("slides without a patient ID", report.slides_without_patient),
+            ("patients with slides only", report.only_in_slides),
+            ("patients with imaging only", report.only_in_imaging),
             ("patients in the clinical table only", report.only_in_clinical),
-            ("ids that look alike and were not joined", report.lookalikes),
+            ("similar IDs, not merged", report.lookalikes),
             ("columns outside the vocabulary", report.columns_outside_vocabulary),
-            ("columns dropped because ids are hashed", report.dropped_for_hashing),
+            ("columns dropped for pseudonymisation", report.dropped_for_hashing),
             ("warnings", report.warnings),
         )
         if ids
@@ -83,24 +83,26 @@ def index_page(records: Sequence[PatientRecord], report: BuildReport) -> str:
     return _render("index.html", records=records, report=report, problems=problems)
 
 
-def write_folder(out: Path, records: Sequence[PatientRecord], report: BuildReport, words: Sequence[PlainText]) -> None:
+def write_folder(
+    out: Path, records: Sequence[PatientRecord], report: BuildReport, summaries: Sequence[PatientSummary]
+) -> None:
     """Write ``index.html``, ``build.json`` and, for each patient, ``record.json`` and two pages.
 
     Parameters
     ----------
     out
-        Results folder, which is made.
-    records, words
-        Patients and their plain words, in one order.
+        Output folder; created if missing.
+    records, summaries
+        Patients and their summaries, in the same order.
     report
-        How the joining went.
+        Result of the merge.
     """
-    for record, plain in zip(records, words, strict=True):
+    for record, summary in zip(records, summaries, strict=True):
         folder = out / "patients" / record.folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "record.json").write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / "patient.html").write_text(patient_page(record), encoding="utf-8")
-        (folder / "words.html").write_text(words_page(plain), encoding="utf-8")
+        (folder / "summary.html").write_text(summary_page(summary), encoding="utf-8")
     (out / "build.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (out / "index.html").write_text(index_page(records, report), encoding="utf-8")
 

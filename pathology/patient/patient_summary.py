@@ -1,6 +1,6 @@
-"""Plain words for the patient, from templates: every number is a fact of the record and says where it stands.
+"""Plain-language patient summary from templates; every number is traced to its field in the record.
 
-Nothing here advises on treatment, and nothing is said that the record does not hold.
+It gives no treatment advice and states nothing that is not in the record.
 """
 
 from __future__ import annotations
@@ -14,54 +14,54 @@ from pathology.patient.readability import Readability, readability
 from pathology.patient.record import PatientRecord
 from pathology.settings import Record
 
-__all__ = ["Fact", "PlainText", "Sentence", "numbers_in", "plain_text", "untraced_numbers"]
+__all__ = ["Fact", "PatientSummary", "Sentence", "numbers_in", "summarise_record", "untraced_numbers"]
 
 
 class Fact(Record):
-    """One value of the record that the text uses."""
+    """A value of the record cited in the text."""
 
     number: int
-    """Place in the list of sources, from 1."""
+    """Number in the list of sources, from 1."""
     path: str
-    """Where it stands in the record, such as ``clinical.size_cm``."""
+    """Field of the record, such as ``clinical.size_cm``."""
     value: str
     """As written in the text."""
 
 
 class Sentence(Record):
-    """A sentence and the facts it rests on."""
+    """A sentence and the facts it cites."""
 
     text: str
     facts: tuple[int, ...] = ()
 
 
-class PlainText(Record):
-    """A page of plain words."""
+class PatientSummary(Record):
+    """Plain-language summary for one patient."""
 
     sections: dict[str, tuple[Sentence, ...]]
     """Sentences by heading."""
     facts: tuple[Fact, ...]
     readability: Readability
     source: str = "templates"
-    """``templates``, or the model whose wording was taken."""
+    """``templates``, or the language model that reworded the text."""
     notes: tuple[str, ...] = Field(default=())
-    """Why another wording was not taken."""
+    """Why a rewording was rejected."""
 
     def text(self) -> str:
-        """Return headings and sentences, a paragraph a section."""
+        """Return headings and sentences, one paragraph per section."""
         return "\n".join(f"{heading}\n{' '.join(s.text for s in body)}" for heading, body in self.sections.items())
 
 
-# What a tumour is, in a dozen words, for the names of the vocabulary that the shipped models use.
+# Short lay explanations of the tumour types that the shipped models distinguish.
 _EXPLAINED = {
-    "LMS": ("leiomyosarcoma", "a cancer that starts in smooth muscle, the muscle that works on its own"),
-    "DDLPS": ("dedifferentiated liposarcoma", "a cancer that starts in fat and has come to look less like fat"),
-    "MFS": ("myxofibrosarcoma", "a cancer of the tissue that holds the body together, with a jelly-like part"),
+    "LMS": ("leiomyosarcoma", "a cancer that starts in smooth muscle, the muscle you do not control"),
+    "DDLPS": ("dedifferentiated liposarcoma", "a cancer that starts in fat and now looks less like fat"),
+    "MFS": ("myxofibrosarcoma", "a cancer of the body's supporting tissue, with a jelly-like part"),
     "SS": ("synovial sarcoma", "a cancer that often grows near joints"),
     "UPS": ("undifferentiated pleomorphic sarcoma", "a cancer whose cells no longer look like any one normal tissue"),
     "ERMS": ("embryonal rhabdomyosarcoma", "a cancer whose cells look like young muscle cells"),
     "ARMS": ("alveolar rhabdomyosarcoma", "a cancer whose cells look like young muscle cells and grow in small nests"),
-    "MPNST": ("malignant peripheral nerve sheath tumour", "a cancer that starts in the cover of a nerve"),
+    "MPNST": ("malignant peripheral nerve sheath tumour", "a cancer that starts in the lining of a nerve"),
 }
 _GROUPS = {"low": "lower", "medium": "middle", "high": "higher"}
 
@@ -75,8 +75,8 @@ class _Notes:
         return len(self.facts)
 
 
-def plain_text(record: PatientRecord) -> PlainText:
-    """Write the page of one patient.
+def summarise_record(record: PatientRecord) -> PatientSummary:
+    """Write the plain-language summary of one patient.
 
     Parameters
     ----------
@@ -85,25 +85,25 @@ def plain_text(record: PatientRecord) -> PlainText:
 
     Returns
     -------
-    PlainText
-        With every number listed as a fact.  Of somebody who has died it says that no page was written.
+    PatientSummary
+        Lists every number as a fact.  For a patient who has died it states that no summary was written.
     """
     notes = _Notes()
     if record.clinical.get("status") == "dead" or record.clinical.get("os_event") == 1:
-        # A letter to somebody who has died helps nobody and hurts those who find it.
+        # A letter to a patient who has died helps nobody and hurts the relatives who find it.
         only = {
             "About this page": (
                 Sentence(text="The record says that this person has died."),
-                Sentence(text="So no page in plain words was written."),
+                Sentence(text="So no patient summary was written."),
             )
         }
-        return PlainText(
+        return PatientSummary(
             sections=only, facts=(), readability=readability(" ".join(s.text for s in only["About this page"]))
         )
     sections: dict[str, tuple[Sentence, ...]] = {
         "About this page": (
-            Sentence(text="This page puts into plain words what is stored about you in a research record."),
-            Sentence(text="Parts of it were found by computer programs, and they can be wrong."),
+            Sentence(text="This page explains in plain words what a research record says about you."),
+            Sentence(text="Some of it comes from computer programs, which can be wrong."),
             Sentence(text="It is for research only."),
             Sentence(text="It gives no advice on treatment."),
             Sentence(text="Please talk about it with your doctors, who know far more about you."),
@@ -113,16 +113,16 @@ def plain_text(record: PatientRecord) -> PlainText:
         ("What your records say", _clinic(record, notes)),
         ("Your tissue under the microscope", _tissue(record, notes)),
         ("Your scans", _scans(record, notes)),
-        ("What groups of people can tell", _outlook(record, notes)),
+        ("What studies of other patients show", _outlook(record, notes)),
     ):
         if sentences:
             sections[heading] = tuple(sentences)
     body = "\n".join(f"{h}\n{' '.join(s.text for s in b)}" for h, b in sections.items())
-    return PlainText(sections=sections, facts=tuple(notes.facts), readability=readability(body))
+    return PatientSummary(sections=sections, facts=tuple(notes.facts), readability=readability(body))
 
 
 def numbers_in(text: str) -> set[str]:
-    """Return the numbers of a text in one spelling: digits without grouping or trailing zeros, words as digits."""
+    """Return the numbers in a text, normalised: no thousands separators or trailing zeros, number words as digits."""
     found = set()
     for token in re.findall(r"\d+(?:[.,]\d+)*", text):
         plain = (
@@ -136,11 +136,11 @@ def numbers_in(text: str) -> set[str]:
 
 
 def untraced_numbers(text: str, facts: Iterable[Fact]) -> set[str]:
-    """Return the numbers of a text that no fact holds."""
+    """Return the numbers in a text that are not in any fact."""
     return numbers_in(text) - {n for fact in facts for n in numbers_in(fact.value)}
 
 
-# "One" is left out: it is far more often a pronoun than a number.
+# "One" is excluded: it is far more often a pronoun than a number.
 _NUMBER_WORDS = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
     "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18,
@@ -164,7 +164,7 @@ def _clinic(record: PatientRecord, notes: _Notes) -> list[Sentence]:
         out.append(Sentence(text=f"You were {value} years old when it was found.", facts=(fact,)))
     if "site" in known:
         fact = notes.of("clinical.site", str(known["site"]))
-        out.append(Sentence(text=f"The place is noted as: {known['site']}.", facts=(fact,)))
+        out.append(Sentence(text=f"The tumour site in your record is: {known['site']}.", facts=(fact,)))
     if "size_cm" in known:
         value = f"{known['size_cm']:g}"
         fact = notes.of("clinical.size_cm", value)
@@ -189,9 +189,9 @@ def _tissue(record: PatientRecord, notes: _Notes) -> list[Sentence]:
     for i, slide in scored:
         if slide.abstained:
             if slide.out_of_domain:
-                out.append(Sentence(text="A slide was unlike those the program learnt from, so it gave no answer."))
+                out.append(Sentence(text="One slide was unlike those the program learnt from, so it gave no answer."))
             else:
-                out.append(Sentence(text="On a slide the program was not sure enough, so it gave no answer."))
+                out.append(Sentence(text="For one slide the program was not sure enough, so it gave no answer."))
             continue
         if "mitoses.total" in slide.findings:
             value = f"{slide.findings['mitoses.total']:.0f}"
@@ -207,7 +207,7 @@ def _tissue(record: PatientRecord, notes: _Notes) -> list[Sentence]:
             facts.append(notes.of(f"slides[{i}].probabilities.{slide.prediction} (of 100)", f"{value} of 100"))
             score = f" Its score for this was {value} out of 100."
         out.append(Sentence(text=f"It found that the tissue looks most like {name}.{score}", facts=tuple(facts)))
-    out.append(Sentence(text="A program's answer is no diagnosis. Only your doctors make that."))
+    out.append(Sentence(text="This is not a diagnosis. Only your doctors can make one."))
     return out
 
 
@@ -232,14 +232,14 @@ def _outlook(record: PatientRecord, notes: _Notes) -> list[Sentence]:
         word = _GROUPS.get(prediction.group, prediction.group)
         out.append(
             Sentence(
-                text=f"A program that learnt from other people's records puts you into its {word} risk group.",
+                text=f"A program that learnt from other patients' records places you in its {word} risk group.",
                 facts=(group,),
             )
         )
         if prediction.imputed:
             out.append(
                 Sentence(
-                    text="Some of your details were not known to it. It used what is common in other people instead.",
+                    text="Some of your details were missing. It used typical values from other patients instead.",
                     facts=(notes.of(f"survival[{i}].imputed", ", ".join(prediction.imputed)),),
                 )
             )
@@ -251,7 +251,7 @@ def _outlook(record: PatientRecord, notes: _Notes) -> list[Sentence]:
                     text=f"Of 100 people with records like yours, about {value} were alive after {time}.", facts=(fact,)
                 )
             )
-        out.append(Sentence(text="This says what happened in a group. Nobody can tell what will happen to you."))
+        out.append(Sentence(text="This describes a group of patients. Nobody can tell what will happen to you."))
     return out
 
 

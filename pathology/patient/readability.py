@@ -1,4 +1,4 @@
-"""How hard a text is to read: Flesch's reading ease and the Flesch-Kincaid grade, for English."""
+"""Readability of English text: Flesch reading ease and Flesch-Kincaid grade level."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Readability", "readability", "syllables"]
 
 
 class Readability(Record):
-    """Scores of one text."""
+    """Readability scores of a text."""
 
     words: int = Field(ge=1)
     sentences: int = Field(ge=1)
@@ -20,7 +20,7 @@ class Readability(Record):
     reading_ease: float
     """Flesch 1948: 60 to 70 is plain English, below 30 very hard."""
     grade: float
-    """Kincaid 1975: years of school in the United States; 6 to 8 is advised for patients."""
+    """Kincaid 1975: US school grade; 6 to 8 is recommended for patients."""
 
 
 _WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)?|\d[\d.,]*")
@@ -33,7 +33,7 @@ def readability(text: str) -> Readability:
     Parameters
     ----------
     text
-        Plain text; line breaks that follow a sentence without a full stop (headings) end it.
+        Plain text; a line break ends a line without a full stop (a heading).
 
     Returns
     -------
@@ -63,6 +63,6 @@ def syllables(word: str) -> int:
     count = len(re.findall(r"[aeiouy]+", plain))
     if re.search(r"(?<![aeiouyl])e$|(?<=[aeiouy])le$|(?<![td])ed$|(?<![sxzcgh])es$", plain) and count > 1:
         count -= 1
-    # Two vowels that are spoken apart.
+    # Two vowels in separate syllables.
     count += len(re.findall(r"ia(?!n$|l$)|io(?!n|us)|(?<!p)eo|ua|uo|ea$|^scie|eio|myo", plain))
     return max(1, count)

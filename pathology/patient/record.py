@@ -1,4 +1,4 @@
-"""One record a patient: slides, imaging, clinic and predictions joined on one id, and what did not join."""
+"""One record per patient: slides, imaging, clinical data and predictions merged by patient ID; unmatched entries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _IMAGING_TEXT = ("study", "study_id", "modality", "status", "model", "prediction
 
 
 class PatientSlide(Record):
-    """What was found in one slide."""
+    """Results of one slide."""
 
     slide_id: str
     status: str
@@ -49,54 +49,54 @@ class PatientSlide(Record):
     abstained: bool = False
     abstained_because: str = ""
     answer: str = ""
-    """In few words what the model says where it abstained: which classes it cannot tell apart, or that the slide is
-    unlike those it was trained on."""
+    """Short answer where the model abstained: the classes it cannot distinguish, or that the slide is out of
+    distribution."""
     out_of_domain: bool = False
     tissue_mm2: float | None = None
     findings: dict[str, float] = Field(default_factory=dict)
-    """Further numbers by name, such as ``mitoses_per_mm2``."""
+    """Further numerical findings by name, such as ``mitoses_per_mm2``."""
     error: str = ""
 
 
 class ImagingStudy(Record):
-    """What was found in one imaging study."""
+    """Results of one imaging study."""
 
     study: str
-    """Name of the study or, without one, its place in the table."""
+    """Name of the study, or its row number if unnamed."""
     modality: str = ""
     status: str = "done"
     """``done`` or ``failed``."""
     model: str = ""
     prediction: str | None = None
-    """The class that leads, where the model gives one."""
+    """Predicted class, for a classifier."""
     of: str = ""
-    """What a ``probability`` among the findings is of."""
+    """Outcome that ``probability`` among the findings refers to."""
     findings: dict[str, float] = Field(default_factory=dict)
     error: str = ""
 
 
 class SurvivalPrediction(Record):
-    """What a survival model says of a patient."""
+    """Prediction of a survival model for one patient."""
 
     model: str
-    """Name of the model's folder."""
+    """Name of the model folder."""
     kind: str
     outcome: str
-    """What is predicted, such as ``os``."""
+    """Outcome, such as ``os``."""
     covariates: tuple[str, ...]
-    """On what it ran."""
+    """Covariates of the model."""
     imputed: tuple[str, ...] = ()
-    """Covariates that were unknown of this patient and filled by the model."""
+    """Covariates missing for this patient and imputed by the model."""
     risk: float
     group: str
     survival: dict[str, float]
-    """Probability of being without the event by time, such as ``{"3 years": 0.71}``."""
+    """Event-free survival probability by time, such as ``{"3 years": 0.71}``."""
     trained_on: str
-    """Patients and events."""
+    """Number of training patients and events."""
 
 
 class PatientRecord(Record):
-    """Everything known of one patient."""
+    """All data of one patient."""
 
     version: int = RECORD_VERSION
     vocabulary: str = CLINICAL_VOCABULARY
@@ -104,39 +104,39 @@ class PatientRecord(Record):
     hashed: bool = False
     """Whether ``patient_id`` and ``slide_id`` are pseudonyms."""
     clinical: dict[str, Value] = Field(default_factory=dict)
-    """Known values only."""
+    """Non-missing values only."""
     slides: tuple[PatientSlide, ...] = ()
     imaging: tuple[ImagingStudy, ...] = ()
     survival: tuple[SurvivalPrediction, ...] = ()
     notes: tuple[str, ...] = ()
-    """What is missing or odd, in words."""
+    """Missing data and inconsistencies."""
 
     @property
     def folder(self) -> str:
-        """Name of the patient's folder: the id where that is a harmless file name, else a form of it that is."""
+        """Folder name: the patient ID if it is a safe file name, otherwise a sanitised form."""
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}", self.patient_id):
             return self.patient_id
         plain = re.sub(r"[^A-Za-z0-9]+", "-", self.patient_id).strip("-")[:40]
-        # The digest tells apart ids whose plain forms agree.
+        # The digest distinguishes IDs with the same sanitised form.
         return f"{plain or 'patient'}-{hashlib.sha256(self.patient_id.encode()).hexdigest()[:8]}"
 
 
 class BuildReport(Record):
-    """How the joining went."""
+    """Result of the merge."""
 
     patients: Annotated[int, Field(ge=0)]
     with_slides: int
     with_imaging: int
     with_clinical: int
     complete: int
-    """Patients with all the sources that were given."""
+    """Patients present in every supplied source."""
     slides_without_patient: tuple[str, ...] = ()
-    """Slides (ids, or pseudonyms) whose row names no patient."""
+    """Slides (IDs or pseudonyms) without a patient ID."""
     only_in_slides: tuple[str, ...] = ()
     only_in_imaging: tuple[str, ...] = ()
     only_in_clinical: tuple[str, ...] = ()
     lookalikes: tuple[str, ...] = ()
-    """Ids of different sources that differ only in case, spaces or punctuation, and were therefore not joined."""
+    """IDs that differ only in case, spaces or punctuation; they are not merged."""
     columns_outside_vocabulary: tuple[str, ...] = ()
     columns_renamed: dict[str, str] = Field(default_factory=dict)
     dropped_for_hashing: tuple[str, ...] = ()
@@ -149,17 +149,17 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, PatientSlide]]:
     Parameters
     ----------
     folder
-        With ``results.csv``; ``slides/<id>/slide.json`` adds findings where it is there.
+        Contains ``results.csv``; ``slides/<id>/slide.json`` adds findings if present.
 
     Returns
     -------
     list of tuple
-        Patient id (None where the row names none) and summary, in the order of the table.
+        Patient ID (None if missing) and results, in table order.
 
     Raises
     ------
     InputTableError
-        No table, a column is missing, or a record is damaged.
+        The table or a column is missing, or a record is corrupt.
     """
     table = _results(folder, ("slide_id", "status"))
     result: list[tuple[str | None, PatientSlide]] = []
@@ -173,11 +173,11 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, PatientSlide]]:
                 found = SlideResult.model_validate_json(record.read_text(encoding="utf-8"))
             except (ValidationError, UnicodeDecodeError) as error:
                 raise InputTableError(
-                    "the slide's record is damaged", where=record, remedy="Score the slide again"
+                    "the slide record is corrupt", where=record, remedy="Score the slide again"
                 ) from error
             extra, model = _numbers_within(found.extra), found.model
             answer, outside = found.answer if found.abstained else "", bool(found.out_of_domain)
-        # Shares of the tissue by class (necrosis among them) are covariates of their own.
+        # Tissue fractions by class, such as necrosis, are covariates.
         shares = {str(k): _number(v) for k, v in row.items() if str(k).startswith("share_")}
         extra |= {k: v for k, v in shares.items() if v is not None}
         probabilities = {str(k).removeprefix("p_"): _number(v) for k, v in row.items() if str(k).startswith("p_")}
@@ -208,22 +208,22 @@ def read_radiology_results(folder: Path) -> list[tuple[str | None, ImagingStudy]
     """Read the results folder of ``pathology radiology predict``, or any table with ``patient_id`` and numbers.
 
     Text is taken from the columns ``study`` (or ``study_id``), ``modality``, ``status``, ``model``, ``prediction``,
-    ``of`` and ``error``; other text is left out.
+    ``of`` and ``error``; other text is ignored.
 
     Parameters
     ----------
     folder
-        With ``results.csv``, or a CSV itself.
+        Folder that contains ``results.csv``, or a CSV file.
 
     Returns
     -------
     list of tuple
-        Patient id (None where the row names none) and study, in the order of the table.
+        Patient ID (None if missing) and study, in table order.
 
     Raises
     ------
     InputTableError
-        No table or no column ``patient_id``.
+        The table or its column ``patient_id`` is missing.
     """
     table = _results(folder, ("patient_id",))
     result: list[tuple[str | None, ImagingStudy]] = []
@@ -257,30 +257,30 @@ def build_records(
     clinical: ClinicalTable | None = None,
     pseudonyms: Pseudonyms | None = None,
 ) -> tuple[list[PatientRecord], BuildReport]:
-    """Join the sources on the patient id.
+    """Merge the sources by patient ID.
 
-    Ids join when they are equal, letter by letter; ids that merely look alike are reported, never joined, because
-    a wrong join puts one patient's tumour into another's record.
+    IDs must match exactly.  Similar IDs are reported but never merged, because a wrong match puts one patient's
+    tumour into another's record.
 
     Parameters
     ----------
     slides, imaging, clinical
-        What there is; at least one.
+        The sources; at least one.
     pseudonyms
-        Replaces ids, and drops dates, texts outside the vocabulary, and names of studies.
+        Pseudonymise: replace IDs, and drop dates, free text outside the vocabulary, and study names.
 
     Returns
     -------
     tuple
-        Records in the order of the ids, and a report.
+        Records sorted by ID, and a report.
 
     Raises
     ------
     UsageError
-        No source at all.
+        No source is given.
     """
     if slides is None and imaging is None and clinical is None:
-        raise UsageError("there is nothing to build a record from", remedy="Give slides, radiology or a clinical table")
+        raise UsageError("no source to build patient records from", remedy="Supply --slides, --radiology or --clinical")
     of_slides = _by_patient(slides or [])
     of_imaging = _by_patient(imaging or [])
     rows = {} if clinical is None else {str(k): v for k, v in clinical.rows.to_dict("index").items()}
@@ -303,7 +303,7 @@ def build_records(
     records = []
     for patient in ids:
         known = {str(k): _value(v) for k, v in rows.get(patient, {}).items() if k not in dropped}
-        notes = [f"no {name} of this patient" for name, found in sources if patient not in found]
+        notes = [f"no {name} for this patient" for name, found in sources if patient not in found]
         own_slides = of_slides.get(patient, [])
         failed = sum(s.status != "scored" for s in own_slides)
         if failed:
@@ -353,18 +353,18 @@ def build_records(
         columns_outside_vocabulary=outside,
         columns_renamed={} if clinical is None else dict(clinical.renamed),
         dropped_for_hashing=tuple(dropped),
-        # Warnings name rows, not patients.
+        # Warnings refer to rows, not patients.
         warnings=() if clinical is None else clinical.warnings,
     )
     return records, report
 
 
 def patient_table(records: Sequence[PatientRecord]) -> pd.DataFrame:
-    """Return one row a patient for statistics, with prefixed columns.
+    """Return one row per patient for statistics, with prefixed columns.
 
-    ``clinical.*`` as they are; ``slides.scored`` and, over scored slides, ``slide.p_<class>`` (mean probability),
+    ``clinical.*`` unchanged; ``slides.scored`` and, over scored slides, ``slide.p_<class>`` (mean probability),
     ``slide.tissue_mm2`` (sum) and ``slide.<finding>`` (mean); ``imaging.studies`` and ``imaging.<finding>`` (mean).
-    An abstaining slide counts in its probabilities: leaving it out would keep the easy slides only.
+    Probabilities include slides on which the model abstained: excluding them would keep only the easy slides.
 
     Parameters
     ----------
@@ -429,7 +429,7 @@ def _number(value: object) -> float | None:
 
 
 def _numbers_within(extra: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Numbers of nested findings, under dotted names; a flag counts as 0 or 1."""
+    """Flatten nested findings to dotted names; flags become 0 or 1."""
     found: dict[str, float] = {}
     for key, value in extra.items():
         if isinstance(value, Mapping):
@@ -445,13 +445,13 @@ def _results(folder: Path, needed: tuple[str, ...]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise InputTableError(
-            f"there is no readable results table ({str(error).splitlines()[0]})",
+            f"cannot read the results table ({str(error).splitlines()[0]})",
             where=path,
             remedy="Give a results folder",
         ) from error
     missing = [c for c in needed if c not in table.columns]
     if missing:
-        raise InputTableError(f"there is no column {', '.join(missing)}", where=path)
+        raise InputTableError(f"missing column {', '.join(missing)}", where=path)
     return table
 
 
@@ -461,9 +461,9 @@ def read_record(path: Path) -> PatientRecord:
     Raises
     ------
     InputTableError
-        The file is missing or damaged.
+        The file is missing or corrupt.
     """
     try:
         return PatientRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputTableError("there is no readable patient record", where=path) from error
+        raise InputTableError("cannot read the patient record", where=path) from error

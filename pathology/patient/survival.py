@@ -1,4 +1,4 @@
-"""Survival models run on patient records."""
+"""Run survival models on patient records."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ YEARS = (1, 3, 5)
 def add_predictions(
     records: Sequence[PatientRecord], fitted: FittedModel, name: str
 ) -> tuple[list[PatientRecord], tuple[str, ...]]:
-    """Add a model's predictions to the records of the patients on whom it can run.
+    """Add the predictions of a survival model to the patient records.
 
-    A patient of whom fewer than half of the covariates are known gets none, and the report says so.
+    Patients with fewer than half of the covariates receive no prediction; the returned notes count them.
 
     Parameters
     ----------
     records
         Patients.
     fitted
-        Trained on a patient table (columns ``clinical.*``, ``slide.*``, ``imaging.*``) with times in days.
+        Model trained on a patient table (columns ``clinical.*``, ``slide.*``, ``imaging.*``) with times in days.
     name
-        Under which the predictions stand in the record.
+        Name of the model in the record.
 
     Returns
     -------
     tuple
-        New records, and what could not be done, in words.
+        Updated records, and notes on missing predictions.
     """
     table = patient_table(records)
     settings = fitted.preparation.settings
@@ -67,9 +67,9 @@ def add_predictions(
         )
         result[i] = result[i].model_copy(update={"survival": (*result[i].survival, prediction)})
     silent = len(records) - len(runs)
-    notes = [f"{name} filled in {', '.join(absent)} for everybody: no such column"] if absent else []
+    notes = [f"{name}: {', '.join(absent)} imputed for all patients (column missing)"] if absent else []
     if silent:
         notes.append(
-            f"{name} did not run on {silent} of {len(records)} patients (fewer than half of its covariates known)"
+            f"{name} did not run on {silent} of {len(records)} patients (fewer than half of its covariates available)"
         )
     return result, tuple(notes)

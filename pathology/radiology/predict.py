@@ -103,11 +103,11 @@ def _one(model: Path, card: RadiologyCard, case: Case, folder: Path, device: str
     key = _key(card, case)
     if record.exists():
         try:
-            known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+            earlier: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         except ValueError:
-            known = {}
-        if known.get("key") == key and known.get("status") == "done":
-            return known
+            earlier = {}
+        if earlier.get("key") == key and earlier.get("status") == "done":
+            return earlier
     row: dict[str, Any] = {"patient_id": case.patient_id, "status": "failed", "key": key}
     try:
         row |= predict_case(model, case, folder, device=device) | {"status": "done"}
@@ -143,9 +143,9 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """Nested numbers become columns: ``probabilities.high``."""
     flat: dict[str, Any] = {"patient_id": row["patient_id"], "study": row.get("sequence", "imaging")}
     flat |= {"modality": row.get("modality", ""), "status": row["status"]}
-    left_out = {"files", "key", "intended_use", "sequence", "error", *flat}
+    excluded = {"files", "key", "intended_use", "sequence", "error", *flat}
     for name, value in row.items():
-        if name in left_out:
+        if name in excluded:
             continue
         if isinstance(value, dict):
             flat |= {f"{name}.{k}": v for k, v in value.items() if isinstance(v, int | float)}
@@ -178,8 +178,8 @@ def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
     hidden = ("study", "modality", "model", "system", "error")
     columns = [c for c in dict.fromkeys(c for r in flat for c in r) if c not in hidden]
     table = Table(
-        head=tuple(_headed(c) for c in columns),
-        rows=tuple(tuple(Cell(value=_said(r.get(c, ""))) for c in columns) for r in flat),
+        head=tuple(_heading(c) for c in columns),
+        rows=tuple(tuple(Cell(value=_format(r.get(c, ""))) for c in columns) for r in flat),
     )
     measured = Table(
         head=("figure", "value", "n", "data"),
@@ -225,14 +225,14 @@ def _study(out: Path, row: dict[str, Any]) -> Section:
     return Section(heading=row["patient_id"], pictures=pictures)
 
 
-def _headed(column: str) -> str:
+def _heading(column: str) -> str:
     """Return a column's heading: ``probabilities.high`` is read as ``probability of high``."""
     group, _, member = column.partition(".")
     named = _HEADS.get(group, group.replace("_", " "))
     return f"{named} {member}" if member else named
 
 
-def _said(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, float):
         return "" if value != value else f"{value:.4g}"
     return str(value)

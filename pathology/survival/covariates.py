@@ -123,8 +123,8 @@ class Preparation:
             self.levels[column] = tuple(kept[1:])
             names += [f"{column}={level}" for level in kept[1:]]
         if not names:
-            said = "; ".join(f"'{c}': {why}" for c, why in self.dropped.items())
-            raise InputTableError(f"no covariate says anything in the training patients ({said})")
+            reasons = "; ".join(f"'{c}': {why}" for c, why in self.dropped.items())
+            raise InputTableError(f"no covariate says anything in the training patients ({reasons})")
         self.names = tuple(names)
         coded = self._code(table)
         numeric = len(self._numeric)

@@ -319,7 +319,7 @@ def score_predictions(result: CrossValidation, name: str) -> ModelScore:
         calibration_slope={f"{t:g}": pooled_figure(calibration_slope, i, float(t)) for i, t in enumerate(at)},
         observed_to_expected={f"{t:g}": pooled_figure(observed_to_expected, i, float(t)) for i, t in enumerate(at)},
         by_fold=tuple(by_fold),
-        chosen=tuple(_in_words(p.chosen) for p in folds),
+        chosen=tuple(_describe_settings(p.chosen) for p in folds),
     )
 
 
@@ -380,7 +380,7 @@ def _groups(train: Floats, test: Floats, groups: int) -> tuple[str, ...]:
         return ("undivided",) * len(test)
 
 
-def _in_words(candidate: Candidate) -> str:
+def _describe_settings(candidate: Candidate) -> str:
     return ", ".join(f"{k} {v}" for k, v in candidate.settings.items()) or "defaults"
 
 

@@ -1,4 +1,4 @@
-"""Models for patients of whom not everything is known: one for each combination of modalities, and said which ran.
+"""Models for patients of whom not everything is known: one for each combination of modalities, and reasons which ran.
 
 Filling in a whole missing modality would invent a scan.  Instead a model is fitted for every combination of modalities
 that enough training patients have, and each patient gets the one for the largest combination he has.
@@ -49,7 +49,7 @@ class ModalityModels:
         The modalities.
     models
         By combination, in the order of the settings.
-    left_out
+    not_fitted
         Combinations without a model, and why.
     """
 
@@ -57,11 +57,11 @@ class ModalityModels:
         self,
         settings: ModalitySettings,
         models: Mapping[tuple[str, ...], FittedModel],
-        left_out: Mapping[tuple[str, ...], str],
+        not_fitted: Mapping[tuple[str, ...], str],
     ) -> None:
         self.settings = settings
         self.models = dict(models)
-        self.left_out = dict(left_out)
+        self.not_fitted = dict(not_fitted)
 
     @classmethod
     def fit(
@@ -97,14 +97,14 @@ class ModalityModels:
         """
         has = {name: _present(table, spec) for name, spec in settings.modalities.items()}
         models: dict[tuple[str, ...], FittedModel] = {}
-        left_out: dict[tuple[str, ...], str] = {}
+        not_fitted: dict[tuple[str, ...], str] = {}
         names = list(settings.modalities)
         for size in range(len(names), 0, -1):
             for combination in combinations(names, size):
                 rows = np.flatnonzero(np.all([has[name] for name in combination], axis=0))
                 events = int(outcome.event[rows].sum())
                 if len(rows) < settings.min_patients or events < settings.min_events:
-                    left_out[combination] = f"{len(rows)} patients with {events} events"
+                    not_fitted[combination] = f"{len(rows)} patients with {events} events"
                     continue
                 try:
                     models[combination] = fit_model(
@@ -117,11 +117,11 @@ class ModalityModels:
                         facts={**(facts or {}), "modalities": list(combination)},
                     )
                 except (UsageError, InputTableError) as error:
-                    left_out[combination] = error.what
+                    not_fitted[combination] = error.what
         if not models:
-            said = "; ".join(f"{' + '.join(c)}: {why}" for c, why in left_out.items())
-            raise UsageError(f"no combination of modalities can be fitted ({said})")
-        return cls(settings, models, left_out)
+            reasons = "; ".join(f"{' + '.join(c)}: {why}" for c, why in not_fitted.items())
+            raise UsageError(f"no combination of modalities can be fitted ({reasons})")
+        return cls(settings, models, not_fitted)
 
     def predict(self, table: pd.DataFrame, times: npt.ArrayLike) -> pd.DataFrame:
         """Return predictions and, in ``ran_on``, the modalities of the model that made each.
@@ -179,7 +179,7 @@ class ModalityModels:
         record = {
             "settings": self.settings.model_dump(mode="json"),
             "models": listed,
-            "left_out": [{"modalities": list(c), "why": why} for c, why in self.left_out.items()],
+            "not_fitted": [{"modalities": list(c), "why": why} for c, why in self.not_fitted.items()],
         }
         (folder / _INDEX).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -196,12 +196,12 @@ class ModalityModels:
             record = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
             settings = ModalitySettings(**record["settings"])
             models = {tuple(m["modalities"]): load_model(folder / m["folder"]) for m in record["models"]}
-            left_out = {tuple(m["modalities"]): m["why"] for m in record["left_out"]}
+            not_fitted = {tuple(m["modalities"]): m["why"] for m in record["not_fitted"]}
         except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, BundleError):
                 raise
             raise BundleError(f"these are no models by modality ({error})", where=folder) from error
-        return cls(settings, models, left_out)
+        return cls(settings, models, not_fitted)
 
     @staticmethod
     def is_folder(folder: Path) -> bool:

@@ -4,8 +4,8 @@ There are real tiles with a label each, and few public slides with every place l
 whole path from a slide file to class shares, a heatmap and an answer with a known truth.  What it cannot test is what
 lies between tiles: tissue here changes class at straight borders, and several squares may come from one tile.
 
-Tiles may be real (:func:`pathology.training.tiles.osteosarcoma.read_osteosarcoma`) or drawn (:func:`drawn_tiles`); all
-of a slide come from one patient, so a split by patient is a split of the pixels as well.
+Tiles may be real (:func:`pathology.training.tile_classifier.osteosarcoma.read_osteosarcoma`) or drawn
+(:func:`drawn_tiles`); all of a slide come from one patient, so a split by patient is a split of the pixels as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scipy import ndimage
 from pathology.errors import UsageError
 from pathology.testing.synthetic_slides import write_tiff
 from pathology.testing.synthetic_tissue import TISSUE_KINDS, Picture, tissue_tile
-from pathology.training.tiles.tiles import LabelledTiles, tissue_shares
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles, tissue_shares
 
 __all__ = ["ConstructedSlide", "construct_cohort", "construct_slide", "drawn_tiles", "read_truth"]
 

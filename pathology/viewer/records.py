@@ -12,7 +12,7 @@ from pathology.errors import StoreError, UsageError
 __all__ = ["PatientPages"]
 
 _OF_ALL: Final = ("index.html", "build.json")
-_OF_ONE: Final = ("patient.html", "words.html", "record.json")
+_OF_ONE: Final = ("patient.html", "summary.html", "record.json")
 """Files that are served; their links to each other hold as they are."""
 
 _KINDS: Final = {".html": "text/html; charset=utf-8", ".json": "application/json"}

@@ -57,8 +57,8 @@ def test_the_imaging_patients_and_their_clinic_become_records(data_dir, tmp_path
     out = tmp_path / "out"
     result = run("build", "--slides", slides, "--radiology", imaging, "--clinical", clinical, "--out", out)
     assert result.exit_code == 0, result.output
-    assert "44 patients: 21 with slides, 28 with imaging, 43 with a clinical row, 20 with all" in result.output
-    assert "1 patients are in the slides only: CONSTRUCTED_1" in result.output
+    assert "44 patients: 21 with slides, 28 with imaging, 43 with clinical data, 20 with all" in result.output
+    assert "1 patients with slides only: CONSTRUCTED_1" in result.output
     table = pd.read_parquet(out / "patients.parquet")
     assert len(table) == 44
     assert table["imaging.volume_ml"].notna().sum() == 28
@@ -111,7 +111,7 @@ def test_slides_that_were_really_scored_join_the_imaging_patients(data_dir, tmp_
         data_dir / "radiology" / "sts_clinical.csv", "--out", tmp_path / "records",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "44 patients: 2 with slides, 28 with imaging, 43 with a clinical row, 1 with all" in result.output
+    assert "44 patients: 2 with slides, 28 with imaging, 43 with clinical data, 1 with all" in result.output
     record = json.loads((tmp_path / "records" / "patients" / patients[0] / "record.json").read_text())
     assert [slide["slide_id"] for slide in record["slides"]] == ["s0", "s1"]
     scored = pd.read_csv(tmp_path / "out" / "results.csv").set_index("slide_id")
@@ -139,12 +139,12 @@ def test_wrong_use_says_what_to_do(tmp_path):
     result = run("build", "--clinical", bad, "--out", tmp_path / "o")
     assert isinstance(result.exception, InputTableError)
     assert "row 2: age_years is 'old'" in str(result.exception)
-    assert "row 3: patient 'A' is in row 2 already" in str(result.exception)
+    assert "row 3: patient 'A' duplicates row 2" in str(result.exception)
     assert not (tmp_path / "o").exists()
     good = tmp_path / "good.csv"
     good.write_text("Fall,age\nA,50\n")
     assert run("build", "--clinical", good, "--column", "patient_id=Fall", "--out", tmp_path / "o").exit_code == 0
-    with pytest.raises(UsageError, match="no patient 'B'"):
+    with pytest.raises(UsageError, match="patient 'B' not found"):
         raise run("show", tmp_path / "o", "B").exception
     odd = run("build", "--clinical", good, "--column", "patient_id", "--out", tmp_path / "o")
     assert isinstance(odd.exception, UsageError)

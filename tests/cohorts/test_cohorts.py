@@ -70,8 +70,8 @@ def test_real_labels_of_tcga(tcga, data_dir):
     diagnoses = read_diagnoses(table, patient="patient", label="histological_type")
     joined = join_labels(select(tcga, kind="diagnostic", one_per_patient=True), diagnoses)
     assert set(joined.labels.values()) == {"LMS", "DDLPS", "MFS", "UPS", "MPNST", "SS", "SS-PD"}
-    assert sum("covers several entities" in reason for reason in joined.left_out) == 2  # both kinds of old MFH
-    assert len(joined.labels) + sum(joined.left_out.values()) == len(
+    assert sum("covers several entities" in reason for reason in joined.excluded) == 2  # both kinds of old MFH
+    assert len(joined.labels) + sum(joined.excluded.values()) == len(
         select(tcga, kind="diagnostic", one_per_patient=True)
     )
 
@@ -111,8 +111,8 @@ def test_labels_in_todays_names():
         classes={"LMS"},
     )
     assert joined.labels == {"a": "LMS"}
-    assert sum(joined.left_out.values()) == 4
-    assert any("covers several entities" in reason for reason in joined.left_out)
+    assert sum(joined.excluded.values()) == 4
+    assert any("covers several entities" in reason for reason in joined.excluded)
     assert joined.vocabulary.startswith("WHO 2020")
 
 
@@ -212,12 +212,12 @@ def test_fetches_all_pages_and_nothing_twice(bucket, tmp_path):
     done = fetch(
         [one("a"), one("b")], tmp_path, endpoint=bucket.address, progress=lambda name, count: seen.append((name, count))
     )
-    assert (done.series, done.files, done.there) == (2, 10, 0)
+    assert (done.series, done.files, done.already_present) == (2, 10, 0)
     for key, content in bucket.objects.items():
         assert (tmp_path / key).read_bytes() == content
     assert sum(count for _, count in seen) == done.bytes == sum(map(len, bucket.objects.values()))
     again = fetch([one("a"), one("b")], tmp_path, endpoint=bucket.address)
-    assert (again.files, again.there, again.bytes) == (0, 10, 0)
+    assert (again.files, again.already_present, again.bytes) == (0, 10, 0)
 
 
 def test_goes_on_where_it_was_broken_off(bucket, tmp_path):

@@ -31,7 +31,7 @@ def test_a_table_is_joined_to_the_slides(tmp_path):
     assert [s.slide_id for s in found.slides] == ["a", "b", "c"]
     assert found.labels == [0, 1, 0]
     assert found.patients_by_class() == [["p1"], ["p2"]]
-    assert found.left_out == ("d",)
+    assert found.unlabelled == ("d",)
     assert found.slides[0].mpp == 0.25
     assert found.slides[1].site == "south"
     assert found.slides[0].columns == {"age": "7"}

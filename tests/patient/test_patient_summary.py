@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from pathology.patient.language_model import LanguageModelSettings, objections, reword
-from pathology.patient.patient_summary import numbers_in, plain_text, untraced_numbers
+from pathology.patient.patient_summary import numbers_in, summarise_record, untraced_numbers
 from pathology.patient.readability import readability, syllables
 from pathology.patient.record import ImagingStudy, PatientRecord, PatientSlide, SurvivalPrediction
 
@@ -48,55 +48,58 @@ def record():
 
 
 def test_every_number_is_traced_to_the_record(record):
-    plain = plain_text(record)
-    variable = " ".join(s.text for body in plain.sections.values() for s in body if s.facts)
-    assert untraced_numbers(variable, plain.facts) == set()
-    fixed = " ".join(s.text for body in plain.sections.values() for s in body if not s.facts)
+    summary = summarise_record(record)
+    variable = " ".join(s.text for body in summary.sections.values() for s in body if s.facts)
+    assert untraced_numbers(variable, summary.facts) == set()
+    fixed = " ".join(s.text for body in summary.sections.values() for s in body if not s.facts)
     assert numbers_in(fixed) == set()
-    values = {f.path: f.value for f in plain.facts}
+    values = {f.path: f.value for f in summary.facts}
     assert values["clinical.size_cm"] == "11.6"
     assert values["slides[0].probabilities.LMS (of 100)"] == "87 of 100"
     assert values["survival[0].survival.3 years (of 100)"] == "72 of 100, 3 years"
-    numbers = [n for body in plain.sections.values() for s in body for n in s.facts]
-    assert numbers == [f.number for f in plain.facts]
+    numbers = [n for body in summary.sections.values() for s in body for n in s.facts]
+    assert numbers == [f.number for f in summary.facts]
 
 
 def test_the_text_reads_well_and_advises_nothing(record):
-    plain = plain_text(record)
-    assert plain.readability.reading_ease > 60
-    assert plain.readability.grade < 8
-    text = plain.text()
+    summary = summarise_record(record)
+    assert summary.readability.reading_ease > 60
+    assert summary.readability.grade < 8
+    text = summary.text()
     assert "gives no advice on treatment" in text
     assert not re.search(r"you should|we recommend|chemotherapy|radiation", text.lower())
     assert record.patient_id not in text
     assert "2020" not in text
-    assert objections(text, plain) == ()
+    assert objections(text, summary) == ()
 
 
 def test_what_is_not_known_is_not_mentioned():
-    plain = plain_text(PatientRecord(patient_id="x"))
-    assert list(plain.sections) == ["About this page"]
-    assert plain.facts == ()
+    summary = summarise_record(PatientRecord(patient_id="x"))
+    assert list(summary.sections) == ["About this page"]
+    assert summary.facts == ()
 
 
 def test_dividing_cells_are_counted_with_their_source(record):
     counted = PatientSlide(slide_id="b", status="scored", findings={"mitoses.total": 48.0})
-    plain = plain_text(record.model_copy(update={"slides": (counted,)}))
-    assert "It counted 48 cells that seem to be dividing." in plain.text()
-    assert {f.path: f.value for f in plain.facts}["slides[0].findings.mitoses.total"] == "48"
+    summary = summarise_record(record.model_copy(update={"slides": (counted,)}))
+    assert "It counted 48 cells that seem to be dividing." in summary.text()
+    assert {f.path: f.value for f in summary.facts}["slides[0].findings.mitoses.total"] == "48"
 
 
 def test_a_strange_slide_is_said_to_be_one(record):
     strange = PatientSlide(slide_id="b", status="scored", abstained=True, out_of_domain=True)
-    assert "unlike those the program learnt from" in plain_text(record.model_copy(update={"slides": (strange,)})).text()
-    assert "not sure enough" in plain_text(record).text()
+    assert (
+        "unlike those the program learnt from"
+        in summarise_record(record.model_copy(update={"slides": (strange,)})).text()
+    )
+    assert "not sure enough" in summarise_record(record).text()
 
 
 def test_no_letter_to_the_dead(record):
     for change in ({"status": "dead"}, {"os_event": 1.0}):
         dead = record.model_copy(update={"clinical": {**record.clinical, **change}})
-        assert "has died" in plain_text(dead).text()
-        assert plain_text(dead).facts == ()
+        assert "has died" in summarise_record(dead).text()
+        assert summarise_record(dead).facts == ()
 
 
 def test_numbers_in_many_spellings():
@@ -158,11 +161,11 @@ class TestLanguageModel:
     def test_a_good_text_is_taken(self, record, server):
         handler, settings, asked = server
         handler.answer = "What your records say\nYour tumour was 11.6 cm wide. You were 59.\n"
-        plain = plain_text(record)
-        new = reword(record, plain, settings, key="secret")
+        summary = summarise_record(record)
+        new = reword(record, summary, settings, key="secret")
         assert new.source == "m"
         assert new.text() == "What your records say\nYour tumour was 11.6 cm wide. You were 59."
-        assert new.facts == plain.facts
+        assert new.facts == summary.facts
         path, authorisation, body = asked[0]
         assert (path, authorisation) == ("/v1/chat/completions", "Bearer secret")
         assert record.patient_id not in body.decode()
@@ -171,33 +174,33 @@ class TestLanguageModel:
     @pytest.mark.parametrize(
         ("answer", "why"),
         [
-            ("Your tumour was 12 cm wide.", r"numbers that the record lacks \(12\)"),
-            ("You have thirteen slides.", r"numbers that the record lacks \(13\)"),
-            ("You should take chemotherapy.", "advice on treatment"),
-            ("We recommend a second scan.", "advice on treatment"),
-            ("Consider radiation.", "advice on treatment"),
+            ("Your tumour was 12 cm wide.", r"numbers not in the record \(12\)"),
+            ("You have thirteen slides.", r"numbers not in the record \(13\)"),
+            ("You should take chemotherapy.", "treatment advice"),
+            ("We recommend a second scan.", "treatment advice"),
+            ("Consider radiation.", "treatment advice"),
             ("word " * 2000, "twice as long"),
-            ("  ", "answered nothing"),
+            ("  ", "returned no text"),
         ],
     )
     def test_a_bad_text_is_not(self, record, server, answer, why):
         handler, settings, _ = server
         handler.answer = answer
-        plain = plain_text(record)
-        kept = reword(record, plain, settings)
-        assert kept.sections == plain.sections
+        summary = summarise_record(record)
+        kept = reword(record, summary, settings)
+        assert kept.sections == summary.sections
         assert kept.source == "templates"
         assert re.search(why, kept.notes[0])
 
     def test_silence_leaves_the_templates(self, record, server):
         handler, settings, _ = server
         handler.status = 500
-        assert "did not answer" in reword(record, plain_text(record), settings).notes[0]
+        assert "did not answer" in reword(record, summarise_record(record), settings).notes[0]
 
     def test_an_id_in_the_text_is_never_sent(self, record, server):
         _, settings, asked = server
         named = record.model_copy(update={"patient_id": "left thigh"})
-        assert "was not sent" in reword(named, plain_text(named), settings).notes[0]
+        assert "was not sent" in reword(named, summarise_record(named), settings).notes[0]
         assert asked == []
 
     def test_only_web_addresses(self):

@@ -9,7 +9,7 @@ from pathology.errors import InputTableError, OutputError, UsageError
 from pathology.patient.clinical import validate_clinical
 from pathology.patient.identity import Pseudonyms
 from pathology.patient.pages import patient_page, write_folder
-from pathology.patient.patient_summary import plain_text
+from pathology.patient.patient_summary import summarise_record
 from pathology.patient.record import (
     ImagingStudy,
     PatientRecord,
@@ -105,8 +105,8 @@ def test_what_radiology_writes_is_read_as_it_is(tmp_path):
     table = patient_table(records).set_index("patient_id")
     assert table.loc["A", "imaging.volume_cm3"] == 12.5
     assert pd.isna(table.loc["B", "imaging.volume_cm3"])
-    assert "scan" not in plain_text(records[1]).text()
-    assert "1 scan was measured" in plain_text(records[0]).text()
+    assert "scan" not in summarise_record(records[1]).text()
+    assert "1 scan was measured" in summarise_record(records[0]).text()
 
 
 def test_everything_is_joined_or_reported(slides, clinical, tmp_path):
@@ -127,7 +127,7 @@ def test_everything_is_joined_or_reported(slides, clinical, tmp_path):
     assert report.lookalikes == ("C / c",)
     assert report.columns_outside_vocabulary == ("doctor",)
     b = records[1]
-    assert b.notes == ("no imaging of this patient", "1 of 1 slides could not be scored")
+    assert b.notes == ("no imaging for this patient", "1 of 1 slides could not be scored")
     assert "age_years" not in b.clinical
 
     table = patient_table(records).set_index("patient_id")
@@ -141,7 +141,7 @@ def test_everything_is_joined_or_reported(slides, clinical, tmp_path):
     assert pd.isna(table.loc["B", "slide.p_LMS"])
     table.to_parquet(tmp_path / "t.parquet")
 
-    write_folder(tmp_path / "out", records, report, [plain_text(r) for r in records])
+    write_folder(tmp_path / "out", records, report, [summarise_record(r) for r in records])
     assert read_record(tmp_path / "out" / "patients" / "A" / "record.json") == records[0]
     page = (tmp_path / "out" / "patients" / "A" / "patient.html").read_text()
     assert "Research use only" in page
@@ -153,7 +153,7 @@ def test_pseudonyms_hide_ids_dates_texts_and_paths(slides, clinical, tmp_path):
     key = tmp_path / "key"
     pseudonyms = Pseudonyms.from_file(key)
     records, report = build_records(slides=read_slide_results(slides), clinical=clinical, pseudonyms=pseudonyms)
-    write_folder(tmp_path / "out", records, report, [plain_text(r) for r in records])
+    write_folder(tmp_path / "out", records, report, [summarise_record(r) for r in records])
     assert report.dropped_for_hashing == ("diagnosis_date", "doctor")
     a = next(r for r in records if r.patient_id == Pseudonyms.from_file(key).of("A"))
     assert a.hashed
@@ -182,7 +182,7 @@ class TestPseudonyms:
         with pytest.raises(UsageError, match="at least 32"):
             Pseudonyms(b"short")
         (tmp_path / "k").write_text("not hex")
-        with pytest.raises(UsageError, match="holds no key"):
+        with pytest.raises(UsageError, match="does not contain a valid key"):
             Pseudonyms.from_file(tmp_path / "k")
         with pytest.raises(OutputError):
             Pseudonyms.from_file(tmp_path / "none" / "k")
@@ -205,7 +205,7 @@ def test_the_page_names_things_for_people():
     failed = PatientSlide(slide_id="f", status="failed", error="the file is cut off.")
     record = PatientRecord(patient_id="x", clinical={"age_years": 61.0, "extra": "yes"}, slides=(slide, failed))
     page = patient_page(record)
-    for text in ("Age at diagnosis, years", "extra", "Mitoses counted", "Share of tissue where necrosis leads", "own"):
+    for text in ("Age at diagnosis, years", "extra", "Mitotic count", "Tissue fraction predicted necrosis", "own"):
         assert text in page
     assert "3674" not in page
     assert "cut off.<" in page
@@ -220,21 +220,21 @@ def test_pages_escape_what_they_are_given(tmp_path):
         imaging=(ImagingStudy(study=evil, findings={evil: 1.0}),),
     )
     _, report = build_records(slides=[("x", record.slides[0])])
-    write_folder(tmp_path, [record], report, [plain_text(record)])
+    write_folder(tmp_path, [record], report, [summarise_record(record)])
     for page in tmp_path.rglob("*.html"):
         assert evil not in page.read_text()
 
 
 def test_broken_inputs_say_so(slides, tmp_path):
-    with pytest.raises(UsageError, match="nothing to build"):
+    with pytest.raises(UsageError, match="no source to build"):
         build_records()
-    with pytest.raises(InputTableError, match="no readable results table"):
+    with pytest.raises(InputTableError, match="cannot read the results table"):
         read_slide_results(tmp_path / "none")
-    with pytest.raises(InputTableError, match="no readable patient record"):
+    with pytest.raises(InputTableError, match="cannot read the patient record"):
         read_record(tmp_path / "none.json")
     (slides / "slides" / "s1" / "slide.json").write_text("{")
-    with pytest.raises(InputTableError, match="record is damaged"):
+    with pytest.raises(InputTableError, match="record is corrupt"):
         read_slide_results(slides)
     (tmp_path / "results.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputTableError, match="no column patient_id"):
+    with pytest.raises(InputTableError, match="missing column patient_id"):
         read_radiology_results(tmp_path)

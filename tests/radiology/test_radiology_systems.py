@@ -11,10 +11,10 @@ import pytest
 
 from pathology.radiology.features.radiomics import FeatureSettings
 from pathology.radiology.io.cohort import read_cohort
-from pathology.radiology.models.adversarial import AcganSettings
+from pathology.radiology.models.adversarial_recipe import AcganSettings
 from pathology.radiology.models.bundle import CardText, read_radiology_card
-from pathology.radiology.models.fit import OptimiserSettings
 from pathology.radiology.models.registry import predict_case, recipe_of
+from pathology.radiology.models.training_loop import OptimiserSettings
 from pathology.systems.radiology import (
     banerjee_2018,
     gao_2021,

@@ -37,7 +37,7 @@ def test_each_patient_gets_the_largest_model_he_can_have(cohort, tmp_path):
     frame, outcome = cohort
     models = ModalityModels.fit(frame, outcome, SETTINGS, CoxModel)
     assert set(models.models) == {("clinic", "slides"), ("clinic",), ("slides",)}
-    assert "20 patients" in models.left_out[("imaging",)]
+    assert "20 patients" in models.not_fitted[("imaging",)]
     found = models.predict(frame, [300])
     assert found["ran_on"].tolist() == ["clinic + slides"] * 100 + ["clinic"] * 100
     alone = models.models[("clinic",)].predict(frame.iloc[100:], [300])

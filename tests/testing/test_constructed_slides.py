@@ -8,7 +8,7 @@ import pytest
 from pathology.errors import UsageError
 from pathology.slide.open import find_slides, open_reader
 from pathology.testing.constructed_slides import construct_cohort, construct_slide, drawn_tiles, read_truth
-from pathology.training.tiles.osteosarcoma import read_osteosarcoma
+from pathology.training.tile_classifier.osteosarcoma import read_osteosarcoma
 
 
 @pytest.fixture(scope="module")

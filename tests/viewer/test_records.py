@@ -6,7 +6,7 @@ import pytest
 
 from pathology.errors import StoreError
 from pathology.patient.pages import write_folder
-from pathology.patient.patient_summary import plain_text
+from pathology.patient.patient_summary import summarise_record
 from pathology.patient.record import PatientSlide, build_records
 from pathology.viewer.batch import Batch
 from pathology.viewer.records import PatientPages
@@ -18,7 +18,7 @@ def records(tmp_path):
     """Records of the constructed slides' patient and of one with an awkward name."""
     summary = PatientSlide(slide_id="square", status="scored", prediction="stroma", probabilities={"stroma": 0.7})
     found, report = build_records(slides=[("patient 1", summary), ("a/../b", summary)])
-    write_folder(tmp_path / "records", found, report, [plain_text(record) for record in found])
+    write_folder(tmp_path / "records", found, report, [summarise_record(record) for record in found])
     (tmp_path / "records" / "secret.txt").write_text("secret")
     return tmp_path / "records"
 
@@ -42,7 +42,7 @@ def test_slides_link_to_their_patients_page(linked):
     assert b"Patient patient 1" in page.body
     assert "sandbox" in page.headers["Content-Security-Policy"]
     folder = address.rsplit("/", 1)[0]
-    assert b"Research use only" in linked(f"records/{folder}/words.html").body
+    assert b"Research use only" in linked(f"records/{folder}/summary.html").body
     assert linked(f"records/{folder}/record.json").json["patient_id"] == "patient 1"
     # The links of the pages hold as they are.
     assert b"patients/" in linked("records/index.html").body

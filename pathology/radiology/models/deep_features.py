@@ -15,10 +15,10 @@ from pydantic import Field
 
 from pathology.networks.torchvision_classifiers import CLASSIFIERS, classifier_features
 from pathology.radiology.io.cohort import Cohort
-from pathology.radiology.models.base import Progress
-from pathology.radiology.models.fit import seeded
-from pathology.radiology.models.image_classifier import ImageRecipe
+from pathology.radiology.models.image_recipe import ImageRecipe
 from pathology.radiology.models.pretrained import start_from
+from pathology.radiology.models.recipe import Progress
+from pathology.radiology.models.training_loop import seeded
 from pathology.settings import Record
 
 __all__ = ["DeepFeatureSettings", "deep_feature_table"]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from pathology.bundle.card import Metric
 from pathology.errors import UsageError
 from pathology.networks.radiology_registry import build_radiology_network
-from pathology.radiology.models.base import Progress, as_metric
-from pathology.radiology.models.fit import OptimiserSettings, fit, seeded
 from pathology.radiology.models.pretrained import start_from
+from pathology.radiology.models.recipe import Progress, as_metric, named_progress
+from pathology.radiology.models.training_loop import OptimiserSettings, fit, seeded
 from pathology.settings import Record
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.classification import area_under_roc, score_by_patient
@@ -209,14 +209,10 @@ def cross_validated_probabilities(
             settings,
             seed=seed,
             device=device,
-            progress=None if progress is None else _named(progress, name),
+            progress=named_progress(progress, name),
         )
         result[fold.test] = probabilities(network, images.pixels[fold.test], device=device)
     return result
-
-
-def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(name, done, total)
 
 
 def patient_metrics(

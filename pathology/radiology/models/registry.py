@@ -8,8 +8,8 @@ from typing import Any
 
 from pathology.errors import BundleError
 from pathology.radiology.io.cohort import Case
-from pathology.radiology.models.base import Recipe
 from pathology.radiology.models.bundle import RadiologyCard, read_radiology_card
+from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["predict_case", "recipe_of"]
 
@@ -32,12 +32,12 @@ def recipe_of(card: RadiologyCard) -> Recipe:
 
 
 def _kinds() -> Mapping[str, type[Recipe]]:
-    from pathology.radiology.models.adversarial import AdversarialRecipe
-    from pathology.radiology.models.habitat import HabitatRecipe
-    from pathology.radiology.models.image_classifier import ImageRecipe
-    from pathology.radiology.models.segmentation import SegmentationRecipe
-    from pathology.radiology.models.signature import SignatureRecipe
-    from pathology.radiology.models.survival import SurvivalRecipe
+    from pathology.radiology.models.adversarial_recipe import AdversarialRecipe
+    from pathology.radiology.models.habitat_recipe import HabitatRecipe
+    from pathology.radiology.models.image_recipe import ImageRecipe
+    from pathology.radiology.models.segmentation_recipe import SegmentationRecipe
+    from pathology.radiology.models.signature_recipe import SignatureRecipe
+    from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
     kinds: tuple[type[Recipe], ...] = (
         AdversarialRecipe,

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from pathology.bundle.card import Metric
-from pathology.radiology.models.base import as_metric
+from pathology.radiology.models.recipe import as_metric
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.intervals import Interval
 from pathology.survival.metrics import harrell_c, log_rank

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe"]
 
@@ -73,9 +73,9 @@ SYSTEM = System(
 def recipe() -> Recipe:
     """Return the recipe; sequences ``T1GD`` and ``DWI``, the class in the clinical column ``class``."""
     from pathology.radiology.images.registration import RegistrationSettings
-    from pathology.radiology.models.fit import OptimiserSettings
-    from pathology.radiology.models.image_classifier import ImageRecipe
+    from pathology.radiology.models.image_recipe import ImageRecipe
     from pathology.radiology.models.network_classifier import ClassifierSettings
+    from pathology.radiology.models.training_loop import OptimiserSettings
 
     return ImageRecipe(
         sequences=("T1GD", "DWI"),

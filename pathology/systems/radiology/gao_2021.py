@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe"]
 
@@ -69,6 +69,6 @@ SYSTEM = System(
 
 def recipe() -> Recipe:
     """Return the recipe; sequences ``ADC_1`` to ``ADC_3``, the class in the clinical column ``effect``."""
-    from pathology.radiology.models.adversarial import AdversarialRecipe
+    from pathology.radiology.models.adversarial_recipe import AdversarialRecipe
 
     return AdversarialRecipe()

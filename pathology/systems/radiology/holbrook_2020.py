@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe", "recurrence_recipe"]
 
@@ -73,8 +73,8 @@ def recipe(
     sequences: tuple[str, ...] = ("MR_T1",), spacing_mm: tuple[float, float, float] = (2.0, 2.0, 3.27)
 ) -> Recipe:
     """Return the recipe of the segmentation."""
-    from pathology.radiology.models.fit import OptimiserSettings
-    from pathology.radiology.models.segmentation import SegmentationRecipe
+    from pathology.radiology.models.segmentation_recipe import SegmentationRecipe
+    from pathology.radiology.models.training_loop import OptimiserSettings
 
     return SegmentationRecipe(
         sequences=sequences,
@@ -89,7 +89,7 @@ def recipe(
 def recurrence_recipe(sequence: str = "T2", shell_mm: float = 1.0) -> Recipe:
     """Return the recipe of recurrence (clinical column ``recurrence``, 0 or 1) from tumour and shell."""
     from pathology.radiology.features.signature import SignatureSettings
-    from pathology.radiology.models.signature import SignatureRecipe
+    from pathology.radiology.models.signature_recipe import SignatureRecipe
 
     return SignatureRecipe(
         sequences=(sequence,),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe"]
 
@@ -65,6 +65,6 @@ SYSTEM = System(
 
 def recipe() -> Recipe:
     """Return the recipe; sequences ``T2``, ``DCE`` and ``ADC``, the truth in the mask ``hypoxia``."""
-    from pathology.radiology.models.habitat import HabitatRecipe
+    from pathology.radiology.models.habitat_recipe import HabitatRecipe
 
     return HabitatRecipe()

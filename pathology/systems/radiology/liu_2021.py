@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe"]
 
@@ -75,8 +75,8 @@ def recipe(sequence: str = "MR_T1", deep_start: str | None = None) -> Recipe:
         Weights of the ResNet-34 whose features are added (``imagenet`` or a file); ``None`` leaves them out.
     """
     from pathology.radiology.models.deep_features import DeepFeatureSettings
-    from pathology.radiology.models.signature import SignatureRecipe
-    from pathology.radiology.models.survival import SurvivalRecipe
+    from pathology.radiology.models.signature_recipe import SignatureRecipe
+    from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
     deep = (
         () if deep_start is None else (DeepFeatureSettings(sequence=sequence, backbone="resnet34", start=deep_start),)

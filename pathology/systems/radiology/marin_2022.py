@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe"]
 
@@ -107,8 +107,8 @@ SYSTEM = System(
 
 def recipe(sequences: tuple[str, ...] = ("CT",)) -> Recipe:
     """Return the recipe."""
-    from pathology.radiology.models.fit import OptimiserSettings
-    from pathology.radiology.models.segmentation import SegmentationRecipe
+    from pathology.radiology.models.segmentation_recipe import SegmentationRecipe
+    from pathology.radiology.models.training_loop import OptimiserSettings
 
     return SegmentationRecipe(
         sequences=sequences,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe"]
 
@@ -75,9 +75,9 @@ def recipe(sequence: str = "MR_T1", start: str = "random") -> Recipe:
 
     With the columns ``follow_up_days`` and ``death`` (0 or 1) overall survival is told apart too.
     """
-    from pathology.radiology.models.fit import OptimiserSettings
-    from pathology.radiology.models.image_classifier import ImageRecipe
+    from pathology.radiology.models.image_recipe import ImageRecipe
     from pathology.radiology.models.network_classifier import ClassifierSettings
+    from pathology.radiology.models.training_loop import OptimiserSettings
 
     return ImageRecipe(
         sequences=(sequence,),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe"]
 
@@ -75,7 +75,7 @@ def recipe(sequences: tuple[str, ...] = ("MR_T1",), deep_start: str | None = Non
     """Return the recipe; the grade in the clinical column ``is_high`` (0 or 1), its only covariate the age."""
     from pathology.radiology.features.signature import SignatureSettings
     from pathology.radiology.models.deep_features import DeepFeatureSettings
-    from pathology.radiology.models.signature import SignatureRecipe
+    from pathology.radiology.models.signature_recipe import SignatureRecipe
 
     deep: tuple[DeepFeatureSettings, ...] = ()
     if deep_start is not None:

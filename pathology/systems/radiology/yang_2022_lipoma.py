@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe"]
 
@@ -84,7 +84,7 @@ def recipe(deep_start: str | None = None) -> Recipe:
     """
     from pathology.radiology.features.signature import SignatureSettings
     from pathology.radiology.models.deep_features import DeepFeatureSettings
-    from pathology.radiology.models.signature import SignatureRecipe
+    from pathology.radiology.models.signature_recipe import SignatureRecipe
 
     sequences = ("CT", "MR_T1")
     deep: tuple[DeepFeatureSettings, ...] = ()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pathology.systems.system import OwnMetric, PublishedMetric, System
 
 if TYPE_CHECKING:
-    from pathology.radiology.models.base import Recipe
+    from pathology.radiology.models.recipe import Recipe
 
 __all__ = ["SYSTEM", "recipe"]
 
@@ -44,9 +44,9 @@ SYSTEM = System(
 
 def recipe() -> Recipe:
     """Return the recipe; sequence ``OCT`` with a B-scan a slice, the class in the clinical column ``margin``."""
-    from pathology.radiology.models.fit import OptimiserSettings
-    from pathology.radiology.models.image_classifier import ImageRecipe
+    from pathology.radiology.models.image_recipe import ImageRecipe
     from pathology.radiology.models.network_classifier import ClassifierSettings
+    from pathology.radiology.models.training_loop import OptimiserSettings
 
     return ImageRecipe(
         sequences=("OCT",),

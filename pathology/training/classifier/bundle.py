@@ -23,11 +23,11 @@ from pathology.stats.intervals import Interval
 from pathology.training.classifier.calibrate import TrustFit
 from pathology.training.classifier.recipe import SlideRecipe
 
-__all__ = ["BundleWords", "evaluation_metrics", "interval_metric", "trust_metrics", "write_slide_bundle"]
+__all__ = ["BundleDescription", "evaluation_metrics", "interval_metric", "trust_metrics", "write_slide_bundle"]
 
 
 @dataclass(frozen=True)
-class BundleWords:
+class BundleDescription:
     """What only the people who train can say.
 
     Attributes
@@ -57,7 +57,7 @@ def interval_metric(metric: str, interval: Interval, *, unit: str, data: str, no
     """Turn a figure into the card's form; one without an interval loses its value and says why."""
     if not all(map(math.isfinite, (interval.value, interval.low, interval.high))):
         value = "it is not defined" if not math.isfinite(interval.value) else f"it is {interval.value:.3f}"
-        said = f"No interval can be given ({interval.method}); {value} on these {unit}."
+        reason = f"No interval can be given ({interval.method}); {value} on these {unit}."
         return Metric(
             metric=metric,
             value=None,
@@ -66,7 +66,7 @@ def interval_metric(metric: str, interval: Interval, *, unit: str, data: str, no
             n=interval.n,
             unit=unit,
             data=data,
-            note=f"{note} {said}".strip(),
+            note=f"{note} {reason}".strip(),
         )
     if interval.low == interval.high:
         note = f"{note} The interval has no width because no resample differs; that is not certainty.".strip()
@@ -153,7 +153,7 @@ def write_slide_bundle(
     labelled: LabelledSlides,
     *,
     system_id: str,
-    words: BundleWords,
+    description: BundleDescription,
     start: str,
     split: str,
     metrics: Sequence[Metric],
@@ -176,12 +176,12 @@ def write_slide_bundle(
         The slides.
     system_id
         Which published system.
-    words
+    description
         What only people can say.
     start
         What the training started from.
     split
-        How slides were kept apart, in words.
+        How slides were kept apart.
     figures
         Measured figures, the baseline's beside the model's.
     trust
@@ -227,7 +227,7 @@ def write_slide_bundle(
     card = Card(
         name=folder.name,
         version="1.0.0",
-        title=words.title,
+        title=description.title,
         architecture=recipe.architecture,
         architecture_options=recipe.architecture_options,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -241,9 +241,9 @@ def write_slide_bundle(
         initialisation=start,
         training_data=(
             TrainingData(
-                name=words.data_name,
-                source=words.data_source,
-                licence=words.data_licence,
+                name=description.data_name,
+                source=description.data_source,
+                licence=description.data_licence,
                 patients=len({slide.patient_id for slide in slides}),
                 images=len(slides),
                 used_for=f"training, choice of the epoch, calibration ({counts})",
@@ -264,9 +264,9 @@ def write_slide_bundle(
             " to it until evaluated.",
             f"At least {recipe.min_tissue:.0%} of each patch was tissue in training; score with the same --min-tissue.",
         ),
-        licence=words.licence,
-        reference=f"{words.reference} ({system_id}); a reimplementation trained on other data, not the authors' model",
-        made_by=words.command,
+        licence=description.licence,
+        reference=f"{description.reference} ({system_id}); reimplementation on other data, not the authors' model",
+        made_by=description.command,
     )
     write_card(card, folder / CARD_NAME)
     for check in verify_bundle(folder):

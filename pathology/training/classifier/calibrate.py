@@ -195,13 +195,13 @@ def fit_trust(
 
 def _note(patients: int, coverage: float, false_alarm: float) -> str:
     """Say where there are too few patients for what is stated."""
-    said = ["Holds for patients like the calibration patients, not for another hospital."]
+    notes = ["Holds for patients like the calibration patients, not for another hospital."]
     if patients < round(1 / (1 - coverage) - 1, 9):
-        said.append(
+        notes.append(
             f"{patients} calibration patients are too few for sets with {coverage:.0%} coverage: every set is full."
         )
     if patients < round(1 / false_alarm - 1, 9):
-        said.append(
+        notes.append(
             f"{patients} are too few for a limit of the domain at {false_alarm:.0%} false alarms: there is none."
         )
-    return " ".join(said)
+    return " ".join(notes)

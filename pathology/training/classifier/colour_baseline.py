@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pathology.tiling.store import PatchStore
 from pathology.training.classifier.patches import SlidePatches
-from pathology.training.tiles.colour_baseline import colour_features
+from pathology.training.tile_classifier.colour_baseline import colour_features
 
 __all__ = ["colour_baseline", "slide_colours"]
 
@@ -33,7 +33,7 @@ def slide_colours(patches: SlidePatches, *, seed: int = 0) -> NDArray[np.float64
     Returns
     -------
     numpy.ndarray
-        ``(S, 60)``; see :func:`pathology.training.tiles.colour_baseline.colour_features`.
+        ``(S, 60)``; see :func:`pathology.training.tile_classifier.colour_baseline.colour_features`.
     """
     result = []
     for number, (path, keep) in enumerate(zip(patches.stores, patches.keep, strict=True)):

@@ -24,7 +24,7 @@ from pathology.settings import GridSettings
 from pathology.slide.open import open_reader
 from pathology.tiling.store import PatchStore
 from pathology.tiling.torch_dataset import ShuffledPatches
-from pathology.training.classifier.augmentation import change_patch
+from pathology.training.classifier.patch_augmentation import change_patch
 from pathology.training.classifier.recipe import AugmentationName, SlideRecipe
 
 __all__ = ["SlidePatches", "TrainingPatches", "prepare_patches", "slide_fingerprints"]

@@ -71,7 +71,7 @@ class SlideRecipe(Record):
     auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
     """Weight of InceptionV3's auxiliary loss, TF-slim's value."""
     augmentation: AugmentationName = "turns-and-colour"
-    """Random changes to training patches; :mod:`pathology.training.classifier.augmentation`."""
+    """Random changes to training patches; :mod:`pathology.training.classifier.patch_augmentation`."""
     choose: Literal["patch accuracy", "patch loss", "slide loss"] = "patch loss"
     """Which figure of the validation slides chooses the epoch."""
     patience: Annotated[int, Field(ge=1)] | None = None

@@ -37,7 +37,7 @@ from pathology.stats.splits import SplitAudit, grouped_k_fold
 from pathology.survival.groups import RiskGroups
 from pathology.training.classifier.aggregator import FittedAggregator, MilSettings, bag_probabilities, fit_aggregator
 from pathology.training.classifier.bundle import (
-    BundleWords,
+    BundleDescription,
     evaluation_metrics,
     interval_metric,
     trust_metrics,
@@ -51,7 +51,7 @@ from pathology.training.classifier.recipe import SlideRecipe
 from pathology.training.classifier.split import DEFAULT_SHARES, audit_sets, split_slides
 from pathology.training.common.checkpoint import Checkpoint
 from pathology.training.common.distributed import Distributed
-from pathology.training.common.initialisation import Start, resolve_start
+from pathology.training.common.initialisation import InitialWeights, resolve_start
 
 __all__ = ["Plan", "TrainedClassifier", "TrainingProgress", "plan_training", "train_classifier"]
 
@@ -102,7 +102,7 @@ class Plan:
     sets: Mapping[str, Rows]
     folds: tuple[Mapping[str, Rows], ...]
     audit: SplitAudit
-    start: Start
+    start: InitialWeights
     seed: int
     fingerprints: tuple[str, ...]
 
@@ -229,7 +229,7 @@ def _network(recipe: SlideRecipe, classes: int) -> nn.Module:
 def train_classifier(
     plan: Plan,
     out: Path,
-    words: BundleWords,
+    description: BundleDescription,
     ranks: Distributed,
     progress: TrainingProgress,
     *,
@@ -246,7 +246,7 @@ def train_classifier(
         From :func:`plan_training`.
     out
         The bundle's folder.
-    words
+    description
         For the card.
     ranks
         This process among those that train together; only the first writes.
@@ -286,16 +286,16 @@ def train_classifier(
     fitted, start = run.fit("final", plan.sets)
     if not ranks.first:
         return None
-    return run.finish(out, words, fitted, start, held_out)
+    return run.finish(out, description, fitted, start, held_out)
 
 
 def _describe(plan: Plan, progress: TrainingProgress) -> None:
     for name, rows in plan.sets.items():
         patients = len({plan.labelled.slides[row].patient_id for row in rows})
         progress.say(f"{name}: {len(rows)} slides of {patients} patients")
-    if plan.labelled.left_out:
-        progress.say(f"{len(plan.labelled.left_out)} slides have no label and are left out")
-    progress.say(f"no {', '.join(plan.audit.checked)} in two sets; start: {plan.start.words}")
+    if plan.labelled.unlabelled:
+        progress.say(f"{len(plan.labelled.unlabelled)} slides have no label and are left out")
+    progress.say(f"no {', '.join(plan.audit.checked)} in two sets; start: {plan.start.description}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -414,7 +414,7 @@ class _Run:
     def finish(
         self,
         out: Path,
-        words: BundleWords,
+        description: BundleDescription,
         fitted: FittedClassifier,
         start: str,
         held_out: Sequence[Sequence[SlidePrediction]],
@@ -431,7 +431,7 @@ class _Run:
         if held_out:
             findings = [finding for fold in held_out for finding in fold]
             data = (
-                f"{words.data_name}, {len(held_out)}-fold cross-validation by patient, every slide tested once;"
+                f"{description.data_name}, {len(held_out)}-fold cross-validation by patient, every slide tested once;"
                 " epoch, temperature and thresholds of each fold chosen on its own training patients"
             )
             evaluation = evaluate_slides(findings, classes, name="internal", data=data)
@@ -439,7 +439,7 @@ class _Run:
             beside = self._baseline_figures([self._baseline(parts) for parts in plan.folds], data)
         else:
             findings, scores = self.predict(model, sets["test"])
-            data = f"{words.data_name}, test patients, who trained, chose and calibrated nothing"
+            data = f"{description.data_name}, test patients, who trained, chose and calibrated nothing"
             evaluation = evaluate_slides(
                 findings, classes, name="internal", data=data, thresholds=thresholds, threshold_rule=rule
             )
@@ -453,9 +453,9 @@ class _Run:
             plan.recipe,
             plan.labelled,
             system_id=plan.system_id,
-            words=words,
+            description=description,
             start=start,
-            split=self._split_words(held_out),
+            split=self._split_description(held_out),
             metrics=metrics + beside,
             trust=trust,
             calibration=calibration,
@@ -466,7 +466,7 @@ class _Run:
         write_text(out / "predictions.csv", _predictions(findings, classes))
         write_evaluation_report(
             out / "report.html",
-            words.title,
+            description.title,
             [evaluation],
             evaluation_pictures(
                 out / "pictures",
@@ -555,7 +555,7 @@ class _Run:
             rate=domain.false_alarm,
         )
 
-    def _split_words(self, held_out: Sequence[object]) -> str:
+    def _split_description(self, held_out: Sequence[object]) -> str:
         parts = []
         for name, rows in self.plan.sets.items():
             patients = len({self.plan.labelled.slides[row].patient_id for row in rows})

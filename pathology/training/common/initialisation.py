@@ -14,7 +14,7 @@ from pathology.bundle.catalogue import load_bundle
 from pathology.bundle.weights import file_sha256, read_state_dict
 from pathology.errors import BundleError, MissingDependencyError, PathologyError
 
-__all__ = ["Start", "imagenet_state", "resolve_start"]
+__all__ = ["InitialWeights", "imagenet_state", "resolve_start"]
 
 _PUBLISHED: Final = {
     "densenet121": ("densenet121", ""),
@@ -24,19 +24,19 @@ _PUBLISHED: Final = {
 """Torchvision's name of each architecture, and what its names in the body begin with here."""
 
 
-class Start:
+class InitialWeights:
     """Weights to start from, read and checked before any work.
 
     Attributes
     ----------
-    words
+    description
         What it is, for the model card.
     digest
         Changes with the weights; part of a training's identity.
     """
 
-    def __init__(self, words: str, digest: str, state: Mapping[str, Tensor] | None) -> None:
-        self.words, self.digest, self._state = words, digest, state
+    def __init__(self, description: str, digest: str, state: Mapping[str, Tensor] | None) -> None:
+        self.description, self.digest, self._state = description, digest, state
 
     def load(self, network: nn.Module) -> str:
         """Load what fits by name and shape; the rest stays random.
@@ -52,17 +52,17 @@ class Start:
             If nothing fits.
         """
         if self._state is None:
-            return self.words
+            return self.description
         own = network.state_dict()
         fitting = {k: v for k, v in self._state.items() if k in own and own[k].shape == v.shape}
         if not any(own[name].ndim > 1 for name in fitting):
-            raise BundleError(f"no layer of the network fits ({self.words})", remedy="Choose another --init")
+            raise BundleError(f"no layer of the network fits ({self.description})", remedy="Choose another --init")
         network.load_state_dict(fitting, strict=False)
         left = len(own) - len(fitting)
-        return f"{self.words}: {len(fitting)} of {len(own)} tensors" + (f", {left} at random" if left else "")
+        return f"{self.description}: {len(fitting)} of {len(own)} tensors" + (f", {left} at random" if left else "")
 
 
-def resolve_start(start: str, architecture: str) -> Start:
+def resolve_start(start: str, architecture: str) -> InitialWeights:
     """Read the weights to start from.
 
     Parameters
@@ -81,15 +81,15 @@ def resolve_start(start: str, architecture: str) -> Start:
         If the file or bundle cannot be read.
     """
     if start == "random":
-        return Start("random weights", "random", None)
+        return InitialWeights("random weights", "random", None)
     if start == "imagenet":
         name, prefix = _PUBLISHED[architecture]
-        words, state = imagenet_state(name)
+        description, state = imagenet_state(name)
         named = {f"{prefix}{k.removeprefix('features.') if prefix else k}": v for k, v in state.items()}
-        return Start(words, words, named)
+        return InitialWeights(description, description, named)
     path = Path(start)
     if path.is_file():
-        return Start(f"weights of {path.name}", file_sha256(path), read_state_dict(path))
+        return InitialWeights(f"weights of {path.name}", file_sha256(path), read_state_dict(path))
     try:
         bundle = load_bundle(start)
     except PathologyError as error:
@@ -97,8 +97,8 @@ def resolve_start(start: str, architecture: str) -> Start:
         raise
     card = bundle.card
     network = bundle.network()
-    words = f"weights of the bundle {card.name} {card.version} ({card.initialisation.split('.')[0]})"
-    return Start(words, card.weights_sha256, network.state_dict())
+    description = f"weights of the bundle {card.name} {card.version} ({card.initialisation.split('.')[0]})"
+    return InitialWeights(description, card.weights_sha256, network.state_dict())
 
 
 def imagenet_state(architecture: str) -> tuple[str, Mapping[str, Tensor]]:

@@ -12,7 +12,7 @@ from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.nifti import write_nifti
 from pathology.radiology.io.volume import Mask, Volume
 from pathology.radiology.models.bundle import CardText
-from pathology.radiology.models.fit import OptimiserSettings
+from pathology.radiology.models.training_loop import OptimiserSettings
 from pathology.systems.radiology import holbrook_2020
 from pathology.testing.radiology_dicom_write import write_series
 from pathology.testing.radiology_phantoms import tumour_phantom

@@ -13,10 +13,9 @@ from pathology.radiology.io.adc import adc_map
 from pathology.radiology.io.errors import EmptyMaskError, GeometryError
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.volume import Mask, Volume
-from pathology.radiology.models.adversarial import AcganSettings, AdversarialRecipe, fit_acgan, memorisation
-from pathology.radiology.models.fit import OptimiserSettings
-from pathology.radiology.models.habitat import HabitatRecipe, hypoxic_fraction
-from pathology.radiology.models.image_classifier import ImageRecipe
+from pathology.radiology.models.adversarial_recipe import AcganSettings, AdversarialRecipe, fit_acgan, memorisation
+from pathology.radiology.models.habitat_recipe import HabitatRecipe, hypoxic_fraction
+from pathology.radiology.models.image_recipe import ImageRecipe
 from pathology.radiology.models.network_classifier import (
     ClassifierSettings,
     LabelledImages,
@@ -26,6 +25,7 @@ from pathology.radiology.models.network_classifier import (
     probabilities,
 )
 from pathology.radiology.models.pretrained import start_from
+from pathology.radiology.models.training_loop import OptimiserSettings
 from pathology.testing.radiology_constructed import adc_cohort, hypoxia_cohort, two_sequence_cohort
 
 SMALL = ClassifierSettings(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pathology.settings import Record
-from pathology.training.tiles.augmentation import AugmentationSettings, augment, window_side
-from pathology.training.tiles.tiles import SQUARE, LabelledTiles, patch_starts, tissue_shares
+from pathology.training.tile_classifier.batch_augmentation import AugmentationSettings, augment, window_side
+from pathology.training.tile_classifier.labelled_tiles import SQUARE, LabelledTiles, patch_starts, tissue_shares
 
 __all__ = ["FittedNetwork", "TileFitSettings", "fit_network", "tile_probabilities"]
 

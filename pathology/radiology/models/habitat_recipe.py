@@ -6,7 +6,6 @@ from histology brought into the image's place.  The share of the tumour above a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -22,15 +21,15 @@ from pathology.radiology.images.registration import resample
 from pathology.radiology.io.cohort import Case, Cohort
 from pathology.radiology.io.errors import EmptyMaskError
 from pathology.radiology.io.volume import Mask, Volume
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_metric, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, load_network, save_radiology_bundle
-from pathology.radiology.models.fit import OptimiserSettings
 from pathology.radiology.models.network_classifier import (
     ClassifierSettings,
     LabelledImages,
     fit_classifier,
     probabilities,
 )
+from pathology.radiology.models.recipe import NOT_MEASURED, Progress, Recipe, as_metric, describe_split, named_progress
+from pathology.radiology.models.training_loop import OptimiserSettings
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.classification import area_under_roc
 from pathology.stats.splits import audit_leakage, grouped_k_fold
@@ -164,7 +163,12 @@ class HabitatRecipe(Recipe):
             audit_leakage({"train": fold.train, "test": fold.test}, patients=patients)
             images = self._labelled(cohort.take(fold.train), seed)
             network, _ = fit_classifier(
-                images, 2, self.settings, seed=seed, device=device, progress=_told(progress, f"fold {fold.index + 1}")
+                images,
+                2,
+                self.settings,
+                seed=seed,
+                device=device,
+                progress=named_progress(progress, f"fold {fold.index + 1}"),
             )
             for i in fold.test:
                 case = cohort.cases[i]
@@ -222,7 +226,7 @@ class HabitatRecipe(Recipe):
         """Train on the whole cohort and write a bundle; see :meth:`Recipe.train`."""
         images = self._labelled(cohort.having(self.sequences), seed)
         network, start = fit_classifier(
-            images, 2, self.settings, seed=seed, device=device, progress=_told(progress, "training")
+            images, 2, self.settings, seed=seed, device=device, progress=named_progress(progress, "training")
         )
         return save_radiology_bundle(
             folder,
@@ -235,7 +239,7 @@ class HabitatRecipe(Recipe):
             parameters=sum(p.numel() for p in network.parameters()),
             classes=("normoxic", "hypoxic"),
             initialisation=start,
-            split=split_in_words("trained on all cases", "cross-validation by case with the same recipe", metrics),
+            split=describe_split("trained on all cases", "cross-validation by case with the same recipe", metrics),
             metrics=metrics,
             constructed=constructed,
         )
@@ -260,7 +264,3 @@ class HabitatRecipe(Recipe):
             "tumour_cm3": tumour.volume_mm3 / 1000,
             "files": ["hypoxia.nii.gz", "montage.png"],
         }
-
-
-def _told(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, total: progress(name, done, total)

@@ -19,7 +19,6 @@ from pathology.radiology.images.saliency import draw_attention
 from pathology.radiology.io.cohort import Case, Cohort
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.volume import Mask, Volume, crop
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, load_network, save_radiology_bundle
 from pathology.radiology.models.network_classifier import (
     ClassifierSettings,
@@ -29,6 +28,7 @@ from pathology.radiology.models.network_classifier import (
     patient_metrics,
     probabilities,
 )
+from pathology.radiology.models.recipe import NOT_MEASURED, Progress, Recipe, describe_split
 from pathology.radiology.models.stratification import stratification_metrics
 from pathology.stats.classification import score_by_patient
 from pathology.survival.outcome import Outcome
@@ -251,7 +251,7 @@ class ImageRecipe(Recipe):
             parameters=sum(p.numel() for p in network.parameters()),
             classes=self.classes,
             initialisation=start,
-            split=split_in_words(
+            split=describe_split(
                 "trained on all patients", "cross-validation by patient with the same recipe", metrics
             ),
             metrics=metrics,

@@ -23,10 +23,8 @@ from pathology.errors import LeakageError, UsageError
 from pathology.networks.acgan import Discriminator, Generator
 from pathology.radiology.images.intensity import IntensitySettings
 from pathology.radiology.io.cohort import Case, Cohort
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, load_network, save_radiology_bundle
-from pathology.radiology.models.fit import OptimiserSettings, seeded
-from pathology.radiology.models.image_classifier import ImageRecipe
+from pathology.radiology.models.image_recipe import ImageRecipe
 from pathology.radiology.models.network_classifier import (
     ClassifierSettings,
     LabelledImages,
@@ -34,6 +32,8 @@ from pathology.radiology.models.network_classifier import (
     patient_metrics,
     probabilities,
 )
+from pathology.radiology.models.recipe import NOT_MEASURED, Progress, Recipe, describe_split, named_progress
+from pathology.radiology.models.training_loop import OptimiserSettings, seeded
 from pathology.settings import Record
 from pathology.stats.splits import audit_leakage, grouped_k_fold
 
@@ -310,15 +310,14 @@ class AdversarialRecipe(Recipe):
         progress: Progress | None,
         held_out: Collection[str] = (),
     ) -> tuple[LabelledImages, nn.Module, str]:
-        def told(name: str) -> Callable[[int, int], None] | None:
-            return None if progress is None else lambda done, total: progress(name, done, total)
-
         classes = len(self.classes)
-        generator = fit_acgan(train, classes, self.acgan, seed=seed, device=device, progress=told("GAN"))
+        generator = fit_acgan(
+            train, classes, self.acgan, seed=seed, device=device, progress=named_progress(progress, "GAN")
+        )
         generator.audit(held_out)
         made = generator.make(self.synthetic, seed=seed)
         network, start = fit_classifier(
-            made, classes, self.classifier, seed=seed, device=device, progress=told("classifier")
+            made, classes, self.classifier, seed=seed, device=device, progress=named_progress(progress, "classifier")
         )
         return made, network, start
 
@@ -363,7 +362,7 @@ class AdversarialRecipe(Recipe):
             classes=self.classes,
             fitted={"synthetic_per_class": self.synthetic, "gan_patients": len(set(images.patients))},
             initialisation=start,
-            split=split_in_words("GAN and classifier fitted on all patients", "rounds with patients held out", metrics),
+            split=describe_split("GAN and classifier fitted on all patients", "rounds with patients held out", metrics),
             metrics=metrics,
             constructed=constructed,
         )

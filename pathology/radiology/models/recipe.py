@@ -17,7 +17,7 @@ from pathology.radiology.models.bundle import CardText, RadiologyCard
 from pathology.settings import Record
 from pathology.stats.intervals import Interval
 
-__all__ = ["NOT_MEASURED", "Progress", "Recipe", "as_metric", "split_in_words"]
+__all__ = ["NOT_MEASURED", "Progress", "Recipe", "as_metric", "describe_split", "named_progress"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, steps done and steps in all."""
@@ -35,9 +35,14 @@ NOT_MEASURED = Metric(
 """Stands on the card of a model that was trained without being evaluated."""
 
 
-def split_in_words(trained: str, measured: str, metrics: Sequence[Metric]) -> str:
+def describe_split(trained: str, measured: str, metrics: Sequence[Metric]) -> str:
     """Return what a card says of its split: what was trained on, and how it was measured, if it was."""
     return f"{trained}; figures from {measured}" if tuple(metrics) != (NOT_MEASURED,) else f"{trained}; not measured"
+
+
+def named_progress(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
+    """Return a callback of steps done and total steps that reports under a name; ``None`` without ``progress``."""
+    return None if progress is None else lambda done, total: progress(name, done, total)
 
 
 class Recipe(Record, ABC):

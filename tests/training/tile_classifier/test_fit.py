@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from pathology.training.tiles.augmentation import AugmentationSettings
-from pathology.training.tiles.fitting import TileFitSettings, _pick, _pools, fit_network, tile_probabilities
-from pathology.training.tiles.tiles import LabelledTiles
+from pathology.training.tile_classifier.batch_augmentation import AugmentationSettings
+from pathology.training.tile_classifier.fit import TileFitSettings, _pick, _pools, fit_network, tile_probabilities
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles
 
 CPU = torch.device("cpu")
 RECIPE = TileFitSettings(patch=32, stride=16, steps=80, batch=8, learning_rate=1e-2, label_smoothing=0.0)

@@ -25,9 +25,9 @@ from pathology.radiology.features.radiomics import FeatureSettings, default_feat
 from pathology.radiology.features.signature import Signature, SignatureSettings, fit_signature
 from pathology.radiology.images.shells import peritumoural_shell
 from pathology.radiology.io.cohort import Case, Cohort
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_metric, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, read_bundle_state, save_radiology_bundle
 from pathology.radiology.models.deep_features import DeepFeatureSettings, deep_feature_table
+from pathology.radiology.models.recipe import NOT_MEASURED, Progress, Recipe, as_metric, describe_split
 from pathology.stats.nomogram import Nomogram, NomogramTerm, draw_nomogram
 from pathology.stats.splits import audit_leakage, grouped_k_fold, repeated_grouped_k_fold
 from pathology.stats.within_fold import NestedPredictions, within_fold_area
@@ -532,7 +532,7 @@ class SignatureRecipe(Recipe):
             classes=self.classes,
             fitted=fitted,
             initialisation="none",
-            split=split_in_words(
+            split=describe_split(
                 "fitted on all patients", "nested cross-validation by patient with the same recipe", metrics
             ),
             metrics=metrics,

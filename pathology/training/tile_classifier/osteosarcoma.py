@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pathology.errors import InputTableError
-from pathology.training.tiles.tiles import LabelledTiles, read_tiles
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles, read_tiles
 
 __all__ = ["OSTEOSARCOMA_CLASSES", "OSTEOSARCOMA_FOLDERS", "OSTEOSARCOMA_MPP", "read_osteosarcoma"]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from skimage.color import rgb2hed
 
-from pathology.training.tiles.colour_baseline import colour_features, colour_probabilities
-from pathology.training.tiles.tiles import LabelledTiles
+from pathology.training.tile_classifier.colour_baseline import colour_features, colour_probabilities
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles
 
 
 def tiles_of(pixels: np.ndarray, labels: list[int], classes: int) -> LabelledTiles:

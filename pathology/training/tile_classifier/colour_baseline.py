@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pathology.training.tiles.fitting import Rows
-from pathology.training.tiles.tiles import LabelledTiles
+from pathology.training.tile_classifier.fit import Rows
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles
 
 __all__ = ["colour_features", "colour_probabilities"]
 

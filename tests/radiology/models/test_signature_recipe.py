@@ -21,8 +21,8 @@ from pathology.radiology.features.survival_signature import (
 from pathology.radiology.models.bundle import CardText, read_radiology_card
 from pathology.radiology.models.deep_features import DeepFeatureSettings, deep_feature_table
 from pathology.radiology.models.registry import predict_case
-from pathology.radiology.models.signature import SignatureRecipe, fit_combined, nested_probabilities
-from pathology.radiology.models.survival import SurvivalRecipe
+from pathology.radiology.models.signature_recipe import SignatureRecipe, fit_combined, nested_probabilities
+from pathology.radiology.models.survival_recipe import SurvivalRecipe
 from pathology.stats.within_fold import within_fold_area
 from pathology.survival.metrics import harrell_c, log_rank
 from pathology.survival.outcome import Outcome

@@ -5,7 +5,12 @@ import pytest
 import torch
 from skimage.color import hed2rgb, rgb2hed
 
-from pathology.training.tiles.augmentation import AugmentationSettings, augment, jitter_stain, window_side
+from pathology.training.tile_classifier.batch_augmentation import (
+    AugmentationSettings,
+    augment,
+    jitter_stain,
+    window_side,
+)
 
 NOTHING = AugmentationSettings(resampled=0, scale=0, stain=0, stain_shift=0, contrast=0, brightness=0)
 

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from pathology.training.classifier.augmentation import augmentation_names, change_patch
+from pathology.training.classifier.patch_augmentation import augmentation_names, change_patch
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_the_library_asks_nobody_for_a_newer_version():
         "def refuse(*a, **k): raise SystemExit('it asked the network')\n"
         "socket.socket.connect = refuse\n"
         "import numpy as np\n"
-        "from pathology.training.classifier.augmentation import change_patch\n"
+        "from pathology.training.classifier.patch_augmentation import change_patch\n"
         "change_patch(np.zeros((96, 96, 3), np.uint8), 'foersch', 0)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0

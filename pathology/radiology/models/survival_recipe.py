@@ -19,9 +19,9 @@ from pathology.radiology.features.survival_signature import (
     nested_risks,
 )
 from pathology.radiology.io.cohort import Case, Cohort
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_metric, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, read_bundle_state, save_radiology_bundle
-from pathology.radiology.models.signature import SignatureRecipe, own_clinical
+from pathology.radiology.models.recipe import NOT_MEASURED, Progress, Recipe, as_metric, describe_split
+from pathology.radiology.models.signature_recipe import SignatureRecipe, own_clinical
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.nomogram import draw_nomogram
 from pathology.survival.metrics import harrell_c, integrated_brier_score
@@ -215,7 +215,7 @@ class SurvivalRecipe(Recipe):
                 "cox": learnt,
             },
             initialisation="none",
-            split=split_in_words(
+            split=describe_split(
                 "fitted on all patients", "nested cross-validation by patient with the same recipe", metrics
             ),
             metrics=metrics,

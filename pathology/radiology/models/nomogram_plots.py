@@ -8,15 +8,15 @@ import pandas as pd
 
 from pathology.errors import UsageError
 from pathology.radiology.io.cohort import Cohort
-from pathology.radiology.models.signature import SignatureRecipe, fit_combined, nested_probabilities
+from pathology.radiology.models.signature_recipe import SignatureRecipe, fit_combined, nested_probabilities
 from pathology.stats.decision_curve import decision_curve, draw_decision_curves
 from pathology.stats.logistic_calibration import calibration_groups, draw_calibration
 from pathology.stats.nomogram import draw_nomogram
 
-__all__ = ["draw_nested_plots"]
+__all__ = ["draw_nomogram_plots"]
 
 
-def draw_nested_plots(
+def draw_nomogram_plots(
     recipe: SignatureRecipe, table: pd.DataFrame, cohort: Cohort, folder: Path, *, folds: int = 5, seed: int = 0
 ) -> tuple[Path, ...]:
     """Draw nomogram (fitted on all), decision curves and calibration (of nested cross-validation).
@@ -26,7 +26,7 @@ def draw_nested_plots(
     recipe
         The system.
     table
-        Of its :meth:`~pathology.radiology.models.signature.SignatureRecipe.table`.
+        Of its :meth:`~pathology.radiology.models.signature_recipe.SignatureRecipe.table`.
     cohort
         The same patients.
     folder

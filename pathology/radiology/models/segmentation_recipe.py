@@ -22,9 +22,8 @@ from pathology.radiology.io.cohort import Case, Cohort, modality_of
 from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.volume import Mask, Volume
-from pathology.radiology.models.base import NOT_MEASURED, Progress, Recipe, as_metric, split_in_words
 from pathology.radiology.models.bundle import CardText, RadiologyCard, load_network, save_radiology_bundle
-from pathology.radiology.models.fit import OptimiserSettings, dice_and_cross_entropy, fit, seeded
+from pathology.radiology.models.recipe import NOT_MEASURED, Progress, Recipe, as_metric, describe_split
 from pathology.radiology.models.segmentation_metrics import (
     Agreement,
     continuous_dice,
@@ -32,6 +31,7 @@ from pathology.radiology.models.segmentation_metrics import (
     soft_dice,
 )
 from pathology.radiology.models.sliding_window import WindowSettings, predict_volume, window
+from pathology.radiology.models.training_loop import OptimiserSettings, dice_and_cross_entropy, fit, seeded
 from pathology.settings import Record
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.splits import audit_leakage, grouped_k_fold
@@ -374,7 +374,7 @@ class SegmentationRecipe(Recipe):
             parameters=sum(p.numel() for p in network.parameters()),
             classes=("tumour",),
             initialisation="random weights",
-            split=split_in_words(
+            split=describe_split(
                 "trained on all patients", "cross-validation by patient with the same recipe", metrics
             ),
             metrics=metrics,

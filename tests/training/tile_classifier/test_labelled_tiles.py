@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pathology.errors import InputTableError
-from pathology.training.tiles.tiles import LabelledTiles, patch_starts, read_tiles, tissue_shares
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles, patch_starts, read_tiles, tissue_shares
 
 
 @given(side=st.integers(16, 2000), patch=st.integers(1, 300), stride=st.integers(1, 400))

@@ -14,8 +14,12 @@ from pathology.errors import LeakageError
 from pathology.stats.intervals import wilson
 from pathology.systems.slide_classifier import find_classifier
 from pathology.testing.synthetic_tissue import TISSUE_KINDS, tissue_tile
-from pathology.training.tiles.osteosarcoma import OSTEOSARCOMA_CLASSES, OSTEOSARCOMA_FOLDERS, read_osteosarcoma
-from pathology.training.tiles.tiles import LabelledTiles
+from pathology.training.tile_classifier.labelled_tiles import LabelledTiles
+from pathology.training.tile_classifier.osteosarcoma import (
+    OSTEOSARCOMA_CLASSES,
+    OSTEOSARCOMA_FOLDERS,
+    read_osteosarcoma,
+)
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "evaluate_osteosarcoma_recipes.py"
 CASES = ("Case-3", "Case-48", "P9")

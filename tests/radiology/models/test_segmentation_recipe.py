@@ -10,10 +10,10 @@ from pathology.radiology.io.cohort import Case, read_cohort
 from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.open import open_mask, open_volume
 from pathology.radiology.models.bundle import CardText, read_radiology_card
-from pathology.radiology.models.fit import OptimiserSettings, dice_and_cross_entropy
 from pathology.radiology.models.registry import predict_case, recipe_of
-from pathology.radiology.models.segmentation import SegmentationRecipe
 from pathology.radiology.models.segmentation_metrics import segmentation_agreement
+from pathology.radiology.models.segmentation_recipe import SegmentationRecipe
+from pathology.radiology.models.training_loop import OptimiserSettings, dice_and_cross_entropy
 from pathology.testing.radiology_constructed import readers_cohort
 from pathology.testing.radiology_dicom_write import write_contours, write_series
 from pathology.testing.radiology_phantoms import tumour_phantom
