@@ -85,7 +85,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path)
     parser.add_argument("--patches", type=int, default=100)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/tiling.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
     arguments, _ = parser.parse_known_args()
     if arguments.slide is None:
         parser.error("name a real H&E slide with --slide: drawn tissue compresses otherwise")
@@ -107,7 +107,7 @@ def main():
     if arguments.write:
         from benchmarks.report import write_section
 
-        write_section(DOCS / "tiling.md", "compression", "\n".join(lines))
+        write_section(DOCS / "performance.md", "compression", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/tiling.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
     arguments = parser.parse_args()
     with open_reader(arguments.slide) as reader:
         width, height = (min(SIDE, side // TILE * TILE) for side in reader.dimensions)
@@ -124,7 +124,7 @@ def main():
     if arguments.write:
         from benchmarks.report import write_section
 
-        write_section(DOCS / "tiling.md", "formats", "\n".join(lines))
+        write_section(DOCS / "performance.md", "formats", "\n".join(lines))
 
 
 if __name__ == "__main__":

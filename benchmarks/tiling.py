@@ -10,7 +10,7 @@ middle half of its width, where the two rows of tiles that libvips keeps are eno
 
 ``ours, single`` is asked for one region after the other like the others, into the same memory, as raw decoding is;
 ``ours, blocks`` as this project reads: a block of patches at a time.  ``--write`` puts the table into
-``docs/tiling.md`` and chart and figures beside it.
+``docs/performance.md`` and chart and figures beside it.
 """
 
 import argparse
@@ -514,7 +514,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=3, help="how long each case runs")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where stores are written")
     parser.add_argument("--readers", nargs="*", default=READERS)
-    parser.add_argument("--write", action="store_true", help="write docs/tiling.md, -speed.json and -speed.png")
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md, docs/tiling-speed.json and .png")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--profile", action="store_true", help=argparse.SUPPRESS)
@@ -551,7 +551,7 @@ def main():
     if arguments.write:
         from benchmarks.report import write_section
 
-        write_section(DOCS / "tiling.md", "speed", table(results))
+        write_section(DOCS / "performance.md", "speed", table(results))
         (DOCS / "tiling-speed.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
         chart(results, DOCS / "tiling-speed.png")
 

@@ -1,7 +1,7 @@
 """How patches are compressed in stores of mode ``decoded``.  The one file that talks to numcodecs.
 
 H&E pixels hardly compress without loss: 1.2 to 1.4-fold, whatever the method.  So the fastest one is taken: LZ4, which
-gives nearly what Zstandard gives and reads and writes five to ten times as fast (table in ``docs/tiling.md``, made by
+gives nearly what Zstandard gives and reads and writes five to ten times as fast (table in ``docs/performance.md``, made by
 ``python -m benchmarks compression``).
 """
 
