@@ -514,7 +514,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=3, help="how long each case runs")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where stores are written")
     parser.add_argument("--readers", nargs="*", default=READERS)
-    parser.add_argument("--write", action="store_true", help="write docs/performance.md, docs/tiling-speed.json and .png")
+    parser.add_argument(
+        "--write", action="store_true", help="write docs/performance.md, docs/tiling-speed.json and .png"
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--profile", action="store_true", help=argparse.SUPPRESS)
