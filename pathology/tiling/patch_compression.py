@@ -1,8 +1,8 @@
 """How patches are compressed in stores of mode ``decoded``.  The one file that talks to numcodecs.
 
-Lossless compression shrinks H&E pixels only 1.2 to 1.4-fold, whatever the method, so the fastest is used: LZ4 comes close
-to Zstandard in size and reads and writes five to ten times as fast (table in ``docs/performance.md``, made by ``python
--m benchmarks compression``).
+Lossless compression shrinks H&E pixels only 1.2 to 1.4-fold, whatever the method, so the fastest is used: LZ4 is
+close to Zstandard in size and reads and writes five to ten times as fast (table in ``docs/performance.md``, made by
+``python -m benchmarks compression``).
 """
 
 from __future__ import annotations
