@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from pathology.errors import UsageError
 
-__all__ = ["Detections", "Matches", "box_iou", "match_by_distance", "match_by_iou", "suppress"]
+__all__ = ["MATCH_DISTANCE_UM", "Detections", "Matches", "box_iou", "match_by_distance", "match_by_iou", "suppress"]
 
 MATCH_DISTANCE_UM = 7.5
 """Largest distance of centres, in µm, at which a detection is the mitosis: the convention of the MIDOG challenges
@@ -210,7 +210,7 @@ def match_by_distance(detections: Detections, reference: NDArray[np.floating], d
     reference
         ``(M, 2)`` centres ``(x, y)`` in the same pixels.
     distance
-        Largest distance in those pixels; ``7.5 / mpp`` for the MIDOG convention.
+        Largest distance in those pixels; :data:`MATCH_DISTANCE_UM` ``/ mpp`` for the MIDOG convention.
 
     Returns
     -------

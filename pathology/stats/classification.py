@@ -24,11 +24,9 @@ from pathology.stats.delong import delong
 from pathology.stats.intervals import Interval, wilson
 
 __all__ = [
-    "BinaryReport",
     "ClassificationReport",
     "area_under_precision_recall",
     "area_under_roc",
-    "binary_report",
     "classification_report",
     "expected_calibration_error",
     "optimal_threshold",
@@ -38,24 +36,6 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Labels = Sequence[int] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
 Groups = Sequence[Hashable] | npt.NDArray[np.generic]
-
-
-class BinaryReport(Record):
-    """A two-class model at a fixed threshold."""
-
-    positives: int
-    negatives: int
-    threshold: float
-    auc: Interval
-    average_precision: Interval
-    accuracy: Interval
-    balanced_accuracy: Interval
-    sensitivity: Interval
-    specificity: Interval
-    positive_predictive_value: Interval
-    negative_predictive_value: Interval
-    f1: Interval
-    brier: Interval
 
 
 class ClassificationReport(Record):
@@ -134,63 +114,6 @@ def area_under_precision_recall(
     owner = np.arange(len(truth)) if patients is None else patients
     return bootstrap(
         lambda r: _average_precision(truth[r], scores[r]), owner, level=level, resamples=resamples, seed=seed
-    )
-
-
-def binary_report(
-    labels: Labels,
-    scores: Floats,
-    *,
-    threshold: float,
-    patients: Groups | None = None,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> BinaryReport:
-    """Measure a two-class model at a threshold that was fixed beforehand.
-
-    Parameters
-    ----------
-    labels
-        0 or 1, length N.
-    scores
-        Probabilities of class 1, shape (N,), 0 to 1.
-    threshold
-        Rows with ``score >= threshold`` are called 1.  Choose it on training data (:func:`optimal_threshold`).
-    patients, level, resamples, seed
-        As in :func:`area_under_roc`.
-
-    Raises
-    ------
-    UsageError
-        Lengths differ or labels are not 0 and 1.
-    """
-    truth = _binary(labels, scores)
-    called = np.asarray(scores) >= threshold
-    owner: Groups = np.arange(len(truth)) if patients is None else patients
-    single = _one_row_each(owner)
-
-    def share(right: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> Interval:
-        return _share(right, among, owner, single, level=level, resamples=resamples, seed=seed)
-
-    def resampled(figure: Callable[[npt.NDArray[np.int64]], float]) -> Interval:
-        return bootstrap(figure, owner, level=level, resamples=resamples, seed=seed)
-
-    everybody = np.ones(len(truth), dtype=bool)
-    return BinaryReport(
-        positives=int(truth.sum()),
-        negatives=int((~truth).sum()),
-        threshold=threshold,
-        auc=area_under_roc(truth, scores, patients=owner, level=level, resamples=resamples, seed=seed),
-        average_precision=resampled(lambda r: _average_precision(truth[r], scores[r])),
-        accuracy=share(truth == called, everybody),
-        balanced_accuracy=resampled(lambda r: _balanced_accuracy(truth[r], called[r])),
-        sensitivity=share(called, truth),
-        specificity=share(~called, ~truth),
-        positive_predictive_value=share(truth, called),
-        negative_predictive_value=share(~truth, ~called),
-        f1=resampled(lambda r: _f1(truth[r], called[r])),
-        brier=resampled(lambda r: float(np.mean((scores[r] - truth[r]) ** 2))),
     )
 
 
@@ -406,12 +329,6 @@ def _confusion(truth: npt.NDArray[np.int64], called: npt.NDArray[np.int64], clas
     """Rows are the truth, columns the prediction."""
     counts = np.bincount(truth * classes + called, minlength=classes**2)
     return np.asarray(counts.reshape(classes, classes), np.float64)
-
-
-def _f1(truth: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_]) -> float:
-    """Harmonic mean of precision and recall; 0 where there is neither a positive nor a call."""
-    size = int(truth.sum()) + int(called.sum())
-    return 2 * int((truth & called).sum()) / size if size else 0.0
 
 
 def _macro_f1(confusion: Floats) -> float:

@@ -18,7 +18,7 @@ from scipy import stats
 from pathology.errors import UsageError
 from pathology.settings import Record
 
-__all__ = ["Interval", "PairedTest", "clopper_pearson", "mcnemar", "mean_interval", "poisson_interval", "wilson"]
+__all__ = ["Interval", "PairedTest", "mcnemar", "mean_interval", "poisson_interval", "wilson"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -85,15 +85,6 @@ def wilson(successes: int, n: int, *, level: float = 0.95, continuity: bool = Fa
     ci = stats.binomtest(int(successes), int(n)).proportion_ci(level, method=kind)
     method = "Wilson, continuity corrected" if continuity else "Wilson"
     return Interval(value=successes / n, low=float(ci.low), high=float(ci.high), level=level, n=n, method=method)
-
-
-def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> Interval:
-    """Return a share with Clopper and Pearson's exact interval; parameters and errors as in :func:`wilson`."""
-    _check_counts(successes, n)
-    ci = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="exact")
-    return Interval(
-        value=successes / n, low=float(ci.low), high=float(ci.high), level=level, n=n, method="Clopper-Pearson"
-    )
 
 
 def poisson_interval(count: int, *, exposure: float = 1.0, level: float = 0.95) -> Interval:

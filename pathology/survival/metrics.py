@@ -33,7 +33,6 @@ __all__ = [
     "inverse_or_zero",
     "inverse_probability_weights",
     "log_rank",
-    "mean_dynamic_auc",
     "observed_to_expected",
     "survival_calibration_groups",
     "survival_decision_curve",
@@ -176,21 +175,6 @@ def dynamic_auc(train: Outcome, test: Outcome, risk: npt.ArrayLike, times: npt.A
         if comparable.any():
             areas[i] = won.sum() / comparable.sum()
     return areas
-
-
-def mean_dynamic_auc(train: Outcome, test: Outcome, risk: npt.ArrayLike, times: npt.ArrayLike) -> float:
-    """Return the mean of :func:`dynamic_auc` over ``times``, weighted by the events between them.
-
-    The weights are the drops of the test patients' Kaplan-Meier curve (Lambert and Chevret 2016, SMMR 25:2088), as in
-    scikit-survival.  Times without cases or controls are left out.
-    """
-    at = _times(times)
-    areas = dynamic_auc(train, test, risk, at)
-    drops = -np.diff(np.concatenate([[1.0], kaplan_meier(test).at(at)]))
-    usable = np.isfinite(areas)
-    return (
-        float(np.sum(areas[usable] * drops[usable]) / drops[usable].sum()) if drops[usable].sum() > 0 else float("nan")
-    )
 
 
 def brier_score(train: Outcome, test: Outcome, survival: npt.ArrayLike, times: npt.ArrayLike) -> Floats:

@@ -12,13 +12,11 @@ from pathology.errors import UsageError
 from pathology.stats.classification import (
     area_under_precision_recall,
     area_under_roc,
-    binary_report,
     classification_report,
     expected_calibration_error,
     optimal_threshold,
     score_by_patient,
 )
-from pathology.stats.delong import delong
 from pathology.stats.intervals import wilson
 
 
@@ -49,22 +47,6 @@ def test_classification_report_equals_scikit_learn(five_classes):
     assert np.array_equal(report.confusion, sk.confusion_matrix(truth, called))
     reference = multiclass_calibration_error(torch.tensor(p), torch.tensor(truth), num_classes=5, n_bins=15)
     assert report.calibration_error.value == pytest.approx(float(reference), abs=1e-6)
-
-
-def test_binary_report_equals_scikit_learn():
-    rng = np.random.default_rng(1)
-    truth = rng.integers(0, 2, 90)
-    scores = np.clip(0.5 + 0.2 * (truth - 0.5) + 0.2 * rng.normal(size=90), 0, 1)
-    report = binary_report(truth, scores, threshold=0.5, resamples=200)
-    called = scores >= 0.5
-    assert report.auc == delong(truth, scores)
-    assert report.average_precision.value == pytest.approx(sk.average_precision_score(truth, scores))
-    assert report.sensitivity.value == pytest.approx(sk.recall_score(truth, called))
-    assert report.specificity.value == pytest.approx(sk.recall_score(1 - truth, ~called))
-    assert report.positive_predictive_value.value == pytest.approx(sk.precision_score(truth, called))
-    assert report.f1.value == pytest.approx(sk.f1_score(truth, called))
-    assert report.brier.value == pytest.approx(sk.brier_score_loss(truth, scores))
-    assert report.sensitivity.n == report.positives == truth.sum()
 
 
 def test_rows_of_one_patient_widen_the_interval():
@@ -125,8 +107,6 @@ def test_shapes_are_checked():
         classification_report([0, 1], np.ones((2, 2)), ["a", "b", "c"])
     with pytest.raises(UsageError, match="none of the 2 classes"):
         classification_report([0, 2], np.ones((2, 2)), ["a", "b"])
-    with pytest.raises(UsageError):
-        binary_report([0, 1], np.ones(3), threshold=0.5)
 
 
 @settings(max_examples=100, deadline=None)

@@ -139,12 +139,6 @@ class Heatmap:
         left, top = self.origin[0] + column * self.stride, self.origin[1] + row * self.stride
         return left, top, left + self.stride, top + self.stride
 
-    def cell_at(self, x: float, y: float) -> tuple[int, int] | None:
-        """Return ``(row, column)`` of the cell over a level-0 point, ``None`` outside the map."""
-        row, column = math.floor((y - self.origin[1]) / self.stride), math.floor((x - self.origin[0]) / self.stride)
-        rows, columns = self.shape
-        return (row, column) if 0 <= row < rows and 0 <= column < columns else None
-
     def cells_along(self, positions: NDArray[np.float64], axis: int) -> NDArray[np.intp]:
         """Return the cell index of level-0 positions along one axis.
 

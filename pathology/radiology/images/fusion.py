@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pathology.errors import UsageError
 
-__all__ = ["fuse", "unfuse"]
+__all__ = ["fuse"]
 
 
 def fuse(first: NDArray[np.float32], second: NDArray[np.float32], weight: float = 0.5) -> NDArray[np.float32]:
@@ -42,10 +42,3 @@ def fuse(first: NDArray[np.float32], second: NDArray[np.float32], weight: float 
     if not 0 <= weight <= 1:
         raise UsageError(f"weight: expected 0 to 1, got {weight}")
     return np.stack([first, second, weight * first + (1 - weight) * second]).astype(np.float32)
-
-
-def unfuse(fused: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the two images a fused one was made of."""
-    if len(fused) != 3:
-        raise UsageError(f"a fused image has 3 channels, got {len(fused)}")
-    return fused[0], fused[1]

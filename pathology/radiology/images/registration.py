@@ -23,7 +23,7 @@ from pathology.radiology.io.itk import sitk, to_image
 from pathology.radiology.io.volume import Mask, Volume
 from pathology.settings import Record
 
-__all__ = ["Registration", "RegistrationSettings", "correct_bias", "register", "resample", "resample_mask"]
+__all__ = ["Registration", "RegistrationSettings", "correct_bias", "register", "resample"]
 
 
 def resample(
@@ -75,17 +75,6 @@ def resample(
         fill,
     )
     return replace(volume, array=sitk.GetArrayFromImage(result).astype(np.float32), geometry=onto)
-
-
-def resample_mask(mask: Mask, onto: Geometry) -> Mask:
-    """Resample a mask onto a grid: linear interpolation of the share covered, cut at one half.
-
-    This keeps the volume better than nearest neighbour when spacings differ (the rule of the Image Biomarker
-    Standardisation Initiative, section on mask interpolation).  Nothing is smoothed: that would shrink small and
-    pointed structures.
-    """
-    share = resample(Volume(mask.array.astype(np.float32), mask.geometry), onto, outside=0.0, smooth=False)
-    return Mask(share.array >= 0.5, onto, mask.name)
 
 
 def correct_bias(
@@ -173,10 +162,6 @@ class Registration:
     def apply(self, volume: Volume, *, outside: float | None = None) -> Volume:
         """Bring a volume in the moving image's place onto the resting image's grid."""
         return replace(volume, array=self._warp(volume.array, volume.geometry, outside), geometry=self.fixed)
-
-    def apply_mask(self, mask: Mask) -> Mask:
-        """Bring a mask along; the share covered is interpolated and cut at one half."""
-        return Mask(self._warp(mask.array.astype(np.float32), mask.geometry, 0.0) >= 0.5, self.fixed, mask.name)
 
     def _warp(self, array: NDArray[Any], geometry: Geometry, outside: float | None) -> NDArray[np.float32]:
         fill = float(array.min()) if outside is None else outside

@@ -33,7 +33,6 @@ __all__ = [
     "FileDataset",
     "FileMetaDataset",
     "Series",
-    "find_series",
     "generate_uid",
     "read_dataset",
     "read_diffusion_series",
@@ -100,21 +99,6 @@ def _image_headers(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
         if "Rows" in header and header.get("Modality") not in ("SEG", "RTDOSE") and "SeriesInstanceUID" in header:
             found[str(header.SeriesInstanceUID)].append((path, header))
     return dict(found)
-
-
-def find_series(folder: Path) -> dict[str, str]:
-    """List the image series under a folder.
-
-    Returns
-    -------
-    dict
-        SeriesInstanceUID to a technical description (modality, description, number of images), no patient data.
-    """
-    listing = {}
-    for uid, images in _image_headers(folder).items():
-        header = images[0][1]
-        listing[uid] = f"{header.get('Modality', '?')} '{header.get('SeriesDescription', '')}', {len(images)} images"
-    return listing
 
 
 def read_series(folder: Path, *, series_uid: str | None = None, name: str = "") -> tuple[Volume, Series]:

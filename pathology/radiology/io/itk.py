@@ -16,7 +16,7 @@ from pathology.radiology.io.errors import GeometryError, StudyError
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.volume import Mask, Modality, Volume
 
-__all__ = ["geometry_of", "read_itk_labels", "read_itk_volume", "sitk", "to_image", "write_itk"]
+__all__ = ["geometry_of", "read_itk_labels", "read_itk_volume", "sitk", "to_image"]
 
 
 def to_image(array: NDArray[Any], geometry: Geometry) -> Any:  # noqa: ANN401  # SimpleITK has no types
@@ -72,10 +72,3 @@ def read_itk_labels(path: Path, label: int | None = None, name: str = "tumour") 
     image = _read(path)
     values = sitk.GetArrayFromImage(image)
     return Mask(values > 0 if label is None else values == label, geometry_of(image), name)
-
-
-def write_itk(item: Volume | Mask, path: Path) -> None:
-    """Write NRRD or MetaImage, by the file's suffix; compressed."""
-    array = item.array.astype(np.uint8) if isinstance(item, Mask) else item.array
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(to_image(array, item.geometry), str(path), useCompression=True)

@@ -39,8 +39,6 @@ _NATIVE: Final = {uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian}
 
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 _ITEM: Final = b"\xfe\xff\x00\xe0"
-_SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0"
-_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _FRAME_STARTS: Final = (b"\xff\xd8", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")
 """First bytes of a JPEG picture, a JPEG 2000 codestream and a JP2 file."""
 

@@ -15,7 +15,6 @@ from pathology.errors import NoTissueError
 
 __all__ = [
     "density_of",
-    "dictionary_objective",
     "macenko_vectors",
     "nonnegative_codes",
     "stained_pixels",
@@ -163,13 +162,6 @@ def nonnegative_codes(
     first = gain[:, :1] >= gain[:, 1:]
     alone = np.where(np.concatenate([first, ~first], axis=1), single, 0)
     return np.where((both >= 0).all(axis=1, keepdims=True), both, alone)
-
-
-def dictionary_objective(density: NDArray[np.float64], matrix: NDArray[np.float64], sparsity: float) -> float:
-    """Return the mean over pixels of what :func:`vahadane_vectors` minimises, at the best codes for a matrix."""
-    codes = nonnegative_codes(density, matrix, sparsity)
-    residual = density - codes @ matrix
-    return float((0.5 * (residual**2).sum(axis=1) + sparsity * codes.sum(axis=1)).mean())
 
 
 def _check_enough(density: NDArray[np.float64]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pathology.errors import MissingDependencyError
 from pathology.training.classifier.recipe import AugmentationName
 
-__all__ = ["augmentation_names", "change_patch"]
+__all__ = ["change_patch"]
 
 
 def change_patch(patch: NDArray[np.uint8], name: AugmentationName, seed: int) -> NDArray[np.uint8]:
@@ -42,11 +42,6 @@ def change_patch(patch: NDArray[np.uint8], name: AugmentationName, seed: int) ->
     recipe.set_random_seed(seed)
     changed: NDArray[np.uint8] = recipe(image=patch)["image"]
     return changed
-
-
-def augmentation_names() -> tuple[str, ...]:
-    """Return all names but ``none``."""
-    return tuple(_RECIPES)
 
 
 def _foersch() -> list[Any]:

@@ -7,7 +7,7 @@ from torchvision.models import DenseNet, Inception3
 
 from pathology.errors import UsageError
 
-__all__ = ["freeze_body", "group_rates", "layer_groups", "trainable"]
+__all__ = ["freeze_body", "group_rates", "layer_groups"]
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -52,11 +52,6 @@ def freeze_body(network: nn.Module, *, frozen: bool) -> None:
                 parameter.requires_grad_(not frozen or isinstance(module, _NORMS))
     for layer in head:
         layer.requires_grad_(True)
-
-
-def trainable(network: nn.Module) -> int:
-    """Return the number of parameters that learn."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def group_rates(highest: float, lowest: float | None, groups: int) -> list[float]:

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pathology.evaluation.detector import Image, threshold_of_best_f1
-from pathology.findings.detections import Detections, suppress
+from pathology.findings.detections import MATCH_DISTANCE_UM, Detections, suppress
 from pathology.inference.engines.detector import DetectorNetwork, WindowDetector
 from pathology.networks.darknet import Darknet
 from pathology.settings import Record
@@ -41,7 +41,7 @@ __all__ = [
     "to_detections",
 ]
 
-MATCH_PIXELS = 7.5 / MPP
+MATCH_PIXELS = MATCH_DISTANCE_UM / MPP
 """7.5 µm, the MIDOG convention, in pixels of the crops."""
 
 

@@ -46,7 +46,8 @@ def test_cells_of_touching_patches_are_the_patches(slide_mpp, mpp, patch, width,
     picks = np.random.default_rng(1).integers(0, len(coords), 50)
     for i in picks:
         x, y = coords[i]
-        row, column = heatmap.cell_at(x + grid.patch_extent / 2, y + grid.patch_extent / 2)
+        column = heatmap.cells_along(np.array([x + grid.patch_extent / 2]), 0)[0]
+        row = heatmap.cells_along(np.array([y + grid.patch_extent / 2]), 1)[0]
         left, top, right, _ = heatmap.bounds(row, column)
         # Exactly the grid's own rounding brings the cell's corner back to the patch's.
         assert (np.floor(left + 0.5), np.floor(top + 0.5)) == (x, y)
@@ -132,7 +133,6 @@ def test_a_slide_without_any_scored_patch_has_an_empty_map(n):
     )
     assert empty.shape == (0, 0)
     assert empty.leading().shape == empty.confidence().shape == empty.probability("a").shape == (0, 0)
-    assert empty.cell_at(0, 0) is None
     assert empty.cells_along(np.arange(3.0), 0).tolist() == [-1, -1, -1]
 
 
@@ -143,9 +143,6 @@ def test_gaps_between_distant_patches_belong_to_no_cell():
     assert heatmap.shape == (1, 3)
     x = np.array([99.5, 100.5, 109.5, 110.5, 119.5, 120.5, 149.5, 150.5, 160.5])
     assert heatmap.cells_along(x, 0).tolist() == [-1, 0, 0, -1, -1, 1, 2, -1, -1]
-    assert heatmap.cell_at(139.9, 41) == (0, 1)
-    assert heatmap.cell_at(99.9, 41) is None
-    assert heatmap.cell_at(101, 60.1) is None
 
 
 def test_what_does_not_fit_is_refused():

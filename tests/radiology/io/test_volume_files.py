@@ -4,11 +4,16 @@ import pytest
 import SimpleITK as sitk
 
 from pathology.radiology.io.errors import EmptyMaskError, GeometryError, StudyError
-from pathology.radiology.io.itk import write_itk
+from pathology.radiology.io.itk import to_image
 from pathology.radiology.io.nifti import write_nifti
 from pathology.radiology.io.open import open_mask, open_volume
 from pathology.radiology.io.volume import Mask
 from pathology.testing.radiology_phantoms import tumour_phantom
+
+
+def write_itk(item, path):
+    array = item.array.astype(np.uint8) if isinstance(item, Mask) else item.array
+    sitk.WriteImage(to_image(array, item.geometry), str(path), useCompression=True)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])

@@ -4,7 +4,7 @@ from torch import nn
 
 from pathology.errors import UsageError
 from pathology.networks.registry import build_network
-from pathology.training.common.layer_groups import freeze_body, group_rates, layer_groups, trainable
+from pathology.training.common.layer_groups import freeze_body, group_rates, layer_groups
 
 HEAD_OF_FOERSCH = 1_056_773
 NORMS_OF_DENSENET = 83_648
@@ -40,6 +40,10 @@ def test_foersch_is_cut_where_fastai_cuts_it():
         *("ReLU", "BatchNorm1d", "Dropout", "Linear"),
     ]
     assert [layer.p for layer in network[1] if isinstance(layer, nn.Dropout)] == [0.25, 0.5]
+
+
+def trainable(network):
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def test_frozen_and_unfrozen_counts():

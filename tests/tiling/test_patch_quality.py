@@ -1,4 +1,4 @@
-"""Shares of patches that are spoilt."""
+"""Shares of patches that artefacts cover, and which patches are excluded."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from pathology.slide.tissue.artefacts import Artefacts
 from pathology.slide.tissue.detect import ExclusionReason, Glass, TissueMask
 from pathology.slide.tissue.focus import FocusMap
 from pathology.slide.tissue.quality import ARTEFACTS, SlideQuality
-from pathology.tiling.quality_share import QualityShares, spoilt
+from pathology.tiling.patch_quality import PatchQuality
 
 
 def quality():
@@ -26,10 +26,10 @@ def quality():
 
 def test_each_artefact_is_counted_at_its_own_scale():
     # The slide is 160 x 80 level-0 pixels: 10 per mask pixel, 40 x 80 per focus square.
-    shares = QualityShares(quality(), (160, 80))(
-        np.array([[0, 0], [40, 0], [80, 0], [120, 40], [140, 60]], np.int32), 40
-    )
-    assert tuple(shares) == ARTEFACTS
+    corners = np.array([[0, 0], [40, 0], [80, 0], [120, 40], [140, 60]], np.int32)
+    table = PatchQuality(quality(), (160, 80), QualitySettings()).shares(corners, 40)
+    assert table.dtype == np.float32
+    shares = dict(zip(ARTEFACTS, table.T, strict=True))
     np.testing.assert_allclose(shares["pen"], [1, 0, 0, 0, 0])
     np.testing.assert_allclose(shares["fold"], [0, 0.5, 0, 0, 0])
     np.testing.assert_allclose(shares["blur"], [0, 0, 1, 0, 0])
@@ -37,8 +37,14 @@ def test_each_artefact_is_counted_at_its_own_scale():
     np.testing.assert_allclose(shares["bubble"], 0)
 
 
-def test_a_patch_is_spoilt_above_a_limit_only():
-    shares = QualityShares(quality(), (160, 80))(np.array([[0, 0], [40, 0], [80, 0]], np.int32), 40)
-    np.testing.assert_array_equal(spoilt(shares, QualitySettings()), [True, False, True])
-    np.testing.assert_array_equal(spoilt(shares, QualitySettings(max_fold=0.4)), [True, True, True])
-    np.testing.assert_array_equal(spoilt(shares, QualitySettings(max_blur=1, max_pen=1)), [False, False, False])
+def test_a_patch_is_excluded_above_a_limit_only():
+    corners = np.array([[0, 0], [40, 0], [80, 0]], np.int32)
+
+    def excluded(**limits):
+        patches = PatchQuality(quality(), (160, 80), QualitySettings(**limits))
+        return patches.over(patches.shares(corners, 40)).any(axis=1)
+
+    # At the limit itself a patch stays: half of the second is a fold.
+    np.testing.assert_array_equal(excluded(max_fold=0.5), [True, False, True])
+    np.testing.assert_array_equal(excluded(max_fold=0.4), [True, True, True])
+    np.testing.assert_array_equal(excluded(max_fold=0.5, max_blur=1, max_pen=1), [False, False, False])
