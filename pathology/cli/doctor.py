@@ -14,11 +14,11 @@ __all__ = ["run"]
 
 _EXTRAS = {
     "openvino": ("openvino", "nncf"),
-    "training": ("albumentations", "captum", "sklearn", "torchmetrics"),
+    "training": ("albumentations", "sklearn"),
     "cluster": ("dask_jobqueue", "bokeh"),
     "survival": ("lifelines", "torchsurv"),
     "radiology": ("SimpleITK", "nibabel", "monai", "mirp"),
-    "interop": ("highdicom", "ome_zarr", "openpyxl", "reportlab"),
+    "interop": ("highdicom", "openpyxl", "reportlab"),
     "cohorts": ("idc_index_data",),
     "tiatoolbox": ("tiatoolbox",),
     "ultralytics": ("ultralytics",),
