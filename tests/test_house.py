@@ -19,7 +19,6 @@ EVERYBODYS = {"errors", "settings", "training"}
 IN_ONE_FILE = (
     "SimpleITK",
     "albumentations",
-    "captum",
     "dask_jobqueue",
     "highdicom",
     "idc_index_data",
@@ -36,7 +35,7 @@ IN_ONE_FILE = (
 )
 """Heavy or copyleft."""
 
-TESTS_ONLY = ("mapie", "sksurv", "pytorch_grad_cam", "playwright")
+TESTS_ONLY = ("mapie", "ome_zarr", "playwright", "pytorch_grad_cam", "sksurv", "torchmetrics")
 
 
 @cache
