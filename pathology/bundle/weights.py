@@ -103,8 +103,14 @@ def weights_path(directory: Path) -> Path:
     raise BundleError(f"the bundle has no {WEIGHTS_NAME}", where=directory, remedy="Copy the bundle again, whole")
 
 
+_checked: dict[Path, tuple[tuple[int, ...], str]] = {}
+"""Hashes of files that this process has read, with what tells that a file was replaced or written to since."""
+
+
 def check_weights(path: Path, sha256: str) -> None:
     """Compare a weights file with the hash on its card.  Does not import torch.
+
+    A process reads an unchanged file once, however often it asks: engines of two precisions, and slide after slide.
 
     Raises
     ------
@@ -114,7 +120,11 @@ def check_weights(path: Path, sha256: str) -> None:
         If the file cannot be read.
     """
     try:
-        found = file_sha256(path)
+        at = path.stat()
+        state = at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns
+        known = _checked.get(path)
+        found = known[1] if known is not None and known[0] == state else file_sha256(path)
+        _checked[path] = state, found
     except OSError as error:
         raise BundleError(f"the weights cannot be read ({error.strerror or error})", where=path) from error
     if found != sha256:

@@ -1,4 +1,4 @@
-"""``pathology export``: a batch's results in other programs' formats."""
+"""``pathology export`` and ``pathology heatmap``: results in the formats of other programs, and as a picture."""
 
 from __future__ import annotations
 

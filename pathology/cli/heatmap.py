@@ -20,10 +20,12 @@ def run(
     device: str | None,
 ) -> None:
     """Score the slide in a scratch folder and draw its heatmap."""
+    from pathology.atomic_files import write_bytes
     from pathology.bundle.catalogue import load_bundle
     from pathology.cli.display import shown_progress
     from pathology.errors import OutputError, SlideError, UsageError
-    from pathology.outputs.results.slide_folder import redraw_overlay
+    from pathology.outputs.export.exports import ExportSettings, export_slide
+    from pathology.outputs.results.results_folder import open_results
     from pathology.scoring.batch import score
 
     if out.suffix.lower() != ".png":
@@ -40,5 +42,7 @@ def run(
         result = batch.slides[0]
         if result.status == "failed":
             raise SlideError(result.error, where=slide)
-        redraw_overlay(batch.out / "slides" / result.slide_id, out, bundle.card, only=class_name, longest=width)
+        scored = open_results(batch.out)[result.slide_id]
+        drawn = export_slide(scored, "overlay", Path(scratch), ExportSettings(class_name=class_name, longest=width))
+        write_bytes(out, drawn.read_bytes())
     print(f"{out}: {result.prediction} leads; {result.patches} patches scored. Research use only.")

@@ -21,7 +21,7 @@ from pathology.evaluation.labels import LabelledSlides, read_labels
 from pathology.evaluation.report import evaluation_pictures, write_evaluation_report
 from pathology.findings.aggregation import RULES
 from pathology.findings.slide_result import SlideResult
-from pathology.outputs.results.slide_folder import PREDICTIONS
+from pathology.outputs.results.layout import PREDICTIONS
 from pathology.progress import Progress
 from pathology.reports.page import Cell, Section, Table
 from pathology.scoring.batch import score

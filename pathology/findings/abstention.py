@@ -14,11 +14,11 @@ from pathology.stats.out_of_distribution import slide_score
 if TYPE_CHECKING:
     from pathology.bundle.card import Card
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["TrustAssessment", "assess_trust"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TrustAssessment:
     """How far a slide's answer can be believed.
 
     Attributes
@@ -40,13 +40,13 @@ class Verdict:
     because: str
 
 
-def judge(
+def assess_trust(
     card: Card,
     probabilities: NDArray[np.floating],
     domain_scores: NDArray[np.floating] | None = None,
     *,
     aggregator: str = "mean",
-) -> Verdict:
+) -> TrustAssessment:
     """Apply the card's rules to one slide.
 
     Parameters
@@ -89,4 +89,4 @@ def judge(
     leading = float(np.max(probabilities))
     if lowest is not None and leading < lowest:
         because.append(f"the leading class has probability {leading:.2f}, below the model's limit of {lowest:.2f}")
-    return Verdict(members, outside, score, "; ".join(because))
+    return TrustAssessment(members, outside, score, "; ".join(because))

@@ -25,6 +25,7 @@ __all__ = [
     "FieldConvention",
     "HotspotCount",
     "MitoticCount",
+    "SlideMitoses",
     "bell_counts",
     "count_mitoses",
     "tissue_share",
@@ -162,6 +163,22 @@ class MitoticCount(Record):
     excess that choosing the maximum alone explains."""
     clustering_p_value: float | None
     """Chance of a maximum as high as this without any clustering."""
+
+
+class SlideMitoses(MitoticCount):
+    """The mitotic count of a slide as a detector left it, before anybody reviewed a detection."""
+
+    threshold: float
+    """Score from which on a detection counts."""
+    candidates: int
+    """All detections, whatever their score."""
+
+    @property
+    def hotspot_per_mm2(self) -> float | None:
+        """Density in the hotspot; 0 where there is no mitosis, ``None`` where no hotspot was searched."""
+        if self.hotspot is not None:
+            return self.hotspot.per_mm2
+        return 0.0 if self.total == 0 else None
 
 
 def count_mitoses(

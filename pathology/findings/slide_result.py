@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pathology.findings.mitotic_count import SlideMitoses
+from pathology.formatting import NOT_KNOWN
 from pathology.settings import Record
 
 __all__ = ["ClassFinding", "SlideResult"]
@@ -78,8 +80,20 @@ class SlideResult(Record):
     error: str = ""
     """Why the slide failed, in words for a pathologist."""
     settings: dict[str, Any] = Field(default_factory=dict)
+    mitoses: SlideMitoses | None = None
+    """What a detector counted; ``None`` where the model is a classifier.  Such a slide has no prediction."""
     extra: dict[str, Any] = Field(default_factory=dict)
-    """Findings of other kinds (mitotic count, quality shares), by name."""
+    """Findings of other kinds (stain, quality shares), by name."""
+
+    @property
+    def finding(self) -> str:
+        """What was found in a scored slide, in few words: its class, or how many mitoses."""
+        if self.prediction is not None or self.mitoses is None:
+            return self.prediction or NOT_KNOWN
+        noun = "mitosis" if self.mitoses.total == 1 else "mitoses"
+        density = self.mitoses.hotspot_per_mm2
+        where = "" if not density else f", {density:.1f} per mm² in the hotspot"
+        return f"{self.mitoses.total:,} {noun}{where}"
 
     @property
     def answer(self) -> str:

@@ -175,7 +175,8 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, PatientSlide]]:
                 raise InputTableError(
                     "the slide record is corrupt", where=record, remedy="Score the slide again"
                 ) from error
-            extra, model = _numbers_within(found.extra), found.model
+            count = {} if found.mitoses is None else {"mitoses": found.mitoses.model_dump(mode="json")}
+            extra, model = _numbers_within(found.extra | count), found.model
             answer, outside = found.answer if found.abstained else "", bool(found.out_of_domain)
         # Tissue fractions by class, such as necrosis, are covariates.
         shares = {str(k): _number(v) for k, v in row.items() if str(k).startswith("share_")}

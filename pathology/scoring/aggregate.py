@@ -1,7 +1,8 @@
-"""From what an engine gives for a slide's patches to what is known of the slide."""
+"""From what a classifier's engine gives for patches to the probabilities of patches and slide."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -9,15 +10,39 @@ from numpy.typing import NDArray
 
 from pathology.bundle.learned_aggregator import learned_aggregator
 from pathology.findings.aggregation import RULES
-from pathology.findings.slide_answer import SlideAnswer
 
 if TYPE_CHECKING:
     from pathology.bundle.card import Card
     from pathology.bundle.catalogue import Bundle
 
-__all__ = ["check_aggregator", "needs_features", "slide_answer"]
+__all__ = ["ClassifierOutputs", "aggregate_outputs", "check_aggregator", "needs_features"]
 
 _LEARNED: Final = ("attention", "transformer")
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierOutputs:
+    """A classifier's outputs for a slide, taken apart.
+
+    Attributes
+    ----------
+    probabilities
+        ``(N, C)`` class probabilities of the patches; rows of NaN could not be read.
+    of_slide
+        ``(C,)`` of the slide by another aggregator than the mean over patches; ``None``: the mean.
+    aggregator
+        Name of the aggregator.
+    attention
+        ``(N,)`` weight of each patch in a learned aggregator's answer, NaN where it could not be read.
+    domain_scores
+        ``(N,)`` out-of-distribution score of each patch, NaN where it could not be read.
+    """
+
+    probabilities: NDArray[np.float32]
+    of_slide: NDArray[np.floating] | None = None
+    aggregator: str = "mean"
+    attention: NDArray[np.floating] | None = None
+    domain_scores: NDArray[np.floating] | None = None
 
 
 def needs_features(aggregator: str) -> bool:
@@ -37,9 +62,7 @@ def check_aggregator(card: Card, aggregator: str) -> None:
         learned_aggregator(card, aggregator)
 
 
-def slide_answer(
-    bundle: Bundle, outputs: NDArray[np.float32], aggregator: str
-) -> tuple[NDArray[np.float32], SlideAnswer]:
+def aggregate_outputs(bundle: Bundle, outputs: NDArray[np.float32], aggregator: str) -> ClassifierOutputs:
     """Take an engine's outputs apart and put the patches together.
 
     Parameters
@@ -53,8 +76,8 @@ def slide_answer(
 
     Returns
     -------
-    tuple
-        The ``(N, C)`` class probabilities of the patches, and what is known beside them.
+    ClassifierOutputs
+        The patches' probabilities, and the slide's where they are not the mean.
     """
     card = bundle.card
     probabilities = np.ascontiguousarray(outputs[:, : len(card.classes)])
@@ -63,10 +86,10 @@ def slide_answer(
     if card.trust is not None and card.trust.out_of_domain is not None:
         scores, extras = extras[:, 0], extras[:, 1:]
     if aggregator == "mean" or np.isnan(probabilities).any(axis=1).all():
-        return probabilities, SlideAnswer(domain_scores=scores)
+        return ClassifierOutputs(probabilities, domain_scores=scores)
     if not needs_features(aggregator):
         of_slide = RULES[aggregator](probabilities)
-        return probabilities, SlideAnswer(of_slide, aggregator, domain_scores=scores)
+        return ClassifierOutputs(probabilities, of_slide, aggregator, domain_scores=scores)
     import torch
 
     readable = ~np.isnan(extras).any(axis=1)
@@ -75,4 +98,4 @@ def slide_answer(
         of_slide = torch.softmax(found.logits.double(), dim=0).numpy()
     attention = np.full(len(outputs), np.nan, np.float32)
     attention[readable] = found.attention.numpy()
-    return probabilities, SlideAnswer(of_slide, aggregator, attention, scores)
+    return ClassifierOutputs(probabilities, of_slide, aggregator, attention, scores)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ from pathology.settings import ScoreSettings
 from pathology.tiling.tile_work import TileWork
 
 if TYPE_CHECKING:
+    from pathology.bundle.card import Card
     from pathology.bundle.catalogue import Bundle
     from pathology.inference.workers.schedule import Failure
     from pathology.inference.workers.slurm import SlurmSettings
@@ -187,6 +190,7 @@ def score(
 
             tiles, used = _run(
                 todo,
+                bundle.card,
                 settled,
                 progress,
                 workers=workers,
@@ -253,6 +257,7 @@ def _job(
         bundle=bundle.directory,
         weights_sha256=bundle.card.weights_sha256,
         int8_sha256=_int8(bundle),
+        card_digest=bundle.card.digest(),
         model=f"{bundle.card.name} {bundle.card.version}",
         settings=settings,
         engine=engine,
@@ -280,7 +285,7 @@ def _earlier(job: SlideJob, *, retry_failed: bool) -> SlideResult | None:
     return result
 
 
-def _failed(job: SlideJob, failure: Failure) -> SlideResult:
+def _failed(card: Card, job: SlideJob, failure: Failure) -> SlideResult:
     try:
         signature = job.signature()
     except (OSError, PathologyError):
@@ -298,9 +303,9 @@ def _failed(job: SlideJob, failure: Failure) -> SlideResult:
         settings=job.settings.model_dump(mode="json"),
         extra={"signature": signature},
     )
-    from pathology.outputs.results.slide_folder import write_failure
+    from pathology.outputs.slide_folder import write_failure
 
-    write_failure(job.out, result, load_bundle(job.bundle).card, traceback=failure.detail)
+    write_failure(job.out, result, card, made=datetime.now(UTC), traceback=failure.detail)
     return result
 
 
@@ -311,8 +316,6 @@ def _write_tables(out: Path, results: list[SlideResult], bundle: Bundle) -> None
 
 
 def _write_index(out: Path, results: list[SlideResult], bundle: Bundle) -> None:
-    from datetime import UTC, datetime
-
     from pathology.outputs.reports.batch import IndexEntry, write_batch_report
 
     entries = []
@@ -403,13 +406,13 @@ def _write_run(out: Path, record: dict[str, Any]) -> None:
 def _outcome(result: SlideResult) -> str:
     if result.status == "failed":
         return result.error
-    count = result.extra.get("mitoses")
-    answer = result.answer if count is None else f"{count['total']} called mitoses"
+    answer = result.answer if result.mitoses is None else result.finding
     return f"{answer} ({result.patches} patches, {result.seconds or 0:.1f} s)"
 
 
 def _run(
     jobs: list[SlideJob],
+    card: Card,
     settled: Callable[[SlideResult], None],
     progress: Progress,
     *,
@@ -425,7 +428,7 @@ def _run(
     from pathology.inference.workers.schedule import Steps, run_slides
     from pathology.scoring.tasks import engine_for, finish_slide, prepare_slide, score_chunk
 
-    steps = Steps(prepare_slide, score_chunk, finish_slide, _failed)
+    steps = Steps(prepare_slide, score_chunk, finish_slide, partial(_failed, card))
     local = 0 if scheduler or slurm else workers or default_workers(device)
     with connect(workers=local, scheduler=scheduler, slurm=slurm, device=device) as pool:
         progress.workers(pool.slots, pool.dashboard)

@@ -48,6 +48,8 @@ class SlideJob:
         What the map depends on that says where to search; empty without one.
     int8_sha256
         Hash of the network in 8-bit integers; empty where the bundle has none.
+    card_digest
+        Changes with the model's card, so that a long-lived worker does not go on with an older one.
     """
 
     slide_id: str
@@ -68,6 +70,7 @@ class SlideJob:
     attempt: int = 1
     region_key: str = ""
     int8_sha256: str = ""
+    card_digest: str = ""
 
     def file(self) -> Path:
         """Return the slide as a file on this machine, fetched where it is at an address.

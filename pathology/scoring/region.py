@@ -68,7 +68,7 @@ def region_mask(
     UsageError
         If it has no class of a name given.
     """
-    from pathology.outputs.results.slide_folder import read_heatmap
+    from pathology.outputs.results.predictions import read_heatmap
 
     folder = _folder(region, slide_id)
     try:

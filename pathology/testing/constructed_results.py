@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -18,8 +19,10 @@ from pathology.findings.detections import Detections
 from pathology.findings.slide_detections import DetectionClass, DetectionHeader, SlideDetections
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.results.detection_file import write_detections
-from pathology.outputs.results.slide_folder import write_failure, write_slide_folder
 from pathology.outputs.results.tables import write_results
+from pathology.outputs.slide_folder import write_failure, write_slide
+from pathology.scoring.aggregate import ClassifierOutputs
+from pathology.scoring.decide import SlideFacts, decide_classified
 from pathology.settings import GridSettings
 from pathology.slide.open import open_reader
 from pathology.testing.synthetic_slides import ArrayPicture, Compression, write_tiff
@@ -168,30 +171,25 @@ def write_constructed_results(
         write_tiff(path, ArrayPicture(pixels), compression=compression, factors=(1, 4), mpp=mpp, quality=90)
         with open_reader(path) as reader:
             fingerprint = reader.fingerprint
-        result = write_slide_folder(
-            out / "slides" / name,
-            card=card,
-            plan=plan,
-            probabilities=probabilities,
-            overview=np.asarray(overview, np.uint8),
-            mask=mask,
-            spoilt={"pen": _corner(mask, 0), "blur": _corner(mask, -1)},
-            about={
-                **shared,
-                "slide_id": name,
-                "path": str(path),
-                "reader": "tiff",
-                "mpp": mpp,
-                "mpp_source": "file",
-                "width": dimensions[0],
-                "height": dimensions[1],
-                "fingerprint": fingerprint,
-                "tissue_mm2": float(mask.mean()) * dimensions[0] * dimensions[1] * (mpp / 1000) ** 2,
-            },
-        )
+        record = {
+            **shared,
+            "slide_id": name,
+            "path": str(path),
+            "reader": "tiff",
+            "mpp": mpp,
+            "mpp_source": "file",
+            "width": dimensions[0],
+            "height": dimensions[1],
+            "fingerprint": fingerprint,
+            "tissue_mm2": float(mask.mean()) * dimensions[0] * dimensions[1] * (mpp / 1000) ** 2,
+        }
+        masks = {"tissue": mask, "pen": _corner(mask, 0), "blur": _corner(mask, -1)}
+        facts = SlideFacts(record, plan, np.asarray(overview, np.uint8), masks)
+        scored = decide_classified(card, facts, ClassifierOutputs(probabilities))
+        write_slide(out / "slides" / name, scored)
         if detections:
             write_detections(out / "slides" / name, random_detections(name, dimensions, detections))
-        results.append(result)
+        results.append(scored.result)
     for name in failed:
         result = SlideResult(
             slide_id=name,
@@ -200,7 +198,7 @@ def write_constructed_results(
             error="the file is cut off: 3 of its 12 stored tiles lie behind its end at 1,000 bytes",
             **shared,
         )
-        write_failure(out / "slides" / name, result, card)
+        write_failure(out / "slides" / name, result, card, made=datetime(2026, 1, 1, tzinfo=UTC))
         results.append(result)
     write_results(out, results, card.classes)
     (out / "run.json").write_text(json.dumps({"slides": [{"slide_id": r.slide_id} for r in results]}), encoding="utf-8")

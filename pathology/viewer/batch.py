@@ -18,7 +18,6 @@ from PIL import Image
 
 from pathology._version import __version__
 from pathology.errors import PathologyError, StoreError, UsageError
-from pathology.findings.recorded_count import recorded_count
 from pathology.findings.reviewed_count import count_reviewed
 from pathology.findings.slide_detections import Decision, SlideDetections, Verdict
 from pathology.formatting import RESEARCH_USE_ONLY, sentence, valid_text
@@ -26,8 +25,8 @@ from pathology.outputs.figures.overlay import OPACITY
 from pathology.outputs.figures.palette import colour_map
 from pathology.outputs.figures.quality import QUALITY_COLOURS
 from pathology.outputs.results.detection_file import DECISIONS, DETECTIONS, read_decisions, write_decisions
+from pathology.outputs.results.predictions import read_masks
 from pathology.outputs.results.results_folder import Results, SlideFolder, open_results
-from pathology.outputs.results.slide_folder import read_masks
 from pathology.viewer.detection_index import DetectionIndex
 from pathology.viewer.records import PatientPages
 from pathology.viewer.slides import OpenSlides
@@ -526,5 +525,5 @@ class Batch:
 
 
 def _as_scored(slide: SlideFolder) -> _Count:
-    count = recorded_count(slide.record)
+    count = slide.record.mitoses
     return _Count(None, None) if count is None else _Count(count.total, count.hotspot_per_mm2)

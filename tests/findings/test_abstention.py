@@ -5,7 +5,7 @@ import pytest
 
 from pathology.bundle.card import Abstention, Card, Trust
 from pathology.bundle.catalogue import load_bundle
-from pathology.findings.abstention import judge
+from pathology.findings.abstention import assess_trust
 from pathology.findings.slide_result import SlideResult
 from pathology.stats.conformal import ConformalRule
 from pathology.stats.out_of_distribution import OutOfDomainRule
@@ -30,13 +30,13 @@ INSIDE = np.array([0.9, 1.1, np.nan])
 
 
 def test_one_class_is_an_answer(card):
-    verdict = judge(trusting(card), np.array([0.7, 0.2, 0.1]), INSIDE)
+    verdict = assess_trust(trusting(card), np.array([0.7, 0.2, 0.1]), INSIDE)
     assert (verdict.prediction_set, verdict.out_of_domain, verdict.because) == (("LMS",), False, "")
     assert verdict.domain_score == pytest.approx(1.0)
 
 
 def test_two_classes_are_not_sure(card):
-    verdict = judge(trusting(card), np.array([0.41, 0.45, 0.14]), INSIDE)
+    verdict = assess_trust(trusting(card), np.array([0.41, 0.45, 0.14]), INSIDE)
     assert verdict.prediction_set == ("UPS", "LMS")
     assert verdict.because.startswith(
         "not sure: UPS or LMS (sets meant to hold the truth for 90% of patients like the 23"
@@ -44,20 +44,20 @@ def test_two_classes_are_not_sure(card):
 
 
 def test_no_class_is_not_sure_either(card):
-    verdict = judge(trusting(card, threshold=0.3), np.array([0.4, 0.3, 0.3]), INSIDE)
+    verdict = assess_trust(trusting(card, threshold=0.3), np.array([0.4, 0.3, 0.3]), INSIDE)
     assert verdict.prediction_set == ()
     assert verdict.because.startswith("not sure: no class is probable enough")
 
 
 def test_outside_the_domain_no_set_holds(card):
-    verdict = judge(trusting(card), np.array([0.98, 0.01, 0.01]), np.array([5.0, 3.0, 1.0]))
+    verdict = assess_trust(trusting(card), np.array([0.98, 0.01, 0.01]), np.array([5.0, 3.0, 1.0]))
     assert verdict.out_of_domain
     assert verdict.prediction_set is None
     assert verdict.because.startswith("outside what this model was trained on: score 3.00, limit 2.00")
 
 
 def test_without_a_limit_nobody_is_outside(card):
-    verdict = judge(trusting(card, limit=None), np.array([0.98, 0.01, 0.01]), np.array([99.0]))
+    verdict = assess_trust(trusting(card, limit=None), np.array([0.98, 0.01, 0.01]), np.array([99.0]))
     assert verdict.out_of_domain is None
     assert verdict.domain_score == 99
     assert verdict.because == ""
@@ -65,12 +65,15 @@ def test_without_a_limit_nobody_is_outside(card):
 
 def test_sets_hold_for_their_own_aggregator(card):
     p = np.array([0.41, 0.45, 0.14])
-    assert judge(trusting(card), p, INSIDE, aggregator="attention").prediction_set is None
-    assert judge(trusting(card, aggregator="attention"), p, INSIDE, aggregator="attention").prediction_set is not None
+    assert assess_trust(trusting(card), p, INSIDE, aggregator="attention").prediction_set is None
+    assert (
+        assess_trust(trusting(card, aggregator="attention"), p, INSIDE, aggregator="attention").prediction_set
+        is not None
+    )
 
 
 def test_without_trust_the_model_always_answers(card):
-    verdict = judge(card, np.array([0.34, 0.33, 0.33]))
+    verdict = assess_trust(card, np.array([0.34, 0.33, 0.33]))
     assert (verdict.prediction_set, verdict.out_of_domain, verdict.domain_score, verdict.because) == (
         None,
         None,
@@ -78,7 +81,7 @@ def test_without_trust_the_model_always_answers(card):
         "",
     )
     unsure = card.model_copy(update={"abstention": Abstention(method="given", min_probability=0.5)})
-    assert "below the model's limit of 0.50" in judge(unsure, np.array([0.34, 0.33, 0.33])).because
+    assert "below the model's limit of 0.50" in assess_trust(unsure, np.array([0.34, 0.33, 0.33])).because
 
 
 def test_a_card_without_trust_stays_valid_and_a_detector_has_none(card):

@@ -43,7 +43,7 @@ def slides(tmp_path):
         "status": "scored",
         "model": "sts 1",
         "model_sha256": "0",
-        "extra": {"mitoses": {"per_mm2": 4.5, "note": "x"}, "hot": True},
+        "extra": {"quality": {"pen": 4.5, "note": "x"}, "hot": True},
         "abstained": True,
         "prediction_set": ["LMS", "UPS"],
         "out_of_domain": False,
@@ -71,7 +71,7 @@ def test_slides_are_read_with_their_findings(slides):
     assert [p for p, _ in found] == ["A", "A", "B", None, "c"]
     first = found[0][1]
     assert first.probabilities == {"LMS": 0.8, "UPS": 0.2}
-    assert first.findings == {"mitoses.per_mm2": 4.5, "hot": 1.0, "share_LMS": 0.7}
+    assert first.findings == {"quality.pen": 4.5, "hot": 1.0, "share_LMS": 0.7}
     assert first.model == "sts 1"
     assert (first.answer, first.out_of_domain) == ("not sure: LMS or UPS", False)
     assert found[2][1].error == "truncated"
@@ -134,7 +134,7 @@ def test_everything_is_joined_or_reported(slides, clinical, tmp_path):
     a = table.loc["A"]
     assert a["slide.p_LMS"] == pytest.approx(0.6)
     assert a["slide.tissue_mm2"] == 30
-    assert a["slide.mitoses.per_mm2"] == 4.5
+    assert a["slide.quality.pen"] == 4.5
     assert a["slide.share_LMS"] == pytest.approx(0.5)
     assert a["imaging.volume"] == 2
     assert (a["slides.total"], a["slides.scored"], a["imaging.studies"]) == (2, 2, 2)

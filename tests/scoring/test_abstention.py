@@ -11,7 +11,7 @@ import zarr
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.errors import BundleError
-from pathology.scoring.aggregate import needs_features, slide_answer
+from pathology.scoring.aggregate import aggregate_outputs, needs_features
 from pathology.scoring.batch import score
 from pathology.settings import ScoreSettings
 from pathology.testing.constructed_slides import construct_slide, drawn_tiles
@@ -83,21 +83,21 @@ def test_aggregators(tmp_path):
     plain = {}
     for aggregator in ("mean", "share", "majority", "top", "attention", "transformer"):
         given = outputs if needs_features(aggregator) else outputs[:, :4]
-        probabilities, answer = slide_answer(bundle, given, aggregator)
-        np.testing.assert_array_equal(probabilities, outputs[:, :3])
+        answer = aggregate_outputs(bundle, given, aggregator)
+        np.testing.assert_array_equal(answer.probabilities, outputs[:, :3])
         np.testing.assert_array_equal(answer.domain_scores, outputs[:, 3])
         if aggregator == "mean":
-            assert answer.probabilities is None
+            assert answer.of_slide is None
             continue
-        plain[aggregator] = answer.probabilities
-        assert answer.probabilities.sum() == pytest.approx(1, abs=1e-6)
+        plain[aggregator] = answer.of_slide
+        assert answer.of_slide.sum() == pytest.approx(1, abs=1e-6)
         assert (answer.attention is not None) == needs_features(aggregator)
         if answer.attention is not None:
             assert np.isnan(answer.attention[3])
             assert np.nansum(answer.attention) == pytest.approx(1, abs=1e-5)
             with torch.inference_mode():
                 direct = bundle.aggregator(aggregator)(torch.from_numpy(np.delete(outputs, 3, axis=0)[:, 4:]))
-            np.testing.assert_allclose(answer.probabilities, torch.softmax(direct.logits, 0), atol=1e-6)
+            np.testing.assert_allclose(answer.of_slide, torch.softmax(direct.logits, 0), atol=1e-6)
     assert len({round(float(p[0]), 6) for p in plain.values()}) >= 4
 
 

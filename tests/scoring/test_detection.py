@@ -43,7 +43,7 @@ def test_the_record_is_a_count(scored):
     record = json.loads((scored / "slide.json").read_text())
     assert record["prediction"] is None
     assert record["classes"] == []
-    found = record["extra"]["mitoses"]
+    found = record["mitoses"]
     detections = read_detections(scored)
     assert found["candidates"] == len(detections) > 20
     assert found["total"] == int(detections.counted().sum())
@@ -84,7 +84,7 @@ def test_blocks_and_workers_change_nothing(detector, slide, scored, tmp_path):
 
 def test_the_report_shows_count_hotspot_gallery_and_what_a_grade_lacks(scored):
     page = (scored / "report.html").read_text()
-    found = json.loads((scored / "slide.json").read_text())["extra"]["mitoses"]
+    found = json.loads((scored / "slide.json").read_text())["mitoses"]
     assert "Mitotic count, not reviewed" in page
     assert f"{found['hotspot']['per_mm2']:.1f} per mm²" in page
     assert "0.1734 mm²" in page

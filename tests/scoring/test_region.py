@@ -9,7 +9,7 @@ from pathology.bundle.catalogue import load_bundle
 from pathology.errors import StoreError, UsageError
 from pathology.outputs.figures.heatmap import build_heatmap
 from pathology.outputs.results.detection_file import read_detections
-from pathology.outputs.results.slide_folder import read_heatmap
+from pathology.outputs.results.predictions import read_heatmap
 from pathology.scoring.batch import score
 from pathology.scoring.region import _where as where
 from pathology.scoring.region import region_mask, within
@@ -91,8 +91,8 @@ def test_only_the_region_is_searched_and_counted(slide, classified, detector, tm
     assert 0 < inside.sum() < len(every)
     # The same detections, less those elsewhere.
     np.testing.assert_array_equal(found.found.boxes, every.found.boxes[inside])
-    count = there.extra["mitoses"]
-    assert count["overall_per_mm2"] == pytest.approx(count["total"] / there.tissue_mm2)
+    count = there.mitoses
+    assert count.overall_per_mm2 == pytest.approx(count.total / there.tissue_mm2)
 
 
 def test_another_map_makes_an_earlier_result_invalid(slide, classified, detector, tmp_path):

@@ -31,8 +31,8 @@ from pathology.outputs.figures.heatmap import Heatmap
 from pathology.outputs.figures.overlay import LONGEST_SIDE
 from pathology.outputs.figures.palette import class_colours
 from pathology.outputs.reports.slide import report_pictures
+from pathology.outputs.results.layout import PREDICTIONS
 from pathology.outputs.results.results_folder import Results, SlideFolder
-from pathology.outputs.results.slide_folder import PREDICTIONS
 from pathology.settings import Record
 
 __all__ = ["BATCH_FORMATS", "FORMATS", "BatchFormat", "ExportSettings", "Format", "export_batch", "export_slide"]

@@ -15,7 +15,6 @@ from PIL import Image
 
 from pathology.atomic_files import write_text
 from pathology.bundle.card import Card
-from pathology.findings.recorded_count import finding_said
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.figures.palette import class_colours
 from pathology.outputs.figures.thumbnail import jpeg
@@ -120,7 +119,7 @@ def _row(entry: IndexEntry, *, embed: bool) -> dict[str, Any]:
     shown = ranked if len(ranked) <= BARS + 1 else ranked[:BARS]
     return {
         "result": entry.result,
-        "said": finding_said(entry.result),
+        "said": entry.result.finding,
         "report": None if entry.folder is None else relative_link("slides", entry.folder, "report.html"),
         "overlay": None if entry.folder is None else relative_link("slides", entry.folder, "overlay.png"),
         "preview": data_uri(entry.preview, "image/jpeg") if embed and entry.preview else None,

@@ -100,11 +100,11 @@ def _of_class(name: str) -> list[_Column]:
 
 
 def _mitoses(attribute: str) -> Callable[[SlideResult], Any]:
-    return lambda result: (result.extra.get("mitoses") or {}).get(attribute)
+    return lambda result: getattr(result.mitoses, attribute, None)
 
 
 def _hotspot(attribute: str) -> Callable[[SlideResult], Any]:
-    return lambda result: ((result.extra.get("mitoses") or {}).get("hotspot") or {}).get(attribute)
+    return lambda result: getattr(getattr(result.mitoses, "hotspot", None), attribute, None)
 
 
 def write_excel(path: Path, results: Sequence[SlideResult]) -> None:

@@ -21,83 +21,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pathology.bundle.card import Card
-    from pathology.findings.slide_detections import SlideDetections
+    from pathology.findings.scored_slide import DetectionCrop
     from pathology.findings.slide_result import SlideResult
-    from pathology.slide.readers.base import SlideReader
 
 __all__ = [
-    "GALLERY_MOST",
-    "Candidate",
     "FalseAlarms",
-    "cut_gallery",
     "false_alarms",
     "hotspot_outline",
     "mitosis_section",
     "outlined",
 ]
 
-GALLERY_MOST = 60
-"""Candidates shown at most; about 4 KB each."""
-_SIDE_UM = 32.0
-"""Side of a candidate's picture in µm: the figure and its neighbours."""
-_SIDE_PX = 96
-"""Side of a candidate's picture in pixels."""
 _FULL = 0.8
 """Share of tissue below which a window's density is said to be diluted by glass, and is held against no simulation:
 the simulated windows hold nothing but tissue."""
 _LINE = (214, 39, 40)
 _FALSE_ALARMS = "false positives per mm²"
 """The figure of a detector's card that says how often it finds mitoses where there are none."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One picture of the gallery.
-
-    Attributes
-    ----------
-    row
-        In ``detections.parquet``.
-    score
-        Of the detector.
-    pixels
-        ``(96, 96, 3)`` uint8 RGB.
-    """
-
-    row: int
-    score: float
-    pixels: NDArray[np.uint8]
-
-
-def cut_gallery(
-    reader: SlideReader, detections: SlideDetections, rows: Sequence[int], mpp: float, most: int = GALLERY_MOST
-) -> tuple[Candidate, ...]:
-    """Cut pictures of candidates out of the slide.
-
-    Parameters
-    ----------
-    reader
-        The slide.
-    detections
-        All of its detections.
-    rows
-        Those to show; the surest ``most`` of them are.
-    mpp
-        Micrometres per level-0 pixel.
-    most
-        Largest number of pictures.
-    """
-    side = max(8, round(_SIDE_UM / mpp))
-    chosen = sorted(rows, key=lambda row: (-float(detections.found.scores[row]), row))[:most]
-    centres = detections.found.centres
-    gallery = []
-    for row in chosen:
-        x, y = (round(float(v) - side / 2) for v in centres[row])
-        # Unreadable tiles come as white instead of ending the report.
-        region = Image.fromarray(reader.read_masked(0, x, y, side, side).pixels)
-        shown = np.asarray(region.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS))
-        gallery.append(Candidate(row, float(detections.found.scores[row]), shown))
-    return tuple(gallery)
 
 
 def hotspot_outline(count: HotspotCount) -> NDArray[np.float64]:
@@ -176,25 +116,25 @@ def false_alarms(card: Card, tissue_mm2: float) -> FalseAlarms | None:
     )
 
 
-def mitosis_section(result: SlideResult, card: Card, gallery: Sequence[Candidate] = ()) -> dict[str, Any] | None:
+def mitosis_section(result: SlideResult, card: Card, crops: Sequence[DetectionCrop] = ()) -> dict[str, Any] | None:
     """Return what the report's template shows about mitoses; ``None`` if the model counts none.
 
     Parameters
     ----------
     result
-        A slide scored by a detector has ``extra["mitoses"]``.
+        A slide scored by a detector has ``mitoses``.
     card
         The detector's.
-    gallery
+    crops
         Pictures of the hotspot's candidates.
     """
-    found = result.extra.get("mitoses")
+    found = result.mitoses
     if found is None:
         return None
-    hotspot = None if found["hotspot"] is None else HotspotCount.model_validate(found["hotspot"])
+    hotspot = found.hotspot
     low, high = mitotic_cutoffs_per_mm2()
     return {
-        **found,
+        **found.model_dump(),
         "hotspot": hotspot,
         "fields": [] if hotspot is None else _fields(hotspot),
         "distance_mm": None if hotspot is None or result.mpp is None else _place(hotspot, result.mpp),
@@ -205,7 +145,7 @@ def mitosis_section(result: SlideResult, card: Card, gallery: Sequence[Candidate
         "false_alarms": None if not result.tissue_mm2 else false_alarms(card, result.tissue_mm2),
         "gallery": [
             {"row": c.row, "score": c.score, "picture": data_uri(jpeg(c.pixels, quality=85), "image/jpeg")}
-            for c in gallery
+            for c in crops
         ],
     }
 

@@ -22,7 +22,6 @@ from pathology._version import __version__
 from pathology.atomic_files import replacing
 from pathology.bundle.card import Card
 from pathology.errors import MissingDependencyError
-from pathology.findings.recorded_count import finding_said
 from pathology.findings.reviewed_count import ReviewedCount
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import (
@@ -269,7 +268,7 @@ def _answer(result: SlideResult, count: ReviewedCount | None) -> Table:
             else f"Probability {percent(finding.probability)}; leading class on {percent(finding.share)} of the scored "
             "tissue"
         )
-        lines = [(f"Prediction: {finding_said(result)}", why)]
+        lines = [(f"Prediction: {result.finding}", why)]
     cells = [
         [[_text(head, 13, bold=True, after=1), *([_text(sentence(why), 9)] if why else [])]] for head, why in lines
     ]
@@ -450,7 +449,7 @@ def _row(result: SlideResult) -> list[Any]:
     elif result.abstained:
         said = _text(sentence(result.abstained_because), 8)
     else:
-        said = _text(finding_said(result), 8, bold=True)
+        said = _text(result.finding, 8, bold=True)
     shown = finding is not None and result.status == "scored"
     return [
         _text(result.slide_id, 8),

@@ -15,15 +15,15 @@ from pydantic import BaseModel
 
 from pathology.atomic_files import write_text
 from pathology.bundle.card import Card, Metric
-from pathology.findings.mitotic_count import HotspotCount
+from pathology.findings.scored_slide import DetectionCrop, RepresentativePatch
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import MPP_SOURCES, NOT_KNOWN
 from pathology.outputs.figures.heatmap import Heatmap
 from pathology.outputs.figures.overlay import OPACITY, ScaleBar, paint, scale_bar
 from pathology.outputs.figures.palette import class_colours
-from pathology.outputs.figures.patch_gallery import RepresentativePatch, gallery_rows
+from pathology.outputs.figures.patch_gallery import gallery_rows
 from pathology.outputs.figures.thumbnail import SlidePicture, jpeg
-from pathology.outputs.reports.mitoses import Candidate, hotspot_outline, mitosis_section, outlined
+from pathology.outputs.reports.mitoses import hotspot_outline, mitosis_section, outlined
 from pathology.outputs.reports.render import render
 from pathology.reports.html import data_uri
 from pathology.settings import ScoreSettings
@@ -75,9 +75,9 @@ def report_pictures(
     painted = paint(shown, heatmap, tissue, dimensions, colours=class_colours(card))
     bar = None if result.mpp is None else scale_bar(shown.size[0], result.mpp * shown.scale[0])
     plain = shown.pixels
-    hotspot = (result.extra.get("mitoses") or {}).get("hotspot")
+    hotspot = result.mitoses.hotspot if result.mitoses is not None else None
     if hotspot is not None:
-        outline = hotspot_outline(HotspotCount.model_validate(hotspot))
+        outline = hotspot_outline(hotspot)
         plain, painted = (outlined(pixels, outline, shown.scale) for pixels in (plain, painted))
     return ReportPictures(plain, painted, bar)
 
@@ -89,7 +89,7 @@ def slide_report(
     *,
     timing: Mapping[str, float] | None = None,
     made: datetime | None = None,
-    gallery: Sequence[Candidate] = (),
+    crops: Sequence[DetectionCrop] = (),
     patches: Sequence[RepresentativePatch] = (),
     attention: NDArray[np.uint8] | None = None,
 ) -> str:
@@ -107,8 +107,8 @@ def slide_report(
         Seconds per step, by a name for people, in the order in which the steps ran.
     made
         When the slide was scored; shown with its time zone.
-    gallery
-        Of a detector: pictures of the candidates in the hotspot.
+    crops
+        Of a detector: pictures of the detections in the hotspot.
     patches
         Of a classifier: the patches that speak most for each class.
     attention
@@ -124,8 +124,8 @@ def slide_report(
         opacity=OPACITY,
         mpp_source=MPP_SOURCES.get(result.mpp_source or "", result.mpp_source or ""),
         metrics=[(figure, _figure_value(figure)) for figure in card.metrics],
-        further=list(_flat({name: value for name, value in result.extra.items() if name != "mitoses"})),
-        mitoses=mitosis_section(result, card, gallery),
+        further=list(_flat(result.extra)),
+        mitoses=mitosis_section(result, card, crops),
         representative=gallery_rows(patches),
         attention=None if attention is None else data_uri(jpeg(attention), "image/jpeg"),
         settings=list(_settings(result.settings)),
@@ -142,7 +142,7 @@ def write_slide_report(
     *,
     timing: Mapping[str, float] | None = None,
     made: datetime | None = None,
-    gallery: Sequence[Candidate] = (),
+    crops: Sequence[DetectionCrop] = (),
     patches: Sequence[RepresentativePatch] = (),
     attention: NDArray[np.uint8] | None = None,
 ) -> None:
@@ -154,7 +154,7 @@ def write_slide_report(
         If the file cannot be written.
     """
     page = slide_report(
-        result, card, pictures, timing=timing, made=made, gallery=gallery, patches=patches, attention=attention
+        result, card, pictures, timing=timing, made=made, crops=crops, patches=patches, attention=attention
     )
     write_text(path, page)
 

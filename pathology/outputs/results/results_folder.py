@@ -22,7 +22,8 @@ from pathology.outputs.figures.heatmap import Heatmap
 from pathology.outputs.figures.overlay import LONGEST_SIDE, compose_overlay
 from pathology.outputs.figures.thumbnail import SlidePicture
 from pathology.outputs.results.detection_file import read_decisions, read_detections
-from pathology.outputs.results.slide_folder import CARD, read_heatmap
+from pathology.outputs.results.layout import CARD, OVERVIEW, RECORD
+from pathology.outputs.results.predictions import read_heatmap
 
 __all__ = ["Results", "SlideFolder", "open_results"]
 
@@ -51,7 +52,7 @@ class SlideFolder:
     @property
     def made(self) -> datetime:
         """When the record was written, in universal time."""
-        return datetime.fromtimestamp((self.folder / "slide.json").stat().st_mtime, UTC)
+        return datetime.fromtimestamp((self.folder / RECORD).stat().st_mtime, UTC)
 
     @property
     def dimensions(self) -> tuple[int, int]:
@@ -164,7 +165,7 @@ class SlideFolder:
         StoreError
             If there is no picture of it.
         """
-        path = self.folder / "overview.jpg"
+        path = self.folder / OVERVIEW
         try:
             pixels = np.asarray(Image.open(path).convert("RGB"))
         except OSError as error:
@@ -271,7 +272,7 @@ def open_results(folder: str | PathLike[str]) -> Results:
             "this is no results folder", where=root, remedy="Give the folder that pathology score --out wrote"
         )
     slides = {}
-    for record in sorted(within.glob("*/slide.json")):
+    for record in sorted(within.glob(f"*/{RECORD}")):
         try:
             found = SlideResult.model_validate_json(record.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 
 from pathology.atomic_files import write_bytes, write_text
 from pathology.errors import StoreError, UsageError
-from pathology.findings.recorded_count import recorded_count
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import valid_text
 
@@ -102,9 +101,10 @@ def _row(result: SlideResult) -> dict[str, Any]:
     row["warnings"] = " | ".join(result.warnings)
     if result.prediction_set is not None:
         row["prediction_set"] = " | ".join(result.prediction_set) or "none"
-    count = recorded_count(result)
+    count = result.mitoses
     if count is not None:
-        values = (count.total, count.per_mm2, count.hotspot, count.hotspot_mm2, count.hotspot_per_mm2)
+        window = (count.hotspot.count, count.hotspot.area_mm2) if count.hotspot is not None else (None, None)
+        values = (count.total, count.overall_per_mm2, *window, count.hotspot_per_mm2)
         row |= dict(zip(_COUNT, values, strict=True))
     for finding in result.classes:
         row |= {prefix + finding.name: getattr(finding, field) for prefix, field in _PER_CLASS.items()}

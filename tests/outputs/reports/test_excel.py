@@ -1,8 +1,10 @@
 """The Excel sheet: units in the heads, numbers as numbers, text as text."""
 
+import numpy as np
 import pytest
 
 from pathology.errors import OutputError
+from pathology.findings.mitotic_count import SlideMitoses, count_mitoses
 from pathology.outputs.reports.excel import write_excel
 
 openpyxl = pytest.importorskip("openpyxl")
@@ -50,12 +52,13 @@ def test_every_column_is_explained(make, tmp_path):
 def test_mitoses_have_columns_only_where_there_are_any(make, tmp_path):
     write_excel(tmp_path / "a.xlsx", [make.result()])
     assert not any("Mitoses" in head for head in sheet(tmp_path / "a.xlsx")[0])
-    mitoses = {"total": 12, "overall_per_mm2": 2.7, "hotspot": {"count": 7, "area_mm2": 1.734, "per_mm2": 4.04}}
-    write_excel(tmp_path / "b.xlsx", [make.result(extra={"mitoses": mitoses})])
+    counted = count_mitoses(np.full((7, 2), 10.0), 0.25, simulations=2)
+    mitoses = SlideMitoses(threshold=0.5, candidates=9, **dict(counted) | {"total": 12, "overall_per_mm2": 2.7})
+    write_excel(tmp_path / "b.xlsx", [make.result(mitoses=mitoses)])
     heads, rows = sheet(tmp_path / "b.xlsx")
     first = dict(zip(heads, rows[0], strict=True))
     assert first["Mitoses (count)"].value == 12
-    assert first["Hotspot density (1/mm²)"].value == 4.04
+    assert first["Hotspot density (1/mm²)"].value == pytest.approx(7 / 1.734)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pathology.bundle.card import Detection, Metric
 from pathology.errors import OutputError
-from pathology.findings.mitotic_count import count_mitoses
+from pathology.findings.mitotic_count import SlideMitoses, count_mitoses
 from pathology.outputs.figures.heatmap import build_heatmap
 from pathology.outputs.figures.thumbnail import SlidePicture
 from pathology.outputs.reports.slide import report_pictures, slide_report, write_slide_report
@@ -241,12 +241,12 @@ def test_a_count_says_how_often_the_detector_is_wrong_and_what_it_learnt_from(ma
         data="a canine field",
     )
     changes = {"task": "detection", "classes": ("mitosis",), "detection": Detection(threshold=0.5)}
-    count = count_mitoses(np.array([[10.0, 10.0]]), 0.25, tissue_mm2=2.0, simulations=2).model_dump(mode="json")
+    count = count_mitoses(np.array([[10.0, 10.0]]), 0.25, tissue_mm2=2.0, simulations=2)
     result = make.result(
         classes=("mitosis",),
         tissue_mm2=2.0,
         warnings=("patches were magnified",),
-        extra={"mitoses": {"threshold": 0.5, "candidates": 7, **count}},
+        mitoses=SlideMitoses(threshold=0.5, candidates=7, **dict(count)),
     )
     text = make.page(slide_report(result, make.card(metrics=(alarms,), **changes))).text
     assert "this detector still called 5.0 objects per mm² mitoses (95 % interval 1.0 to 15.0)" in text

@@ -111,7 +111,7 @@ def test_a_bundle_scores_a_slide_as_any_other(tmp_path):
     assert "Mitotic count, not reviewed" in (scored / "report.html").read_text(encoding="utf-8")
     record = json.loads((scored / "slide.json").read_text(encoding="utf-8"))
     assert record["engine"].startswith("torch")
-    assert record["extra"]["mitoses"]["candidates"] == len(found)
+    assert record["mitoses"]["candidates"] == len(found)
 
 
 def test_the_library_leaves_others_as_they_were():

@@ -2,33 +2,53 @@
 
 import pytest
 
-from pathology.findings.recorded_count import finding_said, recorded_count
+from pathology.findings.mitotic_count import HotspotCount, SlideMitoses
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.reports.batch import IndexEntry, batch_report
 from pathology.outputs.results.tables import read_results, write_results
 
 
 def slide(total=None, hotspot=None, **changes):
-    extra = {} if total is None else {"mitoses": {"total": total, "overall_per_mm2": 2.5, "hotspot": hotspot}}
+    mitoses = None
+    if total is not None:
+        mitoses = SlideMitoses(
+            threshold=0.5,
+            candidates=total,
+            total=total,
+            tissue_mm2=None,
+            overall_per_mm2=2.5,
+            hotspot=hotspot,
+            expected_maximum=None,
+            expected_maximum_interval=None,
+            bias=None,
+            clustering_p_value=None,
+        )
     fields = {
         "slide_id": "s",
         "path": "/s.svs",
         "status": "scored",
         "model": "m 1",
         "model_sha256": "0",
-        "extra": extra,
+        "mitoses": mitoses,
     }
     return SlideResult(**(fields | changes))
 
 
-SPOT = {"count": 47, "area_mm2": 1.734, "per_mm2": 27.1}
+def spot(count, area_mm2, per_mm2):
+    place = {"shape": "circle", "x": 0.0, "y": 0.0, "half_width": 1.0, "half_height": 1.0}
+    return HotspotCount(
+        **place, count=count, area_mm2=area_mm2, per_mm2=per_mm2, per_mm2_interval=(0.0, 99.0), per_fields={}
+    )
+
+
+SPOT = spot(47, 1.734, 27.1)
 
 
 @pytest.mark.parametrize(
     ("result", "said"),
     [
         (slide(48, SPOT), "48 mitoses, 27.1 per mm² in the hotspot"),
-        (slide(1, {"count": 1, "area_mm2": 2.0, "per_mm2": 0.5}), "1 mitosis, 0.5 per mm² in the hotspot"),
+        (slide(1, spot(1, 2.0, 0.5)), "1 mitosis, 0.5 per mm² in the hotspot"),
         (slide(0), "0 mitoses"),
         (slide(30_000), "30,000 mitoses"),
         (slide(), "not known"),
@@ -36,13 +56,13 @@ SPOT = {"count": 47, "area_mm2": 1.734, "per_mm2": 27.1}
     ],
 )
 def test_one_line(result, said):
-    assert finding_said(result) == said
+    assert result.finding == said
 
 
 def test_without_a_detector_there_is_no_count():
-    assert recorded_count(slide()) is None
-    assert recorded_count(slide(0)).hotspot_per_mm2 == 0
-    assert recorded_count(slide(30_000)).hotspot_per_mm2 is None
+    assert slide().mitoses is None
+    assert slide(0).mitoses.hotspot_per_mm2 == 0
+    assert slide(30_000).mitoses.hotspot_per_mm2 is None
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])

@@ -1,0 +1,148 @@
+"""Pictures cut out of the slide for its answer: detections of the hotspot, and patches most probable for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pathology.findings.scored_slide import DetectionCrop, RepresentativePatch
+
+if TYPE_CHECKING:
+    from pathology.findings.slide_detections import SlideDetections
+    from pathology.slide.readers.base import SlideReader
+
+__all__ = ["MOST_DETECTIONS", "PATCHES_PER_CLASS", "cut_detections", "cut_representative", "representative_rows"]
+
+MOST_DETECTIONS = 60
+"""Detections shown at most; about 4 KB each."""
+PATCHES_PER_CLASS = 4
+"""Patches shown of each class."""
+_DETECTION_UM = 32.0
+"""Side of a detection's picture in µm: the figure and its neighbours."""
+_DETECTION_PX = 96
+"""Side of a detection's picture in pixels."""
+_PATCH_PX = 168
+"""Side of a patch's picture in pixels; about 8 KB."""
+
+
+def cut_detections(
+    reader: SlideReader, detections: SlideDetections, rows: Sequence[int], mpp: float, most: int = MOST_DETECTIONS
+) -> tuple[DetectionCrop, ...]:
+    """Cut pictures of detections out of the slide.
+
+    Parameters
+    ----------
+    reader
+        The slide.
+    detections
+        All of its detections.
+    rows
+        Those to show; the ``most`` most certain of them are.
+    mpp
+        Micrometres per level-0 pixel.
+    most
+        Largest number of pictures.
+    """
+    side = max(8, round(_DETECTION_UM / mpp))
+    chosen = sorted(rows, key=lambda row: (-float(detections.found.scores[row]), row))[:most]
+    centres = detections.found.centres
+    gallery = []
+    for row in chosen:
+        x, y = (round(float(v) - side / 2) for v in centres[row])
+        # Unreadable tiles come as white instead of ending the report.
+        region = Image.fromarray(reader.read_masked(0, x, y, side, side).pixels)
+        shown = np.asarray(region.resize((_DETECTION_PX, _DETECTION_PX), Image.Resampling.LANCZOS))
+        gallery.append(DetectionCrop(row, float(detections.found.scores[row]), shown))
+    return tuple(gallery)
+
+
+def representative_rows(
+    probabilities: NDArray[np.floating],
+    coords: NDArray[np.integer],
+    extent: float,
+    *,
+    most: int = PATCHES_PER_CLASS,
+) -> list[list[int]]:
+    """Choose for each class the patches where it leads and is most probable, no two of which overlap.
+
+    Parameters
+    ----------
+    probabilities
+        ``(N, C)``; rows of NaN are left out.
+    coords
+        ``(N, 2)`` level-0 corners.
+    extent
+        Side of a patch in level-0 pixels.
+    most
+        Patches of each class.
+
+    Returns
+    -------
+    list of list of int
+        Rows by class, the most probable first; empty where the class leads nowhere.
+    """
+    leading = np.where(np.isnan(probabilities).any(axis=1), -1, np.nan_to_num(probabilities).argmax(axis=1))
+    chosen: list[list[int]] = []
+    for k in range(probabilities.shape[1]):
+        rows = np.flatnonzero(leading == k)
+        kept: list[int] = []
+        for row in rows[np.argsort(-probabilities[rows, k], kind="stable")]:
+            away = np.abs(coords[kept].astype(np.int64) - coords[row]).max(axis=1) if kept else np.array([np.inf])
+            if away.min() >= extent:
+                kept.append(int(row))
+            if len(kept) == most:
+                break
+        chosen.append(kept)
+    return chosen
+
+
+def cut_representative(
+    reader: SlideReader,
+    rows: Sequence[Sequence[int]],
+    classes: Sequence[str],
+    probabilities: NDArray[np.floating],
+    coords: NDArray[np.integer],
+    extent: float,
+    attention: NDArray[np.floating] | None = None,
+) -> tuple[RepresentativePatch, ...]:
+    """Cut chosen patches out of the slide.
+
+    Parameters
+    ----------
+    reader
+        The slide.
+    rows
+        By class; see :func:`representative_rows`.
+    classes
+        Class names.
+    probabilities, coords, extent
+        As for :func:`representative_rows`.
+    attention
+        ``(N,)`` weight of each patch, NaN where it could not be read.
+    """
+    even = 1 / max(1, int((~np.isnan(attention)).sum())) if attention is not None else 1.0
+    found = []
+    for k, chosen in enumerate(rows):
+        for row in chosen:
+            x, y = (int(value) for value in coords[row])
+            side = max(1, round(extent))
+            level = max(i for i, one in enumerate(reader.levels) if i == 0 or side / one.downsample >= _PATCH_PX)
+            factor = reader.levels[level].downsample
+            size = max(1, round(side / factor))
+            region = reader.read_masked(level, round(x / factor), round(y / factor), size, size)
+            pixels = cv2.resize(region.pixels, (_PATCH_PX, _PATCH_PX), interpolation=cv2.INTER_AREA)
+            found.append(
+                RepresentativePatch(
+                    row,
+                    classes[k],
+                    float(probabilities[row, k]),
+                    None if attention is None else float(attention[row]) / even,
+                    np.asarray(pixels, np.uint8),
+                )
+            )
+    return tuple(found)

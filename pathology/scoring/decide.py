@@ -1,0 +1,190 @@
+"""The answer about a slide: aggregation, abstention, count, hotspot and pictures, decided once, then only written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathology.findings.abstention import assess_trust
+from pathology.findings.aggregation import aggregate
+from pathology.findings.mitotic_count import SlideMitoses, count_mitoses, tissue_share
+from pathology.findings.reviewed_count import HOTSPOT_LIMIT
+from pathology.findings.scored_slide import DetectionCrop, RepresentativePatch, ScoredSlide
+from pathology.findings.slide_result import ClassFinding, SlideResult
+from pathology.outputs.figures.palette import class_colours
+from pathology.scoring.crops import cut_detections, cut_representative, representative_rows
+from pathology.scoring.detections import patch_scores
+
+if TYPE_CHECKING:
+    from pathology.bundle.card import Card
+    from pathology.findings.slide_detections import SlideDetections
+    from pathology.scoring.aggregate import ClassifierOutputs
+    from pathology.slide.readers.base import SlideReader
+    from pathology.tiling.plan import TilePlan
+
+__all__ = ["SlideFacts", "decide_classified", "decide_detected"]
+
+
+@dataclass(frozen=True, eq=False)
+class SlideFacts:
+    """What is known of a slide before its answer.
+
+    Attributes
+    ----------
+    record
+        Fields of :class:`~pathology.findings.slide_result.SlideResult` that no model decides: identity, scale, reader,
+        timing, warnings.
+    plan
+        Its patches.
+    overview
+        ``(H, W, 3)`` uint8 picture of the whole slide.
+    masks
+        Over the whole slide, each ``(rows, columns)`` bool at its own scale: ``tissue``, and what spoils it.
+    """
+
+    record: Mapping[str, Any]
+    plan: TilePlan
+    overview: NDArray[np.uint8]
+    masks: Mapping[str, NDArray[np.bool_]]
+
+
+def decide_classified(
+    card: Card, facts: SlideFacts, found: ClassifierOutputs, reader: SlideReader | None = None
+) -> ScoredSlide:
+    """Decide what a classifier says of a slide.
+
+    Parameters
+    ----------
+    card
+        The model.
+    facts
+        What is known of the slide.
+    found
+        The model's outputs.
+    reader
+        The slide, for pictures of its representative patches; ``None``: without pictures.
+
+    Raises
+    ------
+    NoTissueError
+        If no patch has probabilities.
+    """
+    plan, probabilities = facts.plan, found.probabilities
+    whole = aggregate(probabilities, plan.tissue, plan.grid.settings, found.of_slide)
+    trust = assess_trust(card, whole.probabilities, found.domain_scores, aggregator=found.aggregator)
+    result = SlideResult(
+        status="scored",
+        prediction=card.classes[whole.leading],
+        classes=tuple(
+            ClassFinding(name=name, colour=colour, probability=float(p), share=float(s), area_mm2=float(a))
+            for name, colour, p, s, a in zip(
+                card.classes, class_colours(card), whole.probabilities, whole.shares, whole.areas_mm2, strict=True
+            )
+        ),
+        abstained=bool(trust.because),
+        abstained_because=trust.because,
+        prediction_set=trust.prediction_set,
+        out_of_domain=trust.out_of_domain,
+        domain_score=trust.domain_score,
+        patches=whole.scored,
+        masked_patches=whole.masked,
+        **facts.record,
+    )
+    pictures: tuple[RepresentativePatch, ...] = ()
+    if reader is not None:
+        extent = plan.grid.patch_extent
+        rows = representative_rows(probabilities, plan.coords, extent)
+        pictures = cut_representative(reader, rows, card.classes, probabilities, plan.coords, extent, found.attention)
+    return ScoredSlide(
+        result,
+        card,
+        datetime.now(UTC),
+        plan,
+        probabilities,
+        facts.masks,
+        facts.overview,
+        attention=found.attention,
+        domain_scores=found.domain_scores,
+        representative=pictures,
+    )
+
+
+def decide_detected(
+    card: Card,
+    facts: SlideFacts,
+    outputs: NDArray[np.float32],
+    detections: SlideDetections,
+    reader: SlideReader | None = None,
+) -> ScoredSlide:
+    """Decide what a detector says of a slide: no predicted class, but a count.
+
+    Parameters
+    ----------
+    card
+        The model.
+    facts
+        What is known of the slide.
+    outputs
+        ``(N, K * 5)`` float32 boxes of the patches, as a detector's engine gives them.
+    detections
+        The boxes of all patches, merged; see :func:`pathology.scoring.detections.slide_detections`.
+    reader
+        The slide, for pictures of the hotspot's detections; ``None``: without pictures.
+
+    Raises
+    ------
+    NoTissueError
+        If no patch could be read.
+    """
+    plan, scores = facts.plan, patch_scores(outputs)
+    whole = aggregate(scores, plan.tissue, plan.grid.settings)
+    count = _count(detections, facts)
+    record = dict(facts.record)
+    if count.total > HOTSPOT_LIMIT:
+        record["warnings"] = (
+            *record.get("warnings", ()),
+            f"{count.total:,} detections count as mitoses: more than a slide can hold, so the model does not suit this "
+            "slide, and no hotspot was searched",
+        )
+    result = SlideResult(status="scored", patches=whole.scored, masked_patches=whole.masked, mitoses=count, **record)
+    crops: tuple[DetectionCrop, ...] = ()
+    if reader is not None and count.hotspot is not None:
+        crops = cut_detections(reader, detections, count.hotspot.members, plan.grid.slide_mpp)
+    return ScoredSlide(
+        result,
+        card,
+        datetime.now(UTC),
+        plan,
+        scores,
+        facts.masks,
+        facts.overview,
+        detections=detections,
+        crops=crops,
+    )
+
+
+def _count(detections: SlideDetections, facts: SlideFacts) -> SlideMitoses:
+    rows = np.flatnonzero(detections.counted())
+    tissue_mm2 = facts.record.get("tissue_mm2") or None
+    many = len(rows) > HOTSPOT_LIMIT
+    count = count_mitoses(
+        detections.found.centres[rows[:0] if many else rows],
+        facts.plan.grid.slide_mpp,
+        window=detections.header.window,
+        tissue_mm2=tissue_mm2,
+    )
+    if many:
+        density = None if tissue_mm2 is None else len(rows) / tissue_mm2
+        count = count.model_copy(update={"total": len(rows), "overall_per_mm2": density})
+    if count.hotspot is not None:
+        known = {
+            "members": tuple(int(rows[member]) for member in count.hotspot.members),
+            "tissue_share": tissue_share(count.hotspot, facts.masks["tissue"], facts.plan.grid.dimensions),
+        }
+        count = count.model_copy(update={"hotspot": count.hotspot.model_copy(update=known)})
+    return SlideMitoses(threshold=detections.header.threshold, candidates=len(detections), **dict(count))

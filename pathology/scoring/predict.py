@@ -1,0 +1,93 @@
+"""Predicting some blocks of a slide, each on disk as soon as it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pathology.scoring.unfinished import UnfinishedSlide
+from pathology.scoring.worker import cores, engine_of, reading_processes
+from pathology.tiling.tile_work import TileWork
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pathology.inference.engines.base import Engine
+    from pathology.inference.reading.pipeline import BlockSource
+    from pathology.scoring.jobs import SlideJob
+    from pathology.slide.stain.normalise import StainNormaliser
+    from pathology.tiling.plan import TilePlan
+
+__all__ = ["predict_chunk"]
+
+_READING_THREADS = 2
+"""Where the processor predicts, two blocks ahead are enough, and more threads would take its time."""
+_CORES_FOR_GPU = 2
+"""Cores left to the process that holds a GPU; all others read."""
+
+
+def predict_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None]) -> tuple[int, TileWork]:
+    """Predict some blocks.
+
+    Parameters
+    ----------
+    job
+        The slide, already prepared.
+    ks
+        Places of the blocks in the plan.
+    report
+        Called with the number of patches whenever a block is done.
+
+    Returns
+    -------
+    tuple
+        Patches predicted, and what reading them took.
+    """
+    from pathology.inference.reading.pipeline import predict_blocks
+    from pathology.slide.stain.normalise import StainNormaliser
+
+    unfinished = UnfinishedSlide(job.work)
+    about = unfinished.about()
+    plan = unfinished.plan(about)
+    stain = StainNormaliser.from_record(about["stain"]) if about["stain"] is not None else None
+    engine, turn = engine_of(job)
+
+    def predict(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with turn:
+            return engine.predict(patches)
+
+    done = 0
+    with _reading(job, engine, plan, stain) as (source, unreadable, work):
+        for block in predict_blocks(predict, engine.classes, engine.preferred_batch, source, plan, ks):
+            unfinished.save_block(block.k, block.probabilities, unreadable(), engine.description)
+            done += len(block.probabilities)
+            report(len(block.probabilities))
+        return done, work()
+
+
+@contextmanager
+def _reading(
+    job: SlideJob, engine: Engine, plan: TilePlan, stain: StainNormaliser | None
+) -> Iterator[tuple[BlockSource, Callable[[], frozenset[tuple[int, int, int]]], Callable[[], TileWork]]]:
+    """Provide who reads the slide's blocks: threads of this process, or processes where a GPU must be fed."""
+    from pathology.inference.engines.base import available_cores
+
+    processes = job.readers
+    if processes is None and engine.device.startswith("cuda"):
+        processes = max(1, (cores() or available_cores()) - _CORES_FOR_GPU)
+    if processes:
+        state = json.dumps(job.signature())
+        with reading_processes(processes).slide(job.file(), plan, stain, state=state) as source:
+            yield source, lambda: source.unreadable_tiles, source.take_work
+        return
+    from pathology.inference.reading.threads import ReadingThreads
+    from pathology.scoring.reader_pool import pooled_reader
+    from pathology.tiling.blocks import BlockReader
+
+    with pooled_reader(job.file()) as lent:
+        blocks = BlockReader(lent.reader, plan.grid, stain.apply if stain is not None else None)
+        with ReadingThreads(blocks, plan, _READING_THREADS) as threads:
+            yield threads, lambda: lent.reader.unreadable_tiles, lent.take_work
