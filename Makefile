@@ -25,10 +25,11 @@ demo: $(READY)  ## Score a real slide and say where the report is
 test: $(READY)  ## Run all tests (those on real data need PATHOLOGY_TEST_DATA)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
 
-lint: $(READY)  ## Check style and types
+lint: $(READY)  ## Check style, types and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 format: $(READY)  ## Mend style where it can be done by machine
 	@$(BIN)/ruff check --fix .

@@ -54,10 +54,13 @@ def imports():
     return found
 
 
+_LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+
 def lint(folder):
     """Check the contracts of pyproject.toml on a copy of the package."""
     return subprocess.run(
-        [sys.executable, "-m", "importlinter.cli", "--config", str(ROOT / "pyproject.toml"), "--no-cache"],
+        [sys.executable, "-c", _LINT, "--config", str(ROOT / "pyproject.toml"), "--no-cache"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,

@@ -265,9 +265,9 @@ def heatmap_command(
     device: Device = None,
 ) -> None:
     """Draw one slide's heatmap over the slide."""
-    from pathology.cli.heatmap import run
+    from pathology.cli.export import draw_heatmap
 
-    run(slide, model, out, class_name=class_name, width=width, mpp=mpp, engine=engine, device=device)
+    draw_heatmap(slide, model, out, class_name=class_name, width=width, mpp=mpp, engine=engine, device=device)
 
 
 @app.command("view")
