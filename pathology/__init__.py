@@ -1,41 +1,19 @@
 """Scoring of whole-slide images of soft tissue sarcomas.  Research use only.
 
-The names most scripts need are here; they are imported on first use, so that ``import pathology`` stays
-fast and pulls in no deep-learning library::
+The names most scripts need are here, and the rooms that hold the rest.  All are imported on first use, so that
+``import pathology`` stays fast and pulls in no deep-learning library::
 
-    from pathology import load_bundle, open_results, open_slide, score
+    import pathology as pth
+
+    slide = pth.open_slide("slides/one.svs")
+    batch = pth.score("slides", "osteosarcoma-viability", "results")
 """
 
-from __future__ import annotations
+import logging
 
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+import lazy_loader
 
-if TYPE_CHECKING:
-    from pathology.bundle.catalogue import load_bundle
-    from pathology.outputs.results.results_folder import open_results
-    from pathology.scoring.batch import score
-    from pathology.slide.slide import open_slide
-    from pathology.tiling.store import PatchStore
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__all__ = ["PatchStore", "__version__", "load_bundle", "open_results", "open_slide", "score"]
-
-try:
-    __version__ = version("sarcoma-pathology")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
-
-_HOMES = {
-    "PatchStore": "pathology.tiling.store",
-    "load_bundle": "pathology.bundle.catalogue",
-    "open_results": "pathology.outputs.results.results_folder",
-    "open_slide": "pathology.slide.slide",
-    "score": "pathology.scoring.batch",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'pathology' has no attribute {name!r}")
+# A library leaves it to the program whether and where its messages are shown.
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -17,7 +17,9 @@ from pathology.bundle.learned_aggregator import read_aggregator
 from pathology.bundle.tiatoolbox_zoo import ZOO_PREFIX, zoo_bundle
 from pathology.bundle.weights import check_weights, load_weights, read_state_dict, refuse_unsafe, weights_path
 from pathology.errors import BundleError, PathologyError, UnknownArchitectureError, UnknownModelError
+from pathology.formatting import RESEARCH_USE_ONLY, scale
 from pathology.networks.registry import architectures, build_network
+from pathology.notebook import html_summary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +33,9 @@ ENVIRONMENT: Final = "PATHOLOGY_MODELS"
 """Environment variable with the user's own model folders, separated as in ``PATH``."""
 
 _APPLICATION: Final = "sarcoma-pathology"
+
+_METRICS_SHOWN: Final = 4
+"""Metrics of the card that a notebook shows; the card has them all."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,32 @@ class Bundle:
 
     card: Card
     directory: Path
+
+    def __repr__(self) -> str:
+        card = self.card
+        classes = "1 class" if len(card.classes) == 1 else f"{len(card.classes)} classes"
+        return (
+            f"Bundle({card.name!r}: {card.task}, {card.architecture}, {classes}, "
+            f"patches of {card.patch} px at {scale(card.mpp)})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the essentials of the card in a notebook."""
+        card = self.card
+        facts: dict[str, object] = {
+            "Model": f"{card.name} {card.version}",
+            "Network": f"{card.architecture}, {card.parameters:,} parameters",
+            "Classes": ", ".join(card.classes),
+            "Patches": f"{card.patch} px at {scale(card.mpp)}",
+        }
+        for metric in card.metrics[:_METRICS_SHOWN]:
+            if metric.value is not None and metric.interval is not None:
+                low, high = metric.interval
+                facts[metric.metric] = (
+                    f"{metric.value:.3g} ({metric.level:.0%}: {low:.3g} to {high:.3g}; {metric.n} {metric.unit})"
+                )
+        facts |= {"Intended use": card.intended_use, "Licence": card.licence, "Note": RESEARCH_USE_ONLY}
+        return html_summary(card.title, facts)
 
     @property
     def name(self) -> str:

@@ -1,5 +1,5 @@
 """The command line: thin, fast to start, and the same functions a script would call."""
 
-from pathology.cli.app import main
+import lazy_loader
 
-__all__ = ["main"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

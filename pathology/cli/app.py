@@ -5,6 +5,7 @@ Every subcommand imports what it needs when it runs, so that ``pathology --help`
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -386,7 +387,11 @@ _add_groups()
 
 
 def main() -> None:
-    """Run the command; errors made on purpose become one line and an exit status."""
+    """Run the command; errors made on purpose become one line and an exit status, and warnings go to stderr."""
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("pathology: %(levelname)s: %(message)s"))
+    shown.setLevel(logging.WARNING)
+    logging.getLogger("pathology").addHandler(shown)
     try:
         app()
     except PathologyError as error:

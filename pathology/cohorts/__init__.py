@@ -1,0 +1,8 @@
+"""Public cohorts of sarcoma slides: which there are, and what tables and maps go with them.
+
+``pathology cohort fetch`` downloads them.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,8 @@
+"""What is found on a slide: predictions put together from patches, detections, counts, hotspots.
+
+Nothing here reads a slide or a model.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
-"""Scoring a folder of slides: the rooms of the house put to work one after the other."""
+"""Scoring and tiling of folders of slides: the rooms below put to work one after the other."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

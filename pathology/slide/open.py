@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -22,6 +23,8 @@ from pathology.slide.readers.dicom_series import first_of_each_series, is_dicom
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES
 
 __all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "find_slides", "open_reader"]
+
+logger = logging.getLogger(__name__)
 
 Backend = Literal["tiff", "openslide", "dicom", "image"]
 
@@ -115,6 +118,7 @@ def _first_that_opens(path: Path, candidates: Sequence[Backend], threads: int, c
         except NotBrightfieldError:
             raise
         except UnsupportedSlideError as refusal:
+            logger.info("%s: the %s reader does not read it: %s", path.name, name, refusal.what)
             refusals.append(refusal)
     if len(refusals) == 1:
         raise refusals[0]

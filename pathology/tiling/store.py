@@ -41,6 +41,8 @@ import zarr
 from numpy.typing import NDArray
 
 from pathology.errors import OutputError, StoreError
+from pathology.formatting import scale
+from pathology.notebook import PICTURE_SIDE, html_summary
 from pathology.settings import GridSettings
 from pathology.slide.readers.base import BACKGROUND
 from pathology.slide.readers.codecs import decoding_memory
@@ -66,6 +68,9 @@ __all__ = ["FORMAT", "PatchStore", "StoreMode"]
 FORMAT = 1
 """Version of the layout, in the group's attributes."""
 
+_PATCH_COLOUR = (196, 110, 158)
+"""Colour of patches on the map that a notebook shows: eosin's pink."""
+
 StoreMode = Literal["reference", "encoded", "decoded"]
 
 
@@ -86,6 +91,29 @@ class PatchStore:
         self._group = group
         self._reader = reader
         self.path = path
+
+    def __repr__(self) -> str:
+        grid = self.grid.settings
+        return (
+            f"PatchStore({self.path.name!r}: {len(self)} patches of {grid.patch} px at {scale(grid.mpp)}, {self.mode})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what is stored and where on the slide the patches lie."""
+        grid, (width, height) = self.grid.settings, self.grid.dimensions
+        facts: dict[str, object] = {
+            "Patches": f"{len(self)} of {grid.patch} px at {scale(grid.mpp)}, {grid.stride} px apart",
+            "Mode": self.mode,
+            "Slide": f"{Path(str(self.attributes['slide'])).name}, {width} × {height} px",
+        }
+        if self.stain is not None:
+            facts["Stain normalisation"] = self.attributes["stain"]["method"]
+        shrink = PICTURE_SIDE / max(width, height)
+        picture = np.full((max(1, round(height * shrink)), max(1, round(width * shrink)), 3), BACKGROUND, np.uint8)
+        side = max(1, round(grid.patch * self.grid.scale * shrink))
+        for left, top in (np.maximum(self.coords, 0) * shrink).astype(int):
+            picture[top : top + side, left : left + side] = _PATCH_COLOUR
+        return html_summary(self.path.name, facts, picture)
 
     # -- opening and creating ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ small slides do too.
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections import deque
@@ -22,6 +23,8 @@ from pathology.progress import Progress
 from pathology.tiling.tile_work import TileWork
 
 __all__ = ["ChunkDone", "Failure", "Job", "Prepared", "Steps", "run_slides"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class _Batch(Generic[J, T]):
             outcome = future.result()
         except KilledWorker:
             self._end(slide)
+            logger.warning("%s: a worker process died with this slide", slide.job.slide_id)
             if slide.job.attempt == 1:
                 self.suspects.append(slide.job)
             else:

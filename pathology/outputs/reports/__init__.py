@@ -1,0 +1,5 @@
+"""Pages and sheets for people: the batch report, each slide's report, PDF and Excel."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from pathology.bundle.card import Card
 from pathology.errors import StoreError, UsageError
 from pathology.findings.slide_detections import Decision, SlideDetections
 from pathology.findings.slide_result import SlideResult
+from pathology.formatting import RESEARCH_USE_ONLY, area, scale
+from pathology.notebook import PICTURE_SIDE, html_summary, html_table
 from pathology.outputs.figures.heatmap import Heatmap
 from pathology.outputs.figures.overlay import LONGEST_SIDE, compose_overlay
 from pathology.outputs.figures.thumbnail import SlidePicture
@@ -26,6 +30,9 @@ from pathology.outputs.results.layout import CARD, OVERVIEW, RECORD
 from pathology.outputs.results.predictions import read_heatmap
 
 __all__ = ["Results", "SlideFolder", "open_results"]
+
+_ROWS_SHOWN = 20
+"""Slides that a notebook shows of a batch."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,32 @@ class SlideFolder:
 
     folder: Path
     record: SlideResult
+
+    def __repr__(self) -> str:
+        record = self.record
+        return f"SlideFolder({self.slide_id!r}: {record.error if record.status == 'failed' else record.answer})"
+
+    def _repr_html_(self) -> str:
+        """Show the slide and what was found in a notebook."""
+        record = self.record
+        facts: dict[str, object] = {"Status": record.status}
+        if record.status == "failed":
+            facts["Error"] = record.error
+        else:
+            facts |= {
+                "Prediction": record.answer,
+                "Model": record.model,
+                "Patches": record.patches,
+                "Tissue": area(record.tissue_mm2),
+                "Scale": scale(record.mpp),
+            }
+        facts["Note"] = RESEARCH_USE_ONLY
+        try:
+            picture = Image.fromarray(self.overview.pixels)
+        except StoreError:
+            return html_summary(self.slide_id, facts)
+        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        return html_summary(self.slide_id, facts, np.asarray(picture))
 
     @property
     def slide_id(self) -> str:
@@ -225,6 +258,22 @@ class Results:
     def __init__(self, folder: Path, slides: dict[str, SlideFolder]) -> None:
         self.folder = folder
         self._slides = slides
+
+    def __repr__(self) -> str:
+        counts = Counter(slide.record.status for slide in self)
+        said = "".join(f", {counts[status]} {status}" for status in ("scored", "failed") if counts[status])
+        return f"Results({self.folder.name!r}: {len(self)} slide{'s' if len(self) != 1 else ''}{said})"
+
+    def _repr_html_(self) -> str:
+        """Show the first slides as a table in a notebook."""
+        rows = [
+            (slide.slide_id, record.status, record.answer or record.error, record.patches, area(record.tissue_mm2))
+            for slide in islice(self, _ROWS_SHOWN)
+            for record in (slide.record,)
+        ]
+        hidden = len(self) - len(rows)
+        note = f"and {hidden} more. {RESEARCH_USE_ONLY}" if hidden else RESEARCH_USE_ONLY
+        return html_table(self.folder.name, ("Slide", "Status", "Prediction", "Patches", "Tissue"), rows, note)
 
     def __len__(self) -> int:
         return len(self._slides)

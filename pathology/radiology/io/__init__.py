@@ -1,0 +1,8 @@
+"""Images, masks and cohorts of them from DICOM, NIfTI and ITK files.
+
+What a file does not say, such as a missing slice or dose, is an error.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

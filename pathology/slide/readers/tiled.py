@@ -9,6 +9,7 @@ time.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,8 @@ from pathology.slide.readers.tile_cache import TileCache
 from pathology.slide.readers.tile_encoding import TileEncoding
 
 __all__ = ["DEFAULT_CACHE_BYTES", "StoredLevel", "TileDecoder", "TiledReader", "picture_decoder"]
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE_BYTES: Final = 32 * 2**20
 """Decoded tiles a reader keeps, in bytes.  32 MiB are 170 tiles of 256 x 256: one tile row of 43,000 pixels,
@@ -585,7 +588,12 @@ class TiledReader(SlideReader):
         with self._lock:
             self._decoded += decoded
             self._reused += reused
-            self._unreadable.update((number, column, row) for column, row in lost)
+            found = {(number, column, row) for column, row in lost} - self._unreadable
+            for place in sorted(found):
+                logger.info(
+                    "%s: the stored tile at level %d, column %d, row %d cannot be decoded", self.path.name, *place
+                )
+            self._unreadable |= found
         return lost
 
     def _thread_scratch(self, width: int, height: int) -> NDArray[np.uint8] | None:

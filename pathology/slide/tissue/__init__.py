@@ -1,0 +1,5 @@
+"""Where a slide has tissue, and what spoils it: pen, blur, folds, bubbles, dirt."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

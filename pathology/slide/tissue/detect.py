@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathology.errors import UsageError
+from pathology.formatting import area, scale
 from pathology.memory import give_back_freed_memory
 from pathology.settings import TissueSettings
 from pathology.slide.tissue.channels import largest_channel, mean_of_channels, smallest_channel
@@ -120,6 +121,10 @@ class TissueMask:
     left_out: NDArray[np.uint8]
     mpp: float
     glass: Glass
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"TissueMask({area(self.area_mm2)} of tissue, {width} x {height} px at {scale(self.mpp)})"
 
     @property
     def area_mm2(self) -> float:

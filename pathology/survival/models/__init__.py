@@ -1,0 +1,5 @@
+"""Kinds of survival models: Cox, DeepSurv, DeepHit and others, made by name."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

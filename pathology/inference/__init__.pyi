@@ -1,0 +1,3 @@
+from . import engines, reading, workers
+
+__all__ = ["engines", "reading", "workers"]

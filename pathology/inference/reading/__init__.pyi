@@ -1,0 +1,4 @@
+from .processes import ReadingProcesses
+from .threads import ReadingThreads
+
+__all__ = ["ReadingProcesses", "ReadingThreads"]

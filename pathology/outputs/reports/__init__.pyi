@@ -1,0 +1,3 @@
+from .excel import write_excel
+
+__all__ = ["write_excel"]

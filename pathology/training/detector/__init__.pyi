@@ -1,0 +1,4 @@
+from .data import MitosisData
+from .fit import DetectorFitSettings
+
+__all__ = ["DetectorFitSettings", "MitosisData"]

@@ -1,0 +1,4 @@
+from .batch import Batch
+from .server import ViewerServer
+
+__all__ = ["Batch", "ViewerServer"]
