@@ -10,9 +10,8 @@ import pytest
 
 import pathology
 
-ROOMS = ["pathology"] + sorted(
-    module.name for module in pkgutil.walk_packages(pathology.__path__, "pathology.") if module.ispkg
-)
+INNER = sorted(module.name for module in pkgutil.walk_packages(pathology.__path__, "pathology.") if module.ispkg)
+ROOMS = ["pathology", *INNER]
 
 
 @pytest.mark.parametrize("room", ROOMS)
