@@ -1,16 +1,16 @@
 from .clinical import ClinicalTable, read_clinical
-from .patient_summary import PlainText, plain_text
+from .patient_summary import PatientSummary, summarise_record
 from .readability import Readability, readability
 from .record import PatientRecord, build_records, patient_table
 
 __all__ = [
     "ClinicalTable",
     "PatientRecord",
-    "PlainText",
+    "PatientSummary",
     "Readability",
     "build_records",
     "patient_table",
-    "plain_text",
     "read_clinical",
     "readability",
+    "summarise_record",
 ]

@@ -1,15 +1,14 @@
 from .bootstrap import bootstrap
-from .classification import BinaryReport, ClassificationReport, area_under_roc, binary_report, classification_report
+from .classification import ClassificationReport, area_under_roc, classification_report
 from .conformal import ConformalRule, fit_conformal, prediction_sets
 from .decision_curve import DecisionCurve, decision_curve
 from .delong import DeLongTest, delong, delong_test
-from .intervals import Interval, PairedTest, clopper_pearson, mcnemar, mean_interval, poisson_interval, wilson
+from .intervals import Interval, PairedTest, mcnemar, mean_interval, poisson_interval, wilson
 from .reader_study import ReaderStudy, reader_study
 from .splits import Fold, SplitAudit, audit_leakage, grouped_k_fold, grouped_split
 from .temperature_scaling import TemperatureFit, fit_temperature, tempered
 
 __all__ = [
-    "BinaryReport",
     "ClassificationReport",
     "ConformalRule",
     "DeLongTest",
@@ -22,10 +21,8 @@ __all__ = [
     "TemperatureFit",
     "area_under_roc",
     "audit_leakage",
-    "binary_report",
     "bootstrap",
     "classification_report",
-    "clopper_pearson",
     "decision_curve",
     "delong",
     "delong_test",

@@ -1,4 +1,4 @@
-"""Stain normalisation and variation: Macenko, Reinhard, Vahadane."""
+"""Stain normalisation: Macenko, Reinhard, Vahadane."""
 
 import lazy_loader
 

@@ -1,4 +1,3 @@
-from .augmentation import StainVariation, vary_stain
 from .normalise import StainLook, StainNormaliser, fit_look
 
-__all__ = ["StainLook", "StainNormaliser", "StainVariation", "fit_look", "vary_stain"]
+__all__ = ["StainLook", "StainNormaliser", "fit_look"]
