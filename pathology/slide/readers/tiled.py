@@ -589,7 +589,7 @@ class TiledReader(SlideReader):
             self._decoded += decoded
             self._reused += reused
             found = {(number, column, row) for column, row in lost} - self._unreadable
-            for place in sorted(found):
+            for lost_tile in sorted(found):
                 logger.info(
                     "%s: the stored tile at level %d, column %d, row %d cannot be decoded", self.path.name, *place
                 )
