@@ -589,10 +589,8 @@ class TiledReader(SlideReader):
             self._decoded += decoded
             self._reused += reused
             found = {(number, column, row) for column, row in lost} - self._unreadable
-            for lost_tile in sorted(found):
-                logger.info(
-                    "%s: the stored tile at level %d, column %d, row %d cannot be decoded", self.path.name, *place
-                )
+            for where in sorted(found):
+                logger.info("%s: stored tile (level, column, row) %s cannot be decoded", self.path.name, where)
             self._unreadable |= found
         return lost
 
