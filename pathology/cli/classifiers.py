@@ -1,4 +1,4 @@
-"""``pathology train``, ``evaluate`` and ``readers`` as commands; what they do is imported when they run."""
+"""The commands ``pathology train``, ``evaluate`` and ``readers``; implementations are imported when they run."""
 
 from __future__ import annotations
 
@@ -20,84 +20,86 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         "-l",
-        help="CSV with slide_id, patient_id, label; optionally site, set, regions and further columns.",
+        help="CSV with slide_id, patient_id, label; optionally site, set, regions and other columns.",
         show_default=False,
     ),
 ]
 Mpp = Annotated[
     float | None,
-    typer.Option("--mpp", help="Micrometres per pixel of every slide's finest level.", show_default=False),
+    typer.Option("--mpp", help="Level-0 micrometres per pixel, for all slides.", show_default=False),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", help="Processes that read slides.", show_default=False)]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Number of worker processes for tiling.", show_default=False)
+]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA where there is a device.", show_default=False),
+    typer.Option("--device", help="cpu, cuda or cuda:N; CUDA by default if available.", show_default=False),
 ]
 
 
 def train_command(
-    system: Annotated[str, typer.Argument(help="Id of a classifier, such as foersch-2021; see: pathology systems.")],
+    system: Annotated[
+        str, typer.Argument(help="Published classifier, such as foersch-2021; list them with 'pathology systems'.")
+    ],
     slides: Slides,
     labels: Labels,
     out: Annotated[
         Path,
-        typer.Option(
-            "--out", "-o", help="Folder of the new bundle; the same command again resumes.", show_default=False
-        ),
+        typer.Option("--out", "-o", help="Output bundle folder; repeat the command to resume.", show_default=False),
     ],
     init: Annotated[
-        str, typer.Option("--init", help="Weights to start from: imagenet, random, a safetensors file or a bundle.")
+        str, typer.Option("--init", help="Initial weights: imagenet, random, a safetensors file or a bundle.")
     ] = "imagenet",
     classes: Annotated[
-        str | None, typer.Option("--classes", help="Other classes than the published ones: a,b,c.", show_default=False)
+        str | None, typer.Option("--classes", help="Classes, if not the published ones: a,b,c.", show_default=False)
     ] = None,
     target_mpp: Annotated[
         float | None,
-        typer.Option("--target-mpp", help="Micrometres per pixel of the patches.", show_default=False),
+        typer.Option("--target-mpp", help="Patch resolution in micrometres per pixel.", show_default=False),
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", help="Change a setting of the recipe: patch=299, epochs=10; repeatable.", show_default=False
-        ),
+        typer.Option("--set", help="Override a recipe setting: patch=299, epochs=10; repeatable.", show_default=False),
     ] = None,
     folds: Annotated[
-        int, typer.Option("--folds", help="Folds of a nested cross-validation; 0: one set of test patients.")
+        int, typer.Option("--folds", help="Folds of a nested cross-validation; 0: a single test set.")
     ] = 0,
     aggregator: Annotated[
         str | None,
         typer.Option(
             "--aggregator",
-            help="From patches to a slide: mean, share, majority, top; attention and transformer are trained.",
+            help="Slide aggregation: mean, share, majority or top; attention and transformer are trained.",
             show_default=False,
         ),
     ] = None,
     keep_sites: Annotated[
-        bool, typer.Option("--keep-sites", help="Never put one hospital on two sides of a split (column site).")
+        bool, typer.Option("--keep-sites", help="Keep each hospital (column site) in one set.")
     ] = False,
     pixels: Annotated[
         str,
         typer.Option(
             "--pixels",
-            help="decoded: patches are stored; reference: slides are decoded in every epoch, no disk needed.",
+            help="decoded: store patches on disk; reference: decode slides in every epoch.",
         ),
     ] = "decoded",
     mpp: Mpp = None,
     device: Device = None,
     loaders: Annotated[
         int | None,
-        typer.Option("--loaders", help="Processes that read and change patches; 0: none.", show_default=False),
+        typer.Option("--loaders", help="Data loader processes; 0: load in the main process.", show_default=False),
     ] = None,
     workers: Workers = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of split, order, changes and random weights.")] = 0,
-    data_name: Annotated[str, typer.Option("--data-name", help="What the slides are called on the card.")] = (
-        "slides of the user's own"
+    seed: Annotated[
+        int, typer.Option("--seed", help="Random seed for split, sampling, augmentation and initial weights.")
+    ] = 0,
+    data_name: Annotated[str, typer.Option("--data-name", help="Name of the data set, for the model card.")] = (
+        "own slides"
     ),
-    data_source: Annotated[str, typer.Option("--data-source", help="Where they are from.")] = "not stated",
-    data_licence: Annotated[str, typer.Option("--data-licence", help="Their licence.")] = "not stated",
+    data_source: Annotated[str, typer.Option("--data-source", help="Source of the data set.")] = "not stated",
+    data_licence: Annotated[str, typer.Option("--data-licence", help="Licence of the data set.")] = "not stated",
     licence: Annotated[str, typer.Option("--licence", help="Licence of the trained weights.")] = "not stated",
 ) -> None:
-    """Train a published classifier on labelled slides and write a bundle with its figures.
+    """Train a published classifier on labelled slides and write a bundle with its metrics.
 
     On several GPUs: torchrun --nproc-per-node N -m pathology train ...
     """
@@ -130,19 +132,17 @@ def train_command(
 
 
 def evaluate_command(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Name of a model bundle, or its folder.", show_default=False)
-    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Model bundle name or folder.", show_default=False)],
     slides: Slides,
     labels: Labels,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the report; the same command resumes.", show_default=False)
+        Path, typer.Option("--out", "-o", help="Output folder; repeat the command to resume.", show_default=False)
     ],
-    name: Annotated[str, typer.Option("--name", help="What this evaluation is called.")] = "external",
-    data: Annotated[str, typer.Option("--data-name", help="Which slides these are.")] = "slides of the user's own",
+    name: Annotated[str, typer.Option("--name", help="Name of the evaluation.")] = "external",
+    data: Annotated[str, typer.Option("--data-name", help="Name of the data set.")] = "own slides",
     mpp: Mpp = None,
     min_tissue: Annotated[
-        float, typer.Option("--min-tissue", min=0, max=1, help="Smallest share of a patch that must be tissue.")
+        float, typer.Option("--min-tissue", min=0, max=1, help="Minimum tissue fraction of a patch.")
     ] = 0.5,
     workers: Workers = None,
     device: Device = None,
@@ -150,21 +150,21 @@ def evaluate_command(
         str | None,
         typer.Option(
             "--aggregator",
-            help="How patches become a slide; by default what the model was fitted for.",
+            help="Slide aggregation; defaults to the model's own.",
             show_default=False,
         ),
     ] = None,
     time: Annotated[
-        str | None, typer.Option("--time", help="Column of follow-up, for a model of risk.", show_default=False)
+        str | None, typer.Option("--time", help="Follow-up time column, for a risk model.", show_default=False)
     ] = None,
     event: Annotated[
-        str | None, typer.Option("--event", help="Column that is 1 where the event was seen.", show_default=False)
+        str | None, typer.Option("--event", help="Event column: 1 observed, 0 censored.", show_default=False)
     ] = None,
     covariates: Annotated[
-        str | None, typer.Option("--covariates", help="Columns to adjust for: age,sex.", show_default=False)
+        str | None, typer.Option("--covariates", help="Adjustment covariates, such as age,sex.", show_default=False)
     ] = None,
 ) -> None:
-    """Measure a bundle on labelled slides, beside the figures of its training."""
+    """Evaluate a bundle on labelled slides, next to its internal evaluation."""
     from pathology.cli.evaluate import run
 
     raise typer.Exit(
@@ -188,17 +188,19 @@ def evaluate_command(
 
 
 def readers_command(
-    table: Annotated[Path, typer.Argument(help="CSV with reader, case, truth, unaided, aided.", show_default=False)],
+    table: Annotated[
+        Path, typer.Argument(help="CSV with columns reader, case, truth, unaided, aided.", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare readers' accuracy without and with a model's help."""
+    """Compare the accuracy of readers with and without AI assistance."""
     from pathology.cli.evaluate import run_readers
 
     run_readers(table, as_json=as_json)
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Give the commands to the program."""
+    """Register the commands."""
     app.command("train")(train_command)
     app.command("evaluate")(evaluate_command)
     app.command("readers")(readers_command)

@@ -1,4 +1,4 @@
-"""``pathology cohort``: public cohorts, from the list to a manifest that training takes."""
+"""``pathology cohort``: list and fetch public cohorts, and write a manifest for training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="cohort",
-    help="Public cohorts of sarcomas: what there is, and how to get it. Research use only.",
+    help="Public sarcoma cohorts: list, select and download. Research use only.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -25,22 +25,23 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="tcga-sarc, rms, sts or qin.", show_default=False)]
 KindOption = Annotated[
     str | None,
-    typer.Option("--kind", help="diagnostic, frozen, annotation or imaging; by default what the cohort is for."),
+    typer.Option("--kind", help="diagnostic, frozen, annotation or imaging; the default depends on the cohort."),
 ]
 PatientFile = Annotated[
-    Path | None, typer.Option("--patients", help="Text file with one patient a line; only these.", show_default=False)
+    Path | None, typer.Option("--patients", help="Text file of patient IDs to keep, one per line.", show_default=False)
 ]
-OnePerPatient = Annotated[bool, typer.Option("--one-per-patient", help="The first slide of each patient only.")]
+OnePerPatient = Annotated[bool, typer.Option("--one-per-patient", help="Keep only the first slide of each patient.")]
 LargestMb = Annotated[
-    float | None, typer.Option("--largest-mb", help="Leave out larger series, in megabytes.", show_default=False)
+    float | None,
+    typer.Option("--largest-mb", help="Exclude series larger than this, in megabytes.", show_default=False),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="At most so many patients.", show_default=False)]
+Limit = Annotated[int | None, typer.Option("--limit", help="Maximum number of patients.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
-    """List the cohorts with their size, licences and what they hold."""
+    """List the cohorts with their contents, size and licences."""
     from dataclasses import asdict
 
     from pathology.cohorts.index import COHORTS, index_version, read_cohort
@@ -54,7 +55,7 @@ def list_command(as_json: AsJson = False) -> None:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.kinds.items())
         print(f"{cohort.name}: {cohort.title}")
         print(f"  {summary.patients:,} patients; {kinds}; {_size(summary.size_mb)}; {', '.join(summary.licences)}")
-    print(f"From {index_version()}, without the network. Research use only.")
+    print(f"Source: {index_version()} (offline). Research use only.")
 
 
 @app.command("show")
@@ -67,7 +68,7 @@ def show_command(
     limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a selection of a cohort amounts to: numbers, sizes, licences, encodings."""
+    """Summarise a selection of a cohort: counts, sizes, licences, encodings."""
     from dataclasses import asdict
 
     from pathology.cohorts.selection import summarise
@@ -86,36 +87,40 @@ def show_command(
 @app.command("fetch")
 def fetch_command(
     name: Name,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the series, one each.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder; one subfolder per series.", show_default=False)
+    ],
     kind: KindOption = None,
     patients: PatientFile = None,
     one_per_patient: OnePerPatient = False,
     largest_mb: LargestMb = None,
     limit: Limit = None,
     annotations: Annotated[
-        bool, typer.Option("--annotations", help="Also fetch the annotations of the slides chosen.")
+        bool, typer.Option("--annotations", help="Also download the annotations of the selected slides.")
     ] = False,
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", help="Clinical table to join diagnoses from, by patient.", show_default=False),
+        typer.Option("--labels", help="Clinical table with a diagnosis per patient.", show_default=False),
     ] = None,
-    patient_column: Annotated[str, typer.Option("--patient-column", help="Its column with patients.")] = "patient",
+    patient_column: Annotated[
+        str, typer.Option("--patient-column", help="Patient ID column of the clinical table.")
+    ] = "patient",
     label_column: Annotated[
-        str, typer.Option("--label-column", help="Its column with diagnoses.")
+        str, typer.Option("--label-column", help="Diagnosis column of the clinical table.")
     ] = "histological_type",
     classes: Annotated[
         str | None,
-        typer.Option("--classes", help="Codes to keep, such as DDLPS,LMS,MFS,SS,UPS.", show_default=False),
+        typer.Option("--classes", help="Histotype codes to keep, such as DDLPS,LMS,MFS,SS,UPS.", show_default=False),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="Address of a mirror that speaks S3.", show_default=False)
+        str | None, typer.Option("--endpoint", help="URL of an S3-compatible mirror.", show_default=False)
     ] = None,
     manifest_only: Annotated[
-        bool, typer.Option("--manifest-only", help="Write the manifest and fetch nothing.")
+        bool, typer.Option("--manifest-only", help="Write the manifest without downloading.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before fetching.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation prompt.")] = False,
 ) -> None:
-    """Fetch series, after showing how large they are and under which licence; the same command again goes on."""
+    """Download series, after showing size and licences; repeat the command to resume."""
     from pathology.cohorts.fetch import fetch
     from pathology.cohorts.labels import join_labels, read_diagnoses, write_manifest
     from pathology.cohorts.selection import annotations_of
@@ -131,7 +136,9 @@ def fetch_command(
         if not chosen:
             from pathology.errors import InputTableError
 
-            raise InputTableError("no series has a label", where=labels, remedy="Check --patient-column and --classes")
+            raise InputTableError(
+                "no series matches a label", where=labels, remedy="Check --patient-column and --classes"
+            )
     everything_wanted = (*chosen, *(annotations_of(chosen, everything) if annotations else ()))
     _print_summary(name, everything_wanted)
     out.mkdir(parents=True, exist_ok=True)
@@ -142,26 +149,26 @@ def fetch_command(
         print(f"Manifest: {manifest} ({count:,} slides)")
     if manifest_only:
         return
-    if not yes and not typer.confirm("Fetch?"):
-        print("Nothing was fetched.")
+    if not yes and not typer.confirm("Download?"):
+        print("Nothing downloaded.")
         return
     from pathology.cli.display import shown_bytes
 
     with shown_bytes(sum(one.size_mb for one in everything_wanted) * 1e6) as arrived:
         done = fetch(everything_wanted, out, endpoint=endpoint, progress=arrived)
     print(
-        f"{done.series:,} series are whole: {done.files:,} files fetched ({_size(done.bytes / 1e6)}),"
-        f" {done.already_present:,} were there before. Research use only."
+        f"{done.series:,} series complete: {done.files:,} files downloaded ({_size(done.bytes / 1e6)}),"
+        f" {done.already_present:,} already present. Research use only."
     )
 
 
 @app.command("regions")
 def regions_command(
-    annotation: Annotated[Path, typer.Argument(help="A DICOM SEG of a slide.", show_default=False)],
-    slide: Annotated[Path, typer.Option("--slide", help="The slide it is of.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The GeoJSON file to write.", show_default=False)],
+    annotation: Annotated[Path, typer.Argument(help="DICOM SEG of a slide.", show_default=False)],
+    slide: Annotated[Path, typer.Option("--slide", help="The annotated slide.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output GeoJSON file.", show_default=False)],
 ) -> None:
-    """Turn a slide's segmentation into outlines that QuPath and training take."""
+    """Convert a slide segmentation to GeoJSON regions for QuPath and training."""
     from pathology.cohorts.regions import read_slide_regions, write_slide_regions
     from pathology.errors import MissingScaleError
     from pathology.slide.open import open_reader
@@ -169,10 +176,10 @@ def regions_command(
     with open_reader(slide) as reader:
         mpp, dicom = reader.mpp, reader.backend == "dicom"
     if mpp is None:
-        raise MissingScaleError("the slide does not say how large a pixel is", where=slide)
+        raise MissingScaleError("the slide does not state its pixel size", where=slide)
     regions = read_slide_regions(annotation, mpp=mpp, slide=slide if dicom else None)
     count = write_slide_regions(out, regions)
-    print(f"{count:,} outlines of {', '.join(region.label for region in regions)}: {out}")
+    print(f"{count:,} regions of {', '.join(region.label for region in regions)}: {out}")
 
 
 def _selected(
@@ -191,7 +198,7 @@ def _selected(
 
     cohort = find_cohort(name)
     if kind is not None and kind not in get_args(Kind):
-        raise UsageError(f"there is no kind {kind!r}", remedy=f"Choose one of: {', '.join(get_args(Kind))}")
+        raise UsageError(f"unknown kind {kind!r}", remedy=f"Choose one of: {', '.join(get_args(Kind))}")
     only = None
     if patients is not None:
         try:
@@ -219,11 +226,11 @@ def _print_summary(name: str, chosen: tuple[CohortSeries, ...]) -> None:
     print(f"{find_cohort(name).title} ({index_version()})")
     print(
         f"  {summary.series:,} series ({kinds}) of {summary.patients:,} patients, {summary.files:,} files,"
-        f" {_size(summary.size_mb)} in all, median {_size(summary.median_mb)}"
+        f" {_size(summary.size_mb)} in total, median {_size(summary.median_mb)}"
     )
     print(f"  Licences: {', '.join(f'{licence} ({count:,})' for licence, count in summary.licences.items())}")
     print(f"  Encodings: {', '.join(f'{encoding} ({count:,})' for encoding, count in summary.encodings.items())}")
-    print(f"  To be cited: {', '.join(f'doi:{doi}' for doi in summary.dois) or 'not stated'}")
+    print(f"  Cite: {', '.join(f'doi:{doi}' for doi in summary.dois) or 'not stated'}")
     print(f"  Labels: {find_cohort(name).labels}")
 
 
@@ -233,7 +240,7 @@ def _print_labels(labels: Mapping[str, str], excluded: Mapping[str, int], vocabu
     counts = Counter(labels.values())
     print(f"Labels ({vocabulary}): {', '.join(f'{count:,} {code}' for code, count in counts.most_common()) or 'none'}")
     for reason, count in excluded.items():
-        print(f"  {count:,} slides left out: {reason}")
+        print(f"  {count:,} slides excluded: {reason}")
 
 
 def _size(megabytes: float) -> str:

@@ -1,4 +1,4 @@
-"""``pathology evaluate``: a bundle on labelled slides; and ``pathology readers``: people with and without it."""
+"""``pathology evaluate``: a bundle on labelled slides; ``pathology readers``: readers with and without AI."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def run(
     from pathology.survival.groups import RiskGroups
 
     if (time is None) != (event is None):
-        raise UsageError("--time and --event come together or not at all")
+        raise UsageError("--time and --event must be given together")
     bundle = load_bundle(model)
     groups = bundle.card.calibration.get("risk_groups")
     if time is not None and groups is None:
         raise UsageError(
-            f"{bundle.card.name} has no cut-off of a risk", remedy="Evaluate a model of two classes that train made"
+            f"{bundle.card.name} has no risk cut-off", remedy="Evaluate a two-class model from 'pathology train'"
         )
     fitted_for = bundle.card.trust.aggregator if bundle.card.trust is not None else "mean"
     with shown_progress() as display:
@@ -64,25 +64,25 @@ def run(
     if time is not None and event is not None:
         cut = RiskGroups.model_validate(groups)
         columns = [part.strip() for part in covariates.split(",")] if covariates else []
-        table = patient_risks(found.findings, found.labelled, [time, event, *columns])
+        table = patient_risks(found.predictions, found.labelled, [time, event, *columns])
         report = risk_report(table, cut, time=time, event=event, covariates=columns)
         write_text(out / "risk.json", report.model_dump_json(indent=1))
         extra.append(risk_section(table, cut, report, out / "pictures", time=time, event=event))
     page = write_bundle_evaluation(found, bundle, out, extra=extra)
     for evaluation in found.evaluations:
-        print(f"{evaluation.name}: {evaluation.slides} slides of {evaluation.patients} patients")
+        print(f"{evaluation.name}: {evaluation.slides} slides from {evaluation.patients} patients")
         for rule in ("mean", "share"):
             measured = evaluation.at("slide", rule).report
             areas = ", ".join(
                 f"{c} {measured.auc[c].value:.2f} (n = {measured.support[c]})" for c in evaluation.classes
             )
-            print(f"  {rule}: balanced accuracy {measured.balanced_accuracy}; areas {areas}")
+            print(f"  {rule}: balanced accuracy {measured.balanced_accuracy}; AUC {areas}")
     print(f"Report: {page}\nResearch use only.")
     return 0
 
 
 def run_readers(table: Path, *, as_json: bool) -> None:
-    """Print a reader study."""
+    """Print the results of a reader study."""
     from pathology.evaluation.reader_study import read_reader_study
 
     study = read_reader_study(table)
@@ -90,9 +90,9 @@ def run_readers(table: Path, *, as_json: bool) -> None:
         print(json.dumps(study.model_dump(mode="json"), indent=1))
         return
     print(f"{study.readers} readers, {study.cases} cases")
-    print(f"accuracy without aid: {study.unaided}, SD between readers {study.unaided_sd:.3f}")
-    print(f"accuracy with aid:    {study.aided}, SD between readers {study.aided_sd:.3f}")
-    print(f"gain: {study.gain}")
+    print(f"unaided accuracy: {study.unaided}, SD between readers {study.unaided_sd:.3f}")
+    print(f"aided accuracy:   {study.aided}, SD between readers {study.aided_sd:.3f}")
+    print(f"difference: {study.gain}")
     print(f"paired t test P = {study.t_test.p:.3g}, Wilcoxon P = {study.wilcoxon_p:.3g}")
     for number, test in enumerate(study.by_reader, 1):
         print(f"  reader {number}: {test.difference.value:+.3f}, McNemar P = {test.p:.3g}")

@@ -10,7 +10,7 @@ import typer
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Histone marks at promoters from DNA methylation (MethylationToActivity). Research use only.",
+    help="Histone marks at promoters, predicted from DNA methylation (MethylationToActivity). Research use only.",
     no_args_is_help=True,
 )
 
@@ -26,7 +26,7 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         "-w",
-        help="The authors' weight file (.h5), or one that 'methylation transfer' wrote.",
+        help="Published weight file (.h5), or one from 'pathology methylation transfer'.",
         show_default=False,
     ),
 ]
@@ -37,7 +37,7 @@ def predict(
     calls: Calls,
     promoters: Promoters,
     weights: Weights,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write (.csv).", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output table (.csv).", show_default=False)],
 ) -> None:
     """Predict the log2 enrichment of a histone mark at every promoter."""
     from pathology.errors import OutputError
@@ -54,9 +54,11 @@ def predict(
     mark = published_mark(weights)
     windows = len(WINDOW_SIZES) * WINDOWS
     empty = int((found["windows_with_calls"] == 0).sum())
-    typer.echo(f"{len(found)} promoters, {f'{mark} by the published weights' if mark else 'weights of your own'}.")
+    typer.echo(f"{len(found)} promoters, {f'{mark}, published weights' if mark else 'custom weights'}.")
     if empty:
-        typer.echo(f"{empty} of them have no call in any of their {windows} windows: their prediction says nothing.")
+        typer.echo(
+            f"{empty} of them have no methylation call in any of their {windows} windows; ignore their predictions."
+        )
     typer.echo(f"{out}. Research use only.")
 
 
@@ -67,24 +69,26 @@ def transfer(
     signals: Annotated[
         Path,
         typer.Argument(
-            help="Histone signals of the same sample: tab-separated, columns EnsmblID_T, chip, control.",
+            help="Histone ChIP signals of the same sample: tab-separated, columns EnsmblID_T, chip, control.",
             show_default=False,
         ),
     ],
     weights: Weights,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Weights to write (.safetensors).", show_default=False)],
-    seed: Annotated[int, typer.Option("--seed", help="Decides which promoters are held out.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output weight file (.safetensors).", show_default=False)],
+    seed: Annotated[int, typer.Option("--seed", help="Random seed for the held-out promoters.")] = 0,
 ) -> None:
-    """Train the last layers on a sample with known histone signals, as published."""
+    """Fine-tune the last layers on a sample with measured histone signals, as published."""
     from pathology.errors import UsageError
     from pathology.systems.survival.williams_2021 import adapt
 
     if out.suffix != ".safetensors":
-        raise UsageError(f"--out is '{out.name}'", remedy="Give a name that ends in .safetensors")
+        raise UsageError(
+            f"--out: expected a .safetensors file, got '{out.name}'", remedy="Use a file name that ends in .safetensors"
+        )
     result = adapt(calls, promoters, signals, weights, out, seed=seed)
     typer.echo(
-        f"{result.promoters} promoters trained, {result.held_out} held out, {result.epochs} epochs. "
+        f"{result.promoters} training promoters, {result.held_out} held out, {result.epochs} epochs. "
         f"Held-out mean squared error {result.before:.4f} before, {result.after:.4f} after; "
-        "it chose the epoch, so it flatters."
+        "optimistic, because it selected the epoch."
     )
     typer.echo(f"{out}. Research use only.")

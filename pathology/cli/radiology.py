@@ -1,4 +1,4 @@
-"""``pathology radiology``: look at studies, segment, measure, train, predict."""
+"""``pathology radiology``: inspect studies, segment, extract features, train, predict."""
 
 from __future__ import annotations
 
@@ -18,41 +18,48 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="MRI, CT and PET of the same patients: check, segment, measure, train, predict. Research use only.",
+    help="MRI, CT and PET: inspect, segment, extract features, train, predict. Research use only.",
     no_args_is_help=True,
 )
 
 CohortFolder = Annotated[
     Path,
-    typer.Argument(help="Folder with a subfolder a patient, <sequence>_image and <sequence>_mask.", show_default=False),
+    typer.Argument(
+        help="Cohort folder: one subfolder per patient with <sequence>_image and <sequence>_mask.", show_default=False
+    ),
 ]
 SystemName = Annotated[
-    str, typer.Argument(help="A published system, such as holbrook-2020; see 'pathology systems'.", show_default=False)
+    str,
+    typer.Argument(
+        help="Published system, such as holbrook-2020; list them with 'pathology systems'.", show_default=False
+    ),
 ]
-Clinical = Annotated[Path | None, typer.Option("--clinical", help="CSV with a row a patient.", show_default=False)]
-PatientColumn = Annotated[str, typer.Option("--patient-column", help="Its column of patient ids.")]
+Clinical = Annotated[
+    Path | None, typer.Option("--clinical", help="Clinical CSV, one row per patient.", show_default=False)
+]
+PatientColumn = Annotated[str, typer.Option("--patient-column", help="Patient ID column of the clinical CSV.")]
 Change = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="A setting of the recipe, NAME=VALUE, nested as optimiser.steps=200, lists as [CT,PET]; repeat for more.",
+        help="Override a recipe setting, NAME=VALUE; nested: optimiser.steps=200, list: [CT,PET]; repeatable.",
         show_default=False,
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
-Folds = Annotated[int, typer.Option("--folds", min=2, help="Folds of the cross-validation, by patient.")]
-Seed = Annotated[int, typer.Option("--seed", help="Decides folds, weights and draws.")]
+Folds = Annotated[int, typer.Option("--folds", min=2, help="Cross-validation folds, grouped by patient.")]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed for folds, initial weights and sampling.")]
 Features = Annotated[
     Path | None,
-    typer.Option("--features", help="Ready table of 'pathology radiology features', to save time.", show_default=False),
+    typer.Option("--features", help="Precomputed table from 'pathology radiology features'.", show_default=False),
 ]
 
 
 @app.command("info")
 def info(
-    path: Annotated[Path, typer.Argument(help="A volume, a DICOM folder, or a cohort folder.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="Volume file, DICOM folder or cohort folder.", show_default=False)],
 ) -> None:
-    """Say what is in a study or cohort, and what is wrong with it; exit status 1 if anything is."""
+    """Show the contents of a study or cohort and list problems; exit status 1 if there are any."""
     from pathology.errors import PathologyError
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.io.open import open_volume
@@ -87,12 +94,19 @@ def _described(volume: Any) -> str:  # noqa: ANN401  # pathology.radiology.io.vo
 
 @app.command("register")
 def register_command(
-    fixed: Annotated[Path, typer.Argument(help="The image that stays.", show_default=False)],
-    moving: Annotated[Path, typer.Argument(help="The image that is brought onto it.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for image and check picture.", show_default=False)],
-    deformable: Annotated[bool, typer.Option("--deformable", help="Bend it too, after turning and shifting.")] = False,
+    fixed: Annotated[Path, typer.Argument(help="Fixed image.", show_default=False)],
+    moving: Annotated[
+        Path, typer.Argument(help="Moving image, which is aligned with the fixed image.", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Output folder: aligned image and checkerboard figure.", show_default=False),
+    ],
+    deformable: Annotated[
+        bool, typer.Option("--deformable", help="Add a B-spline deformation after the rigid alignment.")
+    ] = False,
 ) -> None:
-    """Align two images of one patient and draw a picture to check it by."""
+    """Register two images of one patient and draw a checkerboard for visual inspection."""
     from pathology.radiology.images.montage import draw_registration
     from pathology.radiology.images.registration import RegistrationSettings, register, resample
     from pathology.radiology.io.nifti import write_nifti
@@ -105,20 +119,21 @@ def register_command(
     before = resample(mobile, still.geometry)
     draw_registration(still, before, aligned).savefig(out / "check.png", dpi=110)
     typer.echo(
-        f"turned {found.rotation_degrees:.1f}°, shifted {found.shift_mm:.1f} mm; mutual information "
-        f"{-found.metric_before:.3f} before, {-found.metric_after:.3f} after; look at {out / 'check.png'}"
+        f"rotation {found.rotation_degrees:.1f}°, translation {found.shift_mm:.1f} mm; mutual information "
+        f"{-found.metric_before:.3f} before, {-found.metric_after:.3f} after; inspect {out / 'check.png'}"
     )
 
 
 @app.command("adc")
 def adc(
     folder: Annotated[Path, typer.Argument(help="Folder with a diffusion-weighted DICOM series.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="NIfTI to write.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output NIfTI file.", show_default=False)],
     series: Annotated[
-        str | None, typer.Option("--series", help="Which series, where there are several.", show_default=False)
+        str | None,
+        typer.Option("--series", help="SeriesInstanceUID, if the folder holds several series.", show_default=False),
     ] = None,
 ) -> None:
-    """Fit the apparent diffusion coefficient, in mm²/s, from two b-values or more."""
+    """Compute an apparent diffusion coefficient map, in mm²/s, from two or more b-values."""
     from pathology.radiology.io.adc import adc_map
     from pathology.radiology.io.dicom import read_diffusion_series
     from pathology.radiology.io.nifti import write_nifti
@@ -130,20 +145,18 @@ def adc(
 
 @app.command("segment")
 def segment(
-    model: Annotated[Path, typer.Argument(help="Folder of a segmentation bundle.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="Segmentation bundle folder.", show_default=False)],
     images: Annotated[
         list[str],
-        typer.Argument(
-            help="SEQUENCE=PATH for each sequence of the model: a file or a DICOM folder.", show_default=False
-        ),
+        typer.Argument(help="SEQUENCE=PATH for each input sequence: a file or a DICOM folder.", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for mask, picture and DICOM SEG.", show_default=False)
+        Path, typer.Option("--out", "-o", help="Output folder: mask, figure and DICOM SEG.", show_default=False)
     ],
-    name: Annotated[str, typer.Option("--name", help="Pseudonym for the picture's title.")] = "patient",
+    name: Annotated[str, typer.Option("--name", help="Pseudonym shown in the figure title.")] = "patient",
     device: Device = "cpu",
 ) -> None:
-    """Outline the tumour in one patient's images; DICOM input gives a DICOM SEG too."""
+    """Segment the tumour in the images of one patient; DICOM input also gives a DICOM SEG."""
     import json
 
     from pathology.errors import UsageError
@@ -154,9 +167,7 @@ def segment(
     for text in images:
         sequence, sign, path = text.partition("=")
         if not sign:
-            raise UsageError(
-                f"'{text}' does not say which sequence it is", remedy="Write SEQUENCE=PATH, such as CT=scan/"
-            )
+            raise UsageError(f"'{text}' does not name its sequence", remedy="Write SEQUENCE=PATH, such as CT=scan/")
         paths[sequence] = Path(path)
     found = predict_case(model, Case(name, paths, {}), out, device=device)
     typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
@@ -165,18 +176,23 @@ def segment(
 @app.command("features")
 def features(
     cohort: CohortFolder,
-    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write.", show_default=False)],
-    sequences: Annotated[str, typer.Option("--sequences", help="Sequences, separated by commas.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output CSV file.", show_default=False)],
+    sequences: Annotated[str, typer.Option("--sequences", help="Comma-separated sequences.", show_default=False)],
     shell: Annotated[
-        float | None, typer.Option("--shell", help="Measure a shell of this many mm too.", show_default=False)
+        float | None,
+        typer.Option(
+            "--shell", help="Also extract features from a peritumoural shell of this width, in mm.", show_default=False
+        ),
     ] = None,
     deep: Annotated[
         str | None,
-        typer.Option("--deep", help="Add features of this network, such as resnet34=imagenet.", show_default=False),
+        typer.Option(
+            "--deep", help="Add deep features of this network, such as resnet34=imagenet.", show_default=False
+        ),
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Measure IBSI radiomics of every patient's tumour; one row a patient."""
+    """Extract IBSI radiomic features of each tumour; one row per patient."""
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.models.deep_features import DeepFeatureSettings
     from pathology.radiology.models.signature_recipe import SignatureRecipe
@@ -210,7 +226,7 @@ def evaluate(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Measure a system on a cohort by cross-validation by patient."""
+    """Evaluate a system on a cohort by patient-level cross-validation."""
     from pathology.radiology.io.cohort import read_cohort
 
     recipe = _recipe(system, change or [])
@@ -223,36 +239,39 @@ def evaluate(
 def train(
     system: SystemName,
     cohort: CohortFolder,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output bundle folder.", show_default=False)],
     data_name: Annotated[
-        str, typer.Option("--data-name", help="What the data are called, for the card.", show_default=False)
+        str, typer.Option("--data-name", help="Name of the data set, for the model card.", show_default=False)
     ],
-    data_source: Annotated[str, typer.Option("--data-source", help="Where they are from.", show_default=False)],
-    data_licence: Annotated[str, typer.Option("--data-licence", help="Their licence.", show_default=False)],
+    data_source: Annotated[str, typer.Option("--data-source", help="Source of the data set.", show_default=False)],
+    data_licence: Annotated[str, typer.Option("--data-licence", help="Licence of the data set.", show_default=False)],
     clinical: Clinical = None,
     patient_column: PatientColumn = "patient",
     change: Change = None,
     features_table: Features = None,
     measure: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Measure by cross-validation first, for the card.")
+        bool,
+        typer.Option("--evaluate/--no-evaluate", help="Cross-validate first and record the metrics on the model card."),
     ] = True,
-    constructed: Annotated[bool, typer.Option("--constructed", help="The data are constructed, not patients.")] = False,
+    constructed: Annotated[
+        bool, typer.Option("--constructed", help="The data are synthetic, not from patients.")
+    ] = False,
     limit: Annotated[
         list[str] | None,
-        typer.Option("--limit", help="A limit to state on the card; repeat for more.", show_default=False),
+        typer.Option("--limit", help="A limitation for the model card; repeatable.", show_default=False),
     ] = None,
     folds: Folds = 5,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Train a system on a cohort and write a bundle with its card."""
+    """Train a system on a cohort and write a bundle with its model card."""
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.models.bundle import CardText
     from pathology.radiology.models.recipe import NOT_MEASURED
 
     recipe = _recipe(system, change or [])
     found = read_cohort(cohort, clinical, patient_column=patient_column)
-    limits = [*(limit or []), f"Trained on {len(found)} patients of one source; not tested on another."]
+    limits = [*(limit or []), f"Trained on {len(found)} patients from one source; no external validation."]
     if constructed:
         limits.append("Trained on constructed data: no clinical claim of any kind is possible.")
     text = CardText.model_validate(
@@ -294,12 +313,12 @@ def train(
 
 @app.command("predict")
 def predict(
-    model: Annotated[Path, typer.Argument(help="Folder of a radiology bundle.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="Radiology bundle folder.", show_default=False)],
     cohort: CohortFolder,
     out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.", show_default=False)],
     device: Device = "cpu",
 ) -> None:
-    """Apply a bundle to every patient of a cohort; the same command again goes on where it stopped."""
+    """Apply a bundle to every patient of a cohort; repeat the command to resume."""
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.predict import predict_cohort
 
@@ -318,14 +337,12 @@ def _system_module(system: str) -> Any:  # noqa: ANN401  # a module of pathology
 
     systems = {name: module for name, module in system_modules().items() if module.SYSTEM.code.startswith("B")}
     if system not in systems:
-        raise UsageError(
-            f"there is no radiology system '{system}'", remedy=f"Choose one of {', '.join(sorted(systems))}"
-        )
+        raise UsageError(f"unknown radiology system '{system}'", remedy=f"Choose one of {', '.join(sorted(systems))}")
     return systems[system]
 
 
 def _recipe(system: str, changes: list[str]) -> Recipe:
-    """Return a system's recipe with some settings changed."""
+    """Return the recipe of a system with overridden settings."""
     import yaml
     from pydantic import ValidationError
 
@@ -340,7 +357,7 @@ def _recipe(system: str, changes: list[str]) -> Recipe:
         for parent in parents:
             place = place.get(parent) if isinstance(place, dict) else None
         if not sign or not isinstance(place, dict) or (not parents and last not in place):
-            raise UsageError(f"--set {text}: no such setting", remedy=f"There are {', '.join(values)}")
+            raise UsageError(f"--set {text}: unknown setting", remedy=f"Choose one of {', '.join(values)}")
         place[last] = yaml.safe_load(value)
     try:
         return type(recipe).model_validate(values)
@@ -356,7 +373,9 @@ def _table(path: Path) -> pd.DataFrame:
 
     table = pd.read_csv(path, dtype={"patient_id": str})
     if "patient_id" not in table.columns:
-        raise InputTableError("there is no column 'patient_id'", where=path, remedy="Use a table of 'features'")
+        raise InputTableError(
+            "missing column 'patient_id'", where=path, remedy="Use a table from 'pathology radiology features'"
+        )
     return table.set_index("patient_id")
 
 
@@ -398,7 +417,7 @@ def _trained(
 
 
 def _check_table(recipe: Recipe, cohort: Cohort, path: Path, device: str) -> None:
-    """Refuse a table that the recipe would not measure, before hours are spent on evaluating with it."""
+    """Reject a feature table that does not match the recipe, before a long evaluation starts."""
     from pathology.radiology.models.signature_recipe import SignatureRecipe
     from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
@@ -408,7 +427,7 @@ def _check_table(recipe: Recipe, cohort: Cohort, path: Path, device: str) -> Non
 
 
 def _with_table(recipe: Any, cohort: Cohort, path: Path) -> Cohort:  # noqa: ANN401
-    """Keep the patients that the table, the images and the outcome have in common."""
+    """Keep the patients with features, images and an outcome."""
     from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
     if isinstance(recipe, SurvivalRecipe):
@@ -421,7 +440,7 @@ def _with_table(recipe: Any, cohort: Cohort, path: Path) -> Cohort:  # noqa: ANN
 
 def _metric_line(metric: Metric) -> str:
     if metric.value is None or metric.interval is None:
-        return f"{metric.metric}: not known ({metric.note})"
+        return f"{metric.metric}: not available ({metric.note})"
     low, high = metric.interval
     return (
         f"{metric.metric}: {metric.value:.3f} ({metric.level:.0%} CI {low:.3f}-{high:.3f}, n = {metric.n} "
@@ -430,7 +449,7 @@ def _metric_line(metric: Metric) -> str:
 
 
 class _ProgressBar:
-    """A progress bar on a terminal, nothing elsewhere; called with a name, steps done and in all."""
+    """A progress bar on terminals only; called with a name, completed steps and total steps."""
 
     def __enter__(self) -> _ProgressBar:
         from rich.console import Console

@@ -20,31 +20,29 @@ __all__ = ["app"]
 app = typer.Typer(help="Survival models: fit, evaluate, predict, plot. Research use only.", no_args_is_help=True)
 
 TableFile = Annotated[
-    Path, typer.Argument(help="CSV, TSV, XLSX or Parquet table with one row a patient.", show_default=False)
+    Path, typer.Argument(help="CSV, TSV, XLSX or Parquet table, one row per patient.", show_default=False)
 ]
-TimeColumn = Annotated[str, typer.Option("--time", help="Column of the follow-up times, in days.", show_default=False)]
-EventColumn = Annotated[
-    str, typer.Option("--event", help="Column that is 1 where the event was seen, else 0.", show_default=False)
-]
-Numeric = Annotated[str, typer.Option("--numeric", help="Columns of numbers, separated by commas.", show_default=False)]
+TimeColumn = Annotated[str, typer.Option("--time", help="Follow-up time column, in days.", show_default=False)]
+EventColumn = Annotated[str, typer.Option("--event", help="Event column: 1 observed, 0 censored.", show_default=False)]
+Numeric = Annotated[str, typer.Option("--numeric", help="Numeric columns, comma-separated.", show_default=False)]
 Categorical = Annotated[
-    str, typer.Option("--categorical", help="Columns of names, separated by commas.", show_default=False)
+    str, typer.Option("--categorical", help="Categorical columns, comma-separated.", show_default=False)
 ]
 Imputation = Annotated[
     str,
     typer.Option(
         "--imputation",
-        help="What fills gaps: median, or knn (which keeps the prepared training rows within the model).",
+        help="Imputation of missing values: median, or knn (stores the preprocessed training rows in the model).",
     ),
 ]
 Setting = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="A setting of the model, NAME=VALUE, widths as 32x16; repeat for more.", show_default=False
+        "--set", help="Override a model setting, NAME=VALUE; layer widths as 32x16; repeatable.", show_default=False
     ),
 ]
-Years = Annotated[str, typer.Option("--years", help="Times at which survival is predicted, in years.")]
-Seed = Annotated[int, typer.Option("--seed", help="Decides folds and initial weights.")]
+Years = Annotated[str, typer.Option("--years", help="Prediction times, in years, comma-separated.")]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed for folds and initial weights.")]
 
 DAYS_PER_YEAR = 365.25
 
@@ -54,7 +52,7 @@ def fit(
     table: TableFile,
     time: TimeColumn,
     event: EventColumn,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the model and its report.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder: model and report.", show_default=False)],
     numeric: Numeric = "",
     categorical: Categorical = "",
     model: Annotated[
@@ -66,18 +64,18 @@ def fit(
         list[str] | None,
         typer.Option(
             "--modality",
-            help="NAME=COLUMN,COLUMN: a model for each combination of modalities, for patients who lack some; "
-            "a column of names is marked COLUMN:names.",
+            help="NAME=COLUMN,COLUMN: fit a model for each combination of modalities, for incomplete records; "
+            "mark a categorical column as COLUMN:names.",
             show_default=False,
         ),
     ] = None,
     per: Annotated[
         list[str] | None,
-        typer.Option("--per", help="Step of a hazard ratio, COLUMN=STEP, such as age=10.", show_default=False),
+        typer.Option("--per", help="Unit of a hazard ratio, COLUMN=STEP, such as age=10.", show_default=False),
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Fit one model on all patients of a table and write it with its report."""
+    """Fit one model on all patients of a table and write the model and a report."""
     from pathology.survival.covariates import read_outcome_columns
     from pathology.survival.modalities import ModalityModels, ModalitySettings
     from pathology.survival.models.base import fit_model
@@ -133,7 +131,7 @@ def evaluate(
     time: TimeColumn,
     event: EventColumn,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for scores, predictions and report.", show_default=False)
+        Path, typer.Option("--out", "-o", help="Output folder: metrics, predictions and report.", show_default=False)
     ],
     numeric: Numeric = "",
     categorical: Categorical = "",
@@ -142,23 +140,23 @@ def evaluate(
         typer.Option(
             "--model",
             "-m",
-            help="KIND, or KIND:NAME=VALUE,... for one candidate; candidates of one kind compete in the inner folds. "
+            help="KIND or KIND:NAME=VALUE,...; candidates of one kind are compared in the inner folds. "
             "Default: cox and deepsurv.",
             show_default=False,
         ),
     ] = None,
     imputation: Imputation = "median",
     years: Years = "1,3,5",
-    outer: Annotated[int, typer.Option("--outer", min=2, help="Folds that measure.")] = 5,
-    inner: Annotated[int, typer.Option("--inner", min=2, help="Folds that choose settings.")] = 3,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats of the outer division.")] = 1,
+    outer: Annotated[int, typer.Option("--outer", min=2, help="Outer folds, for evaluation.")] = 5,
+    inner: Annotated[int, typer.Option("--inner", min=2, help="Inner folds, for model selection.")] = 3,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats of the outer cross-validation.")] = 1,
     patient: Annotated[
         str | None,
-        typer.Option("--patient", help="Column of patient ids, where patients have several rows.", show_default=False),
+        typer.Option("--patient", help="Patient ID column, if patients have several rows.", show_default=False),
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Compare models by nested cross-validation: figures with intervals, calibration, decision curves."""
+    """Compare models by nested cross-validation: metrics with intervals, calibration, decision curves."""
     import json
 
     from pathology.errors import InputTableError
@@ -171,7 +169,7 @@ def evaluate(
     outcome, rows = read_outcome_columns(frame, time, event)
     patients = frame.iloc[rows].reset_index(drop=True)
     if patient is not None and patient not in patients:
-        raise InputTableError(f"there is no column '{patient}'", where=table)
+        raise InputTableError(f"missing column '{patient}'", where=table)
     owners = None if patient is None else [str(p) for p in patients[patient]]
     settings = CrossValidationSettings(outer=outer, inner=inner, repeats=repeats, seed=seed)
     result = cross_validate(
@@ -204,13 +202,15 @@ def evaluate(
 
 @app.command("predict")
 def predict(
-    model: Annotated[Path, typer.Argument(help="Folder that 'survival fit' wrote.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="Model folder from 'pathology survival fit'.", show_default=False)],
     table: TableFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output CSV file.", show_default=False)],
     years: Years = "1,3,5",
-    patient: Annotated[str | None, typer.Option("--patient", help="Column to copy as id.", show_default=False)] = None,
+    patient: Annotated[
+        str | None, typer.Option("--patient", help="Patient ID column to copy to the output.", show_default=False)
+    ] = None,
 ) -> None:
-    """Predict risk, risk group and survival for each row of a table, and say which model ran on what."""
+    """Predict risk, risk group and survival for each row of a table, with the model used."""
     from pathology.errors import InputTableError
     from pathology.survival.modalities import ModalityModels
     from pathology.survival.models.registry import load_model
@@ -226,7 +226,7 @@ def predict(
     result = result.rename(columns={f"survival_{t:g}": f"survival_{t / DAYS_PER_YEAR:g}_years" for t in at})
     if patient is not None:
         if patient not in frame:
-            raise InputTableError(f"there is no column '{patient}'", where=table)
+            raise InputTableError(f"missing column '{patient}'", where=table)
         result.insert(0, patient, frame[patient])
     out.parent.mkdir(parents=True, exist_ok=True)
     result.to_csv(out, index=False)
@@ -239,19 +239,20 @@ def plot(
     time: TimeColumn,
     event: EventColumn,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Picture without ending: .svg and .png are written.", show_default=False)
+        Path,
+        typer.Option("--out", "-o", help="Output path without extension; writes .svg and .png.", show_default=False),
     ],
     by: Annotated[
-        str | None, typer.Option("--by", help="Column whose levels become curves.", show_default=False)
+        str | None, typer.Option("--by", help="Grouping column, one curve per level.", show_default=False)
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Model folder: draw its risk groups.", show_default=False)
+        Path | None, typer.Option("--model", help="Model folder, to plot its risk groups.", show_default=False)
     ] = None,
     kind: Annotated[
-        str, typer.Option("--kind", help="km, forest, nomogram or calibration; all but km need --model.")
+        str, typer.Option("--kind", help="km, forest, nomogram or calibration; all but km require --model.")
     ] = "km",
     years: Years = "3,5",
-    title: Annotated[str, typer.Option("--title", help="Above the picture.")] = "",
+    title: Annotated[str, typer.Option("--title", help="Figure title.")] = "",
 ) -> None:
     """Draw Kaplan-Meier curves, a forest plot, a nomogram or a calibration plot."""
     from pathology.errors import InputTableError, UsageError
@@ -274,9 +275,11 @@ def plot(
     at = _numbers(years, "--years")
     name = _outcome_name(event).upper()
     if kind not in ("km", "forest", "nomogram", "calibration"):
-        raise UsageError(f"there is no kind '{kind}'", remedy="Use km, forest, nomogram or calibration")
+        raise UsageError(f"unknown plot kind '{kind}'", remedy="Use km, forest, nomogram or calibration")
     if kind != "km" and model is None:
-        raise UsageError(f"a {kind} plot needs a model", remedy="Give --model with a folder that 'survival fit' wrote")
+        raise UsageError(
+            f"a {kind} plot requires a model", remedy="Pass --model with a folder from 'pathology survival fit'"
+        )
     fitted = None if model is None else load_model(model)
     if kind == "km":
         groups, order = None, None
@@ -285,7 +288,7 @@ def plot(
             order = fitted.groups.names
         elif by is not None:
             if by not in patients:
-                raise InputTableError(f"there is no column '{by}'", where=table)
+                raise InputTableError(f"missing column '{by}'", where=table)
             groups = ["unknown" if g != g or g in ("", None) else str(g) for g in patients[by]]
         figure = draw_kaplan_meier(outcome, groups, order=order, what=name, title=title)
     else:
@@ -330,7 +333,7 @@ def _fit_report(
     if isinstance(fitted.model, CoxModel):
         ratios = hazard_ratios(fitted, per=per)
         table = Table(
-            head=("Covariate", "Compared", "Hazard ratio", "p"),
+            head=("Covariate", "Contrast", "Hazard ratio", "p"),
             rows=tuple(
                 (
                     Cell(value=r.name),
@@ -341,7 +344,7 @@ def _fit_report(
                 for r in ratios
             ),
         )
-        note = "Under a penalty, intervals and p values are not meaningful." if fitted.model.settings.penalty else ""
+        note = "Intervals and p values are not valid for penalised models." if fitted.model.settings.penalty else ""
         if not note:
             test = likelihood_ratio_test(fitted.model, None, outcome)
             p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.3f}"
@@ -361,34 +364,34 @@ def _fit_report(
             ),
             Section(
                 heading="Nomogram",
-                text="Read the points of each value, add them, read the survival below the total.",
+                text="Read off the points of each covariate, add them up, and read off survival below the total.",
                 pictures=(
-                    picture(draw_survival_nomogram(nomogram), out / "figures" / "nomogram", "The same model as points"),
+                    picture(draw_survival_nomogram(nomogram), out / "figures" / "nomogram", "Nomogram of the model"),
                 ),
             ),
         ]
     sections.append(
         Section(
             heading="Risk groups",
-            text=f"Harrell's C on the training patients themselves: {harrell_c(outcome, predicted['risk']):.3f}.",
+            text=f"Apparent Harrell's C (training patients): {harrell_c(outcome, predicted['risk']):.3f}.",
             pictures=(
                 picture(
                     draw_kaplan_meier(outcome, list(predicted["risk_group"]), order=fitted.groups.names),
                     out / "figures" / "risk-groups",
-                    "Kaplan-Meier by risk group, training patients",
+                    "Kaplan-Meier curves by risk group, training patients",
                 ),
             ),
         )
     )
-    dropped = [f"{c} was left out: {why}" for c, why in fitted.preparation.dropped.items()]
+    dropped = [f"{c} was excluded: {why}" for c, why in fitted.preparation.dropped.items()]
     write_report(
         out / "report.html",
         title,
         f"{fitted.facts['table']}: {n}.",
         sections,
         warnings=[
-            "Everything on this page is measured on the patients the model was fitted on and flatters it. "
-            "Use 'pathology survival evaluate' for figures on patients it has not seen.",
+            "All results on this page are apparent performance on the training patients and are optimistic. "
+            "Use 'pathology survival evaluate' for cross-validated results.",
             *dropped,
         ],
     )
@@ -430,7 +433,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise InputTableError(
             f"the table cannot be read ({str(error).splitlines()[0]})",
             where=path,
-            remedy="Give a CSV, TSV, XLSX or Parquet file",
+            remedy="Use a CSV, TSV, XLSX or Parquet file",
         ) from error
 
 
@@ -466,7 +469,7 @@ def _candidates(models: list[str]) -> dict[str, list[Candidate]]:
 
 
 def _typed(kind: str, values: dict[str, str]) -> dict[str, Any]:
-    """Settings as their types say; a wrong name or value is a usage error."""
+    """Validate settings; an unknown name or invalid value is a usage error."""
     from pathology.errors import UsageError
     from pathology.survival.models.registry import make_model, model_kinds
 
@@ -474,7 +477,7 @@ def _typed(kind: str, values: dict[str, str]) -> dict[str, Any]:
     if kind not in kinds:
         make_model(kind)
     fields = kinds[kind].settings_type.model_fields
-    # Widths of layers are written 32x16.
+    # Layer widths are written 32x16.
     typed: dict[str, Any] = {
         k: tuple(v.split("x")) if k in fields and get_origin(fields[k].annotation) is tuple else v
         for k, v in values.items()
@@ -508,7 +511,7 @@ def _numbers(text: str, option: str) -> list[float]:
     except ValueError:
         values = []
     if not values or values[0] <= 0:
-        raise UsageError(f"{option} is '{text}', expected numbers above 0 separated by commas")
+        raise UsageError(f"{option}: expected positive numbers separated by commas, got '{text}'")
     return values
 
 
@@ -519,11 +522,11 @@ def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise UsageError(f"{option} is '{text}', expected NAME=VALUE")
+            raise UsageError(f"{option}: expected NAME=VALUE, got '{text}'")
         found[name.strip()] = value.strip()
     return found
 
 
 def _outcome_name(event: str) -> str:
-    """``os`` of ``OS``, ``clinical.os_event`` or ``os_event``."""
+    """Return ``os`` for ``OS``, ``clinical.os_event`` or ``os_event``."""
     return event.split(".")[-1].removesuffix("_event").lower()

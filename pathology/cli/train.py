@@ -1,4 +1,4 @@
-"""``pathology train``: a published classifier, trained on the user's slides."""
+"""``pathology train``: train a published classifier on your own slides."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(
     from pathology.training.common.distributed import distributed_training
 
     if pixels not in ("decoded", "reference"):
-        raise UsageError(f"--pixels {pixels!r} is unknown", remedy="Choose decoded or reference")
+        raise UsageError(f"unknown value --pixels {pixels!r}", remedy="Choose decoded or reference")
     chosen = find_classifier(system)
     scale = [] if target_mpp is None else [f"mpp={target_mpp}"]
     recipe = changed_recipe(chosen.recipe, [*scale, *changes])
@@ -91,7 +91,9 @@ def run(
         return 0
     waiting = sum(r.waiting * r.seconds for r in trained.fitted.history)
     seconds = sum(r.seconds for r in trained.fitted.history)
-    print(f"Trained in {trained.fitted.precision} on {ranks.device}, {waiting / max(seconds, 1e-9):.0%} of it waiting.")
+    print(
+        f"Trained in {trained.fitted.precision} on {ranks.device}; {waiting / max(seconds, 1e-9):.0%} waiting for data."
+    )
     places: tuple[tuple[Literal["patient", "slide"], str], ...] = (
         ("patient", "mean"),
         ("slide", "mean"),
@@ -100,29 +102,29 @@ def run(
     for level, rule in places:
         report = trained.evaluation.at(level, rule).report
         print(f"  balanced accuracy by {level}, {rule}: {report.balanced_accuracy}")
-        print(f"  mean area under the ROC curve by {level}, {rule}: {report.macro_auc}")
+        print(f"  mean AUC by {level}, {rule}: {report.macro_auc}")
     print(f"Bundle: {out}\nReport: {out / 'report.html'}\nResearch use only.")
     return 0
 
 
 def _loaders(device: str, world: int) -> int:
-    """Processes that read patches: all cores but the trainers' where a GPU trains, one in four where cores do."""
+    """Number of loader processes: all cores except the trainers' on a GPU, a quarter of the cores on a CPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, (cores - world) // world if device == "cuda" else cores // 4)
 
 
 class _Cutting(LineProgress):
-    """One line a slide that is cut into patches."""
+    """Progress of tiling, one line per slide."""
 
     def began(self, slides: int, unchanged: int) -> None:
-        """Say what is to do; nothing where all slides were cut before."""
+        """Report the number of slides to tile; silent if all are tiled already."""
         self._total = slides
         if slides:
-            self._say(f"{slides} slides to cut into patches, {unchanged} cut before.")
+            self._say(f"{slides} slides to tile, {unchanged} already tiled.")
 
 
 class _Shown:
-    """Progress of a training: bars on a terminal, lines in a log."""
+    """Training progress: bars on a terminal, lines in a log."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -137,12 +139,12 @@ class _Shown:
         self._stop()
 
     def say(self, line: str) -> None:
-        """Show one line."""
+        """Print one line."""
         self._stop()
         print(line, file=sys.stderr, flush=True)
 
     def step(self, stage: int, epoch: int, step: int, steps: int, loss: float) -> None:
-        """Move the epoch's bar, with the running loss; a log gets a line an epoch only."""
+        """Advance the epoch bar with the running loss; a log gets one line per epoch."""
         if not self._console.is_terminal:
             return
         if self._bars is None:
@@ -161,14 +163,14 @@ class _Shown:
         self._bars.update(self._bar, completed=step, loss=loss)
 
     def epoch(self, record: object) -> None:
-        """Show an epoch's losses."""
+        """Print the losses of an epoch."""
         from pathology.evaluation.history import EpochRecord
 
         assert isinstance(record, EpochRecord)
         self.say(
             f"stage {record.stage}, epoch {record.epoch}: loss {record.loss:.4f}, validation loss "
-            f"{record.validation_loss:.4f}, patches right {record.validation_accuracy:.3f}, "
-            f"{record.patches_per_second:.1f} patches/s, {record.waiting:.0%} waiting"
+            f"{record.validation_loss:.4f}, patch accuracy {record.validation_accuracy:.3f}, "
+            f"{record.patches_per_second:.1f} patches/s, {record.waiting:.0%} waiting for data"
             + (", best so far" if record.best else "")
         )
 

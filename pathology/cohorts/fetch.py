@@ -1,4 +1,4 @@
-"""Fetching series from their public bucket: whole or not at all, and from where it stopped."""
+"""Download series from the public bucket: resumable, and complete or not at all."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ __all__ = ["FetchError", "Fetched", "fetch"]
 
 _CHUNK: Final = 1 << 20
 _WAIT: Final = 60
-"""Seconds without a byte after which a connection counts as lost."""
+"""Timeout in seconds without data."""
 _TRIES: Final = 3
 
 
 class FetchError(PathologyError, OSError):
-    """The bucket cannot be reached, or gave something else than it promised."""
+    """The bucket cannot be reached, or its content differs from the index."""
 
     exit_status = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What one run of :func:`fetch` did.
+    """Result of :func:`fetch`.
 
     Attributes
     ----------
     series
-        Series that are whole now.
+        Complete series.
     files
-        Files fetched in this run.
+        Files downloaded in this run.
     already_present
-        Files that were there before.
+        Files that were already present.
     bytes
-        Bytes that came over the network in this run.
+        Bytes downloaded in this run.
     """
 
     series: int
@@ -67,27 +67,27 @@ def fetch(
     endpoint: str | None = None,
     progress: Callable[[str, int], None] = lambda _name, _bytes: None,
 ) -> Fetched:
-    """Fetch series into a folder each.
+    """Download series, each into its own folder.
 
-    A file that is there with the right size is not fetched again; one that was broken off goes on where it stopped.
-    Every new file is compared with the bucket's MD5 sum where the bucket gives one.
+    Existing files of the right size are skipped; interrupted downloads resume.
+    New files are verified by MD5 checksum if the bucket provides one.
 
     Parameters
     ----------
     series
-        What to fetch.
+        Series to download.
     folder
-        Where to; each series gets the folder of its name.
+        Output folder; one subfolder per series.
     endpoint
-        Address of a server that speaks S3 with the bucket's name in the path, such as a mirror; ``None``: the public
-        bucket itself.
+        URL of an S3-compatible server with path-style bucket names, such as a mirror; ``None``: the public
+        bucket.
     progress
-        Called with the series' name and the bytes that arrived.
+        Called with the series name and the number of bytes received.
 
     Raises
     ------
     FetchError
-        If there is no network, or the bucket has not what the index says.  What arrived is kept.
+        If the network fails, or the bucket does not match the index.  Downloaded files are kept.
     OutputError
         If the folder cannot be written.
     """
@@ -95,18 +95,20 @@ def fetch(
     for one in series:
         match = re.fullmatch(r"s3://([^/]+)/(.+/)\*?", one.url)
         if match is None:
-            raise UsageError(f"the index gives no bucket for {one.name}: {one.url!r}")
+            raise UsageError(f"the index has no bucket URL for {one.name}: {one.url!r}")
         base = f"{endpoint.rstrip('/')}/{match[1]}" if endpoint else f"https://{match[1]}.s3.amazonaws.com"
         found = list(_listing(base, match[2]))
         if not found:
             raise FetchError(
-                "the bucket has no such series", where=one.url, remedy="The index may be old: upgrade idc-index-data"
+                "series not found in the bucket",
+                where=one.url,
+                remedy="The index may be outdated: upgrade idc-index-data",
             )
         place = folder / one.name
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"the folder cannot be made ({error.strerror})", where=place) from error
+            raise OutputError(f"the folder cannot be created ({error.strerror})", where=place) from error
 
         def report(count: int, name: str = one.name) -> None:
             progress(name, count)
@@ -128,7 +130,7 @@ def _listing(base: str, prefix: str) -> Iterator[_Object]:
         query = {"list-type": "2", "prefix": prefix, **({"continuation-token": token} if token else {})}
         with _open(f"{base}?{urlencode(query)}") as answer:
             text = answer.read().decode("utf-8")
-        # The listing is machine-made and flat; reading its fields by name needs no XML parser with its own dangers.
+        # The listing is flat and machine-generated; regular expressions avoid the security risks of an XML parser.
         for entry in re.findall(r"<Contents>(.*?)</Contents>", text, re.DOTALL):
             key, size, tag = (_field(entry, name) for name in ("Key", "Size", "ETag"))
             if key and not key.endswith("/"):
@@ -145,7 +147,7 @@ def _field(text: str, name: str) -> str | None:
 
 
 def _get(url: str, path: Path, item: _Object, progress: Callable[[int], None]) -> int:
-    """Fetch one object, going on with what an earlier try left; returns the bytes that came."""
+    """Download one object, resuming a partial file; return the number of bytes received."""
     partial = path.with_name(f"{path.name}.partial")
     received = 0
     for attempt in range(1, _TRIES + 1):
@@ -169,27 +171,27 @@ def _get(url: str, path: Path, item: _Object, progress: Callable[[int], None]) -
         except OSError as error:
             raise OutputError(f"the file cannot be written ({error.strerror or error})", where=path) from error
     if not partial.is_file():
-        partial.touch()  # an object without bytes
+        partial.touch()  # an empty object
     size = partial.stat().st_size
     if size != item.size:
-        raise FetchError(f"{size:,} of {item.size:,} bytes arrived", where=url, remedy="Run the same command again")
+        raise FetchError(
+            f"incomplete download: {size:,} of {item.size:,} bytes", where=url, remedy="Repeat the command to resume"
+        )
     if item.md5 is not None and _md5(partial) != item.md5:
         partial.unlink()
-        raise FetchError(
-            "the file is not the one in the bucket (MD5 differs)", where=url, remedy="Run the same command again"
-        )
+        raise FetchError("MD5 checksum mismatch", where=url, remedy="Repeat the command")
     partial.replace(path)
     return received
 
 
 def _open(url: str, begin: int = 0) -> HTTPResponse:
     if not url.startswith(("http://", "https://")):
-        raise UsageError(f"{url!r} is no web address", remedy="Give --endpoint http://… or https://…")
+        raise UsageError(f"{url!r} is not a web address", remedy="Use --endpoint http://… or https://…")
     request = urllib.request.Request(url, headers={"Range": f"bytes={begin}-"} if begin else {})  # noqa: S310 - checked
     try:
         answer: HTTPResponse = urllib.request.urlopen(request, timeout=_WAIT)  # noqa: S310 - checked above
     except urllib.error.HTTPError as error:
-        raise FetchError(f"the bucket answered {error.code} {error.reason}", where=url) from error
+        raise FetchError(f"the bucket returned {error.code} {error.reason}", where=url) from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise _lost(url, error) from error
     return answer
@@ -200,7 +202,7 @@ def _lost(url: str, error: Exception) -> FetchError:
     return FetchError(
         f"the bucket cannot be reached ({reason})",
         where=url,
-        remedy="Check the network or proxy (HTTPS_PROXY), or give a mirror with --endpoint; what was fetched is kept",
+        remedy="Check the network or proxy (HTTPS_PROXY), or use a mirror with --endpoint; downloaded files are kept",
     )
 
 

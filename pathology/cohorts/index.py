@@ -1,6 +1,6 @@
-"""What the public collections hold, from the index that the package ``idc-index-data`` carries; no network is used.
+"""Contents of the public collections, from the index in the package ``idc-index-data``; offline.
 
-The one file that imports ``idc_index_data``.  The images are those of the Imaging Data Commons of the US National
+The only file that imports ``idc_index_data``.  The images are hosted by the Imaging Data Commons of the US National
 Cancer Institute (Fedorov et al. 2023, RadioGraphics 43:e230180); every series is a folder of DICOM files in a public
 bucket.
 """
@@ -39,15 +39,15 @@ class PublicCohort:
     Attributes
     ----------
     name
-        How it is asked for.
+        Name on the command line.
     collection
-        Its id in the index.
+        Collection ID in the index.
     title
-        One line for people.
+        Title, one line.
     kind
-        Series that are wanted where nobody says otherwise.
+        Default kind of series.
     labels
-        Where its labels come from.
+        Source of the labels.
     """
 
     name: str
@@ -63,7 +63,7 @@ COHORTS: Final = (
         "tcga_sarc",
         "TCGA-SARC: H&E slides of soft tissue sarcomas, FFPE diagnostic and frozen",
         "diagnostic",
-        "histology of the clinical table of the Genomic Data Commons, by patient; diagnoses were reviewed later, so say"
+        "histology in the clinical table of the Genomic Data Commons, by patient; diagnoses were reviewed later, state"
         " which table was used",
     ),
     PublicCohort(
@@ -71,14 +71,14 @@ COHORTS: Final = (
         "rms_mutation_prediction",
         "RMS-Mutation-Prediction: H&E slides of rhabdomyosarcomas (Children's Oncology Group), with annotated regions",
         "diagnostic",
-        "the clinical table of the collection's page, by patient",
+        "clinical table on the collection page, by patient",
     ),
     PublicCohort(
         "sts",
         "soft_tissue_sarcoma",
         "Soft-tissue-Sarcoma: PET, CT and MRI with contours of the tumour (Vallieres et al. 2015)",
         "imaging",
-        "the clinical table of the collection's page, by patient",
+        "clinical table on the collection page, by patient",
     ),
     PublicCohort(
         "qin",
@@ -88,7 +88,7 @@ COHORTS: Final = (
         "none in the index",
     ),
 )
-"""The collections of sarcomas."""
+"""The sarcoma collections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +98,13 @@ class CohortSeries:
     Attributes
     ----------
     name
-        Name of its folder when fetched, unique in its cohort.
+        Name of the download folder, unique in the cohort.
     patient_id, study, uid
-        Identity: patient, StudyInstanceUID, SeriesInstanceUID.
+        Patient ID, StudyInstanceUID, SeriesInstanceUID.
     modality
         DICOM modality, such as ``SM`` for slides.
     kind
-        What it is for.
+        Kind of series.
     description
         SeriesDescription.
     size_mb
@@ -114,7 +114,7 @@ class CohortSeries:
     licence
         Short name of the licence.
     doi
-        Of the data set.
+        DOI of the data set.
     encoding
         Transfer syntaxes of the pixels.
     url
@@ -142,7 +142,7 @@ def index_version() -> str:
     Raises
     ------
     MissingDependencyError
-        If it is not installed.
+        If the package is not installed.
     """
     _index()
     from importlib.metadata import version
@@ -156,13 +156,13 @@ def find_cohort(name: str) -> PublicCohort:
     Raises
     ------
     UsageError
-        If there is none; the message says which there are.
+        If there is none; the message lists the cohorts.
     """
     for cohort in COHORTS:
         if name.lower() in (cohort.name, cohort.collection):
             return cohort
     raise UsageError(
-        f"there is no cohort {name!r}", remedy=f"Choose one of: {', '.join(cohort.name for cohort in COHORTS)}"
+        f"unknown cohort {name!r}", remedy=f"Choose one of: {', '.join(cohort.name for cohort in COHORTS)}"
     )
 
 
@@ -172,7 +172,7 @@ def read_cohort(name: str) -> tuple[CohortSeries, ...]:
     Parameters
     ----------
     name
-        Of one of :data:`COHORTS`.
+        Name of one of :data:`COHORTS`.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def _index() -> str:
 
 def _kind(modality: str, description: str) -> Kind:
     if modality == "SM":
-        # The collections' own words: "FFPE HE TP DX1" is formalin-fixed for diagnosis, "Frozen HE TP TS1" is not.
+        # Descriptions of the collections: "FFPE HE TP DX1" is a diagnostic FFPE slide, "Frozen HE TP TS1" is not.
         return "frozen" if description.lower().startswith("frozen") else "diagnostic"
     return "annotation" if modality in ("SEG", "SR", "RTSTRUCT", "ANN") else "imaging"
 

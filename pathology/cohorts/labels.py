@@ -1,4 +1,4 @@
-"""Labels of a cohort's slides, joined from a clinical table, in today's names."""
+"""Slide labels of a cohort from a clinical table, in the current nomenclature."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["CohortLabels", "join_labels", "read_diagnoses", "write_manifest"]
 
 @dataclass(frozen=True)
 class CohortLabels:
-    """Slides with labels, and why others have none.
+    """Labels of slides, and reasons for exclusion.
 
     Attributes
     ----------
     labels
-        Code of the tumour by the slide's name.
+        Histotype code by slide name.
     excluded
-        Slides without a label, counted by reason.
+        Number of excluded slides by reason.
     vocabulary
-        Version of the list of names.
+        Version of the histotype vocabulary.
     """
 
     labels: Mapping[str, str]
@@ -41,9 +41,9 @@ def read_diagnoses(table: Path, *, patient: str, label: str) -> dict[str, str]:
     Parameters
     ----------
     table
-        UTF-8 text with a header, separated by commas, or by tabs if its name ends in ``.tsv`` or ``.txt``.
+        UTF-8 CSV file with a header; tab-separated if its name ends in ``.tsv`` or ``.txt``.
     patient, label
-        Names of the columns.
+        Column names.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def read_diagnoses(table: Path, *, patient: str, label: str) -> dict[str, str]:
             for column in (patient, label):
                 if column not in header:
                     raise InputTableError(
-                        f"the table has no column {column!r} (it has: {', '.join(header) or 'none'})", where=table
+                        f"the table has no column {column!r} (available: {', '.join(header) or 'none'})", where=table
                     )
             found: dict[str, str] = {}
             for row in rows:
@@ -73,23 +73,23 @@ def read_diagnoses(table: Path, *, patient: str, label: str) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputTableError(f"the table cannot be read ({error})", where=table) from error
     if not found:
-        raise InputTableError("the table names no patient with a diagnosis", where=table)
+        raise InputTableError("the table has no patient with a diagnosis", where=table)
     return found
 
 
 def join_labels(
     slides: Sequence[CohortSeries], diagnoses: Mapping[str, str], *, classes: Collection[str] | None = None
 ) -> CohortLabels:
-    """Give each slide the code of its patient's tumour.
+    """Assign each slide the histotype code of its patient.
 
-    A name that today covers several tumours (such as MFH) gives no label: which it is needs a review of the case.
+    An obsolete name that covers several tumours (such as MFH) gives no label: the case needs pathology review.
 
     Parameters
     ----------
     slides
-        Of the cohort.
+        Slides of the cohort.
     diagnoses
-        By patient, in any wording of the vocabulary.
+        Diagnosis by patient, in any synonym of the vocabulary.
     classes
         Codes to keep; ``None``: all.
     """
@@ -98,7 +98,7 @@ def join_labels(
     for slide in slides:
         diagnosis = diagnoses.get(slide.patient_id)
         if diagnosis is None:
-            reasons["the patient is not in the table"] += 1
+            reasons["patient not in the table"] += 1
             continue
         try:
             code = find_histotype(diagnosis).code
@@ -115,27 +115,27 @@ def join_labels(
 def write_manifest(
     path: Path, slides: Sequence[CohortSeries], folder: Path, labels: Mapping[str, str] | None = None
 ) -> int:
-    """Write the CSV that ``pathology score`` and ``pathology train`` take; returns the number of slides in it.
+    """Write a slide manifest for ``pathology score`` and ``pathology train``; return the number of slides.
 
-    Columns: ``path`` (the slide's folder, relative to the manifest where it lies below it), ``slide_id``,
-    ``patient_id``, ``site`` (tissue source site, where the patient's name is a TCGA barcode), ``licence``,
-    ``series_uid``, and with labels ``label``; slides without a label are then left out.
+    Columns: ``path`` (slide folder, relative to the manifest if below it), ``slide_id``,
+    ``patient_id``, ``site`` (tissue source site, for TCGA barcodes), ``licence``,
+    ``series_uid``, and ``label`` if labels are given; slides without a label are then excluded.
 
     Parameters
     ----------
     path
-        The manifest.
+        Output file.
     slides
-        In the order wanted.
+        Slides, in output order.
     folder
-        Where they lie, a folder each.
+        Folder that contains one subfolder per slide.
     labels
-        By the slide's name.
+        Label by slide name.
 
     Raises
     ------
     OutputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     import io
 

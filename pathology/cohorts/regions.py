@@ -1,4 +1,4 @@
-"""Annotations of slides that come as DICOM segmentations, as outlines in level-0 pixels."""
+"""Slide annotations in DICOM SEG, converted to polygons in level-0 pixels."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["SlideRegions", "read_slide_regions", "write_slide_regions"]
 
 _PALETTE = ((214, 39, 40), (31, 119, 180), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 190, 207))
 _CELLS = 40_000_000
-"""Largest segmentation read at once, in cells."""
+"""Maximum size of a segmentation, in cells."""
 _STANDING = (0.0, 1.0, 0.0, 1.0, 0.0, 0.0)
-"""Directions of rows and columns of a slide held with its label at the top, where a file gives none."""
+"""Default row and column directions: the slide held with its label at the top."""
 
 
 @dataclass(frozen=True)
 class SlideRegions:
-    """The areas of one segment.
+    """The polygons of one segment.
 
     Attributes
     ----------
     label
         SegmentLabel.
     polygons
-        In level-0 pixels of the slide.
+        Polygons in level-0 pixels of the slide.
     cell
-        Side of a cell of the segmentation in level-0 pixels: how fine outlines can be.
+        Side of a segmentation cell in level-0 pixels: the resolution of the polygons.
     """
 
     label: str
@@ -53,18 +53,18 @@ def read_slide_regions(
     path
         A DICOM SEG in the slide's coordinate system, binary or fractional.
     mpp
-        Micrometres per level-0 pixel of the slide.
+        Level-0 micrometres per pixel of the slide.
     slide
-        The slide's DICOM series, whose header says where its first pixel lies; ``None``: at the origin.
+        The DICOM series of the slide, whose header gives the position of its first pixel; ``None``: the origin.
     threshold
-        Of a fractional segmentation, as a share of its largest value.
+        Threshold of a fractional segmentation, as a fraction of its maximum.
 
     Raises
     ------
     CorruptSlideError
-        If it is no segmentation of a slide.
+        If the file is not a segmentation of a slide.
     UsageError
-        If it is too large to be read at once.
+        If the segmentation is too large.
     """
     from pathology.outputs.export.highdicom_library import highdicom
 
@@ -72,9 +72,11 @@ def read_slide_regions(
         seg = highdicom.seg.segread(path)
         rows, columns = int(seg.TotalPixelMatrixRows), int(seg.TotalPixelMatrixColumns)
     except (AttributeError, ValueError, OSError, RuntimeError) as error:
-        raise CorruptSlideError(f"this is no segmentation of a slide ({error})", where=path) from error
+        raise CorruptSlideError(f"not a segmentation of a slide ({error})", where=path) from error
     if rows * columns > _CELLS:
-        raise UsageError(f"the segmentation has {columns:,} x {rows:,} cells", where=path, remedy="Use a coarser one")
+        raise UsageError(
+            f"the segmentation is too large: {columns:,} x {rows:,} cells", where=path, remedy="Use a coarser one"
+        )
     measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     down, across = (float(value) * 1000 / mpp for value in measures.PixelSpacing)
     corner = _corner(seg, slide, mpp, across, down)
@@ -93,7 +95,7 @@ def _origin(dataset: Any) -> NDArray[np.float64]:  # noqa: ANN401 - pydicom's el
 
 
 def _corner(seg: Any, slide: Path | None, mpp: float, across: float, down: float) -> tuple[float, float]:  # noqa: ANN401
-    """Return the corner of the segmentation's first cell in level-0 pixels.
+    """Return the corner of the first segmentation cell in level-0 pixels.
 
     Origins are centres of first pixels, in mm on the slide (PS3.3, C.8.12.4.1.1).
     """
@@ -103,7 +105,7 @@ def _corner(seg: Any, slide: Path | None, mpp: float, across: float, down: float
         headers = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
         levels = [header for header in headers if "TotalPixelMatrixColumns" in header]
         if not levels:
-            raise CorruptSlideError("this is no DICOM slide", where=slide)
+            raise CorruptSlideError("not a DICOM slide", where=slide)
         start = _origin(max(levels, key=lambda header: int(header.TotalPixelMatrixColumns)))
     directions = np.asarray(seg.get("ImageOrientationSlide") or _STANDING, float)
     moved = (_origin(seg) - start) * 1000 / mpp

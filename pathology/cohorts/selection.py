@@ -1,4 +1,4 @@
-"""Which series of a cohort are wanted, and what fetching them means: gigabytes and licences."""
+"""Select series of a cohort, and summarise their size and licences."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["Summary", "annotations_of", "select", "summarise"]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a selection amounts to.
+    """Summary of a selection.
 
     Attributes
     ----------
     series, patients, files
-        Numbers.
+        Counts.
     size_mb
-        Megabytes in total.
+        Total size in megabytes.
     median_mb
-        Of a series.
+        Median size of a series, in megabytes.
     licences
-        Series by licence.
+        Number of series by licence.
     kinds
-        Series by kind.
+        Number of series by kind.
     encodings
-        Series by encoding of their pixels.
+        Number of series by pixel encoding.
     dois
-        To be cited.
+        DOIs to cite.
     """
 
     series: int
@@ -55,31 +55,31 @@ def select(
     largest_mb: float | None = None,
     limit: int | None = None,
 ) -> tuple[CohortSeries, ...]:
-    """Choose series.
+    """Select series.
 
     Parameters
     ----------
     series
-        Of one cohort.
+        Series of one cohort.
     kind
-        Only these; ``None``: all.
+        Kind to keep; ``None``: all.
     patients
-        Only of these patients; ``None``: all.
+        Patients to keep; ``None``: all.
     one_per_patient
-        The first slide of each patient, such as DX1.
+        Keep only the first slide of each patient, such as DX1.
     largest_mb
-        Leave out larger series.
+        Exclude larger series.
     limit
-        At most so many patients, in the cohort's order.
+        Maximum number of patients, in cohort order.
 
     Raises
     ------
     UsageError
-        If nothing is left, or a patient named is not in the cohort.
+        If no series remains, or a patient is not in the cohort.
     """
     known = {one.patient_id for one in series}
     if patients is not None and (unknown := sorted(set(patients) - known)):
-        raise UsageError(f"{len(unknown)} patients are not in the cohort, the first is {unknown[0]!r}")
+        raise UsageError(f"{len(unknown)} patients are not in the cohort; first: {unknown[0]!r}")
     chosen = [
         one
         for one in series
@@ -96,18 +96,20 @@ def select(
         kept = list(dict.fromkeys(one.patient_id for one in chosen))[:limit]
         chosen = [one for one in chosen if one.patient_id in set(kept)]
     if not chosen:
-        raise UsageError("nothing of the cohort fits", remedy="Ask for another kind, larger files or other patients")
+        raise UsageError(
+            "no series of the cohort matches", remedy="Select another kind, larger files or other patients"
+        )
     return tuple(chosen)
 
 
 def annotations_of(slides: Sequence[CohortSeries], series: Sequence[CohortSeries]) -> tuple[CohortSeries, ...]:
-    """Return the annotations in the studies of some slides."""
+    """Return the annotations that belong to the studies of the given slides."""
     studies = {one.study for one in slides}
     return tuple(one for one in series if one.kind == "annotation" and one.study in studies)
 
 
 def summarise(series: Sequence[CohortSeries]) -> Summary:
-    """Count what a selection amounts to."""
+    """Summarise a selection."""
     sizes = sorted(one.size_mb for one in series)
     licences: dict[str, int] = defaultdict(int)
     for one in series:

@@ -1,4 +1,4 @@
-"""A bundle on labelled slides, scored exactly as ``pathology score`` scores them."""
+"""Evaluate a bundle on labelled slides, scored exactly as by ``pathology score``."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ __all__ = ["BundleEvaluation", "evaluate_bundle", "internal_evaluation", "write_
 
 @dataclass(frozen=True, eq=False)
 class BundleEvaluation:
-    """What was measured.
+    """Result of a bundle evaluation.
 
     Attributes
     ----------
     evaluations
-        The bundle's own evaluation first, where it has one in this form, then the new one.
-    findings
-        The slides.
+        The internal evaluation of the bundle, if available, then the new one.
+    predictions
+        Predictions of the slides.
     labelled
-        Their labels and further columns.
+        Labels and other columns of the slides.
     sections
-        For the page: what the model declined to answer.
+        Report sections on abstentions.
     rule
-        How patches became a slide, as :func:`pathology.evaluation.classifier.slide_scores` names it.
+        Aggregation rule, a name of :func:`pathology.evaluation.classifier.slide_scores`.
     """
 
     evaluations: tuple[Evaluation, ...]
-    findings: tuple[SlidePrediction, ...]
+    predictions: tuple[SlidePrediction, ...]
     labelled: LabelledSlides
     sections: tuple[Section, ...]
     rule: str
 
 
 def internal_evaluation(bundle: Bundle) -> Evaluation | None:
-    """Return the figures that a training wrote beside the bundle's card; ``None`` where it has none."""
+    """Return the internal evaluation stored in the bundle; ``None`` if there is none."""
     path = bundle.directory / EVALUATION_NAME
     if not path.is_file():
         return None
@@ -73,34 +73,34 @@ def evaluate_bundle(
     out: Path,
     *,
     name: str = "external",
-    data: str = "slides of the user's own",
+    data: str = "own slides",
     settings: ScoreSettings | None = None,
     mpp: float | None = None,
     workers: int | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> BundleEvaluation:
-    """Score labelled slides with a bundle, measure, and write tables, pictures and a page.
+    """Score labelled slides with a bundle, compute metrics, and write tables, figures and a report.
 
     Parameters
     ----------
     bundle
         A classifier.
     slides, labels
-        The slides that are there and their table of labels.
+        Available slides and their label table.
     out
-        Folder for the page; scores go into ``out/scores`` and are taken up again.
+        Output folder; scores are stored in ``out/scores`` and reused on the next run.
     name, data
-        What the evaluation is called, and which slides these are.
+        Name of the evaluation and of the data set.
     settings
-        How slides are scored.
+        Scoring settings.
     mpp, workers, device, progress
         As in :func:`pathology.scoring.batch.score`.
 
     Returns
     -------
     BundleEvaluation
-        The new evaluation beside the bundle's own.
+        The new evaluation and the internal one.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def evaluate_bundle(
         raise UsageError(f"{card.name} is a detector", remedy="Evaluate a classifier")
     own = internal_evaluation(bundle)
     if own is not None and own.name == name:
-        raise UsageError(f"the bundle's own evaluation is called {name!r}", remedy="Give another --name")
+        raise UsageError(f"{name!r} is the name of the internal evaluation", remedy="Choose another --name")
     labelled = read_labels(labels, slides, card.classes)
     aggregator = (settings or ScoreSettings()).aggregator
     manifest = out / "slides.csv"
@@ -134,12 +134,12 @@ def evaluate_bundle(
     if batch.failed:
         first = batch.failed[0]
         raise SlideError(
-            f"{len(batch.failed)} slides could not be scored, the first is {first.slide_id}: {first.error}",
+            f"{len(batch.failed)} slides could not be scored; first: {first.slide_id}: {first.error}",
             where=out / "scores",
-            remedy="Mend them or leave them out of the table of labels; the same command again goes on",
+            remedy="Repair them or remove them from the label table, then repeat the command to resume",
         )
     results = {slide.slide_id: _result(out, slide.slide_id) for slide in labelled.slides}
-    findings = tuple(
+    predictions = tuple(
         SlidePrediction(
             slide.slide_id,
             slide.patient_id,
@@ -149,11 +149,11 @@ def evaluate_bundle(
         )
         for slide in labelled.slides
     )
-    # Thresholds hold for the aggregator they were fitted for.
+    # Thresholds are valid only for the aggregator they were fitted with.
     rule = aggregator if aggregator in RULES else "model"
     fitted_for = card.trust.aggregator if card.trust is not None else "mean"
     evaluation = evaluate_slides(
-        findings,
+        predictions,
         card.classes,
         name=name,
         data=data,
@@ -163,13 +163,13 @@ def evaluate_bundle(
     sections = (_declined(labelled, results),)
     write_text(out / "evaluation.json", evaluation.model_dump_json(indent=1))
     shown = (own, evaluation) if own is not None and own.classes == card.classes else (evaluation,)
-    return BundleEvaluation(shown, findings, labelled, sections, rule)
+    return BundleEvaluation(shown, predictions, labelled, sections, rule)
 
 
 def write_bundle_evaluation(
     found: BundleEvaluation, bundle: Bundle, out: Path, *, extra: Sequence[Section] = (), warnings: Sequence[str] = ()
 ) -> Path:
-    """Write pictures and page of an evaluation; return the page."""
+    """Write the figures and the report of an evaluation; return the path of the report."""
     page = out / "report.html"
     write_evaluation_report(
         page,
@@ -178,7 +178,7 @@ def write_bundle_evaluation(
         evaluation_pictures(
             out / "pictures",
             found.evaluations[-1],
-            found.findings,
+            found.predictions,
             rule=found.rule,
             temperature=bundle.card.calibration.get("temperature"),
         ),
@@ -206,22 +206,22 @@ def _patches(out: Path, slide_id: str) -> Any:  # noqa: ANN401 - a numpy array; 
     group = zarr.open_group(out / "scores" / "slides" / slide_id / PREDICTIONS, mode="r")
     found = np.asarray(group["probabilities"][...])  # type: ignore[index]
     if np.isnan(found).any(axis=1).all():
-        raise InputTableError(f"slide {slide_id} has no patch that could be read")
+        raise InputTableError(f"slide {slide_id} has no readable patch")
     return found
 
 
 def _declined(labelled: LabelledSlides, results: dict[str, SlideResult]) -> Section:
-    """How often the model declined, and how often it was right where it did not."""
+    """Return the abstention rate and the accuracy of the remaining predictions."""
     classes = labelled.classes
     answered = [s for s in labelled.slides if not results[s.slide_id].abstained]
     right = sum(results[s.slide_id].prediction == classes[s.label] for s in answered)
     share = wilson(len(answered), len(labelled))
-    rows = [(Cell(value="slides answered"), Cell(value=str(share)))]
+    rows = [(Cell(value="slides with a prediction"), Cell(value=str(share)))]
     if answered:
-        rows.append((Cell(value="right among those"), Cell(value=str(wilson(right, len(answered))))))
+        rows.append((Cell(value="accuracy on those slides"), Cell(value=str(wilson(right, len(answered))))))
     return Section(
-        heading="Answers and abstentions",
-        text="A slide is declined where its prediction set holds more or fewer than one class, or where it is unlike"
-        " anything the model was trained on.",
+        heading="Predictions and abstentions",
+        text="The model abstains if the prediction set does not contain exactly one class or the slide is"
+        " out of distribution.",
         table=Table(head=("", "share"), rows=tuple(rows)),
     )

@@ -1,4 +1,4 @@
-"""What a classifier is worth on labelled slides: by patch, slide and patient, by every rule, with n and interval."""
+"""Classifier metrics on labelled slides: by patch, slide and patient, by aggregation rule, with n and intervals."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ Floats = NDArray[np.float64]
 Level = Literal["patch", "slide", "patient"]
 
 _PATCH_RESAMPLES = 200
-"""Resamples where rows are patches: thousands of rows in a few patients, whose number the interval rests on."""
+"""Bootstrap resamples at patch level: thousands of rows, but the interval depends on the number of patients."""
 
 
 @dataclass(frozen=True, eq=False)
 class SlidePrediction:
-    """The answers for one slide whose class is known.
+    """Predictions for one labelled slide.
 
     Attributes
     ----------
     slide_id, patient_id
-        Whose.
+        Slide and patient.
     label
-        Number of its class.
+        Class index.
     patches
-        ``(n, C)`` probabilities of its patches; rows of NaN could not be read.
+        ``(n, C)`` patch probabilities; NaN rows could not be read.
     answer
-        ``(C,)`` probabilities of the slide as the model gives them, by an aggregator of its own; ``None``: only the
-        rules for patches are reported.
+        ``(C,)`` slide probabilities of the model's own aggregator; ``None``: only the patch aggregation rules are
+        reported.
     """
 
     slide_id: str
@@ -56,7 +56,7 @@ class SlidePrediction:
 
 
 class LevelReport(Record):
-    """Figures at one level by one rule."""
+    """Metrics at one level for one aggregation rule."""
 
     level: Level
     rule: str
@@ -64,62 +64,64 @@ class LevelReport(Record):
     patches."""
     report: ClassificationReport
     average_precision: dict[str, Interval]
-    """One against the rest; a model without knowledge has the share of the class."""
+    """Average precision, one-vs-rest; chance level is the class prevalence."""
     sensitivity: dict[str, Interval] = Field(default_factory=dict)
-    """One against the rest at the thresholds given."""
+    """One-vs-rest, at the given thresholds."""
     specificity: dict[str, Interval] = Field(default_factory=dict)
     """Likewise."""
 
 
 class Evaluation(Record):
-    """Everything measured on one set of slides."""
+    """All metrics on one set of slides."""
 
     name: str
-    """``internal`` or ``external``, or what the user called it."""
+    """``internal``, ``external`` or a user-defined name."""
     data: str
-    """On which slides, in words."""
+    """Description of the slides."""
     classes: tuple[str, ...]
     slides: int
     patients: int
     patches: int
     thresholds: dict[str, float] = Field(default_factory=dict)
-    """Of a slide's probability, one a class, fixed on other slides; empty where none were fixed."""
+    """Slide probability threshold per class, fitted on other slides; empty if not fitted."""
     levels: tuple[LevelReport, ...]
 
     def at(self, level: Level, rule: str) -> LevelReport:
-        """Return the figures at a level by a rule.
+        """Return the metrics at a level for an aggregation rule.
 
         Raises
         ------
         UsageError
-            If they were not measured.
+            If they are not available.
         """
         for report in self.levels:
             if (report.level, report.rule) == (level, rule):
                 return report
-        raise UsageError(f"nothing was measured by {level} with the rule '{rule}'")
+        raise UsageError(f"no metrics by {level} for the rule '{rule}'")
 
 
-def slide_scores(findings: Sequence[SlidePrediction], rule: str) -> Floats:
+def slide_scores(predictions: Sequence[SlidePrediction], rule: str) -> Floats:
     """Return ``(S, C)`` slide probabilities by a rule, or by the model's own aggregator (``model``)."""
     if rule == "model":
-        return np.stack([np.asarray(f.answer, np.float64) for f in findings])
-    return np.stack([RULES[rule](f.patches) for f in findings])
+        return np.stack([np.asarray(f.answer, np.float64) for f in predictions])
+    return np.stack([RULES[rule](f.patches) for f in predictions])
 
 
-def fit_thresholds(findings: Sequence[SlidePrediction], classes: Sequence[str], rule: str = "mean") -> dict[str, float]:
+def fit_thresholds(
+    predictions: Sequence[SlidePrediction], classes: Sequence[str], rule: str = "mean"
+) -> dict[str, float]:
     """Choose for each class the slide probability whose point on the ROC curve is nearest to (0, 1).
 
     Parameters
     ----------
-    findings
-        Calibration slides, never those that measure.
+    predictions
+        Calibration slides, never the test slides.
     classes
-        Names.
+        Class names.
     rule
         How patches become a slide.
     """
-    truth, scores = np.array([f.label for f in findings]), slide_scores(findings, rule)
+    truth, scores = np.array([f.label for f in predictions]), slide_scores(predictions, rule)
     return {
         name: optimal_threshold(truth == c, scores[:, c])
         for c, name in enumerate(classes)
@@ -128,7 +130,7 @@ def fit_thresholds(findings: Sequence[SlidePrediction], classes: Sequence[str], 
 
 
 def evaluate_slides(
-    findings: Sequence[SlidePrediction],
+    predictions: Sequence[SlidePrediction],
     classes: Sequence[str],
     *,
     name: str,
@@ -138,33 +140,33 @@ def evaluate_slides(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Measure a classifier.
+    """Evaluate a classifier.
 
     Parameters
     ----------
-    findings
-        Slides of known class that neither trained nor chose anything.
+    predictions
+        Labelled slides that were used neither for training nor for model selection.
     classes
-        Names.
+        Class names.
     name, data
-        What the result is called, and on which slides it is.
+        Name of the evaluation and description of the slides.
     thresholds
-        Of slide probabilities, one a class, fixed elsewhere; they give sensitivity and specificity.
+        Slide probability threshold per class, fitted on other slides, for sensitivity and specificity.
     threshold_rule
-        Rule that the thresholds were fixed for.
+        Aggregation rule of the thresholds.
     resamples, seed
-        Of the bootstrap by patient.
+        Patient-level bootstrap.
 
     Raises
     ------
     UsageError
         If there are no slides.
     """
-    if not findings:
+    if not predictions:
         raise UsageError("there are no slides to evaluate on")
-    truth = np.array([f.label for f in findings])
-    owners = [f.patient_id for f in findings]
-    readable = [np.asarray(f.patches)[~np.isnan(f.patches).any(axis=1)] for f in findings]
+    truth = np.array([f.label for f in predictions])
+    owners = [f.patient_id for f in predictions]
+    readable = [np.asarray(f.patches)[~np.isnan(f.patches).any(axis=1)] for f in predictions]
     lengths = [len(p) for p in readable]
     levels = [
         _level(
@@ -178,9 +180,9 @@ def evaluate_slides(
             seed,
         )
     ]
-    rules = [*RULES, *(["model"] if all(f.answer is not None for f in findings) else [])]
+    rules = [*RULES, *(["model"] if all(f.answer is not None for f in predictions) else [])]
     for rule in rules:
-        scores = slide_scores(findings, rule)
+        scores = slide_scores(predictions, rule)
         slide = _level("slide", rule, truth, scores, classes, owners, resamples, seed)
         if thresholds and rule == threshold_rule:
             slide = slide.model_copy(update=_at_thresholds(truth, scores, classes, thresholds))
@@ -192,7 +194,7 @@ def evaluate_slides(
         name=name,
         data=data,
         classes=tuple(classes),
-        slides=len(findings),
+        slides=len(predictions),
         patients=len(set(owners)),
         patches=sum(lengths),
         thresholds=dict(thresholds or {}),

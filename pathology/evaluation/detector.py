@@ -1,4 +1,4 @@
-"""How good a detector is: counts, rates with intervals, and sensitivity against false positives per mm²."""
+"""Detector metrics: counts, rates with intervals, and sensitivity against false positives per mm²."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Froc", "Image", "Rates", "count_rates", "froc", "intervals_by_slide"
 
 
 def _wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval; everything is possible without trials."""
+    """Return Wilson's 95 % interval; (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
     interval = wilson(successes, trials)
@@ -33,10 +33,10 @@ class Rates:
     true_positives, false_positives, false_negatives
         Counts.
     precision, recall, f1
-        ``nan`` where undefined.
+        NaN if undefined.
     precision_interval, recall_interval, f1_interval
-        Wilson intervals; F1's is that of the Jaccard index ``J = TP / (TP + FP + FN)``, a proportion, carried over
-        by ``F1 = 2 J / (1 + J)``.  They treat objects as independent; for slides with many mitoses see
+        Wilson intervals; for F1, that of the Jaccard index ``J = TP / (TP + FP + FN)``, a proportion, transformed
+        by ``F1 = 2 J / (1 + J)``.  They assume independent objects; for slides with many mitoses see
         :func:`intervals_by_slide`.
     """
 
@@ -81,7 +81,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def count_rates(true_positives: int, false_positives: int, false_negatives: int) -> Rates:
-    """Return the rates that follow from counts.
+    """Return the rates computed from counts.
 
     Raises
     ------
@@ -100,13 +100,13 @@ class Image:
     Attributes
     ----------
     slide
-        What the image was cut from; images of one slide are resampled together.
+        Slide the image was cropped from; images of one slide are resampled together.
     detections
-        What the detector found, at any score.
+        Detections at any score.
     mitoses
-        ``(M, 2)`` reference centres in the same pixels.
+        ``(M, 2)`` reference centres in the same pixel coordinates.
     area_mm2
-        Area that was searched.
+        Evaluated area.
     """
 
     slide: str
@@ -116,7 +116,7 @@ class Image:
 
 
 def rates(images: Sequence[Image], threshold: float, distance: float) -> Rates:
-    """Return the rates at a score threshold, matched one to one within a distance in pixels."""
+    """Return the rates at a score threshold; detections are matched one to one within a distance in pixels."""
     counts = np.zeros(3, int)
     for image in images:
         matches = match_by_distance(image.detections.at_least(threshold), image.mitoses, distance)
@@ -127,7 +127,7 @@ def rates(images: Sequence[Image], threshold: float, distance: float) -> Rates:
 def _ranked(images: Sequence[Image], distance: float) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
     """Return all scores, whether each is a mitosis, and the number of mitoses.
 
-    Detections claim mitoses by falling score, so that leaving out those below a threshold changes no other's match.
+    Detections are matched in descending score order, so excluding those below a threshold changes no other match.
     """
     scores: list[NDArray[np.float32]] = []
     hits: list[NDArray[np.bool_]] = []
@@ -141,7 +141,7 @@ def _ranked(images: Sequence[Image], distance: float) -> tuple[NDArray[np.float6
 
 
 def threshold_of_best_f1(images: Sequence[Image], distance: float) -> tuple[float, float]:
-    """Return the score threshold with the highest F1, and that F1; ``(1.0, 0.0)`` where nothing is found."""
+    """Return the score threshold with the highest F1, and that F1; ``(1.0, 0.0)`` without detections."""
     scores, hits, total = _ranked(images, distance)
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], hits[order]
@@ -149,7 +149,7 @@ def threshold_of_best_f1(images: Sequence[Image], distance: float) -> tuple[floa
         return 1.0, 0.0
     found = np.cumsum(hits)
     f1 = 2 * found / (np.arange(1, len(hits) + 1) + total)
-    # Equal scores cannot be told apart by a threshold.
+    # A threshold cannot separate equal scores.
     last = np.append(scores[1:] != scores[:-1], True)
     best = int(np.where(last, f1, -1).argmax())
     return float(scores[best]), float(f1[best])
@@ -162,11 +162,11 @@ class Froc:
     Attributes
     ----------
     thresholds
-        ``(K,)`` falling scores.
+        ``(K,)`` scores in descending order.
     sensitivity
-        ``(K,)`` share of mitoses found at or above each.
+        ``(K,)`` fraction of mitoses detected at or above each threshold.
     false_positives_per_mm2
-        ``(K,)`` false positives at or above each, per mm² searched.
+        ``(K,)`` false positives at or above each threshold, per mm².
     """
 
     thresholds: NDArray[np.float64]
@@ -174,7 +174,7 @@ class Froc:
     false_positives_per_mm2: NDArray[np.float64]
 
     def sensitivity_at(self, false_positives_per_mm2: float) -> float:
-        """Return the highest sensitivity with at most that many false positives per mm²; 0 where there is none."""
+        """Return the highest sensitivity with at most that many false positives per mm²; 0 if there is none."""
         usable = self.false_positives_per_mm2 <= false_positives_per_mm2
         return float(self.sensitivity[usable].max(initial=0.0))
 
@@ -211,7 +211,7 @@ def intervals_by_slide(
     Parameters
     ----------
     images
-        Evaluated images; all images of a slide are drawn together, for they are alike.
+        Evaluated images; images of one slide are resampled together because they are correlated.
     threshold, distance
         As in :func:`rates`.
     repeats
@@ -219,12 +219,12 @@ def intervals_by_slide(
     level
         Confidence level.
     seed
-        Of the random numbers.
+        Random seed.
 
     Returns
     -------
     dict
-        ``precision``, ``recall`` and ``f1`` to lower and upper limit.
+        Lower and upper limits of ``precision``, ``recall`` and ``f1``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What one epoch of training left."""
+"""Training history, one record per epoch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["EpochRecord"]
 
 
 class EpochRecord(Record):
-    """One pass over the training patches."""
+    """Losses and speed of one epoch."""
 
     stage: int
     """From 1."""
@@ -18,17 +18,17 @@ class EpochRecord(Record):
     loss: float
     """Mean training loss (weighted cross-entropy, nats)."""
     learning_rate: float
-    """Of the head at the end of the epoch."""
+    """Learning rate of the head at the end of the epoch."""
     validation_loss: float
-    """Mean cross-entropy of the validation patches, each slide counting alike."""
+    """Mean cross-entropy of the validation patches, each slide weighted equally."""
     validation_accuracy: float
-    """Share of the validation patches called right."""
+    """Accuracy on the validation patches."""
     validation_slide_loss: float
     """Mean cross-entropy of the validation slides' mean probabilities."""
     best: bool
-    """Whether it is the best so far by the recipe's figure."""
+    """Whether this is the best epoch so far by the selection metric of the recipe."""
     seconds: float
-    """Of training, validation left out."""
+    """Training time, excluding validation."""
     waiting: float
     """Share of that time spent waiting for patches, 0 to 1."""
     patches_per_second: float

@@ -1,4 +1,4 @@
-"""Labels of slides: one CSV file joined to the slides that are there, every mistake in it named before any work."""
+"""Slide labels: a CSV file matched to the available slides and validated before any work starts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pathology.scoring.select import SlideEntry
 __all__ = ["SETS", "LabelledSlide", "LabelledSlides", "read_labels"]
 
 SETS: Final = ("train", "validation", "calibration", "test")
-"""What a slide can be used for.  The first shapes the weights, the second chooses the epoch, the third fits
-calibration, abstention and cut-offs, and the last measures."""
+"""Data sets: the first trains the weights, the second selects the epoch, the third fits calibration, abstention
+and cut-offs, and the last evaluates."""
 
 _REQUIRED: Final = ("slide_id", "patient_id", "label")
 _KNOWN: Final = (*_REQUIRED, "site", "set", "regions", "path", "mpp")
@@ -27,26 +27,26 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True)
 class LabelledSlide:
-    """One slide and what is known of it.
+    """One labelled slide.
 
     Attributes
     ----------
     slide_id, path
-        Identity and file.
+        Slide ID and file.
     patient_id
-        Whose it is.
+        Patient ID.
     label
-        Number of its class.
+        Class index.
     site
-        Hospital, where given.
+        Hospital, if given.
     set
-        One of :data:`SETS`, where the table fixes it.
+        One of :data:`SETS`, if the table assigns it.
     regions
-        GeoJSON file with the outlines that patches are taken from, where given.
+        GeoJSON file of the regions to take patches from, if given.
     mpp
-        Micrometres per level-0 pixel as the manifest of slides states it.
+        Level-0 micrometres per pixel from the slide manifest.
     columns
-        All other columns of its row, such as follow-up.
+        All other columns of the row, such as follow-up.
     """
 
     slide_id: str
@@ -62,16 +62,16 @@ class LabelledSlide:
 
 @dataclass(frozen=True)
 class LabelledSlides:
-    """Slides of known classes.
+    """Labelled slides.
 
     Attributes
     ----------
     classes
-        Class names, in the order of the network's outputs.
+        Class names, in the order of the network outputs.
     slides
-        One entry a slide, in the order of the table.
+        One entry per slide, in table order.
     unlabelled
-        Slides that are there and have no label.
+        Available slides without a label.
     """
 
     classes: tuple[str, ...]
@@ -100,7 +100,7 @@ class LabelledSlides:
 def read_labels(
     table: Path, slides: Sequence[SlideEntry], classes: Sequence[str], *, patients_per_class: int = 1
 ) -> LabelledSlides:
-    """Read a table of labels, join it to the slides and check both.
+    """Read a label table, match it to the slides and validate both.
 
     Parameters
     ----------
@@ -109,23 +109,23 @@ def read_labels(
         and ``label``; optionally ``site``, ``set`` (one of :data:`SETS`), ``regions`` (a GeoJSON file, relative to
         the table) and any others, which are kept.
     slides
-        The slides that are there.
+        Available slides.
     classes
-        Class names.  A label is one of them, in any case, or a name of the same tumour in
+        Class names.  A label is one of them, in any case, or a synonym of the same tumour in
         :mod:`pathology.findings.vocabulary`.
     patients_per_class
-        Smallest number of patients of each class.
+        Minimum number of patients per class.
 
     Raises
     ------
     InputTableError
-        If a column is missing, a value is empty or unknown, a slide is named twice or is not there, a patient is of
-        two classes or stands in two sets, or a class has too few patients.
+        If a column is missing, a value is empty or unknown, a slide is duplicated or missing, a patient has two classes
+        or is in two sets, or a class has too few patients.
     UsageError
         If there are fewer than two classes.
     """
     if len(set(classes)) < 2 or len(set(classes)) != len(classes):
-        raise UsageError(f"the classes are {', '.join(classes) or 'none'}; at least two different ones are needed")
+        raise UsageError(f"at least two different classes are required, got {', '.join(classes) or 'none'}")
     rows = _read(table)
     by_name = _names(slides)
     found: list[LabelledSlide] = []
@@ -141,10 +141,10 @@ def read_labels(
             continue
         kind = row.get("set") or None
         if kind is not None and kind not in SETS:
-            raise InputTableError(f"set {kind!r} is unknown", where=where, remedy=f"Write one of {', '.join(SETS)}")
+            raise InputTableError(f"set {kind!r} is unknown", where=where, remedy=f"Use one of {', '.join(SETS)}")
         regions = table.parent / row["regions"] if row.get("regions") else None
         if regions is not None and not regions.is_file():
-            raise InputTableError(f"there is no file of regions {row['regions']!r}", where=where)
+            raise InputTableError(f"region file {row['regions']!r} not found", where=where)
         found.append(
             LabelledSlide(
                 entry.slide_id,
@@ -161,9 +161,9 @@ def read_labels(
     if absent:
         close = difflib.get_close_matches(absent[0], [entry.slide_id for entry in slides], n=1)
         raise InputTableError(
-            f"{len(absent)} labelled slides are not there: {_some(absent)}",
+            f"{len(absent)} labelled slides not found: {_some(absent)}",
             where=table,
-            remedy=f"Give the folder that holds them, or mend the names{f' ({close[0]}?)' if close else ''}",
+            remedy=f"Pass the folder that contains them, or correct the names{f' ({close[0]}?)' if close else ''}",
         )
     _check_slides(found, table)
     result = LabelledSlides(
@@ -184,7 +184,7 @@ def _read(table: Path) -> list[tuple[int, dict[str, str]]]:
                 if column not in header:
                     near = difflib.get_close_matches(column, header, n=1, cutoff=0.4)
                     raise InputTableError(
-                        f"the table of labels has no column '{column}' (it has: {', '.join(header) or 'none'})",
+                        f"the label table has no column '{column}' (available: {', '.join(header) or 'none'})",
                         where=table,
                         remedy=f"Name a column '{column}'{f' (instead of {near[0]!r}?)' if near else ''}",
                     )
@@ -192,20 +192,20 @@ def _read(table: Path) -> list[tuple[int, dict[str, str]]]:
                 (reader.line_num, {name: (row[name] or "").strip() for name in header}) for row in reader if any(row)
             ]
     except OSError as error:
-        raise InputTableError(f"the table of labels cannot be read ({error.strerror})", where=table) from error
+        raise InputTableError(f"the label table cannot be read ({error.strerror})", where=table) from error
     except UnicodeDecodeError as error:
         raise InputTableError(
-            "the table of labels is not UTF-8 text", where=table, remedy="Save it as CSV UTF-8"
+            "the label table is not UTF-8 text", where=table, remedy="Save it as CSV UTF-8"
         ) from error
     except csv.Error as error:
-        raise InputTableError(f"the table of labels is no CSV file ({error})", where=table) from error
+        raise InputTableError(f"the label table is not a CSV file ({error})", where=table) from error
     if not rows:
-        raise InputTableError("the table of labels has no rows", where=table)
+        raise InputTableError("the label table has no rows", where=table)
     return rows
 
 
 def _names(slides: Sequence[SlideEntry]) -> dict[str, SlideEntry]:
-    """Slides by every name a table may use; a name that means two slides means none."""
+    """Map every name a table may use to its slide; ambiguous names are dropped."""
     names: dict[str, SlideEntry] = {}
     files = Counter(entry.path.name.casefold() for entry in slides)
     for entry in slides:
@@ -219,20 +219,20 @@ def _class_of(label: str, classes: Sequence[str], where: str) -> int:
     plain = [name.casefold() for name in classes]
     if label.casefold() in plain:
         return plain.index(label.casefold())
-    remedy = f"Write one of {', '.join(classes)}"
+    remedy = f"Use one of {', '.join(classes)}"
     try:
         code = find_histotype(label).code
     except UsageError as error:
-        # A name that covers several entities deserves to be told so; any other unknown one gets the classes.
+        # A name that covers several entities gets its own message; other unknown names get the list of classes.
         ambiguous = "several entities" in error.what
         raise InputTableError(
-            error.what if ambiguous else f"label {label!r} is none of the classes", where=where, remedy=remedy
+            error.what if ambiguous else f"label {label!r} is not one of the classes", where=where, remedy=remedy
         ) from None
     if code.casefold() not in plain:
         raise InputTableError(
-            f"label {label!r} ({code}) is none of the classes",
+            f"label {label!r} ({code}) is not one of the classes",
             where=where,
-            remedy=f"{remedy}, or leave the row out",
+            remedy=f"{remedy}, or remove the row",
         )
     return plain.index(code.casefold())
 
@@ -241,9 +241,9 @@ def _check_slides(slides: Sequence[LabelledSlide], table: Path) -> None:
     twice = [name for name, count in Counter(slide.slide_id for slide in slides).items() if count > 1]
     if twice:
         raise InputTableError(
-            f"{len(twice)} slides are named more than once: {_some(twice)}",
+            f"{len(twice)} slides are duplicated: {_some(twice)}",
             where=table,
-            remedy="Keep one row a slide",
+            remedy="Keep one row per slide",
         )
 
 
@@ -257,17 +257,17 @@ def _check_patients(labelled: LabelledSlides, table: Path, patients_per_class: i
     if torn:
         names = " and ".join(labelled.classes[c] for c in sorted(classes_of[torn[0]]))
         raise InputTableError(
-            f"{len(torn)} patients are of two classes: {torn[0]} is {names}"
+            f"{len(torn)} patients have two classes: {torn[0]} is {names}"
             + (f"; also {_some(torn[1:])}" if len(torn) > 1 else ""),
             where=table,
-            remedy="Give all slides of a patient one label; give each of two tumours of a patient an id of its own",
+            remedy="Give all slides of a patient the same label; give two tumours of one patient separate patient IDs",
         )
     if any(slide.set for slide in labelled.slides) and not all(slide.set for slide in labelled.slides):
         without = [slide.slide_id for slide in labelled.slides if not slide.set]
         raise InputTableError(
             f"column 'set' is empty for {len(without)} slides: {_some(without)}",
             where=table,
-            remedy="Fill it in for all slides, or for none",
+            remedy="Fill it in for all slides or for none",
         )
     for number, patients in enumerate(labelled.patients_by_class()):
         if len(patients) < patients_per_class:
@@ -276,7 +276,7 @@ def _check_patients(labelled: LabelledSlides, table: Path, patients_per_class: i
                 f"{f' ({_some(patients)})' if patients else ''}; this training needs at least {patients_per_class},"
                 " so that each set has one",
                 where=table,
-                remedy="Add patients, or leave the class out with --classes",
+                remedy="Add patients, or exclude the class with --classes",
             )
 
 

@@ -1,4 +1,4 @@
-"""The pictures behind the figures: training curves, confusion matrix, ROC, precision and recall, calibration."""
+"""Evaluation plots: training curves, confusion matrix, ROC, precision-recall, calibration."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from pathology.stats.temperature_scaling import reliability
 __all__ = ["draw_confusion", "draw_curves", "draw_precision_recall", "draw_reliability", "draw_roc"]
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-"""Okabe and Ito's palette: told apart by colour-blind readers."""
+"""Colour-blind-safe palette of Okabe and Ito."""
 
 _LINES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)))
-"""Solid and broken, so that curves which lie on one another can all be seen."""
+"""Line styles that keep overlapping curves visible."""
 
 _FAR = 20
-"""A loss so many times the median is drawn on a logarithmic scale."""
+"""Losses above this multiple of the median switch the plot to a logarithmic scale."""
 
 Floats = NDArray[np.float64]
 
 
 def draw_curves(history: Sequence[EpochRecord], *, title: str = "") -> Figure:
-    """Draw loss and validation accuracy by epoch, the stages parted, the epoch that was chosen marked."""
+    """Draw loss and validation accuracy by epoch, with stage boundaries and the selected epoch."""
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     at = np.arange(1, len(history) + 1)
@@ -47,15 +47,15 @@ def draw_curves(history: Sequence[EpochRecord], *, title: str = "") -> Figure:
                 axes.axvline(i + 1.5, color="#bbbbbb", linewidth=0.8)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.set_ylabel("loss (nats; training weighted by class)")
+    left.set_ylabel("loss (nats; training loss class-weighted)")
     losses = [value for r in history for value in (r.loss, r.validation_loss)]
     if max(losses) > _FAR * max(float(np.median(losses)), 1e-12):
-        # Running means are still young in the first epochs: their validation loss would flatten all others.
+        # Batch-norm statistics are unreliable in the first epochs; their validation loss would flatten the others.
         left.set_yscale("log")
     else:
         left.set_ylim(bottom=0)
     left.legend(frameon=False)
-    right.set_ylabel("validation patches called right")
+    right.set_ylabel("validation accuracy (patches)")
     right.set_ylim(0, 1.02)
     late = chosen > len(history) / 2
     right.annotate(
@@ -72,7 +72,7 @@ def draw_curves(history: Sequence[EpochRecord], *, title: str = "") -> Figure:
 
 
 def draw_confusion(report: LevelReport, *, title: str = "") -> Figure:
-    """Draw the confusion matrix: counts, shaded by the share of the true class."""
+    """Draw the confusion matrix: counts, shaded by the fraction of the true class."""
     matrix = np.array(report.report.confusion)
     classes = report.report.classes
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -84,14 +84,14 @@ def draw_confusion(report: LevelReport, *, title: str = "") -> Figure:
         axes.text(j, i, str(count), ha="center", va="center", color="white" if share[i, j] > 0.55 else "black")
     axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
     axes.set_yticks(range(len(classes)), [f"{name} (n = {matrix[i].sum()})" for i, name in enumerate(classes)])
-    axes.set_xlabel(f"called, by {report.level}")
+    axes.set_xlabel(f"predicted class, by {report.level}")
     axes.set_ylabel("truth")
     axes.set_title(title, fontsize=10)
     return figure
 
 
 def draw_roc(truth: NDArray[np.integer], scores: Floats, report: LevelReport, *, title: str = "") -> Figure:
-    """Draw one ROC curve a class against the rest, with its area, interval and n in the legend."""
+    """Draw one-vs-rest ROC curves, with AUC, interval and n in the legend."""
     figure, axes = _square("1 - specificity", "sensitivity", title)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle="--")
     for c, name in enumerate(report.report.classes):
@@ -101,14 +101,14 @@ def draw_roc(truth: NDArray[np.integer], scores: Floats, report: LevelReport, *,
             area = report.report.auc[name]
             label = _legend(name, area, int(positive.sum()))
             axes.plot(fpr, tpr, color=_COLOURS[c % len(_COLOURS)], linestyle=_LINES[c % len(_LINES)], label=label)
-    axes.legend(loc="lower right", fontsize=7, frameon=False, title="area (95 % CI), positive", title_fontsize=7)
+    axes.legend(loc="lower right", fontsize=7, frameon=False, title="AUC (95 % CI), positives", title_fontsize=7)
     return figure
 
 
 def draw_precision_recall(
     truth: NDArray[np.integer], scores: Floats, report: LevelReport, *, title: str = ""
 ) -> Figure:
-    """Draw one precision-recall curve a class, with its average precision; dotted: what chance gives."""
+    """Draw one-vs-rest precision-recall curves with average precision; dotted line: chance."""
     figure, axes = _square("recall", "precision", title)
     for c, name in enumerate(report.report.classes):
         positive = np.asarray(truth) == c
@@ -120,7 +120,7 @@ def draw_precision_recall(
             axes.step(recall, precision, where="post", color=colour, linestyle=_LINES[c % len(_LINES)], label=label)
             axes.axhline(positive.mean(), color=colour, linewidth=0.8, linestyle=":")
     axes.legend(
-        loc="lower left", fontsize=7, frameon=False, title="average precision (95 % CI), positive", title_fontsize=7
+        loc="lower left", fontsize=7, frameon=False, title="average precision (95 % CI), positives", title_fontsize=7
     )
     return figure
 
@@ -128,22 +128,26 @@ def draw_precision_recall(
 def draw_reliability(
     truth: NDArray[np.integer], before: Floats, after: Floats | None = None, *, bins: int = 10, title: str = ""
 ) -> Figure:
-    """Draw how often the leading class is right against how sure the model is; a dot's area is its share of the rows.
+    """Draw a reliability diagram: accuracy of the predicted class against confidence; marker area shows bin size.
 
     Parameters
     ----------
     truth
         Class numbers, length N.
     before, after
-        ``(N, C)`` probabilities without and with temperature; ``None``: one set only.
+        ``(N, C)`` probabilities before and after temperature scaling; ``None``: one set only.
     bins
-        Equal bins of confidence.
+        Number of equal-width confidence bins.
     title
-        Above.
+        Plot title.
     """
-    figure, axes = _square("probability of the leading class", "share called right", title)
+    figure, axes = _square("confidence (probability of the predicted class)", "accuracy", title)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle="--")
-    sets = [("", before)] if after is None else [("without temperature, ", before), ("with temperature, ", after)]
+    sets = (
+        [("", before)]
+        if after is None
+        else [("before temperature scaling, ", before), ("after temperature scaling, ", after)]
+    )
     for i, (name, p) in enumerate(sets):
         filled = [b for b in reliability(np.asarray(truth), p, bins=bins) if b.n]
         x = np.array([b.confidence for b in filled], float)

@@ -1,4 +1,4 @@
-"""Readers with and without aid, as a table: one row an answer."""
+"""Reader studies: readers with and without AI assistance, one row per reading."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ _COLUMNS = ("reader", "case", "truth", "unaided", "aided")
 
 
 def read_reader_study(path: Path, *, resamples: int = 2000, seed: int = 0) -> ReaderStudy:
-    """Compare readers' accuracy without and with aid.
+    """Compare the accuracy of readers with and without AI assistance.
 
     Parameters
     ----------
     path
-        CSV with the columns ``reader``, ``case``, ``truth``, ``unaided`` and ``aided``: what each reader called each
-        case, without and with aid.
+        CSV with the columns ``reader``, ``case``, ``truth``, ``unaided`` and ``aided``: the diagnosis of each reader
+        for each case, without and with AI assistance.
     resamples, seed
-        Of the bootstrap over readers and cases.
+        Bootstrap over readers and cases.
 
     Raises
     ------
     InputTableError
-        If a column or value is missing, a reader read a case twice or not at all, or a case has two truths.
+        If a column or value is missing, a reader read a case twice or not at all, or a case has two truth values.
     UsageError
         If there are fewer than two readers or cases.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputTableError(f"the table of readers cannot be read ({error})", where=path) from error
+        raise InputTableError(f"the reader table cannot be read ({error})", where=path) from error
     for column in _COLUMNS:
         if column not in table:
             raise InputTableError(
-                f"the table of readers has no column '{column}'", where=path, remedy=f"It needs {', '.join(_COLUMNS)}"
+                f"the reader table has no column '{column}'",
+                where=path,
+                remedy=f"Required columns: {', '.join(_COLUMNS)}",
             )
         empty = np.flatnonzero(table[column].str.strip() == "")
         if empty.size:
@@ -51,7 +53,7 @@ def read_reader_study(path: Path, *, resamples: int = 2000, seed: int = 0) -> Re
         raise InputTableError(f"reader {first['reader']} read case {first['case']} twice", where=path)
     truths = table.groupby("case")["truth"].nunique()
     if (truths > 1).any():
-        raise InputTableError(f"case {truths[truths > 1].index[0]} has two truths", where=path)
+        raise InputTableError(f"case {truths[truths > 1].index[0]} has two different truth values", where=path)
     answers = table.set_index(["reader", "case"])
     readers, cases = sorted(set(table["reader"])), sorted(set(table["case"]))
     missing = next(((r, c) for r in readers for c in cases if (r, c) not in answers.index), None)
@@ -59,7 +61,7 @@ def read_reader_study(path: Path, *, resamples: int = 2000, seed: int = 0) -> Re
         raise InputTableError(
             f"reader {missing[0]} did not read case {missing[1]}",
             where=path,
-            remedy="Leave out cases that not everybody read",
+            remedy="Exclude cases that some readers did not read",
         )
     ordered = answers.loc[[(r, c) for r in readers for c in cases]]
     shape = len(readers), len(cases)

@@ -1,4 +1,4 @@
-"""The page of an evaluation: several evaluations of one model side by side, with their pictures."""
+"""The evaluation report: several evaluations of one model side by side, with figures."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ __all__ = ["evaluation_pictures", "metrics_section", "side_by_side", "write_eval
 def evaluation_pictures(
     folder: Path,
     evaluation: Evaluation,
-    findings: Sequence[SlidePrediction],
+    predictions: Sequence[SlidePrediction],
     *,
     rule: str = "mean",
     temperature: float | None = None,
 ) -> tuple[Picture, ...]:
-    """Draw confusion matrix, ROC, precision and recall, and calibration of one evaluation.
+    """Draw the confusion matrix, ROC, precision-recall and calibration plots of one evaluation.
 
     Parameters
     ----------
     folder
-        Where SVG and PNG files go, named after the evaluation.
+        Output folder for SVG and PNG files, named after the evaluation.
     evaluation
-        Figures of ``findings``.
-    findings
+        Metrics of ``predictions``.
+    predictions
         The slides.
     rule
-        How patches become a slide.
+        Slide aggregation rule.
     temperature
-        That the patches' probabilities have had: calibration is drawn without it too.  ``None``: none or several.
+        Temperature applied to the patch probabilities; calibration is also drawn without.  ``None``: none or several.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    truth = np.array([finding.label for finding in findings])
-    scores = slide_scores(findings, rule)
+    truth = np.array([finding.label for finding in predictions])
+    scores = slide_scores(predictions, rule)
     slide, name = evaluation.at("slide", rule), evaluation.name
-    readable = [f.patches[~np.isnan(f.patches).any(axis=1)] for f in findings]
+    readable = [f.patches[~np.isnan(f.patches).any(axis=1)] for f in predictions]
     patches = np.concatenate(readable).astype(np.float64)
     labels = np.repeat(truth, [len(p) for p in readable])
     before, after = (patches, None) if temperature is None else (tempered(patches, 1 / temperature), patches)
@@ -64,7 +64,7 @@ def evaluation_pictures(
         picture(
             draw_precision_recall(truth, scores, slide, title=about),
             folder / f"{name}-precision-recall",
-            f"Precision and recall by slide, {about}; dotted: what chance gives",
+            f"Precision and recall by slide, {about}; dotted line: chance",
         ),
         picture(
             draw_reliability(truth, scores, title=f"{about}, by slide"),
@@ -80,17 +80,17 @@ def evaluation_pictures(
 
 
 _RULES = {
-    "mean": "average probability of the patches",
-    "share": "share of the patches a class leads in",
-    "majority": "class that leads in most patches",
-    "top": "ten surest patches of each class",
+    "mean": "mean patch probability",
+    "share": "fraction of patches predicted as each class",
+    "majority": "majority class of the patches",
+    "top": "ten most confident patches of each class",
     "model": "the model's own aggregator",
-    "none": "each patch by itself, labelled as its slide",
+    "none": "single patches, labelled as their slide",
 }
 
 
 def side_by_side(evaluations: Sequence[Evaluation]) -> tuple[Section, ...]:
-    """Return the tables: a row a figure, a column an evaluation, n beside every figure.
+    """Return the tables: one row per metric, one column per evaluation, each value with n.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def side_by_side(evaluations: Sequence[Evaluation]) -> tuple[Section, ...]:
         If there is none.
     """
     classes = evaluations[0].classes
-    head = ("figure", *(f"{e.name} ({e.slides} slides, {e.patients} patients)" for e in evaluations))
+    head = ("Metric", *(f"{e.name} ({e.slides} slides, {e.patients} patients)" for e in evaluations))
     sections = [
         Section(
             heading="Evaluations",
@@ -117,12 +117,12 @@ def side_by_side(evaluations: Sequence[Evaluation]) -> tuple[Section, ...]:
         rows = [
             _row("accuracy", [f.report.accuracy for f in found]),
             _row("balanced accuracy", [f.report.balanced_accuracy for f in found]),
-            _row("mean area under the ROC curve", [f.report.macro_auc for f in found]),
-            _row("calibration error", [f.report.calibration_error for f in found]),
+            _row("mean AUC", [f.report.macro_auc for f in found]),
+            _row("expected calibration error", [f.report.calibration_error for f in found]),
         ]
         for name in classes:
             sizes = [f.report.support[name] for f in found]
-            rows.append(_row(f"area under the ROC curve, {name}", [f.report.auc[name] for f in found], sizes))
+            rows.append(_row(f"AUC, {name}", [f.report.auc[name] for f in found], sizes))
             rows.append(_row(f"average precision, {name}", [f.average_precision[name] for f in found], sizes))
             rows.append(_row(f"recall, {name}", [f.report.recall[name] for f in found], sizes))
             if all(name in f.sensitivity for f in found):
@@ -144,7 +144,7 @@ def _row(name: str, values: Sequence[Interval], sizes: Sequence[int] | None = No
         if not math.isfinite(value.low):
             interval = "no interval, "
         elif value.low == value.high:
-            interval = "no interval: no resample differs, "
+            interval = "no interval: all resamples agree, "
         else:
             interval = f"{value.low:.3f} to {value.high:.3f}, "
         cells.append(Cell(value=f"{value.value:.3f}", ci=f"{interval}n = {value.n}{positive}"))
@@ -152,17 +152,17 @@ def _row(name: str, values: Sequence[Interval], sizes: Sequence[int] | None = No
 
 
 def metrics_section(heading: str, metrics: Sequence[Metric]) -> Section:
-    """Return figures of a card as a table; the note of one without a value says why."""
+    """Return the metrics of a card as a table; a metric without a value shows its note."""
     rows = []
     for figure in metrics:
         name = Cell(value=figure.metric)
         if figure.value is None or figure.interval is None:
-            rows.append((name, Cell(value="no figure", ci=figure.note)))
+            rows.append((name, Cell(value="not available", ci=figure.note)))
             continue
         low, high = figure.interval
-        interval = f"{low:.3f} to {high:.3f}" if low < high else "no interval: no resample differs"
+        interval = f"{low:.3f} to {high:.3f}" if low < high else "no interval: all resamples agree"
         rows.append((name, Cell(value=f"{figure.value:.3f}", ci=f"{interval}, n = {figure.n} {figure.unit}")))
-    return Section(heading=heading, table=Table(head=("figure", "value"), rows=tuple(rows)))
+    return Section(heading=heading, table=Table(head=("Metric", "Value"), rows=tuple(rows)))
 
 
 def write_evaluation_report(
@@ -176,26 +176,26 @@ def write_evaluation_report(
     extra: Sequence[Section] = (),
     warnings: Sequence[str] = (),
 ) -> None:
-    """Write the page.
+    """Write the report.
 
     Parameters
     ----------
     path
-        The HTML file; pictures of the training go beside it.
+        The HTML file; training figures are saved next to it.
     title
-        Of the page.
+        Page title.
     evaluations
-        Side by side, at least one.
+        At least one; shown side by side.
     pictures
         From :func:`evaluation_pictures`.
     rule
-        How the model's patches become a slide: its tables come before the pictures, those of the other rules after.
+        The model's aggregation rule: its tables precede the figures, those of the other rules follow them.
     history
-        Epochs of the training, if it is to be shown.
+        Training epochs to plot; empty: no training section.
     extra
-        Further sections, such as survival.
+        Additional sections, such as survival.
     warnings
-        Shown first.
+        Warnings, shown first.
     """
     about, *tables = side_by_side(evaluations)
     its_own = [t for t in tables if t.heading.endswith(f": {_RULES.get(rule, rule)}")]
@@ -203,14 +203,14 @@ def write_evaluation_report(
     shown = list(pictures)
     if history:
         best = next(i for i in reversed(range(len(history))) if history[i].best)
-        shown.insert(0, picture(draw_curves(history), path.parent / "pictures" / "curves", "Training by epoch"))
+        shown.insert(0, picture(draw_curves(history), path.parent / "pictures" / "curves", "Training curves"))
         waiting = sum(r.waiting * r.seconds for r in history) / max(1e-9, sum(r.seconds for r in history))
         speed = float(np.median([r.patches_per_second for r in history]))
         sections.append(
             Section(
                 heading="Training",
-                text=f"{len(history)} epochs of {history[0].steps} steps; epoch {best + 1} was chosen. "
-                f"{speed:.1f} patches/s (median), {waiting:.0%} of the time spent waiting for patches.",
+                text=f"{len(history)} epochs of {history[0].steps} steps; epoch {best + 1} was selected. "
+                f"{speed:.1f} patches/s (median), {waiting:.0%} of the time waiting for patches.",
             )
         )
     sections.append(Section(heading="Pictures", pictures=tuple(shown)))

@@ -1,4 +1,4 @@
-"""Follow-up by the risk a classifier gives: curves, log-rank test and Cox models, the cut-off fixed beforehand."""
+"""Survival by classifier risk: Kaplan-Meier curves, log-rank test and Cox models, with a prespecified cut-off."""
 
 from __future__ import annotations
 
@@ -32,61 +32,59 @@ from pathology.survival.plots import draw_kaplan_meier
 __all__ = ["RISK_COLUMN", "RiskReport", "patient_risks", "risk_report", "risk_section"]
 
 RISK_COLUMN = "high risk"
-"""What the risk group is called among the covariates: 1 for high, 0 for low."""
+"""Name of the risk group covariate: 1 for high risk, 0 for low risk."""
 
 
 class RiskReport(Record):
-    """Follow-up of patients by their risk."""
+    """Survival of patients by risk group."""
 
     patients: int
     events: int
     cut: float
-    """Risk from which on a patient is of high risk; it was on the card before these patients were looked at."""
+    """Cut-off: patients at or above it are high risk.  Prespecified on the card before this evaluation."""
     high: int
-    """Patients of high risk."""
+    """Number of high-risk patients."""
     concordance: Interval
-    """Harrell's, of the risk itself."""
+    """Harrell's concordance index of the continuous risk."""
     log_rank: LogRank | None
-    """``None`` where all patients are of one group or nobody had the event."""
+    """``None`` if all patients are in one group or there are no events."""
     hazard_ratios: tuple[HazardRatio, ...] = ()
-    """Of a Cox model of the risk group and the covariates."""
+    """Hazard ratios of a Cox model with the risk group and the covariates."""
     likelihood_ratio: LikelihoodRatioTest | None = None
-    """Whether the risk group adds anything to the covariates."""
+    """Test of the risk group in addition to the covariates."""
     note: str = ""
-    """Why there is no comparison, where there is none."""
+    """Why the comparison is missing, if it is."""
 
 
 def patient_risks(
-    findings: Sequence[SlidePrediction], labelled: LabelledSlides, columns: Sequence[str]
+    predictions: Sequence[SlidePrediction], labelled: LabelledSlides, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """Return one row a patient: the mean probability of the second class, and columns of the table of labels.
+    """Return one row per patient: mean probability of the second class, and columns of the label table.
 
     Parameters
     ----------
-    findings
-        Slides of a model of two classes.
+    predictions
+        Slide predictions of a two-class model.
     labelled
-        The same slides' rows.
+        Rows of the same slides.
     columns
-        Columns wanted beside ``risk``.
+        Columns to return in addition to ``risk``.
 
     Raises
     ------
     UsageError
-        If the model has other than two classes.
+        If the model does not have two classes.
     InputTableError
         If a column is missing or differs between the slides of a patient.
     """
     if len(labelled.classes) != 2:
-        raise UsageError(
-            f"the model has {len(labelled.classes)} classes; a risk is the probability of the second of two"
-        )
+        raise UsageError(f"the model has {len(labelled.classes)} classes; a risk model needs two")
     rows: dict[str, dict[str, str]] = {}
     risks: dict[str, list[float]] = {}
-    for slide, finding in zip(labelled.slides, findings, strict=True):
+    for slide, finding in zip(labelled.slides, predictions, strict=True):
         missing = [name for name in columns if name not in slide.columns]
         if missing:
-            raise InputTableError(f"the table of labels has no column '{missing[0]}'")
+            raise InputTableError(f"the label table has no column '{missing[0]}'")
         values = {name: slide.columns[name] for name in columns}
         if rows.setdefault(slide.patient_id, values) != values:
             torn = next(name for name in columns if rows[slide.patient_id][name] != values[name])
@@ -102,26 +100,26 @@ def patient_risks(
 def risk_report(
     table: pd.DataFrame, groups: RiskGroups, *, time: str, event: str, covariates: Sequence[str] = ()
 ) -> RiskReport:
-    """Compare follow-up between patients of low and high risk.
+    """Compare survival between low-risk and high-risk patients.
 
     Parameters
     ----------
     table
         From :func:`patient_risks`, with the columns named here.
     groups
-        One cut-off, learnt from other patients.
+        One cut-off, fitted on other patients.
     time, event
-        Columns of follow-up and of whether the event was seen (1 or 0).
+        Follow-up time column and event column (1 observed, 0 censored).
     covariates
-        Columns the Cox model is adjusted for; one that holds numbers only is taken as a number.
+        Adjustment covariates of the Cox model; columns with only numbers are numeric.
 
     Raises
     ------
     UsageError
-        If there is not one cut-off.
+        If there is not exactly one cut-off.
     """
     if len(groups.cuts) != 1:
-        raise UsageError(f"the risk has {len(groups.cuts)} cut-offs; one is needed")
+        raise UsageError(f"expected one risk cut-off, got {len(groups.cuts)}")
     outcome, kept = read_outcome_columns(table, time, event)
     known = table.iloc[kept].copy()
     risk = known["risk"].to_numpy(dtype=float)
@@ -129,12 +127,12 @@ def risk_report(
     known[RISK_COLUMN] = [float(name == groups.names[1]) for name in named]
     both = 0 < known[RISK_COLUMN].sum() < len(known) and outcome.events > 0
     ratios: tuple[HazardRatio, ...] = ()
-    test, note = None, "" if both else "All patients are of one group, or nobody had the event."
+    test, note = None, "" if both else "All patients are in one group, or there are no events."
     if both:
         try:
             ratios, test = _cox(known, outcome, covariates)
         except UsageError as error:
-            # Few patients or events are no reason to withhold curves and concordance.
+            # Report curves and concordance even with few patients or events.
             note = f"{error.what[0].upper()}{error.what[1:]}."
     return RiskReport(
         patients=len(known),
@@ -152,7 +150,7 @@ def risk_report(
 def _cox(
     table: pd.DataFrame, outcome: Outcome, covariates: Sequence[str]
 ) -> tuple[tuple[HazardRatio, ...], LikelihoodRatioTest]:
-    """Fit the model with and without the risk group."""
+    """Fit the Cox model with and without the risk group."""
     numeric, categorical = _kinds(table, covariates)
     settings = CovariateSettings(numeric=(RISK_COLUMN, *numeric), categorical=categorical)
     full = fit_model(table, outcome, settings, CoxModel(), groups=2)
@@ -168,7 +166,7 @@ def _cox(
     if not all(np.isfinite((ratio.low, ratio.high)).all() for ratio in ratios):
         raise UsageError(
             f"the proportional hazards model cannot be estimated from {len(outcome)} patients with {outcome.events}"
-            " events: a hazard ratio grows without limit"
+            " events: the hazard ratio diverges"
         )
     return ratios, likelihood_ratio_test(full.model, reduced, outcome)
 
@@ -185,13 +183,13 @@ def _kinds(table: pd.DataFrame, covariates: Sequence[str]) -> tuple[tuple[str, .
 def risk_section(
     table: pd.DataFrame, groups: RiskGroups, report: RiskReport, folder: Path, *, time: str, event: str
 ) -> Section:
-    """Return the part of the page with curves and table; the picture goes into ``folder``."""
+    """Return the report section with curves and table; the figure is saved in ``folder``."""
     outcome, kept = read_outcome_columns(table, time, event)
     named = groups.assign(table.iloc[kept]["risk"].to_numpy(dtype=float))
-    figure = draw_kaplan_meier(outcome, named, order=groups.names, what="Without the event", years=False)
-    figure.axes[0].set_xlabel(time)  # the unit is known to whoever named the column
+    figure = draw_kaplan_meier(outcome, named, order=groups.names, what="Event-free survival", years=False)
+    figure.axes[0].set_xlabel(time)  # the unit is that of the user's column
     rows = [
-        (Cell(value="concordance (Harrell) of the risk"), Cell(value=str(report.concordance))),
+        (Cell(value="Harrell's C of the risk"), Cell(value=str(report.concordance))),
         *(
             (
                 Cell(value=f"hazard ratio, {ratio.name} ({ratio.unit})"),
@@ -205,14 +203,14 @@ def risk_section(
     if report.likelihood_ratio is not None:
         rows.append(
             (
-                Cell(value="likelihood-ratio test: the risk group beside the covariates"),
+                Cell(value="likelihood-ratio test of the risk group, adjusted for the covariates"),
                 Cell(value=f"P = {report.likelihood_ratio.p:.3g}"),
             )
         )
     return Section(
-        heading="Follow-up by risk",
-        text=f"{report.patients} patients, {report.events} events. High risk from {report.cut:.4f} on: {report.high}"
-        " patients. The cut-off was fixed on patients of the training's own and is on the model's card.",
+        heading="Survival by risk group",
+        text=f"{report.patients} patients, {report.events} events. High risk (≥ {report.cut:.4f}): {report.high}"
+        " patients. The cut-off was fixed during training and is on the model card.",
         table=Table(head=("figure", "value"), rows=tuple(rows)),
         pictures=(picture(figure, folder / "kaplan-meier", "Kaplan-Meier curves by risk"),),
         note=report.note,

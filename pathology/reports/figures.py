@@ -1,4 +1,4 @@
-"""The look of the figures in reports, and how they are saved."""
+"""Style and file formats of report figures."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def save_picture(figure: Figure, stem: Path) -> tuple[Path, Path]:
     Parameters
     ----------
     figure
-        From a function of this module.
+        The figure to save.
     stem
-        Path without ending.
+        Path without extension.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def save_picture(figure: Figure, stem: Path) -> tuple[Path, Path]:
     Raises
     ------
     OutputError
-        They cannot be written.
+        The files cannot be written.
     """
     svg, png = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
     try:
@@ -40,7 +40,7 @@ def save_picture(figure: Figure, stem: Path) -> tuple[Path, Path]:
             figure.savefig(svg, bbox_inches="tight", metadata={"Date": None})
             figure.savefig(png, bbox_inches="tight", dpi=200, metadata={"Software": None})
     except OSError as error:
-        raise OutputError(f"the picture cannot be written ({error})", where=stem) from error
+        raise OutputError(f"the figure cannot be written ({error})", where=stem) from error
     return svg, png
 
 

@@ -1,7 +1,7 @@
-"""What every HTML page shares: the frame of its templates, how values are written, and pictures inside the page.
+"""Shared parts of the HTML pages: base templates, value formatting and embedded images.
 
-Pages are whole in themselves.  They carry a content security policy that forbids every request, so not even a
-hostile slide name could make a page load something.
+Pages are self-contained.  Their content security policy forbids every request, so not even a
+malicious slide name can make a page load a resource.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """Return a file's content as an address that holds it.
+    """Return file content as a data URI.
 
     Examples
     --------
@@ -35,9 +35,9 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 
 def relative_link(*parts: str) -> str:
-    """Return path parts as a relative address; every character with a meaning in addresses is quoted.
+    """Return path parts as a relative URL, with reserved characters quoted.
 
-    A name in a foreign encoding keeps its bytes, so that the link leads to the file.
+    A name in another encoding keeps its bytes, so that the link resolves to the file.
 
     Examples
     --------
@@ -45,18 +45,18 @@ def relative_link(*parts: str) -> str:
     './slides/a%3Ab/report.html'
     """
     address = "/".join(quote(part.encode("utf-8", "surrogateescape"), safe="") for part in parts)
-    # Without this a first part such as "a:b" would read as a scheme.
+    # Without "./", a first part such as "a:b" would be parsed as a scheme.
     return f"./{address}"
 
 
 @cache
 def page_environment(templates: Path | None = None) -> Environment:
-    """Return the environment that pages are rendered in; every value is escaped, and a missing one is an error.
+    """Return the Jinja environment of the pages; values are escaped and undefined values are errors.
 
     Parameters
     ----------
     templates
-        Folder of a room's own templates; they may extend and include the shared ones.
+        Additional template folder; its templates may extend and include the shared ones.
     """
     environment = Environment(
         loader=FileSystemLoader([folder for folder in (templates, _TEMPLATES) if folder is not None]),
@@ -64,7 +64,7 @@ def page_environment(templates: Path | None = None) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Also what is no str arrives at the page as valid text.
+        # Non-string values also arrive on the page as valid text.
         finalize=lambda value: value if isinstance(value, Markup) else formatting.valid_text(str(value)),
     )
     environment.filters |= {
@@ -82,7 +82,7 @@ def page_environment(templates: Path | None = None) -> Environment:
         "research_use_only": formatting.RESEARCH_USE_ONLY,
         "not_known": formatting.NOT_KNOWN,
         "version": __version__,
-        # Part of the package, not of any input, so it needs no escaping.
+        # Part of the package, not user input, so it needs no escaping.
         "sort_script": Markup(script),  # noqa: S704
         "sort_script_digest": digest,
     }

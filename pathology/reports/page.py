@@ -1,4 +1,4 @@
-"""The survival report: one page with its pictures inside, after fitting a model or comparing several."""
+"""Self-contained HTML reports made of sections with text, tables and figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Cell", "Picture", "Section", "Table", "picture", "write_report"]
 
 
 class Cell(Record):
-    """A value and, below it, its interval."""
+    """A value with its confidence interval below."""
 
     value: str
     ci: str = ""
@@ -30,16 +30,16 @@ class Table(Record):
 
 
 class Picture(Record):
-    """A picture inside the page."""
+    """An embedded figure."""
 
     caption: str
     address: str
     width: int
-    """CSS pixels."""
+    """Width in CSS pixels."""
 
 
 class Section(Record):
-    """A part of the report."""
+    """A section of the report."""
 
     heading: str
     text: str = ""
@@ -51,18 +51,18 @@ class Section(Record):
 def write_report(
     path: Path, title: str, subtitle: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()
 ) -> None:
-    """Write the page.
+    """Write the report.
 
     Parameters
     ----------
     path
-        File to write.
+        Output file.
     title, subtitle
-        At its head: what was done, on which data, with how many patients and events.
+        Heading: the analysis, the data, and the number of patients and events.
     sections
-        Its parts.
+        Sections, in order.
     warnings
-        Shown first.
+        Warnings, shown first.
     """
     template = page_environment().get_template("report.html")
     html = template.render(title=title, subtitle=subtitle, sections=sections, warnings=list(warnings))
@@ -71,10 +71,10 @@ def write_report(
 
 
 def picture(figure: Figure, stem: Path, caption: str) -> Picture:
-    """Save a figure as SVG and PNG and return it for the page, as SVG."""
+    """Save a figure as SVG and PNG, and return the SVG for embedding."""
     svg, _ = save_picture(figure, stem)
     content = svg.read_bytes()
-    # The drawing is cropped to what it holds, so its width is in the file and not in the figure.
+    # The drawing is cropped to its content, so its width is in the file, not in the figure.
     found = re.search(rb'width="([\d.]+)pt"', content)
     width = float(found.group(1)) * 4 / 3 if found else figure.get_size_inches()[0] * 96
     return Picture(caption=caption, address=data_uri(content, "image/svg+xml"), width=round(width))

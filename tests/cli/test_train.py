@@ -118,7 +118,7 @@ def test_its_bundle_scores_and_is_evaluated_beside_its_own_figures(trained, coho
     page = (out / "report.html").read_text()
     assert "internal (2 slides, 2 patients)" in page
     assert "external (2 slides, 2 patients)" in page
-    assert "share of the patches a class leads in" in page
+    assert "fraction of patches predicted as each class" in page
     measured = json.loads((out / "evaluation.json").read_text())
     assert {(level["level"], level["rule"]) for level in measured["levels"]} >= {
         *(("patch", "none"), ("slide", "mean"), ("slide", "share"), ("patient", "mean"), ("slide", "model"))

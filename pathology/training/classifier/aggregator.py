@@ -1,4 +1,4 @@
-"""Training aggregators on the frozen features of slides: one label a slide, none for a patch."""
+"""Train slide aggregators (multiple-instance learning) on frozen patch features, with slide-level labels only."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ Bag = NDArray[np.floating]
 
 
 class MilSettings(Record):
-    """A recipe.  Defaults are those of the published code of CLAM where it has one."""
+    """Training settings of an aggregator.  Defaults follow the published CLAM code where available."""
 
     kind: Literal["attention", "transformer"] = "attention"
-    """Which aggregator; see :mod:`pathology.networks.mil`."""
+    """Architecture; see :mod:`pathology.networks.mil`."""
     epochs: Annotated[int, Field(ge=1)] = 200
-    """Passes over the slides at most."""
+    """Maximum number of epochs."""
     patience: Annotated[int, Field(ge=1)] = 20
-    """Epochs without a lower validation loss after which training stops."""
+    """Early stopping: epochs without a lower validation loss."""
     least_epochs: Annotated[int, Field(ge=1)] = 50
-    """Epochs before it may stop."""
+    """Minimum number of epochs before early stopping."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """Of Adam."""
+    """Learning rate of Adam."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    """Of Adam, L2."""
+    """Weight decay of Adam (L2)."""
     instance_weight: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """Share of CLAM's clustering loss; the rest is the slides' cross-entropy.  The transformer has no such loss."""
+    """Weight of the CLAM clustering loss; the rest is the slide cross-entropy.  Not used by the transformer."""
     instances: Annotated[int, Field(ge=1)] = 8
-    """Patches of each kind in the clustering loss."""
+    """Number of positive and of negative patches in the clustering loss."""
     most_patches: Annotated[int, Field(ge=1)] | None = None
-    """Patches of a slide used in a step, drawn anew each time; ``None``: all."""
+    """Patches per slide and step, resampled at each step; ``None``: all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +53,13 @@ class FittedAggregator:
     Attributes
     ----------
     network
-        In evaluation mode, on the processor, with the weights of the best epoch.
+        In evaluation mode, on the CPU, with the weights of the best epoch.
     losses
         Mean training loss of each epoch.
     validation_losses
         Mean cross-entropy of the validation slides after each epoch.
     best_epoch
-        The one whose weights were kept, from 0.
+        Epoch of the kept weights, from 0.
     """
 
     network: nn.Module
@@ -79,40 +79,40 @@ def fit_aggregator(
     seed: int = 0,
     progress: Callable[[int, float, float], None] = lambda _epoch, _loss, _validation: None,
 ) -> FittedAggregator:
-    """Train on slides and keep the epoch with the lowest loss on others.
+    """Train an aggregator and keep the epoch with the lowest validation loss.
 
-    Slides are drawn with replacement, each class as often as any other.  Slides of one patient must all be on one
-    side; see :mod:`pathology.training.classifier.split`.
+    Slides are sampled with replacement, balanced by class.  All slides of a patient must be in the same
+    set; see :mod:`pathology.training.classifier.split`.
 
     Parameters
     ----------
     bags
-        ``(N_i, F)`` features of the patches of each training slide.
+        ``(N_i, F)`` patch features of each training slide.
     labels
-        Class of each.
+        Class index of each slide.
     classes
-        ``C``.
+        Number of classes.
     settings
-        The recipe.
+        Training settings.
     validation
-        Bags and labels of slides of other patients, which choose the epoch.
+        Bags and labels of slides of other patients, for selecting the epoch.
     device
         ``cpu`` or ``cuda``.
     seed
-        Two runs with one seed on one device agree.
+        Runs with the same seed on the same device are identical.
     progress
-        Called after each epoch with its number and both losses.
+        Called after each epoch with its number, training loss and validation loss.
 
     Raises
     ------
     UsageError
-        If bags and labels do not fit together, or a bag is empty.
+        If bags and labels do not match, or a bag is empty.
     """
     for some, truth in ((bags, labels), validation):
         if len(some) != len(truth) or not len(some):
-            raise UsageError(f"{len(some)} slides and {len(truth)} labels; expected as many, and some")
+            raise UsageError(f"expected one label per slide, got {len(some)} slides and {len(truth)} labels")
         if any(bag.ndim != 2 or not len(bag) or bag.shape[1] != bags[0].shape[1] for bag in some):
-            raise UsageError(f"features: expected (N, {bags[0].shape[1]}) with N >= 1 of every slide")
+            raise UsageError(f"features: expected shape (N, {bags[0].shape[1]}) with N >= 1 for every slide")
     random = np.random.default_rng(seed)
     forked = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=forked):

@@ -1,4 +1,4 @@
-"""A trained classifier of slides as a bundle: its weights, and a card with data, split, figures and limits."""
+"""Write a trained slide classifier as a bundle: weights, and a card with data, split, metrics and limits."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ __all__ = ["BundleDescription", "evaluation_metrics", "interval_metric", "trust_
 
 @dataclass(frozen=True)
 class BundleDescription:
-    """What only the people who train can say.
+    """Card entries that only the user can provide.
 
     Attributes
     ----------
     title
-        One line for people.
+        Title, one line.
     data_name, data_source, data_licence
-        What the slides are called, where they are from, and their licence.
+        Name, source and licence of the data set.
     licence
-        Of the weights.
+        Licence of the weights.
     reference
-        The publication whose method it follows.
+        Publication of the method.
     command
-        What made it.
+        Training command.
     """
 
     title: str
@@ -54,10 +54,10 @@ class BundleDescription:
 
 
 def interval_metric(metric: str, interval: Interval, *, unit: str, data: str, note: str = "") -> Metric:
-    """Turn a figure into the card's form; one without an interval loses its value and says why."""
+    """Convert an interval to a card metric; without a valid interval, the value is omitted and the note says why."""
     if not all(map(math.isfinite, (interval.value, interval.low, interval.high))):
         value = "it is not defined" if not math.isfinite(interval.value) else f"it is {interval.value:.3f}"
-        reason = f"No interval can be given ({interval.method}); {value} on these {unit}."
+        reason = f"No interval available ({interval.method}); {value} on these {unit}."
         return Metric(
             metric=metric,
             value=None,
@@ -69,7 +69,7 @@ def interval_metric(metric: str, interval: Interval, *, unit: str, data: str, no
             note=f"{note} {reason}".strip(),
         )
     if interval.low == interval.high:
-        note = f"{note} The interval has no width because no resample differs; that is not certainty.".strip()
+        note = f"{note} The interval has zero width because all resamples agree; this does not imply certainty.".strip()
     return Metric(
         metric=metric,
         value=round(interval.value, 4),
@@ -83,7 +83,7 @@ def interval_metric(metric: str, interval: Interval, *, unit: str, data: str, no
 
 
 def evaluation_metrics(evaluation: Evaluation, who: str, *, rules: Sequence[str] = ("mean", "share")) -> list[Metric]:
-    """Return the figures of an evaluation that belong on a card: by slide and patient, by each rule, by class."""
+    """Return the card metrics of an evaluation: by slide and patient, aggregation rule and class."""
     metrics: list[Metric] = []
     for rule in rules:
         for level in ("patient", "slide"):
@@ -92,7 +92,7 @@ def evaluation_metrics(evaluation: Evaluation, who: str, *, rules: Sequence[str]
             for name, interval in (
                 ("accuracy", found.accuracy),
                 ("balanced accuracy", found.balanced_accuracy),
-                ("mean area under the ROC curve", found.macro_auc),
+                ("mean AUC", found.macro_auc),
             ):
                 metrics.append(
                     interval_metric(f"{name} {what}", interval, unit=_units(interval, level), data=evaluation.data)
@@ -100,7 +100,7 @@ def evaluation_metrics(evaluation: Evaluation, who: str, *, rules: Sequence[str]
             if level == "slide":
                 metrics += [
                     interval_metric(
-                        f"area under the ROC curve, {name} against the rest, {what}",
+                        f"AUC, {name} vs rest, {what}",
                         interval,
                         unit=_units(interval, level),
                         data=evaluation.data,
@@ -112,32 +112,32 @@ def evaluation_metrics(evaluation: Evaluation, who: str, *, rules: Sequence[str]
 
 
 def _units(interval: Interval, level: str) -> str:
-    """What n counts: a bootstrap by patient counts patients, whatever the rows are."""
+    """Unit of n: patients for a patient-level bootstrap, whatever the rows are."""
     return "patients" if "by patient" in interval.method else f"{level}s"
 
 
 def trust_metrics(
     covered: Coverage | None, alarms: Interval | None, data: str, *, coverage: float, rate: float
 ) -> list[Metric]:
-    """Return how often prediction sets held the truth and how often a test slide counted as outside the domain."""
+    """Return the coverage of the prediction sets and the out-of-distribution rate on the test slides."""
     metrics = []
     if covered is not None:
         metrics.append(
             Metric(
-                metric=f"share of patients whose prediction set holds the truth (stated: {coverage:.0%})",
+                metric=f"coverage of the prediction sets, by patient (nominal: {coverage:.0%})",
                 value=round(covered.share, 4),
                 interval=(round(covered.interval[0], 4), round(covered.interval[1], 4)),
                 method="Wilson",
                 n=covered.n,
                 unit="patients",
                 data=data,
-                note=f"One slide a patient. Mean size {covered.mean_size:.2f}; one class {covered.single:.0%}.",
+                note=f"One slide per patient. Mean size {covered.mean_size:.2f}; single class {covered.single:.0%}.",
             )
         )
     if alarms is not None:
         metrics.append(
             interval_metric(
-                f"share of slides called outside the domain (stated: at most {rate:.0%})",
+                f"fraction of slides flagged out of distribution (nominal: at most {rate:.0%})",
                 alarms,
                 unit="slides",
                 data=data,
@@ -162,45 +162,45 @@ def write_slide_bundle(
     used: Sequence[int],
     learned: tuple[str, nn.Module] | None = None,
 ) -> Card:
-    """Write weights, domain and card, and check the bundle whole.
+    """Write weights, feature domain and card, and verify the bundle.
 
     Parameters
     ----------
     folder
-        The bundle's folder; its name is the bundle's.
+        Bundle folder; its name is the bundle name.
     network
         Trained.
     recipe
-        Its training.
+        Training recipe.
     labelled
-        The slides.
+        All labelled slides.
     system_id
-        Which published system.
+        Published system ID.
     description
-        What only people can say.
+        Card entries provided by the user.
     start
-        What the training started from.
+        Initial weights.
     split
-        How slides were kept apart.
+        Description of the split.
     figures
-        Measured figures, the baseline's beside the model's.
+        Metrics of the model and the baseline.
     trust
-        Fitted on calibration patients.
+        Calibration, prediction sets and out-of-distribution limit, fitted on the calibration patients.
     calibration
-        Further fitted numbers beside the temperature, such as thresholds and cut-offs.
+        Other fitted parameters, such as thresholds and cut-offs.
     used
-        Rows of the slides that shaped the weights or what is fitted.
+        Rows of the slides used for training, selection or calibration.
     learned
-        Name and network of a learned aggregator.
+        Name and network of a trained aggregator.
 
     Raises
     ------
     BundleError
-        If the bundle does not pass its own check.
+        If the bundle fails verification.
     """
     assert recipe.mpp is not None
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD_NAME).unlink(missing_ok=True)  # until everything is new, the folder is no bundle
+    (folder / CARD_NAME).unlink(missing_ok=True)  # an incomplete folder must not pass as a bundle
     digest = write_state_dict(network.state_dict(), folder / WEIGHTS_NAME, half=False)
     domain = trust.trust.out_of_domain
     assert domain is not None
@@ -213,8 +213,8 @@ def write_slide_bundle(
                 learned[1],
                 folder,
                 learned[0],
-                training="Features of the same training slides; the validation patients chose its epoch. Its figures"
-                " are those of 'model' on this card.",
+                training="Features of the same training slides; epoch selected on the validation patients. Its metrics"
+                " are labelled 'model' on this card.",
             ),
         )
     )
@@ -246,7 +246,7 @@ def write_slide_bundle(
                 licence=description.data_licence,
                 patients=len({slide.patient_id for slide in slides}),
                 images=len(slides),
-                used_for=f"training, choice of the epoch, calibration ({counts})",
+                used_for=f"training, epoch selection, calibration ({counts})",
             ),
         ),
         split=split,
@@ -256,13 +256,13 @@ def write_slide_bundle(
         aggregators=aggregators,
         intended_use="Research use only. Not for decisions about a patient.",
         limits=(
-            f"Knows {', '.join(labelled.classes)} and nothing else: any other tissue is given to one of these, unless"
-            " it is recognised as outside the domain.",
-            "Every patch of a slide was taught the slide's label, so patches of stroma or necrosis carry it too"
+            f"Distinguishes only {', '.join(labelled.classes)}: any other tissue is assigned to one of these unless"
+            " it is flagged out of distribution.",
+            "Every patch was trained with the label of its slide, including stroma and necrosis,"
             " unless regions were given.",
-            "Measured on slides of the same source as the training's; another hospital's scanner and stain are unknown"
-            " to it until evaluated.",
-            f"At least {recipe.min_tissue:.0%} of each patch was tissue in training; score with the same --min-tissue.",
+            "Evaluated on slides from the same source as the training data; performance on other scanners and stains is"
+            " unknown.",
+            f"Minimum tissue fraction of the training patches: {recipe.min_tissue:.0%}; score with the same.",
         ),
         licence=description.licence,
         reference=f"{description.reference} ({system_id}); reimplementation on other data, not the authors' model",
@@ -271,5 +271,5 @@ def write_slide_bundle(
     write_card(card, folder / CARD_NAME)
     for check in verify_bundle(folder):
         if check.error is not None:
-            raise BundleError(f"the bundle does not pass its own check ({check.what}: {check.error})", where=folder)
+            raise BundleError(f"the bundle fails verification ({check.what}: {check.error})", where=folder)
     return card

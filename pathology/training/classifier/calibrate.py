@@ -1,4 +1,4 @@
-"""What is fitted on calibration patients: temperature, prediction sets, the limit of the domain, cut-offs of a risk."""
+"""Calibration on separate patients: temperature, prediction sets, out-of-distribution limit, risk cut-offs."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ __all__ = ["SplitNetwork", "TrustFit", "fit_trust"]
 Rows = NDArray[np.int64]
 
 _TOGETHER = 8
-"""Slides whose features are in memory at once."""
+"""Number of slides with features in memory at once."""
 _DOMAIN_PATCHES = 4000
-"""Training patches that the domain is fitted on, spread evenly over the slides: several for each of 2048 features."""
+"""Training patches used to fit the feature domain, evenly spread over slides: several per feature (2048)."""
 
 
 class SplitNetwork:
-    """A trained classifier that gives features and logits in one pass.
+    """A trained classifier that returns features and logits in one pass.
 
     Parameters
     ----------
     network
-        Trained; not changed.
+        Trained network; not modified.
     patches
         All slides.
     recipe
-        Normalisation and batch size.
+        Recipe, for normalisation and batch size.
     device
-        Where to compute.
+        Compute device.
     loaders
-        Processes that read patches.
+        Number of data loader processes.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class SplitNetwork:
         self._patches, self._recipe, self._device, self._loaders = patches, recipe, device, loaders
 
     def slides(self, rows: Rows, *, most: int | None = None) -> Iterator[tuple[int, SlideLogits, NDArray[np.float32]]]:
-        """Yield row, logits and ``(n, F)`` features of each slide, in fp32; some slides are in memory at once.
+        """Yield row, logits and ``(n, F)`` features of each slide, in fp32, a few slides at a time.
 
         Parameters
         ----------
         rows
-            Slides.
+            Slide rows.
         most
-            Patches of each slide, evenly spread; ``None``: all that are used.
+            Maximum patches per slide, evenly spread; ``None``: all selected patches.
         """
         patches = self._patches if most is None else _thinned(self._patches, most)
         for start in range(0, len(rows), _TOGETHER):
@@ -88,24 +88,24 @@ def _thinned(patches: SlidePatches, most: int) -> SlidePatches:
 
 @dataclass(frozen=True)
 class TrustFit:
-    """What was fitted.
+    """Fitted calibration.
 
     Attributes
     ----------
     temperature
-        Of the patches' logits.
+        Temperature of the patch logits.
     trust
-        Prediction sets and limit of the domain, for the card.
+        Prediction sets and out-of-distribution limit, for the card.
     domain
-        Where the features of the training patches lie.
-    findings
-        The calibration slides at the fitted temperature.
+        Feature domain of the training patches.
+    predictions
+        Predictions of the calibration slides at the fitted temperature.
     """
 
     temperature: TemperatureFit
     trust: Trust
     domain: FeatureDomain
-    findings: tuple[SlidePrediction, ...]
+    predictions: tuple[SlidePrediction, ...]
 
 
 def fit_trust(
@@ -120,28 +120,28 @@ def fit_trust(
     false_alarm: float = 0.05,
     seed: int = 0,
 ) -> TrustFit:
-    """Fit everything that says how far an answer can be believed.
+    """Fit temperature, prediction sets and the out-of-distribution limit.
 
     Parameters
     ----------
     split
-        The trained network.
+        Trained network.
     patches
         All slides.
     train
-        Slides that trained: their features define the domain, and nothing else is taken from them.
+        Training slides; only their features are used, to define the domain.
     calibration
-        Slides of patients who trained and chose nothing.
+        Slides of patients not used for training or selection.
     aggregator
-        From patches to a slide: what the prediction sets are for.
+        Slide aggregation of the prediction sets.
     learned
-        The aggregator, where it is a network.
+        Aggregator network, if trained.
     coverage
-        Stated chance that a prediction set holds the truth.
+        Nominal coverage of the prediction sets.
     false_alarm
-        Stated chance that a slide like the calibration slides counts as outside the domain.
+        Nominal false-alarm rate of the out-of-distribution limit.
     seed
-        Which slide of a patient is drawn.
+        Seed for sampling one slide per patient.
     """
     slides = patches.labelled.slides
     features, labels = [], []
@@ -161,7 +161,7 @@ def fit_trust(
         np.repeat(truth, [len(found.logits) for found in logits]),
         groups=np.repeat(owners, [len(found.logits) for found in logits]),
     )
-    findings = tuple(
+    predictions = tuple(
         SlidePrediction(
             slides[row].slide_id,
             slides[row].patient_id,
@@ -171,8 +171,8 @@ def fit_trust(
         )
         for row, found, answer in zip(calibration.tolist(), logits, of_slides, strict=True)
     )
-    data = f"{len(calibration)} slides of {len(set(owners))} calibration patients, who trained and chose nothing"
-    answers = slide_scores(findings, aggregator if learned is None else "model")
+    data = f"{len(calibration)} slides of {len(set(owners))} calibration patients, not used for training or selection"
+    answers = slide_scores(predictions, aggregator if learned is None else "model")
     return TrustFit(
         temperature,
         Trust(
@@ -189,19 +189,19 @@ def fit_trust(
             note=_note(len(set(owners)), coverage, false_alarm),
         ),
         domain,
-        findings,
+        predictions,
     )
 
 
 def _note(patients: int, coverage: float, false_alarm: float) -> str:
-    """Say where there are too few patients for what is stated."""
-    notes = ["Holds for patients like the calibration patients, not for another hospital."]
+    """Return a note on validity, and on too few patients for the nominal rates."""
+    notes = ["Valid for patients like the calibration patients, not for another hospital."]
     if patients < round(1 / (1 - coverage) - 1, 9):
         notes.append(
             f"{patients} calibration patients are too few for sets with {coverage:.0%} coverage: every set is full."
         )
     if patients < round(1 / false_alarm - 1, 9):
         notes.append(
-            f"{patients} are too few for a limit of the domain at {false_alarm:.0%} false alarms: there is none."
+            f"{patients} are too few for an out-of-distribution limit at {false_alarm:.0%} false alarms: none is set."
         )
     return " ".join(notes)

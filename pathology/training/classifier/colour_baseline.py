@@ -1,4 +1,4 @@
-"""The baseline every classifier of slides must beat: the colours of its patches alone."""
+"""Colour baseline for slide classifiers: patch colour statistics, no morphology."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["colour_baseline", "slide_colours"]
 Rows = NDArray[np.int64]
 
 _PATCHES = 16
-"""Patches looked at of each slide: colours vary little within one."""
+"""Patches sampled per slide; colours vary little within a slide."""
 
 
 def slide_colours(patches: SlidePatches, *, seed: int = 0) -> NDArray[np.float64]:
-    """Describe each slide by the mean colour features of some of its patches.
+    """Return the mean colour features of sampled patches for each slide.
 
     Parameters
     ----------
     patches
         All slides.
     seed
-        Which patches.
+        Seed for patch sampling.
 
     Returns
     -------
@@ -49,21 +49,21 @@ def slide_colours(patches: SlidePatches, *, seed: int = 0) -> NDArray[np.float64
 def colour_baseline(
     colours: NDArray[np.float64], labels: Rows, classes: int, train: Rows, test: Rows
 ) -> NDArray[np.float64]:
-    """Classify slides by logistic regression on their colours.
+    """Classify slides by logistic regression on colour features.
 
-    Standardised features, L2 penalty with C = 1, classes weighted by their inverse frequency: scikit-learn's defaults,
-    nothing chosen on these data.
+    Standardised features, L2 penalty with C = 1, inverse-frequency class weights: scikit-learn's defaults,
+    with nothing tuned on these data.
 
     Parameters
     ----------
     colours
         ``(S, F)``.
     labels
-        Class of each slide.
+        Class index of each slide.
     classes
         Number of classes.
     train, test
-        Slides to fit on and to classify.
+        Rows to fit on and to classify.
 
     Returns
     -------

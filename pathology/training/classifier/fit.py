@@ -1,4 +1,4 @@
-"""Fitting a classifier on patches of labelled slides: stages, schedules, early stopping, and going on after a kill."""
+"""Train a patch classifier on labelled slides: stages, schedules, early stopping and resuming."""
 
 from __future__ import annotations
 
@@ -32,55 +32,55 @@ __all__ = ["FitProgress", "FittedClassifier", "SilentFitProgress", "fit_slides"]
 Rows = NDArray[np.int64]
 
 _SEARCHES = 3
-"""How often the rate of the earliest layers is searched for; Foersch et al. take the mean of three."""
+"""Number of learning rate searches; Foersch et al. average three."""
 _SEARCH_EPOCH = 10**6
-"""Epoch that decides the order of patches in a search: none that is trained."""
+"""Epoch number that seeds the patch order of a search; not used for training."""
 _SHOWN = 50
-"""Reading the loss waits for the device, so it is read so many times an epoch at most."""
+"""Maximum number of times per epoch that the loss is read, because reading synchronises the device."""
 
 
 class FitProgress(Protocol):
-    """Told how a training advances."""
+    """Callbacks on training progress."""
 
     def say(self, line: str) -> None:
-        """Show one line."""
+        """Print one line."""
 
     def step(self, stage: int, epoch: int, step: int, steps: int, loss: float) -> None:
-        """One batch is done; ``loss`` is a running mean."""
+        """Called after each batch; ``loss`` is a running mean."""
 
     def epoch(self, record: EpochRecord) -> None:
-        """One epoch is done and on disk."""
+        """Called after each epoch, once it is on disk."""
 
 
 class SilentFitProgress:
-    """Shows nothing."""
+    """No progress output."""
 
     def say(self, line: str) -> None:
-        """Show nothing."""
+        """Do nothing."""
 
     def step(self, stage: int, epoch: int, step: int, steps: int, loss: float) -> None:
-        """Show nothing."""
+        """Do nothing."""
 
     def epoch(self, record: EpochRecord) -> None:
-        """Show nothing."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class FittedClassifier:
-    """A trained network and how it came about.
+    """A trained network and its history.
 
     Attributes
     ----------
     network
-        With the weights of the best epoch, in evaluation mode.
+        Weights of the best epoch, in evaluation mode.
     history
-        Every epoch, of all stages.
+        All epochs of all stages.
     class_weights
-        Weights of the loss, one a class.
+        Class weights of the loss.
     lowest_rates
-        Rate of the earliest layers in each stage; ``None``: the same as the head's.
+        Learning rate of the earliest layers in each stage; ``None``: that of the head.
     precision
-        ``bf16``, ``fp16`` or ``fp32``: what the training was computed in.
+        Training precision: ``bf16``, ``fp16`` or ``fp32``.
     """
 
     network: nn.Module
@@ -91,7 +91,7 @@ class FittedClassifier:
 
     @property
     def best(self) -> EpochRecord:
-        """The epoch whose weights these are."""
+        """The selected epoch."""
         return next(record for record in reversed(self.history) if record.best)
 
 
@@ -108,43 +108,43 @@ def fit_slides(
     loaders: int = 0,
     progress: FitProgress | None = None,
 ) -> FittedClassifier:
-    """Train a network on the patches of some slides and choose the epoch on others.
+    """Train a network on the patches of the training slides and select the epoch on the validation slides.
 
-    The label of a slide is the label of each of its patches.  After every epoch the whole state is on disk; a training
-    that was killed goes on from there and, on one processor, ends with the same weights as one that was not.
+    Every patch has the label of its slide.  The full state is saved after each epoch; an interrupted training
+    resumes from it and, on one CPU, ends with the same weights as an uninterrupted one.
 
     Parameters
     ----------
     network
-        Trained in place.
+        Network; trained in place.
     patches
         All slides.
     train, validation
-        Rows that shape the weights, and rows that choose the epoch.  No other row is looked at.
+        Rows for training and for epoch selection.  No other rows are used.
     recipe
-        How.
+        Training recipe.
     ranks
-        This process and its device.
+        Rank and device of this process.
     checkpoint
-        Where the state is kept; ``None``: nowhere.
+        Checkpoint of the training state; ``None``: none.
     seed
-        Of order, changes and dropout.
+        Seed for patch order, augmentation and dropout.
     loaders
-        Processes that read and change patches; 0: this one.
+        Number of data loader processes; 0: load in this process.
     progress
-        Told how it advances.
+        Progress callbacks.
 
     Raises
     ------
     UsageError
-        If there are fewer than two training patches, or the folder holds the state of another training.
+        If there are fewer than two training patches, or the checkpoint belongs to another training.
     """
     fit = _Fit(network, patches, train, validation, recipe, ranks, checkpoint, seed, loaders, progress)
     return fit.run()
 
 
 class _Fit:
-    """One training under way."""
+    """State of one training run."""
 
     def __init__(
         self,
@@ -166,10 +166,10 @@ class _Fit:
         labels = patches.labelled.labels
         shuffled = patches.shuffled(train, seed=seed, part=(ranks.rank, ranks.world))
         self.data = TrainingPatches(shuffled, [labels[row] for row in train], recipe.augmentation, seed)
-        # Every process takes the same number of steps: one that ended early would leave the others waiting.
+        # Every process takes the same number of steps; otherwise the others would wait forever.
         held = ranks.smallest(len(self.data))
         if held < 2:
-            raise UsageError(f"there are {held} training patches", remedy="Take smaller patches or more slides")
+            raise UsageError(f"too few training patches ({held})", remedy="Use smaller patches or more slides")
         self.batch = min(recipe.batch, held)
         self.steps = held // self.batch
         self.loader: DataLoader[Any] = DataLoader(
@@ -240,7 +240,7 @@ class _Fit:
         scaler: GradScaler,
     ) -> None:
         place = sum(stage.epochs for stage in self.recipe.stages[:number]) + epoch
-        # Dropout starts anew in every epoch, so that a resumed training draws what it would have drawn.
+        # Dropout is reseeded every epoch, so that a resumed training is identical.
         torch.manual_seed(int(np.random.SeedSequence((self.seed, place)).generate_state(1)[0]))
         self.data.set_epoch(place)
         began, waited = time.monotonic(), 0.0
@@ -284,7 +284,7 @@ class _Fit:
     def _judge(
         self, number: int, epoch: int, loss: float, optimiser: torch.optim.Optimizer, seconds: float, waited: float
     ) -> None:
-        """Measure on the validation slides, keep the best weights and write the state."""
+        """Evaluate on the validation slides, keep the best weights and save the state."""
         if self.ranks.first:
             found = predict_slides(
                 self.network,
@@ -361,14 +361,14 @@ class _Fit:
             every = self.recipe.step_epochs * self.steps
             schedule = torch.optim.lr_scheduler.StepLR(optimiser, every, self.recipe.step_factor)
         for _ in range(done * self.steps):
-            # The schedule is a function of the step alone.  The optimiser did step, in the run that was killed.
+            # The schedule depends on the step alone; the optimiser did step in the interrupted run.
             optimiser._opt_called = True  # type: ignore[attr-defined]
             schedule.step()
         return schedule
 
     def _find_lowest(self, stage: Stage) -> float:
-        """Search on copies of the weights for the rate at which the loss falls fastest; the mean of three searches."""
-        self.progress.say(f"searching the lowest rate: {_SEARCHES} times at most {STEPS} batches")
+        """Find the learning rate with the steepest loss decrease on copies of the weights; mean of three searches."""
+        self.progress.say(f"learning rate search: {_SEARCHES} runs of at most {STEPS} batches")
         before = copied(self.network)
         found = []
         for search in range(_SEARCHES):
@@ -378,11 +378,11 @@ class _Fit:
             self.network.train()
             found.append(find_rate(lambda rate: self._try(optimiser, rate, *next(drawn))))  # noqa: B023 - used at once
             self.network.load_state_dict(before)
-        # A rate above the head's would turn the order round.
+        # The earliest layers must not learn faster than the head.
         return min(self.ranks.from_first(float(np.mean(found))), stage.learning_rate)
 
     def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # Patches read from the slide itself may turn out to be unreadable: an epoch that ends early begins again.
+        # Patches read from the slide may be unreadable: an epoch that ends early restarts.
         while True:
             yield from _batches(self.loader, self.batch)
 
@@ -410,7 +410,7 @@ class _Fit:
         self.ranks.wait()
 
     def _resume(self) -> dict[str, Tensor]:
-        """Take up the last state; return the optimiser's part of it."""
+        """Load the last state; return the optimiser state."""
         found = self.checkpoint.read() if self.checkpoint is not None else None
         if found is None:
             return {}
@@ -427,7 +427,7 @@ class _Fit:
 
 
 def _batches(loader: DataLoader[Any], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of one size; what each loader process had left over is put together."""
+    """Yield batches of equal size; remainders of the loader processes are combined."""
     rest: list[tuple[Tensor, Tensor]] = []
     for pixels, labels in loader:
         if len(labels) == size:
@@ -441,10 +441,10 @@ def _batches(loader: DataLoader[Any], size: int) -> Iterator[tuple[Tensor, Tenso
 
 
 def validation_figures(found: list[SlideLogits], labels: list[int]) -> tuple[float, float, float]:
-    """Return patch loss (each slide alike), patch accuracy and slide loss of the mean probabilities, in nats."""
+    """Return patch loss (slides weighted equally), patch accuracy and slide loss of the mean probabilities, in nats."""
     losses, right, total, slide_losses = [], 0, 0, []
     for slide, label in zip(found, labels, strict=True):
-        # From the logits: a network whose running means are still young is so sure that probabilities are all 0 and 1.
+        # From the logits: early in training, overconfident probabilities saturate at 0 and 1.
         loss = negative_log_likelihood(slide.logits, np.full(len(slide.logits), label))
         losses.append(float(loss.mean()))
         right += int((slide.logits.argmax(axis=1) == label).sum())

@@ -1,4 +1,4 @@
-"""Random changes to training patches, by albumentations, which is imported here and nowhere else."""
+"""Augmentation of single training patches on the CPU with albumentations; the only file that imports it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["change_patch"]
 
 
 def change_patch(patch: NDArray[np.uint8], name: AugmentationName, seed: int) -> NDArray[np.uint8]:
-    """Change a patch at random.
+    """Augment a patch.
 
     Parameters
     ----------
     patch
         ``(P, P, 3)`` uint8 RGB.
     name
-        ``none``; ``foersch``: flips, turns by up to 90 degrees, zoom to 1.1, warp, lighting 0.3, contrast 0.5 to 2,
+        ``none``; ``foersch``: flips, rotations up to 90 degrees, zoom to 1.1, warp, lighting 0.3, contrast 0.5 to 2,
         brightness 0.4 and 60 to 80 holes of 8 x 8 px, each as in Foersch et al. 2021; ``turns-and-colour``: flips,
-        quarter turns and colour jitter, ours for Zhang et al. 2022, who name none; ``deeppath``: flips and colour
-        distortion as in TF-slim's preprocessing for Inception.
+        90-degree rotations and colour jitter, our choice for Zhang et al. 2022, who report none; ``deeppath``: flips
+        and colour distortion as in the Inception preprocessing of TF-slim.
     seed
-        Decides the change, whatever was changed before it.
+        Random seed; the result depends on it alone.
 
     Returns
     -------
@@ -50,11 +50,11 @@ def _foersch() -> list[Any]:
     return [
         a.HorizontalFlip(p=0.5),
         a.VerticalFlip(p=0.5),
-        # fastai 1 draws every affine and lighting change with probability 0.75 unless told otherwise.
+        # fastai 1 applies every affine and lighting transform with probability 0.75 by default.
         a.Affine(scale=(1.0, 1.1), rotate=(-90, 90), border_mode=4, p=0.75),
         a.Perspective(scale=(0.0, 0.1), border_mode=4, p=0.75),
         a.RandomBrightnessContrast(brightness_limit=0.3, contrast_limit=0.0, p=0.75),
-        # fastai changes these on the logits of the pixels, albumentations on the pixels.
+        # fastai applies these to the logits of the pixels, albumentations to the pixels.
         a.RandomBrightnessContrast(brightness_limit=0.0, contrast_limit=(-0.5, 1.0), p=1.0),
         a.RandomBrightnessContrast(brightness_limit=0.4, contrast_limit=0.0, p=1.0),
         a.CoarseDropout(num_holes_range=(60, 80), hole_height_range=(8, 8), hole_width_range=(8, 8), fill=0, p=1.0),
@@ -91,13 +91,13 @@ _RECIPES: dict[str, Callable[[], list[Any]]] = {
 
 @cache
 def _recipe(name: str) -> Any:  # noqa: ANN401 - albumentations has no type information
-    # It asks the package index for a newer version of itself when imported, unless told not to.
+    # On import it checks the package index for updates unless disabled.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     try:
         import albumentations
-    except ImportError as error:  # pragma: no cover - it is installed where the tests run
+    except ImportError as error:  # pragma: no cover - installed in the test environment
         raise MissingDependencyError(
-            "training patches are changed by albumentations, which is not installed",
+            "albumentations, required for augmentation, is not installed",
             remedy="Install the extra 'training'",
         ) from error
     return albumentations.Compose(_RECIPES[name](), seed=0)

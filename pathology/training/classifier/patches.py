@@ -1,4 +1,4 @@
-"""Patches of labelled slides for training: through the tiling engine, tissue only, within regions where given."""
+"""Training patches of labelled slides: cut by the tiling engine, tissue only, within regions if given."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class SlidePatches:
     Attributes
     ----------
     labelled
-        The slides.
+        Labelled slides.
     stores
-        Folder of each slide's store, in the same order.
+        Store folder of each slide, in the same order.
     keep
-        For each store ``(N,)`` bool: the patches that are used.
+        ``(N,)`` bool per store: the selected patches.
     """
 
     labelled: LabelledSlides
@@ -51,7 +51,7 @@ class SlidePatches:
     keep: tuple[NDArray[np.bool_], ...]
 
     def counts(self, rows: Rows) -> NDArray[np.int64]:
-        """Return the number of patches used of each class among some slides, shape (C,)."""
+        """Return the number of selected patches per class among the given slides, shape (C,)."""
         result = np.zeros(len(self.labelled.classes), np.int64)
         for row in rows:
             result[self.labelled.slides[row].label] += int(self.keep[row].sum())
@@ -60,7 +60,7 @@ class SlidePatches:
     def shuffled(
         self, rows: Rows, *, seed: int, part: tuple[int, int] = (0, 1), shuffle: bool = True
     ) -> ShuffledPatches:
-        """Return the patches of some slides as a data set of ``((P, P, 3) uint8, (place in rows, patch))``."""
+        """Return the patches of the given slides as a data set of ``((P, P, 3) uint8, (position in rows, patch))``."""
         return ShuffledPatches(
             [self.stores[row] for row in rows],
             transform=_as_they_are,
@@ -76,20 +76,20 @@ def _as_they_are(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class TrainingPatches(IterableDataset[tuple[Tensor, int]]):
-    """Patches in random order, each changed at random, with the class of its slide.
+    """Augmented patches in random order, with the class of their slide.
 
-    The change of a patch depends on seed, epoch, slide and patch, so it is the same whatever the number of loaders.
+    Augmentation depends on seed, epoch, slide and patch, not on the number of loaders.
 
     Parameters
     ----------
     patches
         From :meth:`SlidePatches.shuffled`.
     labels
-        Class of each of its stores.
+        Class index of each store.
     augmentation
-        How patches are changed.
+        Name of the augmentation.
     seed
-        Of the changes.
+        Augmentation seed.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class TrainingPatches(IterableDataset[tuple[Tensor, int]]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose order and changes; to be called before each pass."""
+        """Set the epoch, which seeds order and augmentation; call before each pass."""
         self._epoch.fill_(epoch)
         self._patches.set_epoch(epoch)
 
@@ -110,7 +110,7 @@ class TrainingPatches(IterableDataset[tuple[Tensor, int]]):
         return len(self._patches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        """Yield ``(P, P, 3)`` uint8 tensors and class numbers."""
+        """Yield ``(P, P, 3)`` uint8 tensors and class indices."""
         epoch = int(self._epoch)
         for pixels, (store, patch) in self._patches:
             seed = np.random.SeedSequence((self._seed, epoch, store, patch)).generate_state(1)[0]
@@ -119,7 +119,7 @@ class TrainingPatches(IterableDataset[tuple[Tensor, int]]):
 
 
 def slide_fingerprints(labelled: LabelledSlides) -> list[str]:
-    """Open every slide and return its fingerprint, so that unreadable and doubled slides are known before any work.
+    """Open every slide and return its fingerprint, to detect unreadable and duplicate slides before any work starts.
 
     Raises
     ------
@@ -144,34 +144,34 @@ def prepare_patches(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> SlidePatches:
-    """Cut labelled slides into patch stores; what an earlier run finished is taken up.
+    """Tile labelled slides into patch stores; finished stores are reused.
 
     Parameters
     ----------
     labelled
-        The slides.
+        Labelled slides.
     recipe
-        Patch size, scale, stain, tissue and how many patches of a slide; its ``mpp`` must be given.
+        Patch size, resolution, stain normalisation, tissue fraction and maximum patches per slide; requires ``mpp``.
     folder
-        Where stores go.
+        Output folder of the stores.
     pixels
-        ``decoded``: stain-normalised pixels are stored, which takes some six times the slides' own space;
-        ``reference``: coordinates only, and the slides are decoded in every epoch.
+        ``decoded``: store stain-normalised pixels, about six times the size of the slides;
+        ``reference``: store coordinates only and decode the slides in every epoch.
     mpp
-        Micrometres per level-0 pixel of every slide, overriding files and manifests.
+        Level-0 micrometres per pixel of all slides; overrides files and manifests.
     seed
-        Which patches are drawn where not all are used.
+        Seed for patch sampling.
     workers
-        Local processes.
+        Number of local processes.
     progress
-        Told how it advances.
+        Progress callbacks.
 
     Raises
     ------
     SlideError
-        If a slide cannot be cut; the message names it.
+        If a slide cannot be tiled; the message names it.
     InputTableError
-        If no patch lies in a slide's regions.
+        If no patch lies within the regions of a slide.
     """
     assert recipe.mpp is not None
     grid = GridSettings(
@@ -189,21 +189,21 @@ def prepare_patches(
         result = by_id[slide.slide_id]
         if result.error:
             raise SlideError(
-                f"slide {slide.slide_id} cannot be cut into patches: {result.error}",
+                f"slide {slide.slide_id} cannot be tiled: {result.error}",
                 where=slide.path,
-                remedy="Mend it or leave it out of the table of labels",
+                remedy="Repair it or remove it from the label table",
             )
         with PatchStore.open(result.store) as store:
             used = store.readable & _in_regions(store, slide)
         if not used.any():
-            raise NoTissueError(f"slide {slide.slide_id} has no patch that can be read", where=slide.path)
+            raise NoTissueError(f"slide {slide.slide_id} has no readable patch", where=slide.path)
         stores.append(result.store)
         keep.append(_draw(used, recipe.patches_per_slide, np.random.default_rng((seed, number))))
     return SlidePatches(labelled, tuple(stores), tuple(keep))
 
 
 def _manifest(labelled: LabelledSlides, folder: Path) -> Path:
-    """Write what the tiling engine is to cut: the same ids as in the table of labels."""
+    """Write the manifest for the tiling engine, with the slide IDs of the label table."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "slides.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -214,7 +214,7 @@ def _manifest(labelled: LabelledSlides, folder: Path) -> Path:
 
 
 def _in_regions(store: PatchStore, slide: LabelledSlide) -> NDArray[np.bool_]:
-    """Which patches have their centre in one of the slide's regions; all where it has none."""
+    """Patches with their centre in a region of the slide; all if it has none."""
     if slide.regions is None:
         return np.ones(len(store), bool)
     centres = store.coords + store.grid.patch_extent / 2
@@ -227,9 +227,9 @@ def _in_regions(store: PatchStore, slide: LabelledSlide) -> NDArray[np.bool_]:
             inside |= here
     if not inside.any():
         raise InputTableError(
-            f"no patch of slide {slide.slide_id} lies in its regions",
+            f"no patch of slide {slide.slide_id} lies within its regions",
             where=slide.regions,
-            remedy="Look whether the outlines are in level-0 pixels and on tissue",
+            remedy="Check that the regions are in level-0 pixels and on tissue",
         )
     return inside
 

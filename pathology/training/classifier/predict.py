@@ -1,4 +1,4 @@
-"""A network's answers for the patches of labelled slides, slide by slide."""
+"""Run a network on the patches of labelled slides, slide by slide."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["SlideLogits", "automatic_precision", "normalised", "predict_slides"]
 
 @dataclass(frozen=True)
 class SlideLogits:
-    """Logits of a slide's patches.
+    """Patch logits of a slide.
 
     Attributes
     ----------
     patches
-        ``(n,)`` places among the patches of the slide's store, ascending.
+        ``(n,)`` patch indices in the slide's store, ascending.
     logits
         ``(n, C)`` float32.
     """
@@ -41,8 +41,8 @@ class SlideLogits:
 
 
 def automatic_precision(device: torch.device) -> torch.dtype | None:
-    """Return the low precision that makes a device faster, or ``None``: bf16 where the hardware has it, else fp16 on
-    CUDA and fp32 on the processor.
+    """Return the fast low precision of a device, or ``None``: bf16 if the hardware supports it, otherwise fp16 on
+    CUDA and fp32 on the CPU.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -50,12 +50,12 @@ def automatic_precision(device: torch.device) -> torch.dtype | None:
 
 
 def mixed(device: torch.device, low: torch.dtype | None) -> AbstractContextManager[object]:
-    """Return torch's autocast to a low precision; nothing where there is none."""
+    """Return torch's autocast to a low precision; a null context for ``None``."""
     return nullcontext() if low is None else torch.autocast(device.type, low)
 
 
 def normalised(patches: Tensor, recipe: SlideRecipe, device: torch.device) -> Tensor:
-    """Turn ``(B, P, P, 3)`` uint8 patches into the network's ``(B, 3, P, P)`` float32 on its device."""
+    """Convert ``(B, P, P, 3)`` uint8 patches to normalised ``(B, 3, P, P)`` float32 on the device."""
     mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1)
     std = torch.tensor(recipe.std, device=device).view(1, 3, 1, 1)
     # A permuted NHWC tensor is NCHW in channels-last memory: no copy.
@@ -72,24 +72,24 @@ def predict_slides(
     loaders: int = 0,
     low: torch.dtype | None = None,
 ) -> list[SlideLogits]:
-    """Give the used patches of some slides to a network.
+    """Run a network on the selected patches of the given slides.
 
     Parameters
     ----------
     network
-        Gives ``(B, C)`` logits, or features, in evaluation mode, which it is left in.
+        Returns ``(B, C)`` logits or features; set to evaluation mode.
     patches
-        All slides.
+        Patches of all slides.
     rows
-        Which of them.
+        Slide rows.
     recipe
-        For normalisation and batch size.
+        Recipe, for normalisation and batch size.
     device
-        Where to compute.
+        Compute device.
     loaders
-        Processes that read patches.
+        Number of data loader processes.
     low
-        Precision of torch's autocast; ``None``: fp32.
+        Autocast precision; ``None``: fp32.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Changes to a recipe from the command line: ``--set patch=96 --set epochs=2``."""
+"""Recipe overrides from the command line: ``--set patch=96 --set epochs=2``."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from pathology.training.classifier.recipe import SlideRecipe
 __all__ = ["changed_recipe"]
 
 _OF_ALL_STAGES = ("epochs", "learning_rate", "lowest_rate")
-"""Settings of stages that can be given for all of them at once."""
+"""Stage settings that can be set for all stages at once."""
 
 
 def changed_recipe(recipe: SlideRecipe, changes: Sequence[str]) -> SlideRecipe:
-    """Return a recipe with some settings changed.
+    """Return a recipe with overridden settings.
 
     Parameters
     ----------
     recipe
-        Where to start.
+        Original recipe.
     changes
-        ``name=value``, the value as YAML; underscores and hyphens are alike.  A name of the recipe; ``epochs``,
-        ``learning-rate`` or ``lowest-rate`` for all stages; ``stages=N`` to keep the first N stages; any other name of
-        an option of the network as ``network.NAME``.
+        ``name=value`` with a YAML value; underscores and hyphens are equivalent.  A recipe setting; ``epochs``,
+        ``learning-rate`` or ``lowest-rate`` for all stages; ``stages=N`` to keep the first N stages; or a network
+        option as ``network.NAME``.
 
     Raises
     ------
     UsageError
-        If a name is unknown or a value out of range.
+        If a name is unknown or a value is out of range.
     """
     fields: dict[str, Any] = recipe.model_dump()
     for change in changes:
         name, equals, text = change.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
-            raise UsageError(f"--set {change!r} is not NAME=VALUE", remedy="Write for example --set patch=96")
+            raise UsageError(f"--set: expected NAME=VALUE, got {change!r}", remedy="Example: --set patch=96")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {name}: {text!r} cannot be read") from error
+            raise UsageError(f"--set {name}: cannot parse {text!r}") from error
         if name in _OF_ALL_STAGES:
             fields["stages"] = [{**stage, name: value} for stage in fields["stages"]]
         elif name == "stages":
@@ -61,7 +61,7 @@ def changed_recipe(recipe: SlideRecipe, changes: Sequence[str]) -> SlideRecipe:
         else:
             near = difflib.get_close_matches(name, [*fields, *_OF_ALL_STAGES], n=1)
             raise UsageError(
-                f"--set {name}: there is no such setting",
+                f"--set {name}: unknown setting",
                 remedy=f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(fields)}",
             )
     try:

@@ -1,4 +1,4 @@
-"""Which slides train, which choose, which calibrate and which measure: by patient, every class in every set."""
+"""Split slides into training, validation, calibration and test sets, by patient, with every class in every set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["DEFAULT_SHARES", "audit_sets", "split_slides"]
 Rows = npt.NDArray[np.int64]
 
 DEFAULT_SHARES: Mapping[str, float] = {"train": 0.55, "validation": 0.15, "calibration": 0.15, "test": 0.15}
-"""Share of the patients of each set."""
+"""Fraction of patients per set."""
 
 
 def split_slides(
@@ -28,23 +28,23 @@ def split_slides(
     keep_sites: bool = False,
     among: Rows | None = None,
 ) -> dict[str, Rows]:
-    """Divide slides into sets.
+    """Split slides into sets.
 
-    Every patient is in one set.  Each class is divided by itself, so that each set has at least one patient of it.
-    With sites kept together that cannot be promised and is checked instead.  A table that fixes the sets is followed.
+    Every patient is in one set.  Classes are split separately, so that each set has at least one patient per class.
+    With ``keep_sites`` this cannot be guaranteed and is checked instead.  Sets assigned in the table are kept.
 
     Parameters
     ----------
     labelled
-        The slides.
+        Labelled slides.
     shares
-        Share of the patients of each set, above 0; their sum does not matter.
+        Relative fraction of patients per set, above 0; normalised to their sum.
     seed
-        Of the draw.
+        Random seed.
     keep_sites
-        Keep hospitals on one side.
+        Keep each hospital in one set.
     among
-        Only these slides (row numbers); ``None``: all.
+        Rows to split; ``None``: all.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def split_slides(
     UsageError
         If a class has fewer patients than there are sets, or a site is missing.
     InputTableError
-        If the table fixes the sets and one of them lacks a class.
+        If the table assigns the sets and one of them lacks a class.
     """
     rows = np.arange(len(labelled)) if among is None else np.sort(np.asarray(among, np.int64))
     slides = [labelled.slides[i] for i in rows]
@@ -68,7 +68,7 @@ def split_slides(
         missing = [slide.slide_id for slide in slides if not slide.site]
         if missing:
             raise UsageError(
-                f"sites are to be kept together, and {len(missing)} slides have none: {missing[0]}",
+                f"--keep-sites requires a site, but {len(missing)} slides have none: {missing[0]}",
                 remedy="Fill in the column 'site'",
             )
         parts = grouped_split(
@@ -92,11 +92,11 @@ def split_slides(
 
 
 def _sizes(patients: int, shares: Sequence[float], name: str) -> list[int]:
-    """Divide by largest remainder; a set left with none takes one from the largest."""
+    """Apportion by largest remainder; an empty set takes one patient from the largest."""
     if patients < len(shares):
         raise UsageError(
-            f"class {name} has {patients} patients for {len(shares)} sets",
-            remedy="Add patients, leave the class out, or use fewer sets",
+            f"class {name} has only {patients} patients for {len(shares)} sets",
+            remedy="Add patients, exclude the class, or use fewer sets",
         )
     exact = [patients * share / math.fsum(shares) for share in shares]
     sizes = [math.floor(value) for value in exact]
@@ -116,7 +116,7 @@ def _check_classes(labelled: LabelledSlides, sets: Mapping[str, Rows]) -> None:
         if lacking:
             raise InputTableError(
                 f"set '{name}' has no slide of {', '.join(lacking)}",
-                remedy="Move patients between sets or sites, or leave the class out",
+                remedy="Move patients between sets or sites, or exclude the class",
             )
 
 
@@ -127,27 +127,27 @@ def audit_sets(
     fingerprints: Sequence[str],
     keep_sites: bool = False,
 ) -> SplitAudit:
-    """Fail loudly if a patient, a slide or, on request, a site stands in two sets.
+    """Raise an error if a patient, a slide or, on request, a site is in two sets.
 
     Parameters
     ----------
     labelled
-        The slides.
+        Labelled slides.
     sets
-        Row numbers by set, of :func:`split_slides` or made elsewhere.
+        Row numbers by set.
     fingerprints
-        Fingerprint of each slide file: two files with equal pixels have equal ones, whatever they are called.
+        Fingerprint of each slide file; equal for files with equal pixels, whatever their names.
     keep_sites
-        Whether a hospital in two sets is a leak.
+        Whether a hospital in two sets counts as leakage.
 
     Raises
     ------
     LeakageError
-        With the first rows concerned.
+        If there is leakage; the message lists the first rows.
     """
     unknown = [name for name in sets if name not in SETS]
     if unknown:
-        raise UsageError(f"there is no set '{unknown[0]}'", remedy=f"Use {', '.join(SETS)}")
+        raise UsageError(f"unknown set '{unknown[0]}'", remedy=f"Use {', '.join(SETS)}")
     return audit_leakage(
         sets,
         patients=labelled.patients,

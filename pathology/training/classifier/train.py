@@ -1,4 +1,4 @@
-"""From slides and a table of labels to a bundle with honest figures: the whole of ``pathology train``."""
+"""From slides and a label table to an evaluated bundle: the implementation of ``pathology train``."""
 
 from __future__ import annotations
 
@@ -59,41 +59,41 @@ Rows = NDArray[np.int64]
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 _WORK = "training"
-"""Folder within the bundle's that holds patches and states of the training."""
+"""Subfolder of the bundle for patches and checkpoints."""
 
 
 class TrainingProgress(FitProgress, Protocol):
-    """Told how the whole advances."""
+    """Callbacks on training and tiling progress."""
 
     @property
     def tiling(self) -> Progress:
-        """Told how slides are cut."""
+        """Callbacks on tiling progress."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A training whose inputs have all been checked.
+    """A training with validated inputs.
 
     Attributes
     ----------
     system_id
-        Which published system.
+        Published system ID.
     recipe
-        Its training, with the user's changes.
+        Recipe, with the user's overrides.
     labelled
         The slides.
     sets
-        Rows of each set of the training that gives the weights.
+        Rows per set of the final training.
     folds
-        Outer folds of the cross-validation: rows of each set.  Empty without one.
+        Rows per set of each outer cross-validation fold; empty without cross-validation.
     audit
-        What was compared between the sets.
+        Leakage audit of the sets.
     start
-        Where the weights start.
+        Initial weights.
     seed
-        Of everything.
+        Random seed.
     fingerprints
-        Of the slides.
+        Fingerprints of the slides.
     """
 
     system_id: str
@@ -107,9 +107,9 @@ class Plan:
     fingerprints: tuple[str, ...]
 
     def identity(self, rows: Mapping[str, Rows]) -> str:
-        """Return a hash of all that decides one fit."""
+        """Return a hash of all inputs that determine a fit."""
         content = {
-            # What is fitted on the finished network does not change it.
+            # Calibration settings do not affect the trained network.
             "recipe": self.recipe.model_dump(mode="json", exclude={"aggregator"}),
             "classes": self.labelled.classes,
             "start": self.start.digest,
@@ -124,18 +124,18 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class TrainedClassifier:
-    """What a training left.
+    """Result of a training.
 
     Attributes
     ----------
     folder
-        The bundle.
+        Bundle folder.
     card
-        Its card.
+        Model card.
     evaluation
-        Figures on the test slides.
+        Metrics on the test slides.
     fitted
-        The network and its history.
+        Network and training history.
     """
 
     folder: Path
@@ -158,45 +158,45 @@ def plan_training(
     keep_sites: bool = False,
     seed: int = 0,
 ) -> Plan:
-    """Check everything that can be wrong before any work is done.
+    """Validate all inputs before any work starts.
 
     Parameters
     ----------
     system_id, recipe, classes
-        The system, its training and its classes.
+        Published system, its recipe and its classes.
     slides
-        The slides that are there.
+        Available slides.
     labels
-        Table of labels; see :func:`pathology.evaluation.labels.read_labels`.
+        Label table; see :func:`pathology.evaluation.labels.read_labels`.
     out
-        The bundle's folder; its name is the bundle's.
+        Bundle folder; its name is the bundle name.
     start
         See :func:`pathology.training.common.initialisation.resolve_start`.
     folds
         Outer folds of a nested cross-validation; 0: one test set.
     shares
-        Share of the patients of each set; with folds, ``test`` is what a fold leaves out.
+        Fraction of patients per set; with folds, ``test`` is the held-out fold.
     keep_sites
-        Keep hospitals on one side.
+        Keep each hospital in one set.
     seed
-        Of everything.
+        Random seed.
 
     Raises
     ------
     UsageError, InputTableError, LeakageError
-        What is wrong, where, and what to do.
+        If an input is invalid.
     """
     if not _NAME.match(out.name):
         raise UsageError(
-            f"{out.name!r} cannot name a bundle", where=out, remedy="Use small letters, digits and hyphens"
+            f"{out.name!r} is not a valid bundle name", where=out, remedy="Use lower-case letters, digits and hyphens"
         )
     if recipe.mpp is None:
         raise UsageError(
-            f"at which scale {system_id} takes its patches is not published",
-            remedy="Give --target-mpp in micrometres per pixel, such as 0.5",
+            f"the patch resolution of {system_id} is not published",
+            remedy="Pass --target-mpp in micrometres per pixel, such as 0.5",
         )
     if folds == 1 or folds < 0:
-        raise UsageError(f"folds is {folds}; it must be 0 or at least 2")
+        raise UsageError(f"folds: expected 0 or at least 2, got {folds}")
     inner = {name: share for name, share in shares.items() if name != "test" or not folds}
     labelled = read_labels(labels, slides, classes, patients_per_class=_fewest(len(inner), folds))
     beginning = resolve_start(start, recipe.architecture)
@@ -216,7 +216,7 @@ def plan_training(
 
 
 def _fewest(sets: int, folds: int) -> int:
-    """Smallest number of patients of a class: one for each set, also of what a fold leaves."""
+    """Minimum number of patients per class: one per set, in every fold."""
     if not folds:
         return sets
     return next(n for n in range(folds, 10 * folds + 10 * sets) if n - -(-n // folds) >= sets)
@@ -238,7 +238,7 @@ def train_classifier(
     loaders: int = 0,
     workers: int | None = None,
 ) -> TrainedClassifier | None:
-    """Train, calibrate, measure and write the bundle; the same call again goes on where it was interrupted.
+    """Train, calibrate, evaluate and write the bundle; repeat the call to resume.
 
     Parameters
     ----------
@@ -247,24 +247,24 @@ def train_classifier(
     out
         The bundle's folder.
     description
-        For the card.
+        Card entries provided by the user.
     ranks
-        This process among those that train together; only the first writes.
+        Rank of this process in distributed training; only the first writes files.
     progress
-        Told how it advances.
+        Progress callbacks.
     pixels
-        What patch stores hold; see :func:`pathology.training.classifier.patches.prepare_patches`.
+        Pixel mode of the patch stores; see :func:`pathology.training.classifier.patches.prepare_patches`.
     mpp
-        Micrometres per level-0 pixel of every slide.
+        Level-0 micrometres per pixel of all slides.
     loaders
-        Processes that read and change patches for each training process.
+        Data loader processes per training process.
     workers
-        Processes that cut slides.
+        Number of tiling processes.
 
     Returns
     -------
     TrainedClassifier or None
-        ``None`` in all processes but the first.
+        ``None`` in all processes except the first.
     """
     work = out / _WORK
     if ranks.first:
@@ -292,15 +292,15 @@ def train_classifier(
 def _describe(plan: Plan, progress: TrainingProgress) -> None:
     for name, rows in plan.sets.items():
         patients = len({plan.labelled.slides[row].patient_id for row in rows})
-        progress.say(f"{name}: {len(rows)} slides of {patients} patients")
+        progress.say(f"{name}: {len(rows)} slides from {patients} patients")
     if plan.labelled.unlabelled:
-        progress.say(f"{len(plan.labelled.unlabelled)} slides have no label and are left out")
-    progress.say(f"no {', '.join(plan.audit.checked)} in two sets; start: {plan.start.description}")
+        progress.say(f"{len(plan.labelled.unlabelled)} slides without a label are excluded")
+    progress.say(f"no {', '.join(plan.audit.checked)} in two sets; initial weights: {plan.start.description}")
 
 
 @dataclass(frozen=True, eq=False)
 class _Calibrated:
-    """A finished network with all that was fitted on top of it."""
+    """A trained network with its calibration."""
 
     split: SplitNetwork
     trust: TrustFit
@@ -308,12 +308,12 @@ class _Calibrated:
 
     @property
     def rule(self) -> str:
-        """How its patches become a slide, as :func:`slide_scores` names it."""
+        """Slide aggregation, a name of :func:`slide_scores`."""
         return self.trust.trust.aggregator if self.learned is None else "model"
 
 
 class _Run:
-    """One training of a plan."""
+    """Executes a training plan."""
 
     def __init__(
         self,
@@ -329,7 +329,7 @@ class _Run:
         self.labels = np.array(plan.labelled.labels)
 
     def fit(self, name: str, sets: Mapping[str, Rows]) -> tuple[FittedClassifier, str]:
-        """Fit one network, or go on with it."""
+        """Train one network, or resume it."""
         self.progress.say(f"{name}: training")
         torch.manual_seed(self.plan.seed)
         network = _network(self.plan.recipe, len(self.plan.labelled.classes))
@@ -349,7 +349,7 @@ class _Run:
         return fitted, start
 
     def calibrate(self, fitted: FittedClassifier, sets: Mapping[str, Rows]) -> _Calibrated:
-        """Train the aggregator, where it is a network, and fit what is fitted on calibration patients."""
+        """Train the aggregator, if it is a network, and fit the calibration."""
         split = SplitNetwork(
             fitted.network.to(self.ranks.device), self.patches, self.plan.recipe, self.ranks.device, self.loaders
         )
@@ -370,7 +370,7 @@ class _Run:
                 seed=self.plan.seed,
             )
             self.progress.say(
-                f"{name}: epoch {learned.best_epoch + 1} of {len(learned.losses)} chosen, loss "
+                f"{name}: epoch {learned.best_epoch + 1} of {len(learned.losses)} selected, loss "
                 f"{learned.losses[learned.best_epoch]:.4f}, validation loss "
                 f"{learned.validation_losses[learned.best_epoch]:.4f}"
             )
@@ -386,11 +386,11 @@ class _Run:
         return _Calibrated(split, trust, learned)
 
     def predict(self, model: _Calibrated, rows: Rows) -> tuple[list[SlidePrediction], list[float]]:
-        """Return findings and domain scores of some slides."""
-        findings, scores = [], []
+        """Return predictions and out-of-distribution scores of the given slides."""
+        predictions, scores = [], []
         for row, logits, features in model.split.slides(rows):
             slide = self.plan.labelled.slides[row]
-            findings.append(
+            predictions.append(
                 SlidePrediction(
                     slide.slide_id,
                     slide.patient_id,
@@ -400,16 +400,16 @@ class _Run:
                 )
             )
             scores.append(slide_score(model.trust.domain.scores(features)))
-        return findings, scores
+        return predictions, scores
 
     def fit_and_predict(self, name: str, sets: Mapping[str, Rows]) -> list[SlidePrediction]:
-        """One outer fold: fit, calibrate and classify what it leaves out."""
+        """Run one outer fold: train, calibrate and predict the held-out slides."""
         fitted, _ = self.fit(name, sets)
         if not self.ranks.first:
             return []
         return self.predict(self.calibrate(fitted, sets), sets["test"])[0]
 
-    # -- figures and bundle ----------------------------------------------------------------------------------------
+    # -- metrics and bundle ----------------------------------------------------------------------------------------
 
     def finish(
         self,
@@ -419,33 +419,33 @@ class _Run:
         start: str,
         held_out: Sequence[Sequence[SlidePrediction]],
     ) -> TrainedClassifier:
-        """Calibrate, measure, write."""
+        """Calibrate, evaluate and write the bundle."""
         plan, sets, classes = self.plan, self.plan.sets, self.plan.labelled.classes
         model = self.calibrate(fitted, sets)
         trust, rule = model.trust, model.rule
-        thresholds = fit_thresholds(trust.findings, classes, rule)
+        thresholds = fit_thresholds(trust.predictions, classes, rule)
         calibration: dict[str, Any] = {"thresholds": thresholds}
         if len(classes) == 2 and (groups := self._risk_groups(model)) is not None:
             calibration["risk_groups"] = groups.model_dump(mode="json")
         rules = ("mean", "share", *(["model"] if model.learned is not None else []))
         if held_out:
-            findings = [finding for fold in held_out for finding in fold]
+            predictions = [prediction for fold in held_out for prediction in fold]
             data = (
-                f"{description.data_name}, {len(held_out)}-fold cross-validation by patient, every slide tested once;"
-                " epoch, temperature and thresholds of each fold chosen on its own training patients"
+                f"{description.data_name}, {len(held_out)}-fold patient-level cross-validation, each slide tested once;"
+                " epoch, temperature and thresholds of each fold fitted on its training patients"
             )
-            evaluation = evaluate_slides(findings, classes, name="internal", data=data)
+            evaluation = evaluate_slides(predictions, classes, name="internal", data=data)
             metrics = self._fold_metrics(held_out, rule, data) + evaluation_metrics(evaluation, "network", rules=rules)
             beside = self._baseline_figures([self._baseline(parts) for parts in plan.folds], data)
         else:
-            findings, scores = self.predict(model, sets["test"])
-            data = f"{description.data_name}, test patients, who trained, chose and calibrated nothing"
+            predictions, scores = self.predict(model, sets["test"])
+            data = f"{description.data_name}, test patients, not used for training, selection or calibration"
             evaluation = evaluate_slides(
-                findings, classes, name="internal", data=data, thresholds=thresholds, threshold_rule=rule
+                predictions, classes, name="internal", data=data, thresholds=thresholds, threshold_rule=rule
             )
             metrics = evaluation_metrics(evaluation, "network", rules=rules)
             beside = self._baseline_figures([self._baseline(sets)], data)
-            beside += self._trust_figures(findings, scores, model, data)
+            beside += self._trust_figures(predictions, scores, model, data)
         used = np.concatenate([sets[name] for name in sets if name != "test"])
         card = write_slide_bundle(
             out,
@@ -463,7 +463,7 @@ class _Run:
             learned=None if model.learned is None else (plan.recipe.aggregator, model.learned.network),
         )
         self._record(out, evaluation, fitted, start)
-        write_text(out / "predictions.csv", _predictions(findings, classes))
+        write_text(out / "predictions.csv", _predictions(predictions, classes))
         write_evaluation_report(
             out / "report.html",
             description.title,
@@ -471,23 +471,23 @@ class _Run:
             evaluation_pictures(
                 out / "pictures",
                 evaluation,
-                findings,
+                predictions,
                 rule=rule,
                 temperature=None if held_out else trust.temperature.temperature,
             ),
             rule=rule,
             history=fitted.history,
-            extra=[metrics_section("Beside the model: a colour baseline, prediction sets, domain", beside)],
+            extra=[metrics_section("Colour baseline, prediction sets and out-of-distribution detection", beside)],
         )
         return TrainedClassifier(out, card, evaluation, fitted)
 
     def _risk_groups(self, model: _Calibrated) -> RiskGroups | None:
-        """Cut the probability of the second class at the median of patients who did not shape the weights."""
+        """Dichotomise the probability of the second class at the median of patients not used for training."""
         rows = np.concatenate([self.plan.sets["validation"], self.plan.sets["calibration"]])
-        findings, _ = self.predict(model, rows)
-        risk = score_by_patient(slide_scores(findings, model.rule)[:, 1], [f.patient_id for f in findings])[1]
+        predictions, _ = self.predict(model, rows)
+        risk = score_by_patient(slide_scores(predictions, model.rule)[:, 1], [f.patient_id for f in predictions])[1]
         if len(np.unique(risk)) < 2:
-            self.progress.say("no cut-off of a risk: the model gives all development patients the same")
+            self.progress.say("no risk cut-off: all development patients have the same risk")
             return None
         return RiskGroups.cut(risk)
 
@@ -505,45 +505,45 @@ class _Run:
             self.plan.labelled.classes,
             patients=[self.plan.labelled.slides[row].patient_id for row in rows],
         )
-        what = "by slide (colour baseline: logistic regression on the patches' colours)"
+        what = "by slide (colour baseline: logistic regression on patch colours)"
         return [
             interval_metric(f"balanced accuracy {what}", report.balanced_accuracy, unit="patients", data=data),
-            interval_metric(f"mean area under the ROC curve {what}", report.macro_auc, unit="patients", data=data),
+            interval_metric(f"mean AUC {what}", report.macro_auc, unit="patients", data=data),
         ]
 
     def _fold_metrics(self, held_out: Sequence[Sequence[SlidePrediction]], rule: str, data: str) -> list[Any]:
-        """Areas within each fold, averaged: scores of different networks are not compared with each other."""
-        findings = [finding for fold in held_out for finding in fold]
+        """AUC within each fold, averaged: scores of different networks are not comparable."""
+        predictions = [prediction for fold in held_out for prediction in fold]
         fold_of = np.repeat(np.arange(len(held_out)), [len(fold) for fold in held_out])
-        truth = np.array([finding.label for finding in findings])
-        scores = slide_scores(findings, rule)
+        truth = np.array([prediction.label for prediction in predictions])
+        scores = slide_scores(predictions, rule)
 
         def figure(rows: Rows) -> float:
             inside = [rows[fold_of[rows] == fold] for fold in range(len(held_out))]
             areas = [area for r in inside if len(r) and np.isfinite(area := _macro_auc(truth[r], scores[r]))]
             return float(np.mean(areas)) if areas else float("nan")
 
-        owners = [finding.patient_id for finding in findings]
+        owners = [prediction.patient_id for prediction in predictions]
         interval: Interval = bootstrap(figure, owners, strata=fold_of, resamples=1000)
         return [
             interval_metric(
-                "mean area under the ROC curve by slide, mean over folds (network)",
+                "mean AUC by slide, mean over folds (network)",
                 interval,
                 unit="patients",
                 data=data,
-                note="Areas are taken within each fold, because the scores of two networks cannot be ranked together.",
+                note="AUC is computed within each fold, because scores of different networks are not comparable.",
             )
         ]
 
     def _trust_figures(
-        self, findings: Sequence[SlidePrediction], scores: Sequence[float], model: _Calibrated, data: str
+        self, predictions: Sequence[SlidePrediction], scores: Sequence[float], model: _Calibrated, data: str
     ) -> list[Any]:
         rule, domain = model.trust.trust.conformal, model.trust.trust.out_of_domain
         assert rule is not None
         assert domain is not None
-        chosen = one_per_patient([finding.patient_id for finding in findings], seed=self.plan.seed)
-        answers = slide_scores(findings, model.rule)[chosen]
-        truth = [findings[row].label for row in chosen]
+        chosen = one_per_patient([prediction.patient_id for prediction in predictions], seed=self.plan.seed)
+        answers = slide_scores(predictions, model.rule)[chosen]
+        truth = [predictions[row].label for row in chosen]
         alarms = None
         if domain.limit is not None:
             alarms = wilson(sum(score > domain.limit for score in scores), len(scores))
@@ -559,21 +559,21 @@ class _Run:
         parts = []
         for name, rows in self.plan.sets.items():
             patients = len({self.plan.labelled.slides[row].patient_id for row in rows})
-            parts.append(f"{name} {len(rows)} slides of {patients} patients")
+            parts.append(f"{name} {len(rows)} slides from {patients} patients")
         how = (
-            f"Figures from {len(held_out)}-fold cross-validation by patient; the weights are of one more training on"
-            " all patients by the same recipe."
+            f"Metrics from {len(held_out)}-fold patient-level cross-validation; the weights are from a final run on"
+            " all patients with the same recipe."
             if held_out
-            else "Figures on the test patients."
+            else "Metrics on the test patients."
         )
         return (
             f"By patient: {', '.join(parts)} (seed {self.plan.seed}). Audited: no {', '.join(self.plan.audit.checked)}"
-            " in two sets. The validation patients chose the epoch, the calibration patients temperature, prediction"
-            f" sets, domain and thresholds. {how}"
+            " in two sets. Epoch selected on the validation patients; temperature, prediction sets, out-of-distribution"
+            f" limit and thresholds fitted on the calibration patients. {how}"
         )
 
     def _record(self, out: Path, evaluation: Evaluation, fitted: FittedClassifier, start: str) -> None:
-        """Write the figures and the training's history: no identity of a slide or patient is among them."""
+        """Write metrics and training history, without slide or patient identifiers."""
         seconds = sum(record.seconds for record in fitted.history)
         record = {
             "system": self.plan.system_id,
@@ -603,8 +603,8 @@ def _macro_auc(truth: Rows, scores: NDArray[np.float64]) -> float:
     return float(np.mean([roc_auc_score(truth == c, scores[:, c]) for c in present])) if present else float("nan")
 
 
-def _predictions(findings: Sequence[SlidePrediction], classes: Sequence[str]) -> str:
-    """One row a test slide, for those who trained; it is not part of an exported bundle."""
+def _predictions(predictions: Sequence[SlidePrediction], classes: Sequence[str]) -> str:
+    """Return one row per test slide, for the user; not part of an exported bundle."""
     from pathology.findings.aggregation import RULES
 
     text = io.StringIO()
@@ -612,7 +612,9 @@ def _predictions(findings: Sequence[SlidePrediction], classes: Sequence[str]) ->
     table.writerow(
         ["slide_id", "patient_id", "label", "patches", *(f"{r}_{c}" for r in ("mean", "share") for c in classes)]
     )
-    for finding in findings:
-        numbers = [f"{p:.6f}" for rule in ("mean", "share") for p in RULES[rule](finding.patches)]
-        table.writerow([finding.slide_id, finding.patient_id, classes[finding.label], len(finding.patches), *numbers])
+    for prediction in predictions:
+        numbers = [f"{p:.6f}" for rule in ("mean", "share") for p in RULES[rule](prediction.patches)]
+        table.writerow(
+            [prediction.slide_id, prediction.patient_id, classes[prediction.label], len(prediction.patches), *numbers]
+        )
     return text.getvalue()
