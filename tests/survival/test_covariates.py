@@ -96,7 +96,7 @@ def test_errors_name_row_and_column(table):
     bad.loc[7, "age"] = "old"
     with pytest.raises(InputTableError, match="row 9: 'age' is 'old', expected a number"):
         p.transform(bad)
-    with pytest.raises(InputTableError, match="no column 'size'"):
+    with pytest.raises(InputTableError, match="missing column 'size'"):
         p.transform(table.drop(columns="size"))
     with pytest.raises(UsageError, match="not been fitted"):
         Preparation(SETTINGS).transform(table)

@@ -221,7 +221,7 @@ def test_repeats_are_averaged(cohort):
 
 def test_wrong_requests(cohort, result):
     frame, outcome = cohort
-    with pytest.raises(UsageError, match="no model 'x'"):
+    with pytest.raises(UsageError, match="unknown model 'x'"):
         score_predictions(result, "x")
     with pytest.raises(UsageError, match="no candidates"):
         cross_validate(frame, outcome, SPEC, {"cox": []}, AT)

@@ -1,4 +1,4 @@
-"""The state of a training on disk: tensors as safetensors, everything else as JSON, whole or not at all."""
+"""Training checkpoints: tensors as safetensors, everything else as JSON, written atomically."""
 
 from __future__ import annotations
 
@@ -19,66 +19,66 @@ _STATE: Final = "checkpoint.json"
 
 
 class Checkpoint:
-    """A folder that holds the last state of one training.
+    """A folder with the latest state of one training.
 
-    The tensors are written under a new name first, then the small file that names them is replaced, then the old
-    tensors are removed: a run that is killed at any moment leaves a whole state.
+    Tensors are written under a new name, then the small file that refers to them is replaced, then the old tensors
+    are removed: a run killed at any moment leaves a complete state.
 
     Parameters
     ----------
     folder
-        Its place; made when the first state is written.
+        Checkpoint folder; created with the first state.
     identity
-        Hash of all that decides the training.
+        Hash of all inputs that determine the training.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
         self.folder, self.identity = folder, identity
 
     def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Return values and tensors of the last state, or ``None`` where there is none.
+        """Return values and tensors of the latest state, or ``None`` if there is none.
 
         Raises
         ------
         UsageError
-            If another training left it.
+            If it belongs to another training.
         StoreError
-            If its tensors are gone or damaged.
+            If tensors are missing or corrupt.
         """
         try:
             values: dict[str, Any] = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise StoreError("the state of the training is damaged", where=self.folder, remedy="Delete it") from error
+            raise StoreError("the training checkpoint is corrupt", where=self.folder, remedy="Delete it") from error
         if values["identity"] != self.identity:
             raise UsageError(
-                "another training (other slides, labels, settings or start) was begun here",
+                "the folder holds a checkpoint of another training (other slides, labels, settings or initial weights)",
                 where=self.folder,
-                remedy="Give the same settings to go on with it, choose another --out, or delete the folder",
+                remedy="Use the same settings to resume it, choose another --out, or delete the folder",
             )
         try:
             tensors = load((self.folder / values["tensors"]).read_bytes())
         except (OSError, ValueError, RuntimeError) as error:
-            raise StoreError("the state of the training is damaged", where=self.folder, remedy="Delete it") from error
+            raise StoreError("the training checkpoint is corrupt", where=self.folder, remedy="Delete it") from error
         return values, tensors
 
     def write(self, values: dict[str, Any], tensors: dict[str, Tensor], *, number: int) -> None:
-        """Write a state.
+        """Save a state.
 
         Parameters
         ----------
         values
-            JSON types.
+            JSON-serialisable values.
         tensors
-            On any device.
+            Tensors on any device.
         number
-            Of the state; another than the last one's.
+            Number of the state; must differ from the latest.
 
         Raises
         ------
         OutputError
-            If it cannot be written.
+            If the files cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"checkpoint-{number:06d}.safetensors"
@@ -91,7 +91,7 @@ class Checkpoint:
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the tensors an optimiser keeps, by the number of the parameter and their name."""
+    """Return the state tensors of an optimiser, keyed by parameter number and name."""
     return {
         f"{number}.{name}": torch.as_tensor(value)
         for number, state in optimiser.state_dict()["state"].items()
@@ -101,7 +101,7 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give an optimiser back what :func:`optimiser_state` returned; its groups stay as they are."""
+    """Restore the state from :func:`optimiser_state`; parameter groups are unchanged."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
@@ -110,5 +110,5 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def copied(network: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of a network's state on the processor."""
+    """Return a copy of the network state on the CPU."""
     return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""One training on several devices: torch's own process group, as ``torchrun`` starts it."""
+"""Distributed training on several devices with a torch process group started by ``torchrun``."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["Distributed", "distributed_training"]
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)
-"""The others wait while the first process cuts slides into patches, which may take days."""
+"""Timeout: the other processes wait while the first one tiles the slides, which may take days."""
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """One process among those that train together.
+    """One process of a distributed training.
 
     Attributes
     ----------
     rank, world
-        Its number and how many there are.
+        Rank of this process and number of processes.
     device
-        Its device.
+        Device of this process.
     """
 
     rank: int
@@ -45,14 +45,14 @@ class Distributed:
         return self.rank == 0
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Return a network whose gradients are averaged over all processes; made anew when what learns changes."""
+        """Wrap a network to average gradients over all processes; wrap again when the trainable parameters change."""
         if self.world == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(network, device_ids=devices)
 
     def smallest(self, value: int) -> int:
-        """Return the smallest of a number over all processes."""
+        """Return the minimum of a value over all processes."""
         if self.world == 1:
             return value
         tensor = torch.tensor(value, device=self.device)
@@ -60,7 +60,7 @@ class Distributed:
         return int(tensor)
 
     def from_first(self, value: float) -> float:
-        """Return the first process's number."""
+        """Return the value of the first process."""
         if self.world == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -68,7 +68,7 @@ class Distributed:
         return float(tensor)
 
     def made_by_first(self, make: Callable[[], T]) -> T:
-        """Return what the first process makes; the others wait for it and get a copy, so that files have one writer."""
+        """Call a function in the first process and return its result in all, so that files have one writer."""
         if self.world == 1:
             return make()
         made = [make() if self.first else None]
@@ -83,13 +83,13 @@ class Distributed:
 
 @contextmanager
 def distributed_training(device: str | None = None) -> Iterator[Distributed]:
-    """Join the processes that ``torchrun`` started; alone where it did not.
+    """Join the process group of ``torchrun``, or run as a single process.
 
     Parameters
     ----------
     device
-        ``cpu``, ``cuda`` or ``cuda:N``; ``None``: CUDA where there is a device.  With several processes each takes the
-        CUDA device of its own number.
+        ``cpu``, ``cuda`` or ``cuda:N``; ``None``: CUDA if available.  With several processes, each uses the CUDA
+        device of its local rank.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def distributed_training(device: str | None = None) -> Iterator[Distributed]:
     if wanted.split(":")[0] not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r} does not exist", remedy="Choose cpu, cuda or cuda:N")
     if wanted != "cpu" and not torch.cuda.is_available():
-        raise UsageError("no CUDA device is available", remedy="Leave out --device, or see: pathology doctor")
+        raise UsageError("no CUDA device is available", remedy="Omit --device, or run 'pathology doctor'")
     if world == 1:
         yield Distributed(0, 1, torch.device(wanted))
         return

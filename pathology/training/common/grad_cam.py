@@ -1,7 +1,7 @@
-"""Grad-CAM: where in an image a classifier's answer comes from.
+"""Grad-CAM: image regions that drive the prediction of a classifier.
 
-Selvaraju et al. 2017 (ICCV, arXiv 1610.02391): each channel of a feature map is weighted by the mean over space of the
-logit's gradient, and the positive part of the weighted sum is kept.  The map is coarse, and it shows where a network
+Selvaraju et al. 2017 (ICCV, arXiv 1610.02391): each channel of a feature map is weighted by the spatial mean of the
+logit gradient, and the positive part of the weighted sum is kept.  The map is coarse; it shows where a network
 looks, not whether it is right.
 """
 
@@ -23,35 +23,35 @@ __all__ = ["grad_cam"]
 def grad_cam(
     network: nn.Module, layer: nn.Module, images: Tensor, classes: Sequence[int] | None = None
 ) -> NDArray[np.float32]:
-    """Compute the maps of a batch.
+    """Compute Grad-CAM maps for a batch.
 
     Parameters
     ----------
     network
-        A classifier that gives ``(B, classes)`` logits; used in evaluation mode and left in the mode it was in.
+        A classifier that returns ``(B, classes)`` logits; run in evaluation mode, its own mode is restored.
     layer
-        The module whose output is the feature map: the last one with a grid.  Taken as it is, before an activation that
+        Module whose output is the feature map: the last one with spatial dimensions, before any activation that
         follows it.
     images
-        ``(B, C, H, W)`` or ``(B, C, D, H, W)``, prepared as the network wants them.
+        ``(B, C, H, W)`` or ``(B, C, D, H, W)``, preprocessed for the network.
     classes
-        Class to explain, by image; ``None``: the one with the greatest logit.
+        Class to explain per image; ``None``: the predicted class.
 
     Returns
     -------
     numpy.ndarray
-        ``(B, H, W)`` or ``(B, D, H, W)``, 0 and more, in units of the logit, brought to the images' grid linearly.
+        ``(B, H, W)`` or ``(B, D, H, W)``, non-negative, in logit units, interpolated linearly to the image grid.
 
     Raises
     ------
     UsageError
-        If the layer is not part of the forward pass or has no grid.
+        If the layer is not part of the forward pass or has no spatial dimensions.
     """
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:  # noqa: ANN401  # torch's hook
         seen.append(output)
-        # A copy goes on: an activation that works in place would change what is kept.
+        # Pass on a copy: an in-place activation would modify the stored map.
         return output.clone()
 
     training = network.training
@@ -59,10 +59,10 @@ def grad_cam(
     hook = layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            # A frozen network gives gradients too, if its input asks for them.
+            # A frozen network still has gradients if its input requires them.
             logits = network(images.detach().requires_grad_())
         if not seen or seen[-1].ndim != images.ndim:
-            raise UsageError("the layer gave no feature map with a grid", remedy="Name a convolution's output")
+            raise UsageError("the layer has no spatial feature map", remedy="Choose the output of a convolution")
         chosen = logits.argmax(dim=1) if classes is None else torch.as_tensor(list(classes), device=logits.device)
         wanted = logits.gather(1, chosen[:, None]).sum()
         (gradient,) = torch.autograd.grad(wanted, seen[-1])

@@ -1,4 +1,4 @@
-"""Where a classifier's weights start: at random, at torchvision's published weights, at a file, or at a bundle."""
+"""Initial weights of a classifier: random, torchvision's ImageNet weights, a file or a bundle."""
 
 from __future__ import annotations
 
@@ -21,62 +21,62 @@ _PUBLISHED: Final = {
     "densenet121-foersch": ("densenet121", "0.0."),
     "inception-v3": ("inception_v3", ""),
 }
-"""Torchvision's name of each architecture, and what its names in the body begin with here."""
+"""Torchvision name of each architecture, and the prefix of its parameter names here."""
 
 
 class InitialWeights:
-    """Weights to start from, read and checked before any work.
+    """Initial weights, read and validated before training.
 
     Attributes
     ----------
     description
-        What it is, for the model card.
+        Description for the model card.
     digest
-        Changes with the weights; part of a training's identity.
+        Hash of the weights; part of the training identity.
     """
 
     def __init__(self, description: str, digest: str, state: Mapping[str, Tensor] | None) -> None:
         self.description, self.digest, self._state = description, digest, state
 
     def load(self, network: nn.Module) -> str:
-        """Load what fits by name and shape; the rest stays random.
+        """Load the tensors that match by name and shape; the others stay random.
 
         Returns
         -------
         str
-            What was done, for the model card.
+            Description for the model card.
 
         Raises
         ------
         BundleError
-            If nothing fits.
+            If no tensor matches.
         """
         if self._state is None:
             return self.description
         own = network.state_dict()
         fitting = {k: v for k, v in self._state.items() if k in own and own[k].shape == v.shape}
         if not any(own[name].ndim > 1 for name in fitting):
-            raise BundleError(f"no layer of the network fits ({self.description})", remedy="Choose another --init")
+            raise BundleError(f"no layer matches the network ({self.description})", remedy="Choose another --init")
         network.load_state_dict(fitting, strict=False)
         left = len(own) - len(fitting)
         return f"{self.description}: {len(fitting)} of {len(own)} tensors" + (f", {left} at random" if left else "")
 
 
 def resolve_start(start: str, architecture: str) -> InitialWeights:
-    """Read the weights to start from.
+    """Read initial weights.
 
     Parameters
     ----------
     start
-        ``random``; ``imagenet``: torchvision's, where they can be fetched or lie in its cache; a safetensors file; a
-        bundle's name or folder.
+        ``random``; ``imagenet``: torchvision's weights, downloaded or from its cache; a safetensors file; a
+        bundle name or folder.
     architecture
         Name in the network registry.
 
     Raises
     ------
     MissingDependencyError
-        If ImageNet weights cannot be had.
+        If ImageNet weights are not available.
     PathologyError
         If the file or bundle cannot be read.
     """
@@ -93,7 +93,7 @@ def resolve_start(start: str, architecture: str) -> InitialWeights:
     try:
         bundle = load_bundle(start)
     except PathologyError as error:
-        error.remedy = "Give random, imagenet, a safetensors file, or a bundle"
+        error.remedy = "Use random, imagenet, a safetensors file or a bundle"
         raise
     card = bundle.card
     network = bundle.network()
@@ -102,25 +102,25 @@ def resolve_start(start: str, architecture: str) -> InitialWeights:
 
 
 def imagenet_state(architecture: str) -> tuple[str, Mapping[str, Tensor]]:
-    """Return what torchvision's default ImageNet weights are called, and the weights.
+    """Return the name of torchvision's default ImageNet weights, and the weights.
 
     Parameters
     ----------
     architecture
-        Torchvision's name, such as ``densenet121``.
+        Torchvision name, such as ``densenet121``.
 
     Raises
     ------
     MissingDependencyError
-        If they cannot be fetched.
+        If the download fails.
     """
     weights = get_model_weights(architecture).DEFAULT
     try:
-        # Tensors only: what the file would have executed is refused.
+        # Tensors only: executable content is rejected.
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         raise MissingDependencyError(
-            f"torchvision's ImageNet weights of {architecture} cannot be had ({error})",
-            remedy="Give a safetensors file with the weights, or start at random",
+            f"torchvision's ImageNet weights of {architecture} are not available ({error})",
+            remedy="Use a safetensors file with the weights, or random initialisation",
         ) from error
     return f"torchvision's ImageNet weights ({weights})", state

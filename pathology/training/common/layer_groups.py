@@ -1,4 +1,4 @@
-"""Layers in the groups that transfer learning freezes and gives learning rates of their own."""
+"""Layer groups for freezing and discriminative learning rates in transfer learning."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def layer_groups(network: nn.Module) -> list[list[nn.Module]]:
 
     DenseNet121 is cut before its second transition, as fastai 1 cuts it (``fastai/vision/learner.py``,
     ``_densenet_split``): children 0 to 6 of the body, children 7 and later, head.  InceptionV3 is cut before its first
-    17 x 17 module; its auxiliary classifier belongs to the head, because like it it is new for every task.
+    17 x 17 module; its auxiliary classifier belongs to the head, because both are new for every task.
 
     Raises
     ------
     UsageError
-        If the network is of neither kind.
+        If the network is of another architecture.
     """
     if isinstance(network, DenseNet):
         body = list(network.features.children())
@@ -36,14 +36,14 @@ def layer_groups(network: nn.Module) -> list[list[nn.Module]]:
     if isinstance(network, nn.Sequential) and len(network) == 2 and isinstance(network[0], nn.Sequential):
         body = list(network[0][0].children())
         return [body[:7], body[7:], [network[1]]]
-    raise UsageError(f"a {type(network).__name__} has no known groups of layers")
+    raise UsageError(f"no layer groups are defined for {type(network).__name__}")
 
 
 def freeze_body(network: nn.Module, *, frozen: bool) -> None:
-    """Hold the body still, its batch normalisation excepted, or let everything learn.
+    """Freeze the body, except its batch normalisation, or unfreeze everything.
 
     As fastai 1 does by default (``train_bn=True`` in ``fastai/basic_train.py``): the weights and the statistics of
-    batch normalisation go on learning, so that the body fits the new pictures' colours.
+    batch normalisation stay trainable, so that the body adapts to the colours of the new images.
     """
     *body, head = layer_groups(network)
     for layer in (layer for group in body for layer in group):
@@ -55,16 +55,16 @@ def freeze_body(network: nn.Module, *, frozen: bool) -> None:
 
 
 def group_rates(highest: float, lowest: float | None, groups: int) -> list[float]:
-    """Return a learning rate a group, spaced by equal factors from the earliest layers to the head.
+    """Return one learning rate per group, spaced geometrically from the earliest layers to the head.
 
     Parameters
     ----------
     highest
-        Of the head.
+        Rate of the head.
     lowest
-        Of the earliest layers; ``None``: all alike.
+        Rate of the earliest layers; ``None``: the same rate for all.
     groups
-        How many there are.
+        Number of groups.
     """
     if lowest is None or groups == 1:
         return [highest] * groups

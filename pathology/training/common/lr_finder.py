@@ -1,4 +1,4 @@
-"""The learning rate at which the loss falls fastest (Smith 2017, WACV), with fastai 1's numbers."""
+"""Learning rate finder (Smith 2017, WACV) with the parameters of fastai 1."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 __all__ = ["STEPS", "find_rate", "steepest_rate"]
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
-"""Rates and number of steps of the sweep: ``lr_find``'s defaults in fastai 1."""
+"""Range and number of steps of the sweep: defaults of ``lr_find`` in fastai 1."""
 _SMOOTHING = 0.98
 _SKIP_FIRST, _SKIP_LAST = 10, 5
-"""Ends that fastai's recorder leaves out before it looks for the steepest fall."""
+"""Steps at both ends that fastai's recorder skips when searching for the steepest decrease."""
 
 
 def find_rate(step: Callable[[float], float]) -> float:
-    """Raise the rate exponentially until the loss explodes and return where it fell fastest.
+    """Increase the rate exponentially until the loss diverges, and return the rate of the steepest decrease.
 
     Parameters
     ----------
     step
-        Trains one batch at a rate and returns its loss.
+        Trains one batch at the given rate and returns its loss.
     """
     rates, losses = [], []
     average, best = 0.0, math.inf
@@ -40,7 +40,7 @@ def find_rate(step: Callable[[float], float]) -> float:
 
 
 def steepest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Return the rate at the most negative gradient of the smoothed loss; the ends do not count."""
+    """Return the rate at the most negative gradient of the smoothed loss, excluding the ends."""
     middle = slice(_SKIP_FIRST, -_SKIP_LAST) if len(rates) > _SKIP_FIRST + _SKIP_LAST + 1 else slice(None)
     kept = np.asarray(losses[middle])
     if len(kept) < 2:

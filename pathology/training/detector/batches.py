@@ -1,11 +1,11 @@
-"""Training images made on the fly, wholly on one device: mosaics of crops, and crops blended into backgrounds.
+"""Training images generated on the fly on one device: mosaics of crops, and crops blended into backgrounds.
 
-Every image is drawn pixel by pixel from the stored sources through an affine map (flip, quarter turn, zoom, shift),
+Every image is sampled pixel by pixel from the stored sources through an affine map (flip, 90° rotation, zoom, shift),
 so the same code runs on a CPU for a test and at thousands of images a second on a GPU.
 
-A detector must not learn where pictures were joined.  Therefore mosaics hold parts of crops with and without their
-mitosis, the same blending pastes pieces of ordinary tissue as often as mitoses, stain and brightness vary from cell
-to cell of a mosaic, and blur, noise and JPEG blocks are put on the finished image.
+A detector must not learn the seams.  Therefore mosaics contain parts of crops with and without their
+mitosis, ordinary tissue is blended in the same way and as often as mitoses, stain and brightness vary from cell
+to cell of a mosaic, and blur, noise and JPEG artefacts are added to the finished image.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ __all__ = ["Batch", "BatchMaker", "BatchSettings", "ordinary_nuclei", "tissue_ce
 
 
 class BatchSettings(Record):
-    """How training images are made.  Shares and chances are 0 to 1."""
+    """Settings of training image generation.  Fractions and probabilities are 0 to 1."""
 
     size: Annotated[int, Field(ge=128, multiple_of=32)] = 256
     """Side of an image in pixels; a multiple of the network's coarsest stride."""
     background: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """Share of images that are a window of a background with crops blended in."""
+    """Fraction of images that are a background window with blended crops."""
     cells: tuple[float, float, float] = (0.25, 0.35, 0.4)
     """Relative frequency of mosaics of 2 x 2, 3 x 3 and 4 x 4 cells.  In small cells the mitosis lies anywhere, cut or
-    whole; in large ones it lies near the middle, which must not become the clue."""
+    whole; in large ones it lies near the centre, which must not become a shortcut."""
     background_cell: Annotated[float, Field(ge=0, le=1)] = 0.08
-    """Share of mosaic cells that show a background."""
+    """Fraction of mosaic cells with background."""
     paste: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """Chance of each of four places of a background image to receive a paste."""
+    """Probability that each of the four positions of a background image receives a paste."""
     mitosis: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of pastes that show a mitosis; the others show ordinary tissue, blended the same way."""
+    """Fraction of pastes with a mitosis; the others show ordinary tissue, blended in the same way."""
     stain: Annotated[float, Field(ge=0)] = 0.22
-    """Standard deviation of the logarithm of each stain's strength."""
+    """Standard deviation of the log stain intensity, per stain."""
     tint: Annotated[float, Field(ge=0)] = 0.04
-    """Standard deviation of the mixing between colour channels."""
+    """Standard deviation of the colour channel mixing."""
     spoil: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """Chance of blur, of noise and of JPEG blocks, each."""
+    """Probability of blur, of noise and of JPEG artefacts, each."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with what is in them.
+    """Images with their targets.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Batch:
     targets
         ``(T, 5)`` float32: image, centre x, centre y, width, height, in pixels.
     ignored
-        ``(I, 5)`` likewise: mitoses cut so far that neither answer is wrong.
+        ``(I, 5)``, same format: mitoses cropped so much that either prediction is acceptable.
     """
 
     images: Tensor
@@ -72,13 +72,13 @@ class Batch:
 
 
 _MOST_CELLS = 4
-"""Cells along one side of a mosaic, at most."""
+"""Maximum number of cells along one side of a mosaic."""
 
 # Optical density of haematoxylin and eosin (red, green, blue): Ruifrok & Johnston 2001, Anal Quant Cytol Histol 23:291.
 _HAEMATOXYLIN = (0.650, 0.704, 0.286)
 _EOSIN = (0.072, 0.990, 0.105)
 
-# The eight ways to lay a square on itself.
+# The eight symmetries of a square.
 _DIHEDRAL = torch.tensor(
     [[[c, -s], [s, c]] for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
     + [[[c, s], [s, -c]] for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))],
@@ -102,18 +102,18 @@ _QUANTISATION = torch.tensor(
 
 
 class BatchMaker:
-    """Makes training batches.
+    """Generates training batches.
 
     Parameters
     ----------
     data
-        The training side of the data.
+        Training part of the data.
     settings
-        How images are made.
+        Image generation settings.
     device
-        Where everything is stored and computed.
+        Storage and compute device.
     seed
-        Of all random choices.
+        Random seed.
     """
 
     def __init__(self, data: MitosisData, settings: BatchSettings, device: torch.device, seed: int = 0) -> None:
@@ -127,13 +127,13 @@ class BatchMaker:
         self._start = (areas.cumsum(0) - areas).to(device)
         self._height, self._width = sizes[:, 0].to(device), sizes[:, 1].to(device)
         self._objects = torch.from_numpy(data.objects).to(device)
-        # Magnification that brings each source to the crops' scale.
+        # Magnification of each source to the resolution of the crops.
         zoom = [1.0] * self._crops + [b.mpp / MPP for b in data.backgrounds]
         self._zoom = torch.tensor(zoom, device=device)
         self._tissue = self._tissue_places(data).to(device)
         self.crop_weights = torch.ones(self._crops, device=device)
         self.hard_places = torch.empty((0, 3), device=device)
-        # The diagonal is the identity where nothing is to be changed.
+        # The diagonal is the identity where no change is applied.
         stains = torch.tensor([_HAEMATOXYLIN, _EOSIN], dtype=torch.float32)
         stains = functional.normalize(stains, dim=1)
         third = functional.normalize(torch.linalg.cross(stains[0], stains[1]), dim=0)
@@ -143,7 +143,7 @@ class BatchMaker:
         self._nuclei = ordinary_nuclei(data).to(device)
 
     def _tissue_places(self, data: MitosisData) -> Tensor:
-        """List source, x, y on a 64 pixel raster of the backgrounds where there is tissue rather than glass."""
+        """List source, x, y on a 64-pixel grid of the backgrounds where there is tissue."""
         places = [torch.empty((0, 3))]
         for index, background in enumerate(data.backgrounds):
             step = 64
@@ -188,7 +188,7 @@ class BatchMaker:
         return upper * (1 - fv) + lower * fv
 
     def _background_windows(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draw source and ``(x, y)`` of background places; places of earlier false alarms more often."""
+        """Sample source and ``(x, y)`` of background positions, oversampling earlier false positives."""
         chosen = self._tissue[self._whole(len(self._tissue), count)]
         if len(self.hard_places):
             hard = self.hard_places[self._whole(len(self.hard_places), count)]
@@ -197,19 +197,19 @@ class BatchMaker:
         return chosen[:, 0].long(), chosen[:, 1:] + shift
 
     def tissue_windows(self, size: int, most: int) -> tuple[list[int], NDArray[np.float64], NDArray[np.uint8]]:
-        """Cut windows of the backgrounds' tissue at the crops' scale, unchanged otherwise.
+        """Cut tissue windows from the backgrounds at the resolution of the crops, without augmentation.
 
         Parameters
         ----------
         size
-            Side in pixels at the crops' scale.
+            Side in pixels at the resolution of the crops.
         most
-            Largest number; places are drawn without repetition.
+            Maximum number; positions are sampled without replacement.
 
         Returns
         -------
         tuple
-            Source of each window, ``(N, 2)`` its centre in pixels of the source, ``(N, size, size, 3)`` uint8.
+            Source of each window, ``(N, 2)`` centres in source pixels, ``(N, size, size, 3)`` uint8 pixels.
         """
         order = torch.randperm(len(self._tissue), generator=self._random, device=self.device)[:most]
         source, centre = self._tissue[order, 0].long(), self._tissue[order, 1:]
@@ -224,7 +224,7 @@ class BatchMaker:
         return source.tolist(), centre.cpu().numpy().astype(np.float64), windows
 
     def make(self, count: int) -> Batch:
-        """Make a batch of ``count`` images."""
+        """Generate a batch of ``count`` images."""
         size, s = self.settings.size, self.settings
         kind = self._uniform(count)
         plain = kind < s.background
@@ -268,7 +268,7 @@ class BatchMaker:
             origin = torch.where(is_background[..., None], place, origin)
             magnified = self._zoom[other] * self._uniform(count, each, low=0.85, high=1.2)
             zoom = torch.where(is_background, magnified, zoom)
-            # Windows of backgrounds stay inside their image; beyond it there is nothing to show.
+            # Background windows stay inside their image.
             most = torch.stack([self._width[source], self._height[source]], dim=-1).float()
             margin = torch.minimum(((turn.abs() @ extent[..., None])[..., 0] / 2 / zoom[..., None]), most / 2)
             kept = torch.minimum(torch.maximum(origin, margin), most - margin)
@@ -313,10 +313,10 @@ class BatchMaker:
             targets = torch.cat([targets, added])
         density = self._restain(density, per_pixel)
         images = (torch.exp(-density) * 256 - 1).clamp(0, 255).permute(0, 3, 1, 2) / 255
-        return Batch(self._spoil(images), targets, ignored)
+        return Batch(self._degrade(images), targets, ignored)
 
     def _paste(self, density: Tensor) -> tuple[Tensor, Tensor]:
-        """Blend crops, with or without their mitosis, into four places of each image."""
+        """Blend crops, with or without their mitosis, into four positions of each image."""
         count, size = density.shape[:2]
         s = self.settings
         x = torch.arange(size, device=self.device, dtype=torch.float32) + 0.5
@@ -343,7 +343,7 @@ class BatchMaker:
             radius = self._uniform(count, low=17, high=26)[:, None, None] * zoom[:, None, None] * wobble
             softness = self._uniform(count, low=2, high=6)[:, None, None]
             alpha = torch.sigmoid((radius - distance) / softness)[..., None] * used[:, None, None, None]
-            # Part of the difference in stain between the crop and its new surroundings is taken away.
+            # Reduce the stain difference between the crop and its new surroundings.
             local = torch.exp(-(((distance - radius) / 10) ** 2))[..., None]
             there = (density * local).sum(dim=(1, 2)) / local.sum(dim=(1, 2))
             factor = (there / self._ring[source].clamp(min=0.05)).clamp(0.5, 2.0) ** self._uniform(count, 1)
@@ -354,7 +354,7 @@ class BatchMaker:
         return density, torch.cat(found)
 
     def _restain(self, density: Tensor, per_pixel: Callable[[Tensor], Tensor]) -> Tensor:
-        """Change the strength of both stains, mix colours a little and shift the brightness, cell by cell."""
+        """Vary stain intensity, colour mixing and brightness, cell by cell."""
         count, s = density.shape[0], self.settings
         strength = torch.exp(self._normal(count, _MOST_CELLS**2, 3) * s.stain)
         change = self._stains @ torch.diag_embed(strength) @ torch.linalg.inv(self._stains)
@@ -362,8 +362,8 @@ class BatchMaker:
         shift = self._normal(count, _MOST_CELLS**2, 3) * 0.03
         return _apply(per_pixel(change), density) + per_pixel(shift)
 
-    def _spoil(self, images: Tensor) -> Tensor:
-        """Blur, add noise and JPEG blocks to some of the images."""
+    def _degrade(self, images: Tensor) -> Tensor:
+        """Add blur, noise and JPEG artefacts to some of the images."""
         count, chance = len(images), self.settings.spoil
         radius = 4
         taps = torch.arange(-radius, radius + 1, device=self.device, dtype=torch.float32)
@@ -382,23 +382,23 @@ class BatchMaker:
 
 
 def ordinary_nuclei(data: MitosisData) -> Tensor:
-    """Find three dark places in each crop that are no annotated mitosis: mostly nuclei at rest.
+    """Find three dark spots in each crop that are not annotated as mitosis: mostly interphase nuclei.
 
     Parameters
     ----------
     data
-        Crops with their objects.
+        Crops with their annotated objects.
 
     Returns
     -------
     Tensor
-        ``(N, 3, 2)`` float32 x and y in pixels of the crop.
+        ``(N, 3, 2)`` float32 x and y in crop pixels.
     """
     density = -torch.log((torch.from_numpy(data.crops).float().mean(dim=-1) + 1) / 256)
-    # A square's mean and maximum, as a column's of a row's.
+    # Separable mean and maximum over a square.
     smooth = functional.avg_pool2d(density[:, None], (1, 13), stride=1, padding=(0, 6))
     smooth = functional.avg_pool2d(smooth, (13, 1), stride=1, padding=(6, 0))[:, 0]
-    # Crops at the edge of a region are filled up with black, which is no nucleus.
+    # Crops at the edge of a region are padded with black, which is not a nucleus.
     filled = torch.from_numpy((data.crops.max(axis=-1) < 8).astype(np.float32))
     filled = functional.max_pool2d(filled[:, None], (1, 31), stride=1, padding=(0, 15))
     smooth[functional.max_pool2d(filled, (31, 1), stride=1, padding=(15, 0))[:, 0] > 0] = -1
@@ -414,7 +414,7 @@ def ordinary_nuclei(data: MitosisData) -> Tensor:
     for _ in range(3):
         value, darkest = smooth.flatten(1).max(dim=1)
         place = torch.stack([darkest % CROP, darkest // CROP], dim=1).float()
-        # Where nothing is left to choose from, a corner, which holds no part of the mitosis at the centre.
+        # If no candidate is left, use a corner, which contains no part of the central mitosis.
         place[value < 0] = 28.0
         found.append(place)
         smooth[((grid[None] - place[:, None, None]).abs() < 14).all(dim=-1)] = -1
@@ -422,7 +422,7 @@ def ordinary_nuclei(data: MitosisData) -> Tensor:
 
 
 def tissue_cells(pixels: NDArray[np.uint8], side: int) -> NDArray[np.bool_]:
-    """Tell which squares of an image show tissue rather than glass.
+    """Return which squares of an image show tissue rather than glass.
 
     Parameters
     ----------
@@ -434,8 +434,8 @@ def tissue_cells(pixels: NDArray[np.uint8], side: int) -> NDArray[np.bool_]:
     Returns
     -------
     numpy.ndarray
-        ``(H // side, W // side)`` bool.  Glass is bright and without colour; a square of which 15 % have colour is
-        worth looking at.
+        ``(H // side, W // side)`` bool.  Glass is bright and colourless; a square with 15 % coloured pixels counts
+        as tissue.
     """
     # Every fourth pixel is enough.
     coarse, cell = pixels[::4, ::4].astype(np.int16), side // 4
@@ -447,19 +447,19 @@ def tissue_cells(pixels: NDArray[np.uint8], side: int) -> NDArray[np.bool_]:
 
 
 def _apply(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """Multiply small matrices with vectors elementwise, which beats a batched product of millions of tiny ones."""
+    """Multiply small matrices with vectors elementwise, which is faster than a batched product of millions of them."""
     return (matrices * vectors[..., None, :]).sum(dim=-1)
 
 
 def _overlap(centre: Tensor, side: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return the share of squares that lies inside rectangles."""
+    """Return the fraction of each square inside its rectangle."""
     half = side[..., None] / 2
     inside = (torch.minimum(centre + half, high) - torch.maximum(centre - half, low)).clamp(min=0)
     return inside.prod(dim=-1) / side**2
 
 
 def _jpeg_blocks(images: Tensor, coarse: Tensor) -> Tensor:
-    """Quantise 8 x 8 blocks as JPEG does, in YCbCr; ``coarse`` multiplies the standard's table."""
+    """Quantise 8 x 8 blocks as JPEG does, in YCbCr; ``coarse`` scales the standard quantisation table."""
     device = images.device
     to_ycc = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]], device=device)
     k = torch.arange(8, device=device, dtype=torch.float32)

@@ -1,7 +1,7 @@
-"""From a detector's confidence to the chance that a candidate is a mitosis.
+"""Calibrate detector confidence to the probability that a candidate is a mitosis.
 
-The chance holds for candidates like those it was fitted on: how many of them are mitoses depends on the tissue as much
-as on the detector.
+The probability is valid for candidates like those of the fit: the fraction of mitoses among candidates depends on the
+tissue as well as on the detector.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pathology.stats.classification import expected_calibration_error
 __all__ = ["Candidates", "calibrate", "candidates_of", "fit_platt"]
 
 _LEAST = 1e-6
-"""Confidences are kept this far from 0 and 1, where the logit has no value."""
+"""Confidences are clipped this far from 0 and 1, where the logit is undefined."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of several images with what they are.
+    """Labelled candidates of several images.
 
     Attributes
     ----------
@@ -43,11 +43,11 @@ class Candidates:
     slides: NDArray[np.str_]
 
     def brier(self) -> float:
-        """Return the mean squared distance of score and truth (Brier 1950)."""
+        """Return the Brier score (Brier 1950)."""
         return float(np.mean((self.scores - self.hits) ** 2))
 
     def calibration_error(self, bins: int = 10) -> float:
-        """Return the expected calibration error of the likelier answer, in equal bins (Guo 2017)."""
+        """Return the expected calibration error of the predicted class, in equal-width bins (Guo 2017)."""
         chances = np.stack([1 - self.scores, self.scores], axis=1)
         return expected_calibration_error(self.hits.astype(int), chances, bins=bins)
 
@@ -65,14 +65,14 @@ class Candidates:
 
 
 def candidates_of(images: Sequence[Image], distance: float) -> Candidates:
-    """Collect all detections of images, each matched with a mitosis or not.
+    """Collect all detections of images, labelled by matching with the mitoses.
 
     Parameters
     ----------
     images
-        Evaluated at a low floor.
+        Images evaluated at a low score threshold.
     distance
-        Largest distance of centres in pixels.
+        Maximum distance of centres in pixels.
     """
     scores, hits, slides = [np.empty(0)], [np.empty(0, bool)], [np.empty(0, str)]
     for image in images:
@@ -88,15 +88,15 @@ def fit_platt(candidates: Candidates) -> tuple[float, float]:
     Returns
     -------
     tuple of float
-        As :func:`pathology.inference.engines.detector.calibrated` takes them.
+        Slope and intercept for :func:`pathology.inference.engines.detector.calibrated`.
 
     Raises
     ------
     UsageError
-        If all candidates are mitoses, or none is.
+        If all candidates are mitoses, or none are.
     """
     if candidates.hits.all() or not candidates.hits.any():
-        raise UsageError("a calibration needs candidates that are mitoses and such that are none")
+        raise UsageError("calibration requires both mitoses and non-mitoses among the candidates")
     model = LogisticRegression(C=1e12).fit(_logit(candidates.scores)[:, None], candidates.hits)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 

@@ -1,10 +1,10 @@
-"""Training data for mitosis detectors: crops around mitoses, and larger images without any.
+"""Training data for mitosis detectors: crops around mitoses, and larger images without mitoses.
 
 The crops are those of the AMi-Br benchmark (Bertram et al.; human breast cancer from MIDOG 2021 and TUPAC16), 128
 pixels wide at 40x, each with a mitosis at its centre.  Where the complete annotation of a region is public (the
-MIDOG++ database), neighbouring mitoses and look-alikes inside a crop are labelled as well.
+MIDOG++ database), neighbouring mitoses and mitosis-like figures inside a crop are labelled as well.
 
-Splits are by slide and follow from the slide's name alone, so that no later run can move a slide; see
+Splits are by slide and depend on the slide name alone, so that a slide never changes sets; see
 :func:`part_of_slide`.
 """
 
@@ -54,20 +54,20 @@ _MOST_OBJECTS = 6
 
 @dataclass(frozen=True)
 class Background:
-    """An image without a known mitosis.
+    """An image without annotated mitoses.
 
     Attributes
     ----------
     name
-        File name without its ending.
+        File name without extension.
     pixels
         ``(H, W, 3)`` uint8 RGB.
     mpp
         Micrometres per pixel.
     part
-        Which side of the split it is on.
+        Part of the split.
     objects
-        ``(K, 2)`` centres of annotated look-alikes in pixels.
+        ``(K, 2)`` centres of annotated mitosis-like figures in pixels.
     """
 
     name: str
@@ -86,17 +86,17 @@ class MitosisData:
     crops
         ``(N, 128, 128, 3)`` uint8 RGB.
     objects
-        ``(N, K, 3)`` float32: x, y in pixels of the crop, and 1 for a mitosis, 0 for an annotated look-alike, -1
-        where there is none.  The first is the mitosis at the centre.
+        ``(N, K, 3)`` float32: x, y in crop pixels, and 1 for a mitosis, 0 for a mitosis-like figure, -1
+        for padding.  The first is the mitosis at the centre.
     slides
         ``(N,)`` slide of each crop, as ``data set/file``.
     parts
-        ``(N,)`` side of the split.
+        ``(N,)`` part of the split.
     complete
-        ``(N,)`` whether every object of the crop is known (MIDOG 2021), or only mitoses that have a crop of their
+        ``(N,)`` whether the crop is fully annotated (MIDOG 2021), or only mitoses that have a crop of their
         own (TUPAC16).
     backgrounds
-        Larger images without known mitoses.
+        Larger images without annotated mitoses.
     """
 
     crops: NDArray[np.uint8]
@@ -107,7 +107,7 @@ class MitosisData:
     backgrounds: tuple[Background, ...]
 
     def of(self, *parts: Part) -> MitosisData:
-        """Return one or several sides of the split."""
+        """Return one or more parts of the split."""
         chosen = np.isin(self.parts, parts)
         return MitosisData(
             self.crops[chosen],
@@ -120,7 +120,7 @@ class MitosisData:
 
 
 def part_of_slide(slide: str) -> Part:
-    """Return the side of the split a slide is on: 60 % train, 20 % validation, 20 % test of the slides.
+    """Return the part of the split a slide belongs to: 60 % train, 20 % validation, 20 % test of the slides.
 
     The first eight hexadecimal digits of the SHA-256 of ``data set/file``, modulo 10: 0-5 train, 6-7 validation,
     8-9 test.
@@ -130,7 +130,7 @@ def part_of_slide(slide: str) -> Part:
 
 
 def part_of_background(name: str) -> Part:
-    """Return the side of the split a background image is on.
+    """Return the part of the split a background image belongs to.
 
     Test: the second canine field and the osteosarcoma case 48.  Validation: the right third of the first field and
     case P9.  Two fields and three cases are too few for a rule by hash.
@@ -146,14 +146,14 @@ def read_folder(folder: Path, osteosarcoma: Path | None = None) -> MitosisData:
     Parameters
     ----------
     folder
-        Holds ``crops.csv``, ``crops/``, ``MIDOG++.json`` and ``fields/``.
+        Contains ``crops.csv``, ``crops/``, ``MIDOG++.json`` and ``fields/``.
     osteosarcoma
-        Folder of osteosarcoma tiles, one folder a class, as further backgrounds.
+        Folder of osteosarcoma tiles, one subfolder per class, as additional backgrounds.
 
     Raises
     ------
     InputTableError
-        If a crop has another size, or its mitosis is not in the annotation.
+        If a crop has the wrong size, or its mitosis is not annotated.
     """
     with (folder / "crops.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -168,7 +168,7 @@ def read_folder(folder: Path, osteosarcoma: Path | None = None) -> MitosisData:
         slide, x, y = f"{row['dataset']}/{row['slide']}", float(row["x"]), float(row["y"])
         with Image.open(folder / "crops" / row["dataset_uid"]) as image:
             if image.size != (CROP, CROP):
-                raise InputTableError(f"a crop of {image.size} pixels, expected {CROP}", where=row["dataset_uid"])
+                raise InputTableError(f"expected a crop of {CROP} pixels, got {image.size}", where=row["dataset_uid"])
             crops[index] = np.asarray(image.convert("RGB"))
         whole = row["dataset"] == "MIDOG21"
         candidates = annotated.get(row["slide"], []) if whole else known[slide]
@@ -195,7 +195,7 @@ def read_folder(folder: Path, osteosarcoma: Path | None = None) -> MitosisData:
 
 
 def _annotations(path: Path) -> dict[str, list[tuple[float, float, int]]]:
-    """Read file name -> centres with 1 for a mitosis and 0 for a look-alike from a MIDOG++ database."""
+    """Read a MIDOG++ database: file name to centres, with 1 for a mitosis and 0 for a mitosis-like figure."""
     content = json.loads(path.read_text(encoding="utf-8"))
     names = {image["id"]: image["file_name"] for image in content["images"]}
     found: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
@@ -213,14 +213,14 @@ def _background(path: Path, mpp: float) -> Background:
     objects = np.empty((0, 2), np.float32)
     table = path.with_suffix(".txt")
     if table.exists():
-        # class, then centre and size as shares of the image.
+        # class, then centre and size as fractions of the image.
         rows = np.loadtxt(table, ndmin=2)
         objects = (rows[:, 1:3] * (width, height)).astype(np.float32)
     return Background(path.stem, pixels, mpp, part_of_background(path.stem), objects)
 
 
 def _halved(field: Background) -> tuple[Background, Background]:
-    """Divide a field at two thirds of its width, for training and validation."""
+    """Split a field at two thirds of its width, for training and validation."""
     border = field.pixels.shape[1] * 2 // 3
     left = field.objects[:, 0] < border
     shifted = field.objects[~left] - np.array([border, 0], np.float32)
@@ -240,12 +240,12 @@ def write_pack(data: MitosisData, path: Path, crop_error: float = 37, background
     Parameters
     ----------
     data
-        What :func:`read_folder` returned.
+        Data from :func:`read_folder`.
     path
         An ``.npz`` file.
     crop_error, background_error
-        Peak signal-to-noise ratio of crops and of backgrounds, in dB; at 37 a pixel is wrong by 3.6 grey values of
-        256 in the mean square.
+        Peak signal-to-noise ratio of crops and of backgrounds, in dB; at 37, the root-mean-square error is 3.6 grey
+        levels of 256.
     """
     images = [_encoded(image, crop_error) for image in data.crops]
     images += [_encoded(b.pixels, background_error) for b in data.backgrounds]
@@ -266,7 +266,7 @@ def write_pack(data: MitosisData, path: Path, crop_error: float = 37, background
 
 
 def read_pack(path: Path) -> MitosisData:
-    """Read what :func:`write_pack` wrote."""
+    """Read a file from :func:`write_pack`."""
     with np.load(path, allow_pickle=False) as stored:
         content = {name: stored[name] for name in stored.files}
     starts = np.concatenate([[0], content["ends"][:-1]])

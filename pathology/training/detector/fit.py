@@ -1,4 +1,4 @@
-"""Fitting a mitosis detector: schedules, averaged weights, and the false alarms it is shown again."""
+"""Train a mitosis detector: schedules, weight averaging and hard negative mining."""
 
 from __future__ import annotations
 
@@ -46,41 +46,41 @@ MATCH_PIXELS = MATCH_DISTANCE_UM / MPP
 
 
 class DetectorFitSettings(Record):
-    """How a detector is trained."""
+    """Training settings of a detector."""
 
     schedule: Literal["modern", "released"] = "modern"
     """``modern``: AdamW, linear warm-up, cosine decay.  ``released``: the cfg published by Zehra et al. 2022, SGD
     with momentum 0.949 and decay 0.0005, rate 0.00261 rising with the fourth power over 1000 iterations, times
-    0.1 from iteration 800 on (a step that falls inside the rise) and again from 9000, which 2000 iterations never
+    0.1 from iteration 800 on (a step within the warm-up) and again from 9000, which 2000 iterations never
     reach."""
     iterations: Annotated[int, Field(ge=1)] = 6000
-    """Optimiser steps, unless ``seconds`` ends training before."""
+    """Maximum optimiser steps; ``seconds`` may end training earlier."""
     seconds: Annotated[float, Field(gt=0)] | None = None
-    """Time budget; the modern schedule then runs its course within it."""
+    """Time budget; the modern schedule is scaled to it."""
     batch: Annotated[int, Field(ge=1)] = 64
-    """Images a step."""
+    """Images per step."""
     rate: Annotated[float, Field(gt=0)] = 2e-3
-    """Highest learning rate of the modern schedule."""
+    """Maximum learning rate of the modern schedule."""
     decay: Annotated[float, Field(ge=0)] = 0.05
     """Weight decay of the modern schedule; not applied to biases and normalisation."""
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the modern schedule during which the rate rises."""
+    """Warm-up fraction of the modern schedule."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """How much of the averaged weights is kept at each step, once training has run long enough."""
+    """Decay of the weight average per step, after the initial phase."""
     mining: tuple[float, ...] = (0.5, 0.75)
-    """Moments, as shares of the course, at which false alarms on the training images are collected."""
+    """Times of hard negative mining on the training images, as fractions of the training."""
     mining_windows: Annotated[int, Field(ge=1)] = 2048
-    """Largest number of crops, and of background windows, looked at for false alarms each time."""
+    """Maximum number of crops, and of background windows, searched for false positives each time."""
     seed: int = 0
-    """Of weights and batches."""
+    """Seed of weights and batches."""
     batches: BatchSettings = BatchSettings()
-    """How images are made."""
+    """Image generation settings."""
     loss: LossSettings = LossSettings()
-    """The loss."""
+    """Loss settings."""
 
 
 def released_settings() -> DetectorFitSettings:
-    """Return the released schedule with Darknet's loss and image size."""
+    """Return the released schedule with the loss and image size of Darknet."""
     return DetectorFitSettings(
         schedule="released",
         iterations=2000,
@@ -98,7 +98,7 @@ class Fitted:
     Attributes
     ----------
     network
-        With averaged weights, in evaluation mode.
+        Network with averaged weights, in evaluation mode.
     iterations
         Steps taken.
     images
@@ -106,11 +106,11 @@ class Fitted:
     seconds
         Wall time of the fit.
     history
-        ``(iteration, loss, box loss, objectness loss)`` now and then.
+        ``(iteration, loss, box loss, objectness loss)`` at intervals.
     false_alarms
-        Number of places collected at each mining.
+        Number of false positives found in each mining round.
     skipped
-        Steps not taken because a gradient was not finite.
+        Steps skipped because of a non-finite gradient.
     """
 
     network: Darknet
@@ -131,7 +131,7 @@ class _Average:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Move a little towards the newest weights; faster at the start, when the average is of noise."""
+        """Update the average with the current weights; faster at the start, when the average is noise."""
         self._steps += 1
         keep = min(self._keep, (1 + self._steps) / (10 + self._steps))
         ours, theirs = self.network.state_dict(), network.state_dict()
@@ -154,9 +154,9 @@ def _optimiser(network: nn.Module, settings: DetectorFitSettings) -> torch.optim
 
 
 def learning_rate(settings: DetectorFitSettings, iteration: int, course: float) -> float:
-    """Return the learning rate at an iteration (from 0) and a share of the course (0 to 1)."""
+    """Return the learning rate at an iteration (from 0) and a fraction of the training (0 to 1)."""
     if settings.schedule == "released":
-        # Darknet applies no step while the rate still rises, and then all that have been passed.
+        # Darknet applies no step during warm-up, and then all that have passed.
         if iteration < 1000:
             return float(0.00261 * (iteration / 1000) ** 4)
         return 0.00261 * 0.1 ** sum(iteration >= step for step in (800, 9000))
@@ -180,22 +180,22 @@ def fit_detector(
     Parameters
     ----------
     network
-        One class; changed in place.
+        Single-class network; trained in place.
     data
-        The training side only.
+        Training part of the data only.
     settings
-        How to train.
+        Training settings.
     device
-        Where to train.
+        Training device.
     trained
-        Whether the network's weights are those of an earlier fit rather than random.
+        Whether the weights come from an earlier training rather than being random.
     report
-        Called with a line of progress now and then.
+        Called with a progress line at intervals.
 
     Returns
     -------
     Fitted
-        The network with averaged weights.
+        The trained detector.
     """
     torch.manual_seed(settings.seed)
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -217,7 +217,7 @@ def fit_detector(
                 break
         if mined < len(settings.mining) and course >= settings.mining[mined]:
             fitted.false_alarms.append(_mine(average.network, data, maker, device, settings.mining_windows))
-            report(f"{fitted.false_alarms[-1]} false alarms on training images will be shown more often")
+            report(f"{fitted.false_alarms[-1]} false positives on training images will be oversampled")
             mined += 1
         batch = maker.make(settings.batch)
         rate = learning_rate(settings, iteration, course)
@@ -229,7 +229,7 @@ def fit_detector(
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         size = nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-        # A step that is no number would end the training; the next batch is another one.
+        # A NaN step would ruin the training; skip it and continue with the next batch.
         if bool(size.isfinite()):
             optimiser.step()
         else:
@@ -250,7 +250,7 @@ def fit_detector(
 
 
 def _start_quiet(network: Darknet) -> None:
-    """Let every anchor begin with a confidence of about 1 %, so that the first steps are not spent on silence."""
+    """Initialise every anchor to a confidence of about 1 %, so that the first steps are not wasted on negatives."""
     for before, layer in zip(network.layers, list(network.layers)[1:], strict=False):
         if layer in network.heads:
             assert isinstance(before, nn.Sequential)
@@ -261,9 +261,9 @@ def _start_quiet(network: Darknet) -> None:
 
 
 def _mine(network: Darknet, data: MitosisData, maker: BatchMaker, device: torch.device, most: int) -> int:
-    """Collect places of false alarms on the training images and have them shown more often.
+    """Collect false positives on the training images and oversample them (hard negative mining).
 
-    Looks at up to ``most`` windows of 256 pixels around tissue of the backgrounds, and at as many crops.
+    Searches up to ``most`` tissue windows of 256 pixels in the backgrounds, and as many crops.
     """
     detector = WindowDetector(network, device=device, batch_size=64, floor=0.2)
     source, centre, windows = maker.tissue_windows(256, most)
@@ -294,25 +294,25 @@ def evaluate_crops(
     floor: float = 0.02,
     batch_size: int = 64,
 ) -> list[Image]:
-    """Run a detector over whole crops, never pasted or joined.
+    """Run a detector on whole crops, without blending or mosaics.
 
     Parameters
     ----------
     network
-        In evaluation mode.
+        Network in evaluation mode.
     data
-        Any side of the split.
+        Any part of the split.
     device
-        Where to run.
+        Compute device.
     floor
-        Smallest score kept.
+        Score threshold.
     batch_size
-        Crops at once.
+        Crops per batch.
 
     Returns
     -------
     list of Image
-        One a crop, in order.
+        One per crop, in order.
     """
     detector = WindowDetector(network, device=device, batch_size=batch_size, floor=floor)
     boxes = detector.detect(data.crops)
@@ -339,11 +339,11 @@ def evaluate_windows(
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[Image]:
-    """Run a detector over one window of each crop in which the mitosis lies anywhere, is cut, or is not there.
+    """Run a detector on one random window of each crop, in which the mitosis is off-centre, cut or absent.
 
-    Every crop has its mitosis at the centre, and a detector that has learnt "the centre" looks perfect on whole
-    crops.  Here a window of ``side`` pixels is laid at random over each crop.  A mitosis whose centre is at least 16
-    pixels inside it must be found; one nearer to the border, or beyond, counts neither way.
+    Every crop has its mitosis at the centre, and a detector that has learnt "the centre" appears perfect on whole
+    crops.  Here a window of ``side`` pixels is placed at random on each crop.  A mitosis whose centre is at least 16
+    pixels inside it must be detected; one nearer to the border, or beyond, is ignored.
 
     Parameters
     ----------
@@ -352,12 +352,12 @@ def evaluate_windows(
     side
         Side of the window, a multiple of 32.
     seed
-        Of the windows' places.
+        Seed of the window positions.
 
     Returns
     -------
     list of Image
-        One a crop, in pixels of the window.
+        One per crop, in window pixels.
     """
     corners = np.random.default_rng(seed).integers(0, CROP - side + 1, (len(data.crops), 2))
     windows = np.stack([c[y : y + side, x : x + side] for c, (x, y) in zip(data.crops, corners, strict=True)])
@@ -381,25 +381,25 @@ def detect_image(
     floor: float,
     batch_size: int = 8,
 ) -> tuple[Detections, float]:
-    """Run a detector over the tissue of a whole image in overlapping windows.
+    """Run a detector on the tissue of a whole image in overlapping windows.
 
     Parameters
     ----------
     network
-        In evaluation mode.
+        Network in evaluation mode.
     pixels
-        ``(H, W, 3)`` uint8 RGB at the crops' scale.
+        ``(H, W, 3)`` uint8 RGB at the resolution of the crops.
     device
-        Where to run.
+        Compute device.
     floor
-        Smallest score kept.
+        Score threshold.
     batch_size
-        Windows at once.
+        Windows per batch.
 
     Returns
     -------
     tuple
-        Detections in pixels of the image, each once, and the tissue searched in mm² (squares of 16 µm with colour).
+        Detections in image pixels, without duplicates, and the evaluated tissue area in mm² (coloured 16 µm squares).
     """
     detector = WindowDetector(network, device=device, batch_size=batch_size, floor=floor)
     side, step, cell = 512, 448, 64
@@ -425,7 +425,7 @@ def detect_image(
 
 
 def at_crop_scale(background: Background) -> NDArray[np.uint8]:
-    """Return a background's pixels at the crops' scale, magnified where it is coarser."""
+    """Return the pixels of a background at the resolution of the crops, upsampled if it is coarser."""
     zoom = background.mpp / MPP
     if zoom == 1:
         return background.pixels
@@ -450,12 +450,12 @@ def false_alarms(
     backgrounds
         Images without mitoses.
     threshold
-        Smallest score counted.
+        Score threshold.
 
     Returns
     -------
     tuple
-        Number of detections, and the tissue searched in mm².
+        Number of detections, and the evaluated tissue area in mm².
     """
     count, area = 0, 0.0
     for background in backgrounds:
@@ -468,7 +468,7 @@ def false_alarms(
 
 
 def _starts(extent: int, side: int, step: int) -> list[int]:
-    """Return where windows start so that they cover an extent; the last ends with it."""
+    """Return the start positions of windows that cover an extent; the last one ends with it."""
     if extent <= side:
         return [0]
     return [*range(0, extent - side, step), extent - side]

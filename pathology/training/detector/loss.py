@@ -1,4 +1,4 @@
-"""The loss of YOLOv4: which anchors answer for which object, and what each answer costs."""
+"""YOLOv4 loss: anchor assignment, box, objectness and class terms."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ class LossSettings(Record):
 
     objectness: Literal["sum", "focal"] = "focal"
     """``sum``: Darknet's, binary cross-entropy summed over all anchors of a batch and divided by the number of
-    images.  ``focal``: weighted by ``|target - p|**gamma`` and divided by the number of answering anchors (Lin et
-    al. 2017, arXiv 1708.02002), which a few objects among thousands of anchors need less tuning for."""
+    images.  ``focal``: weighted by ``|target - p|**gamma`` and divided by the number of assigned anchors (Lin et
+    al. 2017, arXiv 1708.02002), which needs less tuning for few objects among thousands of anchors."""
     gamma: Annotated[float, Field(ge=0)] = 1.5
     """Exponent of the focal weight."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Weight of answering anchors against the others in the focal loss; 0.5 weighs both alike."""
+    """Weight of assigned anchors relative to the others in the focal loss; 0.5 weights both equally."""
     box: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the complete-IoU loss (Zheng et al. 2020, arXiv 1911.08287); 0.07 in the released cfg."""
     assign_iou: Annotated[float, Field(gt=0, lt=1)] = 0.213
-    """Besides the best anchor, every anchor whose shape overlaps the object's by more than this answers too
+    """Besides the best anchor, every anchor whose shape IoU with the object exceeds this is also assigned
     (``iou_thresh`` of the released cfg)."""
     ignore_iou: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    """A prediction that overlaps an object by more than this is not punished for claiming one."""
+    """A prediction with an IoU above this with an object is not penalised as a false positive."""
 
 
 def anchor_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
-    """Return the IoU of shapes laid on one centre, ``(T, A)``, from ``(T, 2)`` and ``(A, 2)`` widths and heights."""
+    """Return the IoU of concentric boxes, ``(T, A)``, from ``(T, 2)`` and ``(A, 2)`` widths and heights."""
     overlap = torch.minimum(sizes[:, None], anchors[None]).prod(dim=-1)
     return overlap / (sizes.prod(dim=-1)[:, None] + anchors.prod(dim=-1)[None] - overlap)
 
 
 class YoloLoss(nn.Module):
-    """Loss over the raw maps of all heads.
+    """Loss on the raw output maps of all heads.
 
     Parameters
     ----------
     heads
-        The network's heads.
+        Heads of the network.
     settings
         Weights and thresholds.
     """
@@ -61,7 +61,7 @@ class YoloLoss(nn.Module):
 
     @classmethod
     def of(cls, network: Darknet, settings: LossSettings) -> YoloLoss:
-        """Make the loss of a network."""
+        """Create the loss for a network."""
         return cls(network.heads, settings)
 
     def forward(
@@ -72,19 +72,19 @@ class YoloLoss(nn.Module):
         Parameters
         ----------
         maps
-            Raw maps of the network, ``(B, A * 6, h, w)`` each (one class).
+            Raw output maps of the network, ``(B, A * 6, h, w)`` each (one class).
         width
-            Width of the input in pixels.
+            Input width in pixels.
         targets
             ``(T, 5)``: image, centre x, centre y, width, height in pixels.
         ignored
-            ``(I, 5)``: boxes whose cells are not punished.
+            ``(I, 5)``: boxes whose cells are not penalised.
 
         Returns
         -------
         tuple of Tensor
             Total, box part, objectness part.  The class part of a single class is the same question as
-            objectness; it is trained on answering anchors and counted with it.
+            objectness; it is trained on assigned anchors and included in it.
         """
         s = self.settings
         anchors = torch.tensor([a for head in self._heads for a in head.anchors], device=targets.device)
@@ -133,19 +133,19 @@ class YoloLoss(nn.Module):
         return box_loss + object_loss, box_loss.detach(), object_loss.detach()
 
     def _excused(self, boxes: Tensor, targets: Tensor, ignored: Tensor, stride: float) -> Tensor:
-        """Tell which predictions may claim an object without being one of those that answer."""
+        """Return the predictions that are not penalised although they are not assigned to an object."""
         count, _, rows, columns = boxes.shape[:4]
         excused = torch.zeros(boxes.shape[:4], dtype=torch.bool, device=boxes.device)
         corners = box_convert(boxes, "cxcywh", "xyxy")
         if len(targets):
-            # Padded to one number of objects an image, so that all images are compared at once.
+            # Padded to the same number of objects per image, so that all images are compared at once.
             image = targets[:, 0].long()
             most = int(torch.bincount(image, minlength=count).max())
             order = image.argsort(stable=True)
             sorted_image = image[order]
             first = torch.searchsorted(sorted_image, torch.arange(count, device=boxes.device))
             place = torch.arange(len(order), device=boxes.device) - first[sorted_image]
-            # Boxes without extent overlap nothing.
+            # Empty boxes overlap nothing.
             padded = torch.full((count, most, 4), -1.0, device=boxes.device)
             padded[sorted_image, place] = box_convert(targets[order, 1:], "cxcywh", "xyxy")
             overlap = _batched_iou(corners.flatten(1, 3), padded)

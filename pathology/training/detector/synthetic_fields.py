@@ -1,9 +1,9 @@
-"""Fields with known mitoses: real crops blended into real tissue at known places.
+"""Synthetic fields: real mitosis crops blended into real tissue at known positions.
 
-There are few public fields with every mitosis marked and none of sarcoma.  A constructed field tests the whole path
-from pixels to a hotspot with a known answer.  What it cannot test is how hard real tissue is: the surroundings of a
-blended mitosis are not its own.  Ordinary nuclei are therefore blended in the same way, as decoys: a detector that has
-learnt to see blending finds both.
+Few public fields have every mitosis annotated, and none are of sarcoma.  A constructed field tests the whole pipeline
+from pixels to a hotspot against known truth.  It cannot test the difficulty of real tissue: the surroundings of a
+blended mitosis are not its own.  Therefore ordinary nuclei are blended in the same way, as decoys: a detector that has
+learnt to detect blending finds both.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def blend(
     source
         Centre of the part in the crop, x and y.
     place
-        Where that centre comes to lie, x and y; at least 40 pixels from the border.
+        Position of that centre in the image, x and y; at least 40 pixels from the border.
     radius, softness
-        Of the round mask's edge, in pixels.
+        Radius and edge softness of the circular mask, in pixels.
     adapt
-        How much of the difference in stain strength between both surroundings is taken away, 0 to 1.
+        Fraction of the stain difference between the two surroundings to remove, 0 to 1.
     """
     half = int(radius + 3 * softness)
     x, y = place
@@ -98,16 +98,16 @@ def construct_field(
     Parameters
     ----------
     background
-        ``(H, W, 3)`` uint8 RGB at the crops' scale, without mitoses; not changed.
+        ``(H, W, 3)`` uint8 RGB at the resolution of the crops, without mitoses; not modified.
     data
-        Crops, of one side of the split.
+        Crops of one part of the split.
     mitoses, decoys
         Numbers to blend in.
     hotspot
-        ``(x, y, radius, share)``: this share of the mitoses lies within the circle, in pixels; ``None``: all
+        ``(x, y, radius, share)``: fraction of the mitoses within a circle, in pixels; ``None``: all
         anywhere on tissue.
     seed
-        Of crops and places.
+        Seed of crops and positions.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def construct_field(
     Raises
     ------
     UsageError
-        If the tissue has not room enough.
+        If the tissue area is too small.
     """
     generator = np.random.default_rng(seed)
     pixels = background.copy()
@@ -134,7 +134,7 @@ def construct_field(
     chosen = _with_hotspot(cells, mitoses, hotspot, generator)
     free = np.array([c for c in cells.tolist() if tuple(c) not in {tuple(m) for m in chosen.tolist()}])
     if len(chosen) < mitoses or len(free) < decoys:
-        raise UsageError(f"the tissue has room for {len(cells)} objects, {mitoses + decoys} were asked for")
+        raise UsageError(f"the tissue has room for {len(cells)} objects, {mitoses + decoys} requested")
     nuclei = ordinary_nuclei(data).numpy()
     places: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     for kind, spots in enumerate((chosen, free[:decoys])):
@@ -156,7 +156,7 @@ def _with_hotspot(
     hotspot: tuple[int, int, float, float] | None,
     generator: np.random.Generator,
 ) -> NDArray[np.intp]:
-    """Choose cells for the mitoses, a share of them within a circle."""
+    """Choose cells for the mitoses, a fraction of them within a circle."""
     if hotspot is None:
         return cells[:count]
     x, y, radius, share = hotspot

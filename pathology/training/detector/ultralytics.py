@@ -1,4 +1,4 @@
-"""Training detectors of the Ultralytics family with their own trainer, on the same crops as our own.
+"""Train Ultralytics detectors with the Ultralytics trainer, on the same crops as our detector.
 
 Ultralytics is licensed under the AGPL-3.0 and is an optional extra; see
 :mod:`pathology.networks.ultralytics_detectors`, where it is imported.
@@ -28,16 +28,16 @@ __all__ = ["train_ultralytics", "write_yolo_folder"]
 
 
 def write_yolo_folder(data: MitosisData, folder: Path, *, seed: int = 0) -> Path:
-    """Write crops, and windows of backgrounds without a label, as the folder of images that Ultralytics trains on.
+    """Write crops, and unlabelled background windows, as an Ultralytics data set folder.
 
     Parameters
     ----------
     data
-        Training and validation sides of the split.
+        Training and validation parts of the split.
     folder
-        Made if it is missing.
+        Created if missing.
     seed
-        Of the background windows: one for every two crops.
+        Seed of the background windows (one for every two crops).
 
     Returns
     -------
@@ -85,7 +85,7 @@ def train_ultralytics(
     device: str = "cpu",
     seed: int = 0,
 ) -> tuple[dict[str, Tensor], float]:
-    """Train a detector from random weights with the library's own trainer and defaults.
+    """Train a detector from random weights with the Ultralytics trainer and its defaults.
 
     Parameters
     ----------
@@ -94,13 +94,13 @@ def train_ultralytics(
     data
         The ``data.yaml`` of :func:`write_yolo_folder`.
     work
-        Folder for the trainer's files.
+        Working folder of the trainer.
     epochs
-        Rounds over the images.
+        Number of epochs.
     seconds
         Time budget, instead of ``epochs``.
     batch, device, seed
-        As the trainer calls them.
+        Passed to the trainer.
 
     Returns
     -------
@@ -144,11 +144,11 @@ def train_ultralytics(
             workers=0,
             plots=False,
             val=False,
-            save=True,  # without a file of weights it calls a fit that a time budget ended a failure
+            save=True,  # without a weight file, a run ended by the time budget counts as failed
             verbose=False,
             exist_ok=True,
         )
-    # Nobody is to load its pickles.
+    # Its pickle files must never be loaded.
     for pickle in Path(model.trainer.save_dir).rglob("*.pt"):
         pickle.unlink()
     return kept, time.monotonic() - began

@@ -1,6 +1,6 @@
-"""Random changes to training patches, a whole batch at once on the device that trains.
+"""Augmentation of whole patch batches on the training device.
 
-All random numbers are drawn on the CPU from one generator, so that a CPU and a GPU see the same patches.
+All random numbers are drawn on the CPU from one generator, so that CPU and GPU see the same patches.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ as scikit-image's ``rgb_from_hed`` has it."""
 
 
 class AugmentationSettings(Record):
-    """How far patches are changed.  Every range is symmetric about no change."""
+    """Augmentation strength.  Every range is symmetric about no change."""
 
     resampled: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of patches that are turned by any angle and scaled.  The others are only flipped and turned by
-    quarters, pixel by pixel, because interpolation blurs and patches to be scored are sharp."""
+    """Fraction of patches that are rotated by any angle and scaled.  The others are only flipped and rotated by
+    multiples of 90°, without interpolation, because interpolation blurs and patches to be scored are sharp."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Largest relative change of scale: scanners and metadata differ by some per cent."""
+    """Maximum relative change of scale: scanners and metadata differ by a few per cent."""
     stain: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """Largest relative change of the amount of each stain."""
+    """Maximum relative change of each stain intensity."""
     stain_shift: Annotated[float, Field(ge=0)] = 0.05
-    """Largest amount of each stain added everywhere, in optical density (natural logarithm)."""
+    """Maximum additive shift of each stain, in optical density (natural logarithm)."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Largest relative change of contrast."""
+    """Maximum relative change of contrast."""
     brightness: Annotated[float, Field(ge=0)] = 0.08
-    """Largest change of brightness, of values 0 to 1."""
+    """Maximum change of brightness, for values 0 to 1."""
 
 
 def window_side(patch: int, settings: AugmentationSettings) -> int:
-    """Return the side in pixels of the window from which a patch is cut: enough for any angle and scale."""
+    """Return the side in pixels of the window a patch is cut from, large enough for any angle and scale."""
     return math.ceil(patch * math.sqrt(2) * (1 + settings.scale))
 
 
 def augment(windows: Tensor, patch: int, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
-    """Cut a changed patch out of the middle of each window.
+    """Cut an augmented patch from the centre of each window.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def augment(windows: Tensor, patch: int, settings: AugmentationSettings, generat
     patch
         Side of a patch in pixels.
     settings
-        How far.
+        Augmentation strength.
     generator
-        On the CPU; advanced by the same amount whatever the device.
+        CPU generator; advanced by the same amount on every device.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def augment(windows: Tensor, patch: int, settings: AugmentationSettings, generat
 def _turn(windows: Tensor, patch: int, angle: Tensor, scale: Tensor, mirror: Tensor) -> Tensor:
     side = windows.shape[-1]
     if (side - patch) % 2:
-        # An odd margin would put the patch's pixels half way between the window's, and blur even quarter turns.
+        # An odd margin would shift the patch by half a pixel, and blur even 90° rotations.
         windows = windows[..., :-1, :-1]
         side -= 1
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
@@ -109,10 +109,10 @@ def _turn(windows: Tensor, patch: int, angle: Tensor, scale: Tensor, mirror: Ten
 
 
 def jitter_stain(pixels: Tensor, amount: Tensor, shift: Tensor) -> Tensor:
-    """Change how much of each stain there is.
+    """Vary the intensity of each stain.
 
     Colours are separated into haematoxylin, eosin and a residual in optical density (Ruifrok & Johnston 2001), each
-    is multiplied and shifted, and the colours are put together again; after Tellez et al. 2019 (Medical Image
+    is scaled and shifted, and the colours are recombined; after Tellez et al. 2019 (Medical Image
     Analysis 58:101544).
 
     Parameters
@@ -120,12 +120,12 @@ def jitter_stain(pixels: Tensor, amount: Tensor, shift: Tensor) -> Tensor:
     pixels
         ``(B, 3, H, W)`` float RGB, 0 to 1.
     amount, shift
-        ``(B, 3)``: factor and addend for each stain; 1 and 0 change nothing.
+        ``(B, 3)``: factor and offset for each stain; 1 and 0 leave it unchanged.
 
     Returns
     -------
     torch.Tensor
-        ``(B, 3, H, W)`` float RGB; may leave 0 to 1 slightly.
+        ``(B, 3, H, W)`` float RGB; values may slightly exceed 0 to 1.
     """
     matrix = torch.tensor(_RGB_FROM_HED, dtype=pixels.dtype, device=pixels.device)
     density = -torch.log(pixels.clamp_min(1 / 255))

@@ -1,4 +1,4 @@
-"""The baseline every tissue classifier must beat: colour alone, without any shape."""
+"""Colour baseline for tile classifiers: colour statistics, no morphology."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BINS = 16
 
 
 def colour_features(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Describe a tile by its colours.
+    """Compute the colour features of a tile.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ def colour_features(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     Returns
     -------
     numpy.ndarray
-        60 numbers: mean and standard deviation of R, G, B (0 to 1) and of haematoxylin, eosin and DAB
-        (``skimage.color.rgb2hed``), then a histogram of 16 bins each for R, G and B, as shares.
+        60 features: mean and standard deviation of R, G, B (0 to 1) and of haematoxylin, eosin and DAB
+        (``skimage.color.rgb2hed``), then normalised 16-bin histograms of R, G and B.
     """
     rgb = pixels.reshape(-1, 3) / 255.0
     hed = rgb2hed(pixels).reshape(-1, 3)
@@ -41,24 +41,24 @@ def colour_features(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 def colour_probabilities(
     features: npt.NDArray[np.float64], tiles: LabelledTiles, train: Rows, test: Rows
 ) -> npt.NDArray[np.float64]:
-    """Classify tiles by logistic regression on their colours.
+    """Classify tiles by logistic regression on colour features.
 
-    Standardised features, L2 penalty with C = 1, classes weighted by their inverse frequency: scikit-learn's
-    defaults, nothing chosen on these data.
+    Standardised features, L2 penalty with C = 1, inverse-frequency class weights: scikit-learn's
+    defaults, with nothing tuned on these data.
 
     Parameters
     ----------
     features
         ``(N, F)``, :func:`colour_features` of every tile.
     tiles
-        The tiles, for their labels.
+        Labelled tiles.
     train, test
-        Numbers of the tiles to fit on and to classify.
+        Tile indices to fit on and to classify.
 
     Returns
     -------
     numpy.ndarray
-        ``(len(test), C)``; 0 for a class that is not among the training tiles.
+        ``(len(test), C)``; 0 for classes without training tiles.
     """
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=5000))
     model.fit(features[train], tiles.labels[train])

@@ -1,4 +1,4 @@
-"""Fitting a patch classifier on labelled tiles by a recipe fixed beforehand."""
+"""Train a patch classifier on labelled tiles, with a fixed schedule and no model selection."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ Triple = tuple[float, float, float]
 
 
 class TileFitSettings(Record):
-    """A training recipe.  It has a fixed length: nothing is stopped or chosen by looking at held-out data."""
+    """Training settings.  The schedule is fixed: no early stopping and no selection on held-out data."""
 
     patch: Annotated[int, Field(ge=32)] = 224
     """Side of a patch in pixels."""
     stride: Annotated[int, Field(ge=1)] = 200
-    """Distance between the patches whose mean is a tile's prediction, in pixels."""
+    """Stride in pixels between the patches that are averaged for a tile prediction."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Smallest share of a patch that must be tissue; a tile with none such gives its fullest patch.  Lower than is
-    usual in scoring because here the holes of fat tissue count as glass."""
+    """Minimum tissue fraction of a patch; if no patch of a tile reaches it, the one with most tissue is used.  Lower
+    than in scoring because fat vacuoles count as glass here."""
     steps: Annotated[int, Field(ge=1)] = 500
-    """Number of batches."""
+    """Number of training steps."""
     batch: Annotated[int, Field(ge=2)] = 64
-    """Patches a batch."""
+    """Batch size."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Highest rate of the one-cycle schedule (Smith & Topin 2019, arXiv:1708.07120)."""
+    """Maximum learning rate of the one-cycle schedule (Smith & Topin 2019, arXiv:1708.07120)."""
     warm_up: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the steps in which the rate rises."""
+    """Warm-up fraction of the steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """Of AdamW (Loshchilov & Hutter 2019, ICLR); not applied to biases and normalisation."""
+    """Weight decay of AdamW (Loshchilov & Hutter 2019, ICLR); not applied to biases and normalisation."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of each label spread over all classes (Szegedy et al. 2016), against overconfidence."""
+    """Label smoothing (Szegedy et al. 2016), against overconfidence."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Subtracted from values 0 to 1, per channel.  ImageNet's, so that published weights can be a start."""
+    """Channel means for values 0 to 1.  ImageNet's, so that published weights can be used."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Divides them, per channel.  ImageNet's."""
+    """Channel standard deviations.  ImageNet's."""
     augmentation: AugmentationSettings = AugmentationSettings()
-    """Random changes to training patches."""
+    """Augmentation of training patches."""
 
     @model_validator(mode="after")
     def _rate_rises(self) -> TileFitSettings:
         if self.steps * self.warm_up <= 1:
-            raise ValueError(f"warm_up: {self.warm_up:g} of {self.steps} steps is not more than one step")
+            raise ValueError(f"warm_up: expected more than one step, got {self.warm_up:g} of {self.steps} steps")
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class FittedNetwork:
-    """A trained network and how the training went.
+    """A trained network and its training history.
 
     Attributes
     ----------
     network : torch.nn.Module
-        In evaluation mode, on the device that trained it.
+        Network in evaluation mode, on the training device.
     losses : list of float
         Training loss (cross-entropy, nats) of each step.
     seconds : float
@@ -91,26 +91,26 @@ def fit_network(
 ) -> FittedNetwork:
     """Train a network on random patches of the given tiles.
 
-    Each patch of a batch is drawn by class, then by patient within the class, then by tile, each evenly: a class
-    counts the same however many tiles it has, and within it a patient counts the same however many of them are his.
-    On CUDA the arithmetic is bf16 with fp32 weights.
+    Patches are sampled uniformly by class, then by patient within the class, then by tile: classes have equal weight
+    whatever their number of tiles, and so have patients within a class.
+    On CUDA, computation is in bf16 with fp32 weights.
 
     Parameters
     ----------
     network
-        Takes normalised ``(B, 3, patch, patch)`` and gives ``(B, C)`` logits.  Trained in place.
+        Maps normalised ``(B, 3, patch, patch)`` to ``(B, C)`` logits.  Trained in place.
     tiles
         All tiles.
     rows
-        Numbers of the tiles to train on; no other is looked at.
+        Indices of the training tiles; no others are used.
     settings
-        The recipe.
+        Training settings.
     device
-        Where to train.
+        Training device.
     seed
-        Decides order, places and changes of the patches.  Two runs on one device with one version of torch agree.
+        Seed for sampling and augmentation.  Runs on the same device and torch version are identical.
     progress
-        Called every 50 steps and after the last with the number of steps done and the loss.
+        Called every 50 steps and after the last one with the number of completed steps and the loss.
     """
     started = time.monotonic()
     chosen = np.asarray(rows, np.int64)
@@ -118,7 +118,7 @@ def fit_network(
     generator = torch.Generator().manual_seed(seed)
     draw = np.random.default_rng(seed)
     pools = _pools(tiles, chosen)
-    # All training tiles at once on the device: a few hundred megabytes at most for what fits in memory as tiles.
+    # All training tiles are kept on the device: a few hundred megabytes at most.
     number = {int(row): position for position, row in enumerate(chosen)}
     places = {int(row): _windows_with_tissue(tiles.pixels[row], window, settings) for row in chosen}
     pixels = torch.from_numpy(tiles.pixels[chosen]).to(device).permute(0, 3, 1, 2)
@@ -150,7 +150,7 @@ def fit_network(
         schedule.step()
         losses.append(loss.detach())
         if progress is not None and ((step + 1) % 50 == 0 or step + 1 == settings.steps):
-            # Only now and then: reading the loss waits for the device.
+            # At intervals only: reading the loss synchronises the device.
             progress(step + 1, float(losses[-1]))
     values = [float(value) for value in torch.stack(losses).cpu()]
     return FittedNetwork(network.eval(), values, time.monotonic() - started)
@@ -159,16 +159,16 @@ def fit_network(
 def tile_probabilities(
     network: nn.Module, tiles: LabelledTiles, rows: Rows, settings: TileFitSettings, *, device: torch.device
 ) -> npt.NDArray[np.float64]:
-    """Classify tiles: the mean of the class probabilities of their patches that hold tissue.
+    """Classify tiles by the mean class probabilities of their tissue patches.
 
-    Computed in fp32 whatever the training was computed in.
+    Computed in fp32, whatever the training precision.
 
     Parameters
     ----------
     network, tiles, settings, device
         As for :func:`fit_network`.
     rows
-        Numbers of the tiles.
+        Tile indices.
 
     Returns
     -------
@@ -197,14 +197,14 @@ def tile_probabilities(
 def _with_tissue(
     tile: npt.NDArray[np.uint8], tops: list[int], lefts: list[int], settings: TileFitSettings
 ) -> list[tuple[int, int]]:
-    """Where patches with enough tissue begin; at least one."""
+    """Positions of patches with enough tissue; at least one."""
     shares = tissue_shares(tile, settings.patch, tops, lefts)
     enough = shares >= min(settings.min_tissue, float(shares.max()))
     return [(tops[int(i)], lefts[int(j)]) for i, j in np.argwhere(enough)]
 
 
 def _windows_with_tissue(tile: npt.NDArray[np.uint8], window: int, settings: TileFitSettings) -> list[tuple[int, int]]:
-    """Where windows begin whose middle, from which the patch is cut, holds enough tissue."""
+    """Positions of windows whose central patch has enough tissue."""
     margin = (window - settings.patch) // 2
     tops = [margin + top for top in range(0, tile.shape[0] - window + 1, SQUARE)]
     lefts = [margin + left for left in range(0, tile.shape[1] - window + 1, SQUARE)]
@@ -216,7 +216,7 @@ def _channels(values: Triple, device: torch.device) -> Tensor:
 
 
 def _pools(tiles: LabelledTiles, rows: npt.NDArray[np.int64]) -> list[list[list[int]]]:
-    """Rows by class, then by patient; classes without a tile are left out."""
+    """Rows by class, then by patient; classes without tiles are excluded."""
     pools: dict[int, dict[str, list[int]]] = {}
     for row in rows.tolist():
         pools.setdefault(int(tiles.labels[row]), {}).setdefault(tiles.patients[row], []).append(row)

@@ -1,4 +1,4 @@
-"""Labelled tiles in memory, and the patches they are cut into."""
+"""Labelled tiles in memory, and the grid of patches within a tile."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from pathology.stats.splits import content_digest
 __all__ = ["LabelledTiles", "patch_starts", "read_tiles", "tissue_shares"]
 
 GLASS: Final = 220
-"""A place is glass where every channel is at least this bright (0 to 255): bare glass is about 244 on a scanner's
+"""Pixels with every channel at least this bright (0 to 255) are glass: bare glass is about 244 at a scanner's
 white balance, the palest stroma about 200 in green."""
 
 SQUARE: Final = 8
-"""Side in pixels of the squares over which brightness is averaged first, so that noise does not count as tissue."""
+"""Side in pixels of the squares over which brightness is averaged, so that noise does not count as tissue."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledTiles:
-    """Tiles of one size with their class and where each is from.
+    """Tiles of equal size with class, patient and slide.
 
     Attributes
     ----------
     pixels : numpy.ndarray
         ``(N, H, W, 3)`` uint8 RGB.
     labels : numpy.ndarray
-        ``(N,)`` int64, numbers of ``classes``.
+        ``(N,)`` int64 class indices.
     classes : tuple of str
         Class names.
     patients : tuple of str
         Patient (case) of each tile.
     slides : tuple of str
-        Slide of each tile; its name holds the patient, so two patients never share one.
+        Slide of each tile; the name includes the patient, so patients never share one.
     names : tuple of str
         File name of each tile, for the record.
     """
@@ -56,7 +56,7 @@ class LabelledTiles:
         return len(self.labels)
 
     def digests(self) -> list[str]:
-        """Return a hash of each tile's pixels, for the leakage audit."""
+        """Return a hash of the pixels of each tile, for the leakage audit."""
         return [content_digest(tile) for tile in self.pixels]
 
 
@@ -67,24 +67,24 @@ def read_tiles(
     patients: Sequence[str],
     slides: Sequence[str],
 ) -> LabelledTiles:
-    """Read tiles of one size into memory.
+    """Read tiles of equal size into memory.
 
     Parameters
     ----------
     paths
-        Image files (JPEG, PNG), one a tile.
+        Image files (JPEG, PNG), one per tile.
     labels, patients, slides
-        Class number, patient and slide of each tile.
+        Class index, patient and slide of each tile.
     classes
         Class names.
 
     Raises
     ------
     InputTableError
-        If there is none, a file is no image, or sizes differ.
+        If there are no tiles, a file is not an image, or sizes differ.
     """
     if not paths:
-        raise InputTableError("there are no tiles to read")
+        raise InputTableError("no tiles to read")
     arrays: list[npt.NDArray[np.uint8]] = []
     for path in paths:
         try:
@@ -97,7 +97,7 @@ def read_tiles(
             raise InputTableError(
                 f"the tile is {width} x {height} px, the first one {arrays[0].shape[1]} x {arrays[0].shape[0]}",
                 where=path,
-                remedy="Use tiles of one size",
+                remedy="Use tiles of equal size",
             )
     return LabelledTiles(
         pixels=np.stack(arrays),
@@ -110,14 +110,14 @@ def read_tiles(
 
 
 def patch_starts(side: int, patch: int, stride: int) -> list[int]:
-    """Return where patches begin along one side of a tile, the last one ending at its border.
+    """Return the start positions of patches along one side of a tile; the last one ends at its border.
 
     Parameters
     ----------
     side, patch
         Sides of tile and patch in pixels.
     stride
-        Largest distance between neighbouring patches in pixels; they are spread evenly.
+        Maximum stride in pixels; patches are spread evenly.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def patch_starts(side: int, patch: int, stride: int) -> list[int]:
 def tissue_shares(
     pixels: npt.NDArray[np.uint8], patch: int, tops: Sequence[int], lefts: Sequence[int]
 ) -> npt.NDArray[np.float64]:
-    """Measure how much of each patch of a tile is tissue rather than glass.
+    """Compute the tissue fraction of each patch of a tile.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def tissue_shares(
     patch
         Side of a patch in pixels.
     tops, lefts
-        Where patches begin, in pixels; rounded to 8 px.
+        Start positions of the patches in pixels; rounded to 8 px.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def tissue_shares(
     rows, columns = pixels.shape[0] // SQUARE, pixels.shape[1] // SQUARE
     squares = pixels[: rows * SQUARE, : columns * SQUARE].reshape(rows, SQUARE, columns, SQUARE, 3)
     tissue = squares.mean(axis=(1, 3)).min(axis=2) < GLASS
-    # Summed-area table: the tissue in any rectangle is four look-ups.
+    # Summed-area table: the tissue in any rectangle needs four look-ups.
     total = np.zeros((rows + 1, columns + 1))
     total[1:, 1:] = tissue.cumsum(axis=0).cumsum(axis=1)
     top = np.minimum(np.round(np.asarray(tops) / SQUARE).astype(int), rows - 1)[:, None]

@@ -1,4 +1,4 @@
-"""The public osteosarcoma tiles: their folders, classes, cases and slides.
+"""The public osteosarcoma tile data set: folders, classes, cases and slides.
 
 Osteosarcoma-Tumor-Assessment (Leavey et al. 2019, The Cancer Imaging Archive, CC BY 3.0): H&E tiles of
 1024 x 1024 px at 10x, about 1 µm per pixel.
@@ -17,23 +17,23 @@ __all__ = ["OSTEOSARCOMA_CLASSES", "OSTEOSARCOMA_FOLDERS", "OSTEOSARCOMA_MPP", "
 
 OSTEOSARCOMA_CLASSES: Final = ("non-tumour", "non-viable tumour", "viable tumour")
 OSTEOSARCOMA_FOLDERS: Final = ("Non-Tumor", "Non-Viable-Tumor", "Viable")
-"""One folder a class, in the order of the classes."""
+"""One folder per class, in class order."""
 OSTEOSARCOMA_MPP: Final = 1.0
-"""Micrometres per pixel, known only as 10x."""
+"""Micrometres per pixel, from the nominal 10x magnification."""
 
 
 def read_osteosarcoma(folder: Path) -> LabelledTiles:
-    """Read the tiles and take case and slide from their names, such as ``Case-48-P5-C18-17610-25605_104.jpg``.
+    """Read the tiles, with case and slide from their file names, such as ``Case-48-P5-C18-17610-25605_104.jpg``.
 
     Parameters
     ----------
     folder
-        Holds one folder a class, named as in :data:`OSTEOSARCOMA_FOLDERS`.
+        Contains one folder per class, named as in :data:`OSTEOSARCOMA_FOLDERS`.
 
     Raises
     ------
     InputTableError
-        If a folder holds no tiles or a name does not begin with case and block.
+        If a folder has no tiles or a file name does not start with case and block.
     """
     paths: list[Path] = []
     labels: list[int] = []
@@ -42,11 +42,11 @@ def read_osteosarcoma(folder: Path) -> LabelledTiles:
     for label, name in enumerate(OSTEOSARCOMA_FOLDERS):
         found = sorted((folder / name).glob("*.jpg"))
         if not found:
-            raise InputTableError(f"there are no tiles in {name}", where=folder, remedy="Give the folder that holds it")
+            raise InputTableError(f"no tiles in {name}", where=folder, remedy="Pass its parent folder")
         for path in found:
             match = re.match(r"(Case-\d+|P\d+)(?:-P\d+)?-([A-Z]\d+)-", path.name)
             if match is None:
-                raise InputTableError("the name does not begin with case and block", where=path)
+                raise InputTableError("the file name does not start with case and block", where=path)
             paths.append(path)
             labels.append(label)
             cases.append(match[1])
