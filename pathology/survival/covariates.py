@@ -1,4 +1,4 @@
-"""From a table's columns to a matrix of covariates: every number learnt from the training patients only."""
+"""Preprocess table columns to a covariate matrix; all parameters are estimated on the training patients."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ __all__ = ["CovariateSettings", "Preparation", "read_outcome_columns"]
 
 Floats = npt.NDArray[np.float64]
 RARE = "(rare)"
-"""Level under which rare levels are put together."""
+"""Name of the pooled level of rare categories."""
 
 
 class CovariateSettings(Record):
-    """Which columns are used and how they become numbers."""
+    """Covariate columns and their preprocessing."""
 
     numeric: tuple[str, ...] = ()
-    """Columns of numbers; each is centred and divided by its standard deviation."""
+    """Numeric columns; standardised."""
     categorical: tuple[str, ...] = ()
-    """Columns of names; each level but the commonest becomes one 0/1 covariate."""
+    """Categorical columns; each level except the most frequent becomes an indicator covariate."""
     imputation: Literal["median", "knn"] = "median"
-    """What fills a gap: the training median (the commonest level), or the mean of the nearest training patients.
-    ``knn`` has to keep the prepared training rows within the model; ``median`` keeps two numbers a column."""
+    """Imputation: the training median (most frequent level), or the mean of the nearest training patients.
+    ``knn`` stores the preprocessed training rows in the model; ``median`` stores two numbers per column."""
     neighbours: Annotated[int, Field(ge=1)] = 5
-    """Patients averaged by ``knn``."""
+    """Number of neighbours of ``knn``."""
     min_patients: Annotated[int, Field(ge=1)] = 5
-    """Levels with fewer training patients are put together; a handful of patients carries no estimate."""
+    """Levels with fewer training patients are pooled: too few patients for an estimate."""
 
     @model_validator(mode="after")
     def _named_once(self) -> CovariateSettings:
         names = (*self.numeric, *self.categorical)
         if not names:
-            raise ValueError("name at least one covariate")
+            raise ValueError("at least one covariate is required")
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ValueError(f"{', '.join(twice)} is named twice")
+            raise ValueError(f"{', '.join(twice)} is listed twice")
         return self
 
 
@@ -55,16 +55,16 @@ class Preparation:
     Parameters
     ----------
     settings
-        Which columns and how.
+        Covariate settings.
 
     Attributes
     ----------
     names : tuple of str
         Covariates in the order of the matrix, such as ``age`` and ``site=uterus``.
     levels, reference : dict
-        Of each categorical column: levels with a covariate of their own, and the commonest, which has none.
+        Levels with an indicator covariate, and the reference level (most frequent), of each categorical column.
     dropped : dict
-        Columns that say nothing in the training patients, and why.
+        Columns without information in the training patients, with the reason.
     """
 
     def __init__(self, settings: CovariateSettings) -> None:
@@ -81,12 +81,12 @@ class Preparation:
         self._imputer: KNNImputer | None = None
 
     def fit(self, table: pd.DataFrame) -> Preparation:
-        """Learn levels, means, deviations and fillings from training patients.
+        """Estimate levels, means, standard deviations and imputation values on the training patients.
 
         Parameters
         ----------
         table
-            One row a patient, with the named columns.
+            One row per patient, with the covariate columns.
 
         Returns
         -------
@@ -96,7 +96,7 @@ class Preparation:
         Raises
         ------
         InputTableError
-            A column is missing, a number is no number, or no column says anything.
+            A column is missing, a value is not a number, or no column is informative.
         """
         names: list[str] = []
         self.dropped, self.levels, self.reference = {}, {}, {}
@@ -105,7 +105,7 @@ class Preparation:
             values = _numbers(table, column)
             known = values[np.isfinite(values)]
             if known.size == 0 or np.ptp(known) == 0:
-                self.dropped[column] = "no values" if known.size == 0 else "one value only"
+                self.dropped[column] = "no values" if known.size == 0 else "constant"
                 continue
             self._numeric.append(column)
             names.append(column)
@@ -117,14 +117,14 @@ class Preparation:
             if sum(counts[level] for level in rare) >= self.settings.min_patients and kept:
                 kept.append(RARE)
             if len(kept) < 2:
-                self.dropped[column] = f"no two levels of {self.settings.min_patients} patients"
+                self.dropped[column] = f"fewer than two levels with {self.settings.min_patients} patients"
                 continue
             self.reference[column] = kept[0]
             self.levels[column] = tuple(kept[1:])
             names += [f"{column}={level}" for level in kept[1:]]
         if not names:
             reasons = "; ".join(f"'{c}': {why}" for c, why in self.dropped.items())
-            raise InputTableError(f"no covariate says anything in the training patients ({reasons})")
+            raise InputTableError(f"no informative covariate in the training patients ({reasons})")
         self.names = tuple(names)
         coded = self._code(table)
         numeric = len(self._numeric)
@@ -133,31 +133,31 @@ class Preparation:
         self._scale[:numeric] = np.nanstd(coded[:, :numeric], axis=0) if numeric else 1.0
         scaled = (coded - self._centre) / self._scale
         self._fill = np.nanmedian(scaled, axis=0)
-        # A level's median is 0 unless most have it, so a gap becomes the reference level.
+        # The median of an indicator is 0 unless most patients have the level, so missing becomes the reference level.
         self._fill[numeric:] = np.round(self._fill[numeric:])
         if self.settings.imputation == "knn":
             self._remember(scaled)
         return self
 
     def transform(self, table: pd.DataFrame) -> Floats:
-        """Return the covariates of any patients, by what was learnt from the training patients.
+        """Return the covariates of patients, with the parameters of the training patients.
 
         Parameters
         ----------
         table
-            One row a patient, with the named columns.
+            One row per patient, with the covariate columns.
 
         Returns
         -------
         ndarray, shape (N, P)
-            Without gaps; column order as in ``names``.
+            Without missing values; columns as in ``names``.
 
         Raises
         ------
         UsageError
             Called before :meth:`fit`.
         InputTableError
-            A column is missing or a number is no number.
+            A column is missing or a value is not a number.
         """
         if not self.names:
             raise UsageError("the preparation has not been fitted")
@@ -167,11 +167,11 @@ class Preparation:
         return np.where(np.isnan(scaled), self._fill, scaled)
 
     def scale_of(self, name: str) -> float:
-        """Return by how many units of the original column a step of 1 of this covariate differs."""
+        """Return the size of one unit of this covariate in units of the original column."""
         return float(self._scale[self.names.index(name)])
 
     def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
-        """Return what was learnt, as JSON-able values and arrays."""
+        """Return the fitted state as JSON-serialisable values and arrays."""
         arrays = {"centre": self._centre, "scale": self._scale, "fill": self._fill}
         if self._neighbours is not None:
             arrays["neighbours"] = self._neighbours
@@ -210,31 +210,31 @@ class Preparation:
             known = {self.reference[column], *self.levels[column]}
             missing = np.array([t is None for t in texts])
             for level in self.levels[column]:
-                # A level never seen in training counts as rare; without a rare level it counts as the reference.
+                # A level unseen in training counts as rare or, without a rare level, as the reference.
                 match = [t == level or (level == RARE and t is not None and t not in known) for t in texts]
                 columns.append(np.where(missing, np.nan, np.asarray(match, dtype=float)))
         return np.stack(columns, axis=1)
 
 
 def read_outcome_columns(table: pd.DataFrame, time: str, event: str) -> tuple[Outcome, npt.NDArray[np.int64]]:
-    """Read follow-up from a table and say which rows have it.
+    """Read follow-up from a table, and the rows that have it.
 
     Parameters
     ----------
     table
-        One row a patient.
+        One row per patient.
     time, event
-        Names of the columns.
+        Column names.
 
     Returns
     -------
     tuple
-        Follow-up of the M patients who have both, and their row numbers, shape (M,).
+        Follow-up of the M patients with both values, and their row numbers, shape (M,).
 
     Raises
     ------
     InputTableError
-        A column is missing, a time is no number or negative, an event is neither 0 nor 1, or no row has both; the
+        A column is missing, a time is invalid or negative, an event is neither 0 nor 1, or no row has both; the
         message names the first row.
     """
     t, e = _numbers(table, time), _numbers(table, event)
@@ -245,14 +245,14 @@ def read_outcome_columns(table: pd.DataFrame, time: str, event: str) -> tuple[Ou
         if t[i] < 0:
             raise InputTableError(f"row {i + 2}: '{time}' is {t[i]:g}", remedy="Times must not be negative")
         if e[i] not in (0, 1):
-            raise InputTableError(f"row {i + 2}: '{event}' is {e[i]:g}", remedy="Write 1 for seen, 0 for not seen")
+            raise InputTableError(f"row {i + 2}: '{event}' is {e[i]:g}", remedy="Use 1 for observed, 0 for censored")
     return Outcome(t[rows], e[rows].astype(bool)), rows
 
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series[Any]:
     if name not in table.columns:
         raise InputTableError(
-            f"there is no column '{name}'", remedy=f"The columns are {', '.join(map(str, table.columns))}"
+            f"missing column '{name}'", remedy=f"Available columns: {', '.join(map(str, table.columns))}"
         )
     return table[name]
 
@@ -262,12 +262,12 @@ def _numbers(table: pd.DataFrame, name: str) -> Floats:
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     for i, (value, raw) in enumerate(zip(values, column, strict=True)):
         if np.isnan(value) and not pd.isna(raw) and str(raw).strip():
-            # Row 1 of the file is its header.
+            # Row 1 of the file is the header.
             raise InputTableError(
-                f"row {i + 2}: '{name}' is '{raw}', expected a number", remedy="Mend the cell or empty it"
+                f"row {i + 2}: '{name}' is '{raw}', expected a number", remedy="Correct the cell or leave it empty"
             )
         if np.isinf(value):
-            raise InputTableError(f"row {i + 2}: '{name}' is infinite", remedy="Mend the cell or empty it")
+            raise InputTableError(f"row {i + 2}: '{name}' is infinite", remedy="Correct the cell or leave it empty")
     return values
 
 

@@ -1,8 +1,8 @@
-"""Nested cross-validation of survival models: inner folds choose, outer folds measure, patients are bootstrapped.
+"""Nested cross-validation of survival models: inner folds select, outer folds evaluate, patients are bootstrapped.
 
-Everything that learns from data (coding, imputation, scaling, cut-offs, penalties, epochs) is fitted on the training
-side of its own fold.  Measurements pair patients within one outer fold only, because risks of differently trained
-models share no scale.
+Everything estimated from data (coding, imputation, scaling, cut-offs, penalties, epochs) is fitted on the training
+part of each fold.  Concordance pairs patients within one outer fold only, because risks of different models are not
+on the same scale.
 """
 
 from __future__ import annotations
@@ -52,34 +52,34 @@ Floats = npt.NDArray[np.float64]
 
 
 class Candidate(Record):
-    """One model with one set of settings."""
+    """A model with one set of settings."""
 
     kind: str
     """One of :func:`pathology.survival.models.registry.model_kinds`."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Values of its settings; the rest have their defaults."""
+    """Setting values; the others have their defaults."""
 
     def make(self) -> SurvivalModel:
-        """Return it unfitted."""
+        """Return the unfitted model."""
         kinds = model_kinds()
         if self.kind not in kinds:
-            raise UsageError(f"there is no survival model '{self.kind}'", remedy=f"Choose one of {', '.join(kinds)}")
+            raise UsageError(f"unknown survival model '{self.kind}'", remedy=f"Choose one of {', '.join(kinds)}")
         return kinds[self.kind](kinds[self.kind].settings_type(**self.settings))
 
 
 class CrossValidationSettings(Record):
-    """How patients are divided and figures bootstrapped."""
+    """Settings of folds, risk groups and bootstrap."""
 
     outer: Annotated[int, Field(ge=2)] = 5
-    """Folds that measure."""
+    """Outer folds, for evaluation."""
     inner: Annotated[int, Field(ge=2)] = 3
-    """Folds that choose between candidates; unused for a model with one candidate."""
+    """Inner folds, for model selection; unused with a single candidate."""
     repeats: Annotated[int, Field(ge=1)] = 1
-    """Repeats of the outer division."""
+    """Repeats of the outer cross-validation."""
     groups: Annotated[int, Field(ge=2)] = 3
-    """Risk groups, cut on the training side of each outer fold."""
+    """Number of risk groups; cut-offs are fitted on the training part of each outer fold."""
     resamples: Annotated[int, Field(ge=100)] = 2000
-    """Of the bootstrap by patient."""
+    """Patient-level bootstrap resamples."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Confidence level."""
     seed: int = 0
@@ -87,7 +87,7 @@ class CrossValidationSettings(Record):
 
 @dataclass(frozen=True, eq=False)
 class OuterPrediction:
-    """What a model said about the patients of one outer fold.
+    """Predictions of a model for the patients of one outer fold.
 
     Parameters
     ----------
@@ -98,10 +98,10 @@ class OuterPrediction:
     survival
         Shape (M, T).
     groups
-        Risk group of each test patient, by cut-offs of the training side; ``undivided`` where the model gives its
+        Risk group of each test patient, by cut-offs of the training patients; ``undivided`` if the model gives its
         training patients too few different risks.
     chosen
-        The candidate that the inner folds chose.
+        Candidate selected by the inner folds.
     """
 
     fold: Fold
@@ -120,11 +120,11 @@ class CrossValidation:
     outcome
         Follow-up of all N patients.
     times
-        T times at which survival was predicted.
+        T prediction times.
     predictions
-        By model name, one entry an outer fold.
+        By model name, one entry per outer fold.
     settings
-        How it was done.
+        Cross-validation settings.
     """
 
     outcome: Outcome
@@ -134,28 +134,28 @@ class CrossValidation:
 
 
 class ModelScore(Record):
-    """Figures of one model over all outer folds, each with an interval from a bootstrap by patient."""
+    """Metrics of one model over all outer folds, each with a patient-level bootstrap interval."""
 
     model: str
     patients: int
     events: int
     harrell: Interval
     uno: Interval
-    """Up to the last of the times."""
+    """Uno's index, up to the last prediction time."""
     auc: dict[str, Interval]
-    """Cumulative/dynamic area under the ROC curve by time."""
+    """Cumulative/dynamic AUC by time."""
     integrated_brier: Interval
-    """Mean Brier score between the first and the last time."""
+    """Integrated Brier score between the first and the last time."""
     reference_brier: float
-    """The same of a model that gives everybody the training patients' Kaplan-Meier curve: what must be beaten."""
+    """Integrated Brier score of the null model (Kaplan-Meier curve of the training patients for everyone)."""
     calibration_slope: dict[str, float]
-    """By time; 1 is right, below 1 too extreme."""
+    """Calibration slope by time; 1 is ideal, below 1 means too extreme predictions."""
     observed_to_expected: dict[str, float]
-    """By time; 1 is right, above 1 too few events predicted."""
+    """Observed-to-expected ratio by time; 1 is ideal, above 1 means too few predicted events."""
     by_fold: tuple[float, ...]
-    """Harrell's index of each outer fold."""
+    """Harrell's C of each outer fold."""
     chosen: tuple[str, ...]
-    """Settings chosen in each outer fold, in words."""
+    """Selected settings of each outer fold."""
 
 
 def cross_validate(
@@ -169,7 +169,7 @@ def cross_validate(
     patients: Sequence[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> CrossValidation:
-    """Predict every patient by models that have not seen him.
+    """Predict every patient with models trained on other patients.
 
     Parameters
     ----------
@@ -178,22 +178,22 @@ def cross_validate(
     outcome
         Follow-up, in the order of the table.
     covariates
-        Which columns and how.
+        Covariate settings.
     models
-        Candidates by the name under which they are reported.
+        Candidates by reported model name.
     times
-        Times at which survival is predicted, ascending, in the unit of the outcome.
+        Prediction times, ascending, in the unit of the outcome.
     settings
         Folds and seed.
     patients
-        Patient of each row; rows of one patient stay together.  Default: every row is a patient.
+        Patient of each row; rows of a patient stay in one fold.  Default: every row is a patient.
     progress
-        Called with a line of text after each model and fold.
+        Called with a progress line after each model and fold.
 
     Raises
     ------
     UsageError
-        Lengths differ, a model has no candidate, or one cannot be fitted.
+        Lengths differ, a model has no candidate, or none can be fitted.
     """
     how = settings or CrossValidationSettings()
     at = np.atleast_1d(np.asarray(times, dtype=float))
@@ -205,7 +205,7 @@ def cross_validate(
     frame = table.reset_index(drop=True)
     owners = [str(i) for i in range(len(frame))] if patients is None else [str(p) for p in patients]
     strata = outcome_strata(outcome)
-    # A patient has one follow-up, so rows of a patient share a stratum or are kept together all the same.
+    # A patient has one follow-up, so rows of a patient share a stratum or are kept together anyway.
     nested = nested_folds(owners, strata, outer=how.outer, inner=how.inner, repeats=how.repeats, seed=how.seed)
     predictions: dict[str, list[OuterPrediction]] = {name: [] for name in models}
     for number, fold in enumerate(nested):
@@ -234,10 +234,10 @@ def cross_validate(
 
 
 def score_predictions(result: CrossValidation, name: str) -> ModelScore:
-    """Measure one model's out-of-fold predictions.
+    """Score the out-of-fold predictions of one model.
 
     Pairs are formed within an outer fold and summed over folds; repeats are averaged.  The interval resamples
-    patients with the predictions fixed: it covers the choice of patients measured, not that of patients trained on.
+    patients with the predictions fixed: it covers the sampling of test patients, not of training patients.
 
     Parameters
     ----------
@@ -249,10 +249,10 @@ def score_predictions(result: CrossValidation, name: str) -> ModelScore:
     Raises
     ------
     UsageError
-        No such model, or an event beyond the follow-up of its training patients.
+        Unknown model, or an event beyond the follow-up of its training patients.
     """
     if name not in result.predictions:
-        raise UsageError(f"there is no model '{name}'", remedy=f"There are {', '.join(result.predictions)}")
+        raise UsageError(f"unknown model '{name}'", remedy=f"Choose one of {', '.join(result.predictions)}")
     outcome, at = result.outcome, result.times
     folds = result.predictions[name]
     n = len(outcome)
@@ -291,7 +291,7 @@ def score_predictions(result: CrossValidation, name: str) -> ModelScore:
             high=float(high),
             level=result.settings.level,
             n=count,
-            method=f"percentile bootstrap by patient ({len(kept)} of {len(samples)} resamples), predictions fixed",
+            method=f"patient-level percentile bootstrap ({len(kept)} of {len(samples)} resamples), predictions fixed",
         )
 
     def paired(each: Sequence[_Pairs]) -> Interval:
@@ -324,7 +324,7 @@ def score_predictions(result: CrossValidation, name: str) -> ModelScore:
 
 
 class _Pairs:
-    """Won and comparable pairs of patients, as matrices, so that a bootstrap is a product with counts."""
+    """Concordant and comparable pairs of patients as matrices, so that a bootstrap is a product with counts."""
 
     def __init__(self, n: int) -> None:
         self.won = np.zeros((n, n))
@@ -364,7 +364,7 @@ def _inner_score(candidate: Candidate, folds: Sequence[tuple[Floats, Floats, Out
         try:
             model = candidate.make().fit(x_train, y_train, seed=seed)
         except UsageError:
-            # A candidate that cannot be estimated on a part of the training patients is not chosen.
+            # A candidate that cannot be estimated on an inner fold is not selected.
             return float("-inf")
         scores.append(harrell_c(y_tune, model.predict_risk(x_tune)))
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("-inf")
@@ -376,7 +376,7 @@ def _groups(train: Floats, test: Floats, groups: int) -> tuple[str, ...]:
     try:
         return tuple(RiskGroups.cut(train, groups).assign(test))
     except UsageError:
-        # A model that tells nobody apart (a penalty that removes every covariate) is measured as such.
+        # A model with constant risk (a penalty that removes every covariate) is scored as such.
         return ("undivided",) * len(test)
 
 

@@ -1,4 +1,4 @@
-"""How good a survival prediction is: discrimination, accuracy, calibration, usefulness.
+"""Metrics of survival predictions: discrimination, accuracy, calibration, clinical utility.
 
 All functions are pure and take numpy arrays; censoring is handled by inverse-probability-of-censoring weights whose
 distribution comes from the *training* patients.  Held equal to scikit-survival, lifelines and torchsurv in the tests.
@@ -41,7 +41,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 TIED_RISK = 1e-8
-"""Risks nearer than this count as equal (the tolerance of scikit-survival)."""
+"""Tolerance for tied risks (that of scikit-survival)."""
 
 
 class LogRank(Record):
@@ -50,20 +50,20 @@ class LogRank(Record):
     groups: tuple[str, ...]
     patients: tuple[int, ...]
     observed: tuple[float, ...]
-    """Events seen in each group."""
+    """Observed events in each group."""
     expected: tuple[float, ...]
-    """Events expected in each group if all had the same hazard."""
+    """Expected events in each group under equal hazards."""
     statistic: float
     degrees_of_freedom: int
     p: float
 
 
 class SurvivalCalibrationGroup(Record):
-    """Patients with similar predictions, and what happened to them."""
+    """A calibration group: patients with similar predictions and their observed survival."""
 
     patients: int
     predicted: float
-    """Mean predicted probability of being without the event at the horizon."""
+    """Mean predicted event-free probability at the horizon."""
     observed: Interval
     """Kaplan-Meier estimate at the horizon."""
 
@@ -74,7 +74,7 @@ class SurvivalDecisionCurve(Record):
     horizon: float
     patients: int
     thresholds: tuple[float, ...]
-    """Risk of the event at the horizon from which on somebody would act, 0 to 1."""
+    """Threshold probabilities: event risk at the horizon above which to intervene, 0 to 1."""
     model: tuple[float, ...]
     treat_all: tuple[float, ...]
     treat_none: tuple[float, ...]
@@ -93,7 +93,7 @@ def harrell_c(outcome: Outcome, risk: npt.ArrayLike) -> float:
     Returns
     -------
     float
-        Share of comparable pairs in which the patient with the earlier event had the higher risk; equal risks count
+        Fraction of comparable pairs in which the patient with the earlier event had the higher risk; tied risks count
         one half.  A pair is comparable when the shorter time ends in an event, or both times are equal and exactly
         one ends in an event.  NaN without comparable pairs.
     """
@@ -102,18 +102,18 @@ def harrell_c(outcome: Outcome, risk: npt.ArrayLike) -> float:
 
 
 def uno_c(train: Outcome, test: Outcome, risk: npt.ArrayLike, *, tau: float | None = None) -> float:
-    """Return Uno's concordance index (Uno 2011, Stat Med 30:1105), free of the censoring's influence.
+    """Return Uno's concordance index (Uno 2011, Stat Med 30:1105), which does not depend on censoring.
 
     Parameters
     ----------
     train
-        Patients from whom the censoring distribution is estimated.
+        Patients used to estimate the censoring distribution.
     test
-        Patients to be judged, N of them.
+        N test patients.
     risk
-        Their predictions, higher means earlier event, shape (N,).
+        Their predicted risks; higher means earlier event, shape (N,).
     tau
-        Only events before this time count; where the training follow-up ends, there is no weight beyond.
+        Truncation time; must lie within the training follow-up.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def uno_c(train: Outcome, test: Outcome, risk: npt.ArrayLike, *, tau: float | No
     Raises
     ------
     UsageError
-        An event lies where the training patients leave no chance of being observed.
+        An event lies where the estimated censoring survival is zero.
     """
     r = _risks(test, risk)
     counted = test.event if tau is None else test.event & (test.time < tau)
@@ -134,30 +134,30 @@ def uno_c(train: Outcome, test: Outcome, risk: npt.ArrayLike, *, tau: float | No
 
 
 def dynamic_auc(train: Outcome, test: Outcome, risk: npt.ArrayLike, times: npt.ArrayLike) -> Floats:
-    """Return the cumulative/dynamic area under the ROC curve (Uno 2007, JASA 102:527).
+    """Return the cumulative/dynamic AUC (Uno 2007, JASA 102:527).
 
-    At each time, patients who had the event by then are told from patients still without it.
+    At each time, patients with an event by then are cases, event-free patients are controls.
 
     Parameters
     ----------
     train
-        Patients from whom the censoring distribution is estimated.
+        Patients used to estimate the censoring distribution.
     test
-        Patients to be judged, N of them.
+        N test patients.
     risk
-        Higher means earlier event: shape (N,), or (N, T) where the prediction changes with time.
+        Higher means earlier event; shape (N,), or (N, T) for time-dependent predictions.
     times
         T times, ascending, within the follow-up of ``test``.
 
     Returns
     -------
     ndarray, shape (T,)
-        NaN at a time without cases or without controls.
+        NaN at times without cases or controls.
 
     Raises
     ------
     UsageError
-        Shapes do not fit, or a case lies where the training patients leave no chance of being observed.
+        Shapes do not match, or a case lies where the estimated censoring survival is zero.
     """
     at = _times(times)
     r = np.asarray(risk, dtype=float)
@@ -183,23 +183,23 @@ def brier_score(train: Outcome, test: Outcome, survival: npt.ArrayLike, times: n
     Parameters
     ----------
     train
-        Patients from whom the censoring distribution is estimated.
+        Patients used to estimate the censoring distribution.
     test
-        Patients to be judged, N of them.
+        N test patients.
     survival
-        Predicted probability of being without the event at each time, shape (N, T).
+        Predicted event-free probability at each time, shape (N, T).
     times
         T times, ascending.
 
     Returns
     -------
     ndarray, shape (T,)
-        0 is perfect; a coin toss scores 0.25.
+        0 is perfect; a constant prediction of 0.5 scores 0.25.
 
     Raises
     ------
     UsageError
-        Shapes do not fit or a probability is outside 0..1.
+        Shapes do not match or a probability is outside 0..1.
     """
     at = _times(times)
     p = np.asarray(survival, dtype=float)
@@ -218,20 +218,20 @@ def integrated_brier_score(train: Outcome, test: Outcome, survival: npt.ArrayLik
 
 
 def inverse_probability_weights(train: Outcome, outcome: Outcome, horizon: float) -> Floats:
-    """Return the weight with which each patient stands for others when asked about a fixed horizon.
+    """Return inverse-probability-of-censoring weights for the status at a fixed horizon.
 
-    Patients whose state at the horizon is known (event before it, or observed up to it) get 1 / G(min(time, horizon));
-    patients censored earlier get 0.  The weights replace the dropping of patients with short follow-up, which
-    favours those who died.
+    Patients with known status at the horizon (event before it, or observed up to it) get 1 / G(min(time, horizon));
+    patients censored earlier get 0.  Weighting avoids excluding patients with short follow-up, which
+    over-represents deaths.
 
     Parameters
     ----------
     train
-        Patients from whom the censoring distribution is estimated.
+        Patients used to estimate the censoring distribution.
     outcome
-        Patients to be weighted, N of them.
+        N patients to weight.
     horizon
-        Time at which the state is asked.
+        Prediction horizon.
 
     Returns
     -------
@@ -242,23 +242,23 @@ def inverse_probability_weights(train: Outcome, outcome: Outcome, horizon: float
 
 
 def observed_to_expected(outcome: Outcome, survival: npt.ArrayLike, horizon: float) -> float:
-    """Return events seen by the horizon (Kaplan-Meier) over events predicted: 1 is calibrated in the large.
+    """Return observed (Kaplan-Meier) over expected events at the horizon: 1 means calibration-in-the-large.
 
     Parameters
     ----------
     outcome
         Follow-up of N patients.
     survival
-        Predicted probability of being without the event at ``horizon``, shape (N,).
+        Predicted event-free probability at ``horizon``, shape (N,).
     horizon
-        Time at which the state is asked.
+        Prediction horizon.
     """
     expected = 1 - float(np.mean(np.asarray(survival, dtype=float)))
     return float((1 - kaplan_meier(outcome).at(horizon)) / expected) if expected > 0 else float("nan")
 
 
 def calibration_slope(outcome: Outcome, survival: npt.ArrayLike, horizon: float) -> float:
-    """Return the slope of the outcome on the prediction: 1 is right, below 1 the predictions are too extreme.
+    """Return the calibration slope: 1 is ideal, below 1 means too extreme predictions.
 
     The slope is the coefficient of log(-log S) in a proportional hazards model of the follow-up up to the horizon
     (van Houwelingen 2000, Stat Med 19:3401), by Newton's method on Breslow's partial likelihood.
@@ -268,14 +268,14 @@ def calibration_slope(outcome: Outcome, survival: npt.ArrayLike, horizon: float)
     outcome
         Follow-up of N patients.
     survival
-        Predicted probability of being without the event at ``horizon``, shape (N,).
+        Predicted event-free probability at ``horizon``, shape (N,).
     horizon
-        Time at which the state is asked.
+        Prediction horizon.
 
     Returns
     -------
     float
-        NaN where the predictions do not differ or no event was seen.
+        NaN for constant predictions or no events.
     """
     p = np.clip(np.asarray(survival, dtype=float), 1e-12, 1 - 1e-12)
     x = np.log(-np.log(p))
@@ -312,13 +312,13 @@ def survival_calibration_groups(
     outcome
         Follow-up of N patients.
     survival
-        Predicted probability of being without the event at ``horizon``, shape (N,).
+        Predicted event-free probability at ``horizon``, shape (N,).
     horizon
-        Time at which the state is asked.
+        Prediction horizon.
     groups
         Number of groups of equal size.
     level
-        Of the observed survival's interval.
+        Confidence level of the observed survival.
 
     Raises
     ------
@@ -327,7 +327,7 @@ def survival_calibration_groups(
     """
     p = np.asarray(survival, dtype=float)
     if len(p) < groups:
-        raise UsageError(f"{len(p)} patients cannot fill {groups} groups")
+        raise UsageError(f"{len(p)} patients are too few for {groups} groups")
     result = []
     for rows in np.array_split(np.argsort(p, kind="stable"), groups):
         curve = kaplan_meier(outcome.take(rows), level=level)
@@ -352,9 +352,9 @@ def survival_calibration_groups(
 def survival_decision_curve(
     outcome: Outcome, event_risk: npt.ArrayLike, horizon: float, *, thresholds: Sequence[float] | None = None
 ) -> SurvivalDecisionCurve:
-    """Return the net benefit of acting on a predicted risk (Vickers 2008, BMC MIDM 8:53, with censoring).
+    """Return the net benefit of intervening by predicted risk (Vickers 2008, BMC MIDM 8:53, with censoring).
 
-    At threshold q, patients with risk >= q are acted on: the net benefit is P(acted on) times (events among them by
+    At threshold q, patients with risk >= q are treated: the net benefit is P(treated) times (events among them by
     the horizon - survivors among them x q / (1 - q)), events and survivors by Kaplan-Meier.
 
     Parameters
@@ -364,9 +364,9 @@ def survival_decision_curve(
     event_risk
         Predicted probability of the event by the horizon, shape (N,).
     horizon
-        Time at which the state is asked.
+        Prediction horizon.
     thresholds
-        Between 0 and 1, both excluded; 0.01 to 0.99 by default.
+        Between 0 and 1, exclusive; 0.01 to 0.99 by default.
 
     Raises
     ------
@@ -376,7 +376,7 @@ def survival_decision_curve(
     risk = _risks(outcome, event_risk)
     q = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, dtype=float)
     if q.min() <= 0 or q.max() >= 1:
-        raise UsageError("thresholds must lie between 0 and 1, both excluded")
+        raise UsageError("thresholds must be between 0 and 1, exclusive")
 
     def benefit(chosen: npt.NDArray[np.bool_], threshold: float) -> float:
         if not chosen.any():
@@ -412,10 +412,10 @@ def log_rank(outcome: Outcome, groups: Sequence[str] | npt.NDArray[np.generic]) 
     """
     column = np.asarray([str(g) for g in groups])
     if column.shape != outcome.time.shape:
-        raise UsageError(f"there are {len(column)} groups for {len(outcome)} patients")
+        raise UsageError(f"expected one group per patient, got {len(column)} groups for {len(outcome)} patients")
     names, member = np.unique(column, return_inverse=True)
     if len(names) < 2 or outcome.events == 0:
-        raise UsageError(f"a log-rank test needs two groups and an event; there are {len(names)} and {outcome.events}")
+        raise UsageError(f"a log-rank test requires two groups and an event, got {len(names)} and {outcome.events}")
     k = len(names)
     times = np.unique(outcome.time[outcome.event])
     at_risk = np.stack([np.sum((outcome.time[:, None] >= times) & (member == g)[:, None], axis=0) for g in range(k)])
@@ -425,11 +425,11 @@ def log_rank(outcome: Outcome, groups: Sequence[str] | npt.NDArray[np.generic]) 
     n, d = at_risk.sum(axis=0).astype(float), died.sum(axis=0).astype(float)
     share = at_risk / n
     expected = share * d
-    # At a time with one patient left there is nothing to vary.
+    # With one patient at risk the variance is zero.
     spread = np.where(n > 1, d * (n - d) / np.maximum(n - 1, 1), 0.0)
     covariance = np.einsum("t,gt,gh->gh", spread, share, np.eye(k)) - np.einsum("t,gt,ht->gh", spread, share, share)
     deviation = (died - expected).sum(axis=1)
-    # The deviations sum to zero, so the last group carries no information of its own.
+    # The deviations sum to zero, so the last group is redundant.
     statistic = float(deviation[:-1] @ np.linalg.pinv(covariance[:-1, :-1]) @ deviation[:-1])
     return LogRank(
         groups=tuple(str(name) for name in names),
@@ -445,7 +445,7 @@ def log_rank(outcome: Outcome, groups: Sequence[str] | npt.NDArray[np.generic]) 
 def comparable_pairs(
     outcome: Outcome, risk: Floats, weight: Floats, cases: npt.NDArray[np.int64] | None = None
 ) -> tuple[Floats, Floats]:
-    """Return the pairs of which concordance indices are made.
+    """Return the patient pairs of concordance indices.
 
     Parameters
     ----------
@@ -454,15 +454,15 @@ def comparable_pairs(
     risk
         Higher means earlier event, shape (N,).
     weight
-        Of each patient as the one with the earlier event, shape (N,).
+        Weight of each patient as the one with the earlier event, shape (N,).
     cases
-        Rows to pair with all patients, M of them; all by default.
+        M rows to pair with all patients; all by default.
 
     Returns
     -------
     tuple of ndarray, each of shape (M, N)
-        Weight of each pair times 1 if the earlier event had the higher risk, one half if risks are equal, else 0; and
-        the weight itself, 0 where a pair cannot be compared.
+        Weight of each pair times 1 if the earlier event had the higher risk, 0.5 if risks are tied, else 0; and
+        the weight itself, 0 for pairs that are not comparable.
     """
     rows = np.arange(len(outcome)) if cases is None else cases
     time = outcome.time[rows][:, None]
@@ -472,7 +472,7 @@ def comparable_pairs(
 
 
 def case_control_pairs(outcome: Outcome, risk: Floats, weight: Floats, t: float) -> tuple[Floats, Floats]:
-    """Return the pairs of which a dynamic AUC is made: event by time ``t`` against still without it.
+    """Return the case-control pairs of a dynamic AUC: event by time ``t`` against event-free at ``t``.
 
     Parameters
     ----------
@@ -481,14 +481,14 @@ def case_control_pairs(outcome: Outcome, risk: Floats, weight: Floats, t: float)
     risk
         Higher means earlier event, shape (N,).
     weight
-        Of each patient as a case, shape (N,).
+        Weight of each patient as a case, shape (N,).
     t
         The time.
 
     Returns
     -------
     tuple of ndarray, each of shape (N, N)
-        As :func:`comparable_pairs` does.
+        As in :func:`comparable_pairs`.
     """
     case, control = outcome.event & (outcome.time <= t), outcome.time > t
     comparable = np.where(case, weight, 0.0)[:, None] * control[None, :]
@@ -501,11 +501,11 @@ def brier_terms(train: Outcome, test: Outcome, survival: Floats, times: Floats) 
     Parameters
     ----------
     train
-        Patients from whom the censoring distribution is estimated.
+        Patients used to estimate the censoring distribution.
     test
-        Patients to be judged, N of them.
+        N test patients.
     survival
-        Predicted probability of being without the event at each time, shape (N, T).
+        Predicted event-free probability at each time, shape (N, T).
     times
         T times, ascending.
 
@@ -521,7 +521,7 @@ def brier_terms(train: Outcome, test: Outcome, survival: Floats, times: Floats) 
 
 
 def inverse_or_zero(chance: Floats) -> Floats:
-    """Return 1 / chance, 0 where there is no chance: who cannot be observed has no weight."""
+    """Return 1 / chance, or 0 where it is 0: unobservable patients have no weight."""
     return np.where(chance > 0, 1 / np.where(chance > 0, chance, 1.0), 0.0)
 
 
@@ -531,7 +531,7 @@ def _won(first: Floats, second: Floats) -> Floats:
 
 
 def _concordance(outcome: Outcome, risk: Floats, weight: Floats) -> tuple[float, float]:
-    """Weighted concordant and comparable pairs, a block of patients at a time to bound memory."""
+    """Weighted concordant and comparable pairs, in blocks of patients to bound memory."""
     good = comparable = 0.0
     cases = np.flatnonzero(outcome.event & (weight > 0))
     for block in np.array_split(cases, max(1, len(cases) * len(outcome) // 4_000_000 + 1)):
@@ -547,7 +547,7 @@ def _reciprocal(remaining: StepFunction, at: Floats, train: Outcome) -> Floats:
     if np.any(chance <= 0) or np.any(beyond & (remaining.heights[-1] > 0)):
         raise UsageError(
             f"an event at {at.max():g} lies beyond the follow-up of the training patients ({train.time.max():g})",
-            remedy="Give a tau or times within the training follow-up",
+            remedy="Use a tau or times within the training follow-up",
         )
     return np.asarray(1 / chance)
 
@@ -562,5 +562,5 @@ def _risks(outcome: Outcome, risk: npt.ArrayLike) -> Floats:
 def _times(times: npt.ArrayLike) -> Floats:
     at = np.atleast_1d(np.asarray(times, dtype=float))
     if at.ndim != 1 or at.size == 0 or np.any(np.diff(at) <= 0):
-        raise UsageError("times must be a list of ascending numbers, not empty")
+        raise UsageError("times must be a non-empty list of ascending numbers")
     return at

@@ -1,7 +1,7 @@
-"""Models for patients of whom not everything is known: one for each combination of modalities, and reasons which ran.
+"""Survival models for incomplete data: one model per combination of modalities.
 
-Filling in a whole missing modality would invent a scan.  Instead a model is fitted for every combination of modalities
-that enough training patients have, and each patient gets the one for the largest combination he has.
+Imputing a whole missing modality would invent a scan.  Instead, a model is fitted for every combination of modalities
+with enough training patients, and each patient gets the model of the largest available combination.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _INDEX = "modalities.json"
 
 
 class ModalitySettings(Record):
-    """Which columns make up which modality."""
+    """Covariate columns by modality."""
 
     modalities: dict[str, CovariateSettings]
     """Covariates by modality, such as ``clinic``, ``slides`` and ``imaging``."""
     min_patients: Annotated[int, Field(ge=10)] = 40
-    """Training patients a combination needs to get a model."""
+    """Minimum number of training patients per combination."""
     min_events: Annotated[int, Field(ge=2)] = 10
-    """Events among them."""
+    """Minimum number of events per combination."""
 
 
 class ModalityModels:
@@ -48,9 +48,9 @@ class ModalityModels:
     settings
         The modalities.
     models
-        By combination, in the order of the settings.
+        Fitted models by combination, in the order of the settings.
     not_fitted
-        Combinations without a model, and why.
+        Combinations without a model, with the reason.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ModalityModels:
         seed: int = 0,
         facts: dict[str, Any] | None = None,
     ) -> ModalityModels:
-        """Fit a model for every combination that enough training patients have.
+        """Fit a model for every combination with enough training patients.
 
         Parameters
         ----------
@@ -86,7 +86,7 @@ class ModalityModels:
         settings
             The modalities.
         make
-            Returns an unfitted model.
+            Factory of unfitted models.
         groups, seed, facts
             As in :func:`pathology.survival.models.base.fit_model`.
 
@@ -124,20 +124,20 @@ class ModalityModels:
         return cls(settings, models, not_fitted)
 
     def predict(self, table: pd.DataFrame, times: npt.ArrayLike) -> pd.DataFrame:
-        """Return predictions and, in ``ran_on``, the modalities of the model that made each.
+        """Return predictions and, in ``ran_on``, the modalities of the model used.
 
         Parameters
         ----------
         table
-            One row a patient; columns of a modality that nobody has may be absent.
+            One row per patient; columns of absent modalities may be missing.
         times
-            In the unit of the training outcome.
+            Prediction times, in the unit of the training outcome.
 
         Returns
         -------
         DataFrame
-            ``ran_on`` (empty where no model fits the patient), ``risk``, ``risk_group``, ``survival_<time>``; index as
-            in ``table``.  Risks of different models share no scale; survival does.
+            ``ran_on`` (empty if no model applies), ``risk``, ``risk_group``, ``survival_<time>``; index as
+            in ``table``.  Risks of different models are not comparable; survival probabilities are.
         """
         at = np.atleast_1d(np.asarray(times, dtype=float))
         has = {
@@ -146,7 +146,7 @@ class ModalityModels:
             else np.zeros(len(table), dtype=bool)
             for name, spec in self.settings.modalities.items()
         }
-        # Largest first; of equally large ones, that with most training patients.
+        # Largest combination first; ties by number of training patients.
         ordered = sorted(self.models, key=lambda c: (-len(c), -int(self.models[c].facts["patients"])))
         chosen: list[tuple[str, ...]] = [
             next((c for c in ordered if all(has[name][i] for name in c)), ()) for i in range(len(table))
@@ -169,7 +169,7 @@ class ModalityModels:
         return pd.concat(parts).sort_values("_place").drop(columns="_place")
 
     def save(self, folder: Path) -> None:
-        """Write one model folder a combination, and a list of them."""
+        """Write one model folder per combination, and an index."""
         folder.mkdir(parents=True, exist_ok=True)
         listed = []
         for combination, model in self.models.items():
@@ -185,12 +185,12 @@ class ModalityModels:
 
     @classmethod
     def load(cls, folder: Path) -> ModalityModels:
-        """Read a folder that :meth:`save` wrote.
+        """Read a folder from :meth:`save`.
 
         Raises
         ------
         BundleError
-            It is none.
+            The folder is not valid.
         """
         try:
             record = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
@@ -200,12 +200,12 @@ class ModalityModels:
         except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, BundleError):
                 raise
-            raise BundleError(f"these are no models by modality ({error})", where=folder) from error
+            raise BundleError(f"not a folder of modality models ({error})", where=folder) from error
         return cls(settings, models, not_fitted)
 
     @staticmethod
     def is_folder(folder: Path) -> bool:
-        """Return whether a folder holds models by modality."""
+        """Return whether a folder holds modality models."""
         return (folder / _INDEX).is_file()
 
 
@@ -214,10 +214,10 @@ def _columns(spec: CovariateSettings) -> tuple[str, ...]:
 
 
 def _present(table: pd.DataFrame, spec: CovariateSettings) -> npt.NDArray[np.bool_]:
-    """Which patients have a modality: those of whom at least half of its columns are known."""
+    """Patients with a modality: at least half of its columns are available."""
     known = [c for c in _columns(spec) if c in table.columns]
     if not known:
-        raise InputTableError(f"none of the columns {', '.join(_columns(spec))} is in the table")
+        raise InputTableError(f"the table has none of the columns {', '.join(_columns(spec))}")
     share = table[known].notna().sum(axis=1) / len(_columns(spec))
     return np.asarray(share >= 0.5, dtype=bool)
 

@@ -1,7 +1,7 @@
-"""A Cox model as a scale of points: read a value, add the points, read the survival (Iasonos 2008, JCO 26:1364).
+"""Nomogram of a Cox model (Iasonos 2008, JCO 26:1364).
 
-The covariate with the widest effect over its range spans 100 points; everybody's points are then the linear predictor
-up to one factor and one constant, so that the nomogram and the model say the same.
+The covariate with the largest effect over its range spans 100 points; total points are a linear function of the linear
+predictor, so that the nomogram and the model agree.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ __all__ = ["SurvivalNomogram", "SurvivalNomogramAxis", "make_nomogram"]
 
 
 class SurvivalNomogramAxis(Record):
-    """One covariate's axis."""
+    """Axis of one covariate."""
 
     column: str
     marks: tuple[str, ...]
-    """Marks on the axis: numbers or levels."""
+    """Axis marks: numbers or levels."""
     points: tuple[float, ...]
     """Points of each mark, 0 to 100."""
 
 
 class SurvivalNomogram(Record):
-    """Axes of points and the meaning of their total."""
+    """Point axes and the survival scale of the total points."""
 
     axes: tuple[SurvivalNomogramAxis, ...]
     log_hazard_per_point: float
     log_hazard_at_zero: float
-    """Linear predictor (against the mean training patient) of a total of 0."""
+    """Linear predictor (relative to the mean training patient) at 0 total points."""
     survival: dict[str, tuple[tuple[float, float], ...]]
-    """By time: pairs of total points and probability of being without the event."""
+    """By time: pairs of total points and event-free probability."""
 
     def total(self, values: Mapping[str, float | str]) -> float:
-        """Return the points of a patient.
+        """Return the total points of a patient.
 
         Parameters
         ----------
         values
-            A number or a level for every axis; numbers between marks are interpolated, beyond them extrapolated.
+            A number or level for every axis; numbers are interpolated between marks and extrapolated beyond.
 
         Raises
         ------
         UsageError
-            A value is missing or no mark of its axis.
+            A value is missing or is not a level of its axis.
         """
         total = 0.0
         for axis in self.axes:
             if axis.column not in values:
-                raise UsageError(f"'{axis.column}' is missing", remedy="Give a value for every axis of the nomogram")
+                raise UsageError(f"'{axis.column}' is missing", remedy="Supply a value for every axis of the nomogram")
             value = values[axis.column]
             if isinstance(value, str):
                 if value not in axis.marks:
@@ -69,34 +69,34 @@ class SurvivalNomogram(Record):
         return total
 
     def log_hazard(self, values: Mapping[str, float | str]) -> float:
-        """Return the linear predictor that a patient's points stand for."""
+        """Return the linear predictor that corresponds to a patient's points."""
         return self.log_hazard_at_zero + self.log_hazard_per_point * self.total(values)
 
 
 def make_nomogram(
     fitted: FittedModel, training: pd.DataFrame, times: Mapping[str, float], *, marks: int = 6
 ) -> SurvivalNomogram:
-    """Turn a Cox model into a nomogram.
+    """Create a nomogram from a Cox model.
 
     Parameters
     ----------
     fitted
         A fitted :class:`~pathology.survival.models.cox.CoxModel`.
     training
-        Its training patients: the range of an axis is theirs.
+        Training patients, which define the axis ranges.
     times
-        Times to read off, by name, such as ``{"3 years": 1095.75}``.
+        Prediction times by name, such as ``{"3 years": 1095.75}``.
     marks
-        Marks wanted on an axis of numbers.
+        Approximate number of marks on a numeric axis.
 
     Raises
     ------
     UsageError
-        The model is no Cox model, or has no effect at all.
+        The model is not a Cox model, or all effects are zero.
     """
     model, preparation = fitted.model, fitted.preparation
     if not isinstance(model, CoxModel):
-        raise UsageError(f"a nomogram needs a Cox model, and this is '{model.kind}'")
+        raise UsageError(f"a nomogram requires a Cox model, got '{model.kind}'")
     effect = dict(zip(preparation.names, model.coefficients, strict=True))
     axes: list[tuple[str, tuple[str, ...], npt.NDArray[np.float64]]] = []
     for column in preparation.settings.numeric:
@@ -111,10 +111,10 @@ def make_nomogram(
         axes.append((column, shown, values))
     widest = max((float(np.ptp(values)) for _, _, values in axes), default=0.0)
     if widest <= 0:
-        raise UsageError("no covariate of the model has an effect, so there is nothing to draw")
+        raise UsageError("all coefficients of the model are zero: no nomogram")
     per_point = widest / 100
     points = {column: (values - values.min()) / per_point for column, _, values in axes}
-    # What a total of zero means: everybody at the least of every axis, on the model's own scale.
+    # Linear predictor at zero points: the lowest value of every axis.
     base = _at_zero(fitted, training, axes)
     top = sum(float(p.max()) for p in points.values())
     grid = np.linspace(0, top, 201)
@@ -151,7 +151,7 @@ def _baseline(model: CoxModel, times: Sequence[float]) -> npt.NDArray[np.float64
 
 
 def _round_marks(low: float, high: float, wanted: int) -> npt.NDArray[np.float64]:
-    """Round numbers that span a range: steps of 1, 2 or 5 times a power of ten."""
+    """Return round axis marks for a range, in steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / max(wanted - 1, 1)
     power = 10 ** np.floor(np.log10(raw))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * (1 - 1e-9))

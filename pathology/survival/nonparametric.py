@@ -1,7 +1,7 @@
-"""Step functions of follow-up: Kaplan-Meier, Nelson-Aalen, Breslow and the censoring distribution.
+"""Non-parametric estimates: Kaplan-Meier, Nelson-Aalen, Breslow and the censoring distribution.
 
-Written in numpy because the metrics evaluate them thousands of times in a bootstrap; held equal to lifelines and
-scikit-survival in the tests.
+Implemented in NumPy because the metrics evaluate them thousands of times in a bootstrap; tested against lifelines and
+scikit-survival.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class StepFunction:
     Parameters
     ----------
     times
-        Where it steps, ascending, shape (K,).
+        Step times, ascending, shape (K,).
     heights
-        Value from that time on, shape (K,).
+        Value from each time on, shape (K,).
     start
         Value before the first step.
     """
@@ -47,21 +47,21 @@ class StepFunction:
     start: float
 
     def __call__(self, at: npt.ArrayLike) -> Floats:
-        """Return the values at ``at``; after the last step the last value holds."""
+        """Return the values at ``at``; constant after the last step."""
         index = np.searchsorted(self.times, np.asarray(at, dtype=float), side="right")
         return np.asarray(np.concatenate([[self.start], self.heights])[index], dtype=float)
 
 
 @dataclass(frozen=True, eq=False)
 class KaplanMeier:
-    """A survival curve with its pointwise interval.
+    """A survival curve with pointwise confidence intervals.
 
     Parameters
     ----------
     times, survival, low, high
-        Shape (K,): distinct times, share without the event from then on, and the interval.
+        Shape (K,): distinct times, survival from each time on, and confidence limits.
     at_risk, events
-        Patients under observation just before each time, and events at it.
+        Patients at risk just before each time, and events at it.
     level
         Confidence level of the interval.
     """
@@ -76,18 +76,18 @@ class KaplanMeier:
 
     @property
     def median(self) -> float:
-        """First time at which half or fewer are without the event; infinite where that is never reached."""
-        # A curve that comes to one half exactly may stand a rounding error above it.
+        """Median survival time; infinite if not reached."""
+        # A curve at exactly 0.5 may be above it by a rounding error.
         below = np.flatnonzero(self.survival <= 0.5 + 1e-12)
         return float(self.times[below[0]]) if below.size else float("inf")
 
     def at(self, times: npt.ArrayLike) -> Floats:
-        """Return the share without the event at ``times``."""
+        """Return survival at ``times``."""
         return StepFunction(self.times, self.survival, 1.0)(times)
 
 
 def kaplan_meier(outcome: Outcome, *, level: float = 0.95) -> KaplanMeier:
-    """Estimate survival (Kaplan and Meier 1958) with log(-log) intervals from Greenwood's variance.
+    """Estimate survival (Kaplan and Meier 1958) with log(-log) intervals from the Greenwood variance.
 
     Parameters
     ----------
@@ -111,16 +111,16 @@ def kaplan_meier(outcome: Outcome, *, level: float = 0.95) -> KaplanMeier:
 
 
 def nelson_aalen(outcome: Outcome) -> StepFunction:
-    """Estimate the cumulative hazard (Nelson 1972, Aalen 1978), ties as one group."""
+    """Estimate the cumulative hazard (Nelson 1972, Aalen 1978)."""
     times, events, _, at_risk = _table(outcome)
     hazard: Floats = np.asarray(events / at_risk, dtype=np.float64)
     return StepFunction(times, hazard.cumsum(), 0.0)
 
 
 def censoring_distribution(outcome: Outcome) -> StepFunction:
-    """Estimate the chance of being still under observation, G(t), by Kaplan-Meier with events and censoring swapped.
+    """Estimate the censoring survival function G(t) by Kaplan-Meier with events and censoring swapped.
 
-    Where an event and a censoring share a time, the event comes first: patients who had it are no longer at risk of
+    At tied times, the event comes first: patients with the event are no longer at risk of
     being censored (the convention of scikit-survival and of R's ``survival``).
     """
     times, events, censored, at_risk = _table(outcome)
@@ -148,7 +148,7 @@ def breslow(outcome: Outcome, log_risk: npt.ArrayLike) -> StepFunction:
     eta = np.asarray(log_risk, dtype=float)
     if eta.shape != outcome.time.shape:
         raise UsageError(f"log risks have shape {eta.shape} for {len(outcome)} patients")
-    # Shifting by the largest keeps exp() finite; it is undone at the end.
+    # Subtracting the maximum keeps exp() finite; it is undone at the end.
     shift = float(eta.max())
     risk = np.exp(eta - shift)
     times, place = np.unique(outcome.time, return_inverse=True)
@@ -158,7 +158,7 @@ def breslow(outcome: Outcome, log_risk: npt.ArrayLike) -> StepFunction:
 
 
 def numbers_at_risk(outcome: Outcome, times: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return how many patients are under observation just before each of ``times``."""
+    """Return the number of patients at risk just before each of ``times``."""
     ordered = np.sort(outcome.time)
     return np.asarray(
         len(ordered) - np.searchsorted(ordered, np.asarray(times, dtype=float), side="left"), dtype=np.int64

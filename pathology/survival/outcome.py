@@ -1,4 +1,4 @@
-"""Time to an event, some of it censored: the one form in which every model and metric here takes an outcome."""
+"""Right-censored time-to-event outcomes, the common input of all survival models and metrics."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Outcome:
     Parameters
     ----------
     time
-        Time to the event or to the last contact, shape (N,), float64, not negative, in one unit throughout
+        Time to the event or to last follow-up, shape (N,), float64, non-negative, in one unit throughout
         (the package uses days).
     event
-        Whether the event was seen (True) or the patient was censored (False), shape (N,).
+        Whether the event was observed (True) or censored (False), shape (N,).
 
     Raises
     ------
@@ -42,20 +42,20 @@ class Outcome:
         time, raw = np.asarray(self.time, dtype=float), np.asarray(self.event)
         if time.ndim != 1 or time.shape != raw.shape or time.size == 0:
             raise UsageError(
-                f"times have shape {time.shape} and events {raw.shape}, expected two equal lists, not empty"
+                f"expected times and events of equal length, not empty; got shapes {time.shape} and {raw.shape}"
             )
         bad = np.flatnonzero(~np.isfinite(time) | (time < 0))
         if bad.size:
             raise UsageError(
                 f"the time in row {bad[0]} is {time[bad[0]]:g}",
-                remedy="Times must be known and not negative: mend or drop the row",
+                remedy="Times must be non-negative numbers: correct or remove the row",
             )
         event = raw if raw.dtype == bool else raw.astype(float)
         odd = np.flatnonzero(~np.isin(event, (0, 1)))
         if odd.size:
             raise UsageError(
                 f"the event in row {odd[0]} is {raw[odd[0]]}",
-                remedy="Write 1 where the event was seen and 0 where it was not",
+                remedy="Use 1 for observed and 0 for censored",
             )
         object.__setattr__(self, "time", time)
         object.__setattr__(self, "event", event.astype(bool))
@@ -65,27 +65,27 @@ class Outcome:
 
     @property
     def events(self) -> int:
-        """Number of events seen."""
+        """Number of observed events."""
         return int(self.event.sum())
 
     def take(self, rows: npt.NDArray[Any]) -> Outcome:
-        """Return the outcome of some rows, repeats allowed."""
+        """Return the outcome of the given rows; repeats allowed."""
         return Outcome(self.time[rows], self.event[rows])
 
     def censored_at(self, horizon: float) -> Outcome:
-        """Return the same follow-up cut at ``horizon``: later events become censored there."""
+        """Return the follow-up administratively censored at ``horizon``."""
         return Outcome(np.minimum(self.time, horizon), self.event & (self.time <= horizon))
 
 
 def outcome_strata(outcome: Outcome, *, parts: int = 3) -> list[str]:
-    """Return a stratum for each patient, event x time third, so that folds get alike follow-up.
+    """Return a stratum per patient, event x time tertile, so that folds have similar follow-up.
 
     Parameters
     ----------
     outcome
         Follow-up of N patients.
     parts
-        Number of time parts, cut separately for patients with and without the event.
+        Number of time strata, cut separately for patients with and without the event.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Pictures of survival: Kaplan-Meier curves, forest plots, nomograms, calibration and decision curves.
+"""Survival plots: Kaplan-Meier curves, forest plots, nomograms, calibration and decision curves.
 
-Colours are those of Okabe and Ito (2008), which people with any colour vision tell apart; curves differ in their
-dashes too, so that a black-and-white print reads as well.
+Colours are the colour-blind-safe palette of Okabe and Ito (2008); curves also differ in their
+dashes, for black-and-white prints.
 """
 
 from __future__ import annotations
@@ -54,27 +54,27 @@ def draw_kaplan_meier(
     Parameters
     ----------
     outcome
-        Follow-up of N patients, in days where ``years``.
+        Follow-up of N patients, in days if ``years``.
     groups
-        Group of each patient; one curve without.
+        Group of each patient; ``None``: a single curve.
     order
-        Order of the groups; by name without.
+        Order of the groups; ``None``: by name.
     what
-        Label of the vertical axis.
+        Y axis label.
     years
         Show time in years.
     intervals
         Shade the pointwise 95 % intervals.
     title
-        Above the picture.
+        Figure title.
     """
     member = np.asarray(["all patients"] * len(outcome) if groups is None else [str(g) for g in groups])
     if member.shape != outcome.time.shape:
-        raise UsageError(f"there are {len(member)} groups for {len(outcome)} patients")
+        raise UsageError(f"expected one group per patient, got {len(member)} groups for {len(outcome)} patients")
     names = [str(g) for g in (order or sorted(set(member))) if str(g) in set(member)]
     if len(names) > len(COLOURS):
         raise UsageError(
-            f"{len(names)} curves cannot be told apart in one picture", remedy=f"Join groups to {len(COLOURS)} or fewer"
+            f"{len(names)} curves are too many for one figure", remedy=f"Merge groups to {len(COLOURS)} or fewer"
         )
     unit = DAYS_PER_YEAR if years else 1.0
     last = float(outcome.time.max()) / unit
@@ -89,7 +89,7 @@ def draw_kaplan_meier(
             x = np.concatenate([[0.0], curve.times]) / unit
             y = np.concatenate([[1.0], curve.survival])
             colour, dash = COLOURS[i % len(COLOURS)], _DASHES[i % len(_DASHES)]
-            label = f"{name} ({part.events} of {len(part)})"
+            label = f"{name} ({part.events}/{len(part)})"
             axes.step(x, y, where="post", color=colour, linestyle=dash, linewidth=1.8, label=label)
             if intervals:
                 low, high = np.concatenate([[1.0], curve.low]), np.concatenate([[1.0], curve.high])
@@ -105,8 +105,8 @@ def draw_kaplan_meier(
         axes.set_xticks(ticks)
         axes.set_xlabel("Years" if years else "Time")
         if groups is not None:
-            # Above the picture, where no curve can run under it.
-            heading = f"events of patients; log-rank {_p(log_rank(outcome, member).p)}" if len(names) > 1 else None
+            # Above the axes, so that no curve overlaps it.
+            heading = f"events / patients; log-rank {_p(log_rank(outcome, member).p)}" if len(names) > 1 else None
             axes.legend(
                 loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(len(names), 3), title=heading, title_fontsize=9,
                 alignment="left", borderaxespad=0.2, columnspacing=1.4,
@@ -118,19 +118,19 @@ def draw_kaplan_meier(
 
 
 def draw_forest(ratios: Sequence[HazardRatio], *, title: str = "", n: str = "") -> Figure:
-    """Draw hazard ratios with their intervals on a logarithmic scale.
+    """Draw a forest plot: hazard ratios with confidence intervals on a logarithmic scale.
 
     Parameters
     ----------
     ratios
         From :func:`pathology.survival.models.cox.hazard_ratios`.
     title
-        Above the picture.
+        Figure title.
     n
-        Patients and events, in words.
+        Number of patients and events, as text.
     """
     if not ratios:
-        raise UsageError("there are no hazard ratios to draw")
+        raise UsageError("no hazard ratios to draw")
     with mpl.rc_context(FIGURE_STYLE):
         rows = len(ratios)
         figure = Figure(figsize=(8.4, 0.9 + 0.36 * rows))
@@ -146,7 +146,7 @@ def draw_forest(ratios: Sequence[HazardRatio], *, title: str = "", n: str = "") 
                 axes.axhspan(y - 0.5, y + 0.5, color="#f3f4f5", zorder=0, linewidth=0)
             axes.plot([max(r.low, low / 1.15), min(r.high, high * 1.15)], [y, y], color=COLOURS[0], linewidth=1.6)
             axes.plot([r.ratio], [y], "s", color=COLOURS[0], markersize=6)
-            # Intervals that leave the scale end in an arrow head.
+            # Intervals that exceed the axis end in an arrowhead.
             for end, edge, mark in ((r.low, low / 1.15, "<"), (r.high, high * 1.15, ">")):
                 if (mark == "<" and end < edge) or (mark == ">" and end > edge):
                     axes.plot([edge], [y], mark, color=COLOURS[0], markersize=5, clip_on=False)
@@ -183,14 +183,14 @@ def draw_forest(ratios: Sequence[HazardRatio], *, title: str = "", n: str = "") 
 
 
 def draw_survival_nomogram(nomogram: SurvivalNomogram, *, what: str = "survival") -> Figure:
-    """Draw a nomogram: points above, covariates, total points and survival below.
+    """Draw a nomogram: points on top, then covariates, total points and survival.
 
     Parameters
     ----------
     nomogram
         From :func:`pathology.survival.nomogram.make_nomogram`.
     what
-        What the lower axes show, after the time.
+        Label of the survival axes, after the time.
     """
     with mpl.rc_context(FIGURE_STYLE):
         top = sum(max(a.points) for a in nomogram.axes)
@@ -210,7 +210,7 @@ def draw_survival_nomogram(nomogram: SurvivalNomogram, *, what: str = "survival"
             axes.text(-4, y, _short(name, 26), ha="right", va="center", fontsize=9.5)
             for j, place in enumerate(_spread(at, labels)):
                 axes.plot([at[j], at[j]], [y, y + 0.10], color="black", linewidth=1)
-                # Labels that would collide stand above and below the line.
+                # Labels that would overlap alternate above and below the line.
                 axes.text(
                     at[j], y + (0.15, -0.08, -0.29, 0.36, -0.5)[place], labels[j], ha="center",
                     va="bottom" if place in (0, 3) else "top", fontsize=8,
@@ -234,14 +234,14 @@ def draw_survival_nomogram(nomogram: SurvivalNomogram, *, what: str = "survival"
 
 
 def draw_survival_calibration(groups: Mapping[str, Sequence[SurvivalCalibrationGroup]], *, horizon: str) -> Figure:
-    """Draw observed against predicted survival in groups of similar prediction.
+    """Draw a calibration plot: observed against predicted survival by group.
 
     Parameters
     ----------
     groups
         From :func:`pathology.survival.metrics.survival_calibration_groups`, by model.
     horizon
-        Time in words.
+        Horizon as text.
     """
     with mpl.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(4.6, 4.4))
@@ -258,30 +258,30 @@ def draw_survival_calibration(groups: Mapping[str, Sequence[SurvivalCalibrationG
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_aspect("equal")
-        axes.set_xlabel(f"Predicted, without the event at {horizon}")
-        axes.set_ylabel("Observed (Kaplan-Meier)")
+        axes.set_xlabel(f"Predicted event-free probability at {horizon}")
+        axes.set_ylabel("Observed event-free probability (Kaplan-Meier)")
         axes.legend(loc="upper left")
     return figure
 
 
 def draw_survival_decision_curve(curves: Mapping[str, SurvivalDecisionCurve], *, horizon: str) -> Figure:
-    """Draw net benefit against the threshold.
+    """Draw decision curves: net benefit against threshold probability.
 
     Parameters
     ----------
     curves
         From :func:`pathology.survival.metrics.survival_decision_curve`, by model, on the same patients.
     horizon
-        Time in words.
+        Horizon as text.
     """
     if not curves:
-        raise UsageError("there are no decision curves to draw")
+        raise UsageError("no decision curves to draw")
     with mpl.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(6.2, 3.8))
         axes = figure.add_axes((0.13, 0.15, 0.83, 0.80))
         first = next(iter(curves.values()))
-        axes.plot(first.thresholds, first.treat_all, color="#777777", linewidth=1.1, label="act on all")
-        axes.plot(first.thresholds, first.treat_none, color="black", linewidth=1.1, label="act on none")
+        axes.plot(first.thresholds, first.treat_all, color="#777777", linewidth=1.1, label="treat all")
+        axes.plot(first.thresholds, first.treat_none, color="black", linewidth=1.1, label="treat none")
         for i, (name, curve) in enumerate(curves.items()):
             axes.plot(
                 curve.thresholds, curve.model, color=COLOURS[i % len(COLOURS)], linestyle=_DASHES[i % len(_DASHES)],
@@ -290,7 +290,7 @@ def draw_survival_decision_curve(curves: Mapping[str, SurvivalDecisionCurve], *,
         best = max(max(c.model) for c in curves.values())
         axes.set_ylim(-0.05, max(best, first.treat_all[0]) * 1.1 + 0.01)
         axes.set_xlim(0, 1)
-        axes.set_xlabel(f"Risk of the event by {horizon} from which on somebody would act")
+        axes.set_xlabel(f"Threshold probability of the event by {horizon}")
         axes.set_ylabel("Net benefit")
         axes.legend(loc="upper right")
     return figure
@@ -299,16 +299,16 @@ def draw_survival_decision_curve(curves: Mapping[str, SurvivalDecisionCurve], *,
 def draw_scores(
     rows: Mapping[str, Mapping[str, tuple[float, float, float]]], *, what: str, reference: float | None = None
 ) -> Figure:
-    """Draw a figure of several models with its interval, side by side for several outcomes.
+    """Draw one metric of several models with intervals, side by side for several outcomes.
 
     Parameters
     ----------
     rows
         Value, low and high by outcome and by model.
     what
-        Label of the horizontal axis.
+        X axis label.
     reference
-        Value of a useless model, drawn as a line.
+        Value of an uninformative model, drawn as a line.
     """
     outcomes = list(rows)
     models = list(rows[outcomes[0]])
@@ -341,7 +341,7 @@ def _risk_table(
     unit: float,
 ) -> None:
     label: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "fontsize": 8.5, "va": "center", "clip_on": False}
-    # Rows stand 0.24 inches apart below a picture 2.75 inches high.
+    # Rows are 0.24 inches apart below axes 2.75 inches high.
     step = 0.24 / 2.75
     axes.text(0, -0.235, "At risk", ha="left", fontweight="bold", **label)
     for i, name in enumerate(names):
@@ -362,7 +362,7 @@ def _time_ticks(last: float) -> npt.NDArray[np.float64]:
 
 
 def _spread(at: npt.NDArray[np.float64], labels: Sequence[str]) -> list[int]:
-    """The first of five places (above, below, further below, further above, last below) at which a label has room."""
+    """First of five positions (above, below, further below, further above, last below) with room for a label."""
     ends = [-np.inf] * 5
     sides = []
     for place, label in zip(at, labels, strict=True):

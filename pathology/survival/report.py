@@ -1,4 +1,4 @@
-"""Sections of the report that compare survival models."""
+"""Report sections that compare survival models."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def comparison_sections(
     unit: float,
     units: str,
 ) -> list[Section]:
-    """Return the sections that compare models by nested cross-validation.
+    """Return report sections that compare models by nested cross-validation.
 
     Parameters
     ----------
     result
         Out-of-fold predictions.
     scores
-        Their figures by model.
+        Metrics by model.
     folder
-        Where pictures are saved.
+        Output folder of the figures.
     outcome_name
-        Such as ``OS``.
+        Name of the outcome, such as ``OS``.
     unit, units
-        Size and name of the unit in which times are shown, such as 365.25 and ``years``.
+        Size and name of the displayed time unit, such as 365.25 and ``years``.
     """
     at = [f"{t / unit:g} {units if t != unit else units.removesuffix('s')}" for t in result.times]
     keys = [f"{t:g}" for t in result.times]
@@ -79,17 +79,17 @@ def comparison_sections(
     pooled = {name: _pooled(result, name) for name in scores}
     best = max(scores, key=lambda n: scores[n].harrell.value)
     outcomes, _, groups = pooled[best]
-    # Seven curves can be told apart; those with the best index are drawn.
+    # At most seven curves are distinguishable; draw those with the highest C.
     drawn = sorted(scores, key=lambda n: -scores[n].harrell.value)[:4]
     # About ten events a group: fewer say nothing about calibration.
     parts = min(5, max(2, outcomes.events // 10))
     return [
         Section(
-            heading="Side by side",
+            heading="Model comparison",
             text=(
                 f"{first.patients} patients, {first.events} events. Nested cross-validation: {how.outer} outer folds"
-                f"{f', {how.repeats} repeats' if how.repeats > 1 else ''}, {how.inner} inner folds choose settings. "
-                "Coding, imputation, scaling, settings and cut-offs are learnt from training folds only."
+                f"{f', {how.repeats} repeats' if how.repeats > 1 else ''}, {how.inner} inner folds for selection. "
+                "Coding, imputation, scaling, settings and cut-offs are fitted on training folds only."
             ),
             table=figures,
             pictures=(
@@ -100,18 +100,18 @@ def comparison_sections(
                         reference=0.5,
                     ),
                     folder / "scores",
-                    f"Harrell's C with its {how.level:.0%} interval; the line is chance.".replace("%", " %"),
+                    f"Harrell's C with its {how.level:.0%} interval; the line marks chance level.".replace("%", " %"),
                 ),
             ),
             note=(
-                f"Intervals resample patients with the predictions fixed: they cover whom was measured, not whom was "
-                f"trained on. A curve that is the same for everybody scores C 0.5 and an integrated Brier score of "
+                f"Intervals resample patients with fixed predictions: they reflect sampling of test patients, not of "
+                f"training patients. The null model (one curve for all) has C 0.5 and an integrated Brier score of "
                 f"{first.reference_brier:.3f}."
             ),
         ),
         Section(
             heading="Calibration",
-            text="A slope of 1 is right, below 1 predictions are too extreme. O/E is events observed over expected.",
+            text="A slope of 1 is ideal; below 1, predictions are too extreme. O/E: observed over expected events.",
             table=calibration,
             pictures=(
                 picture(
@@ -125,7 +125,7 @@ def comparison_sections(
                         horizon=horizon,
                     ),
                     folder / "calibration",
-                    f"Observed against predicted at {horizon}, out of fold"
+                    f"Observed against predicted survival at {horizon}, out-of-fold"
                     + (f"; the {len(drawn)} models with the highest C" if len(drawn) < len(scores) else ""),
                 ),
             ),
@@ -144,23 +144,23 @@ def comparison_sections(
                         horizon=horizon,
                     ),
                     folder / "decision-curve",
-                    f"Net benefit at {horizon}, out of fold",
+                    f"Net benefit at {horizon}, out-of-fold",
                 ),
             ),
         ),
         Section(
             heading=f"Risk groups of {best}",
-            text="Cut-offs come from the training side of each fold; models place only patients they never saw.",
+            text="Cut-offs are fitted on the training part of each fold; patients are assigned out-of-fold.",
             pictures=(
                 picture(
                     draw_kaplan_meier(
                         outcomes, groups, order=("low", "medium", "high"), what=outcome_name, years=unit == 365.25
                     ),
                     folder / "risk-groups",
-                    f"Kaplan-Meier by out-of-fold risk group, {best}",
+                    f"Kaplan-Meier curves by out-of-fold risk group, {best}",
                 ),
             ),
-            note="The model was picked for its C on these very folds, so its curves flatter it a little.",
+            note="The model was selected by C on the same folds, so its curves are slightly optimistic.",
         ),
     ]
 

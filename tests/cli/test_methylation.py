@@ -46,7 +46,7 @@ def test_predict_writes_every_promoter(sample, weights, tmp_path):
     result = run("predict", calls, promoters, "-w", weights, "-o", tmp_path / "out" / "marks.csv")
     assert result.exit_code == 0, result.output
     assert "61 promoters, weights of your own." in result.output
-    assert "1 of them have no call in any of their 40 windows" in result.output
+    assert "1 of them have no methylation call in any of their 40 windows" in result.output
     found = pd.read_csv(tmp_path / "out" / "marks.csv")
     table = read_promoters(promoters)
     features = scale_features(promoter_features(table, read_methylation(calls)))
@@ -76,7 +76,7 @@ def test_transfer_learns_and_predict_takes_its_weights(sample, weights, tmp_path
     out = tmp_path / "own" / "w.safetensors"
     result = run("transfer", calls, promoters, signal, "-w", weights, "-o", out)
     assert result.exit_code == 0, result.output
-    assert "49 promoters trained, 12 held out" in result.output
+    assert "49 training promoters, 12 held out" in result.output
     before, after = (float(v.rstrip(",;")) for v in result.output.split("error ")[1].split()[0:3:2])
     assert after < before
     assert run("predict", calls, promoters, "-w", out, "-o", tmp_path / "m.csv").exit_code == 0

@@ -38,7 +38,7 @@ def test_fit_predict_and_plot(table, tmp_path):
     assert fitted.exit_code == 0, fitted.output
     assert "cox on 119 patients" in fitted.output
     report = (tmp_path / "m" / "report.html").read_text()
-    assert "flatters it" in report
+    assert "are optimistic" in report
     assert "per 10" in report
     predicted = run(
         "predict", tmp_path / "m", table, "--patient", "patient", "--years", "1,3", "--out", tmp_path / "p.csv"
@@ -84,7 +84,7 @@ def test_modalities(table, tmp_path):
     [
         (("--numeric", "none"), InputTableError, "no column 'none'"),
         ((), UsageError, "at least one covariate"),
-        (("--numeric", "age", "--model", "oracle"), BundleError, "no survival model 'oracle'"),
+        (("--numeric", "age", "--model", "oracle"), BundleError, "unknown survival model 'oracle'"),
         (("--numeric", "age", "--model", "deepsurv", "--set", "hiden=3"), UsageError, "hiden: Extra inputs"),
         (("--numeric", "age", "--model", "deepsurv", "--set", "epochs=0"), UsageError, "epochs"),
         (("--numeric", "age", "--set", "penalty"), UsageError, "expected NAME=VALUE"),

@@ -255,7 +255,7 @@ def test_bad_input_is_one_clear_error_before_any_work(cohort, tmp_path, change, 
         (["--set", "pach=96"], "Did you mean patch"),
         (["--set", "patch"], "NAME=VALUE"),
         (["--set", "network.aux_logits=true"], "needs 299 px"),
-        (["--init", "nowhere"], "Give random, imagenet"),
+        (["--init", "nowhere"], "Use random, imagenet"),
         (["--folds", "1"], "folds is 1"),
         (["--pixels", "jpeg"], "Choose decoded or reference"),
         (["--folds", "5"], "needs at least 5"),
@@ -312,5 +312,5 @@ def test_an_unknown_system_and_a_bad_name_are_refused(cohort, tmp_path):
         CliRunner().invoke(
             app, ["train", "forsch", *arguments("foersch-2021", cohort, tmp_path)[2:]], catch_exceptions=False
         )
-    with pytest.raises(PathologyError, match="cannot name a bundle"):
+    with pytest.raises(PathologyError, match="is not a valid bundle name"):
         CliRunner().invoke(app, arguments("foersch-2021", cohort, tmp_path / "My Model"), catch_exceptions=False)

@@ -95,7 +95,7 @@ def test_the_first_slide_of_a_patient_is_the_lowest_number():
 
 
 def test_nothing_fits():
-    with pytest.raises(UsageError, match="nothing of the cohort fits"):
+    with pytest.raises(UsageError, match="no series of the cohort matches"):
         select([one("p")], kind="frozen")
     with pytest.raises(UsageError, match="not in the cohort"):
         select([one("p")], patients=["X"])
@@ -124,7 +124,7 @@ def test_tables_that_cannot_be_joined(tmp_path):
     with pytest.raises(InputTableError, match="no column 'histology'"):
         read_diagnoses(table, patient="patient", label="histology")
     table.write_text("patient,diagnosis\n,\n")
-    with pytest.raises(InputTableError, match="names no patient"):
+    with pytest.raises(InputTableError, match="has no patient"):
         read_diagnoses(table, patient="patient", label="diagnosis")
 
 
@@ -243,13 +243,13 @@ def test_a_wrong_sum_is_refused(bucket, tmp_path):
 
 def test_without_network_one_clear_error(bucket, tmp_path):
     address = bucket.address
-    with pytest.raises(FetchError, match="no such series"):
+    with pytest.raises(FetchError, match="series not found"):
         fetch([one("nothing")], tmp_path, endpoint=address)
     bucket.shutdown()
     bucket.server_close()
     with pytest.raises(FetchError, match=r"cannot be reached.*--endpoint"):
         fetch([one("a")], tmp_path, endpoint=address)
-    with pytest.raises(UsageError, match="no web address"):
+    with pytest.raises(UsageError, match="not a web address"):
         fetch([one("a")], tmp_path, endpoint="file:///etc")
 
 
@@ -269,10 +269,10 @@ def test_fetch_command_shows_sizes_first_and_asks(bucket, tcga, tmp_path, monkey
     arguments = ["fetch", "tcga-sarc", "--one-per-patient", "--out", str(tmp_path / "out"), "--labels", str(table)]
     refused = CliRunner().invoke(app, [*arguments, "--endpoint", bucket.address], input="n\n")
     assert "CC BY 3.0" in refused.stdout
-    assert "Nothing was fetched" in refused.stdout
+    assert "Nothing downloaded" in refused.stdout
     assert not bucket.asked
     done = CliRunner().invoke(app, [*arguments, "--endpoint", bucket.address, "--yes"])
     assert done.exit_code == 0, done.output
     assert "1 LMS" in done.stdout
-    assert "3 files fetched" in done.stdout
+    assert "3 files downloaded" in done.stdout
     assert len(read_manifest(tmp_path / "out" / "manifest.csv")) == 1

@@ -51,7 +51,7 @@ def test_a_table_is_joined_to_the_slides(tmp_path):
         ("slide_id,patient_id,label\na,p,ARMS\nb,p,ERMS\n", "of two classes: p is ARMS and ERMS", "labels.csv"),
         ("slide_id,patient_id,label,set\na,p,ARMS,train\nb,q,ERMS,\n", "'set' is empty for 1 slides: b", "labels.csv"),
         ("slide_id,patient_id,label,set\na,p,ARMS,tune\n", "set 'tune' is unknown", "line 2"),
-        ("slide_id,patient_id,label,regions\na,p,ARMS,gone.geojson\n", "no file of regions", "line 2"),
+        ("slide_id,patient_id,label,regions\na,p,ARMS,gone.geojson\n", "region file", "line 2"),
         ("slide_id,patient_id,label\n", "has no rows", "labels.csv"),
         ("", "no column 'slide_id'", "labels.csv"),
     ],

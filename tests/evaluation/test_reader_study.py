@@ -50,7 +50,7 @@ def test_the_command(tmp_path, rows):
     [
         (lambda r: [*r, r[0]], "reader a read case c0 twice"),
         (lambda r: r[1:], "reader a did not read case c0"),
-        (lambda r: [(*r[0][:2], "SS", *r[0][3:]), *r[1:]], "case c0 has two truths"),
+        (lambda r: [(*r[0][:2], "SS", *r[0][3:]), *r[1:]], "case c0 has two different truth values"),
         (lambda r: [(*r[0][:3], "", r[0][4]), *r[1:]], "'unaided' is empty"),
     ],
 )

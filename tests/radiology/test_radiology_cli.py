@@ -126,7 +126,7 @@ def test_real_predictions_join_the_patients_clinical_rows(data_dir, tmp_path):
          str(tmp_path / "records")],
     )  # fmt: skip
     assert built.exit_code == 0, built.output
-    assert "2 with imaging, 43 with a clinical row, 2 with all" in built.output
+    assert "2 with imaging, 43 with clinical data, 2 with all" in built.output
     table = pd.read_parquet(tmp_path / "records" / "patients.parquet").set_index("patient_id")
     for name in (case.name for case in (tmp_path / "new").iterdir()):
         mask = open_mask(
@@ -177,9 +177,9 @@ def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
 
 
 def test_wrong_requests_are_refused(folder, tmp_path):
-    with pytest.raises(PathologyError, match="no radiology system 'nobody-1999'"):
+    with pytest.raises(PathologyError, match="unknown radiology system 'nobody-1999'"):
         call("evaluate", "nobody-1999", folder / "images")
-    with pytest.raises(PathologyError, match="no such setting"):
+    with pytest.raises(PathologyError, match="unknown setting"):
         call("evaluate", "marin-2022", folder / "images", "--set", "colour=red")
     with pytest.raises(PathologyError, match="threshold"):
         call("evaluate", "marin-2022", folder / "images", "--set", "threshold=7")

@@ -225,7 +225,7 @@ def test_wrong_requests(cohort, result):
         score_predictions(result, "x")
     with pytest.raises(UsageError, match="no candidates"):
         cross_validate(frame, outcome, SPEC, {"cox": []}, AT)
-    with pytest.raises(UsageError, match="no survival model 'oracle'"):
+    with pytest.raises(UsageError, match="unknown survival model 'oracle'"):
         cross_validate(frame, outcome, SPEC, {"o": [Candidate(kind="oracle")]}, AT)
     with pytest.raises(UsageError, match="rows for"):
         cross_validate(frame.head(3), outcome, SPEC, COX, AT)

@@ -136,7 +136,7 @@ def test_calibration_groups_and_ratio_by_hand():
     assert (low.patients, low.predicted, low.observed.value) == (4, pytest.approx(0.25), pytest.approx(0.25))
     assert high.observed.value == 1
     assert observed_to_expected(outcome, survival, 5) == pytest.approx(0.375 / (1 - survival.mean()))
-    with pytest.raises(UsageError, match="cannot fill"):
+    with pytest.raises(UsageError, match="are too few for"):
         survival_calibration_groups(outcome, survival, 5, groups=9)
 
 

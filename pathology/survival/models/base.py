@@ -1,4 +1,4 @@
-"""The contract of every survival model, and a fitted model on disk without pickle."""
+"""Interface of survival models, and pickle-free storage of fitted models."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["FORMAT", "FittedModel", "SurvivalModel", "fit_model", "part_of"]
 
 Floats = npt.NDArray[np.float64]
 FORMAT = 1
-"""Version of the folder layout."""
+"""Version of the folder format."""
 
 
 class SurvivalModel(ABC):
-    """A model of time to an event.
+    """A time-to-event model.
 
-    Implementations take a settings object in their constructor, learn in :meth:`fit` from the training patients
+    Implementations take a settings object in their constructor, are fitted by :meth:`fit` on the training patients
     only, and are deterministic for a seed.
     """
 
@@ -42,16 +42,16 @@ class SurvivalModel(ABC):
 
     @abstractmethod
     def fit(self, x: Floats, outcome: Outcome, *, seed: int = 0) -> SurvivalModel:
-        """Learn from training patients.
+        """Fit the model to the training patients.
 
         Parameters
         ----------
         x
-            Covariates without gaps, shape (N, P).
+            Covariates without missing values, shape (N, P).
         outcome
             Follow-up of the N patients.
         seed
-            Decides initial weights, batches and the rows set aside for stopping.
+            Random seed for initial weights, batches and the early-stopping split.
 
         Returns
         -------
@@ -61,7 +61,7 @@ class SurvivalModel(ABC):
         Raises
         ------
         UsageError
-            Too few events, or covariates from which nothing can be estimated.
+            Too few events, or uninformative covariates.
         """
 
     @abstractmethod
@@ -70,28 +70,28 @@ class SurvivalModel(ABC):
 
     @abstractmethod
     def predict_survival(self, x: Floats, times: npt.ArrayLike) -> Floats:
-        """Return the probability of being without the event at each of T times; shape (N, T), falling with time."""
+        """Return the event-free probability at each of T times; shape (N, T), decreasing with time."""
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """Return what was learnt, as JSON-able values and arrays."""
+        """Return the fitted state as JSON-serialisable values and arrays."""
 
     @abstractmethod
     def restore(self, values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore the state from :meth:`state`."""
 
 
 class FittedModel:
-    """Preparation, model and risk groups together, taking a table and giving predictions.
+    """A fitted pipeline of preprocessing, model and risk groups, from a table to predictions.
 
     Parameters
     ----------
     preparation, model
         Both fitted on the same training patients.
     groups
-        Cut-offs of the risk, learnt from the training patients.
+        Risk cut-offs of the training patients.
     facts
-        What is said of the model: outcome columns, unit of time, training patients and events, source.
+        Metadata: outcome columns, unit of time, number of training patients and events, source.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class FittedModel:
         self.facts = facts
 
     def predict(self, table: pd.DataFrame, times: npt.ArrayLike) -> pd.DataFrame:
-        """Return risk, risk group and survival at some times for each row of a table.
+        """Return risk, risk group and survival at the given times for each row of a table.
 
         Parameters
         ----------
         table
-            One row a patient, with the covariates' columns.
+            One row per patient, with the covariate columns.
         times
-            In the unit of the training outcome.
+            Prediction times, in the unit of the training outcome.
 
         Returns
         -------
@@ -126,7 +126,7 @@ class FittedModel:
         return result
 
     def save(self, folder: Path) -> None:
-        """Write ``model.json`` and ``weights.safetensors`` into a folder, which is made."""
+        """Write ``model.json`` and ``weights.safetensors`` to a folder, created if missing."""
         folder.mkdir(parents=True, exist_ok=True)
         prepared, prepared_arrays = self.preparation.state()
         learnt, arrays = self.model.state()
@@ -156,7 +156,7 @@ def fit_model(
     seed: int = 0,
     facts: dict[str, Any] | None = None,
 ) -> FittedModel:
-    """Prepare covariates, fit a model and cut risk groups, all on the same training patients.
+    """Fit preprocessing, model and risk groups on the same training patients.
 
     Parameters
     ----------
@@ -165,15 +165,15 @@ def fit_model(
     outcome
         Their follow-up.
     covariates
-        Which columns and how.
+        Covariate settings.
     model
-        Unfitted.
+        Unfitted model.
     groups
         Number of risk groups of equal size.
     seed
         Passed to the model.
     facts
-        Kept with the model.
+        Metadata stored with the model.
 
     Raises
     ------
@@ -190,5 +190,5 @@ def fit_model(
 
 
 def part_of(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays whose names begin with a prefix, under what follows it."""
+    """Return the arrays whose names start with a prefix, with the prefix removed."""
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

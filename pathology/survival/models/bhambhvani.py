@@ -1,8 +1,8 @@
-"""The network of Bhambhvani 2021 for genitourinary rhabdomyosarcoma, under honest and under its published rules.
+"""The network of Bhambhvani 2021 for genitourinary rhabdomyosarcoma, with unbiased and with published model selection.
 
-Architecture and loss are those of the authors' public code.  Its rules of evaluation are not: there, the epoch is
-chosen by the AUC on the *test* fold and a fold is started afresh until that AUC reaches 0.85, and patients followed
-for less than 60 months without dying are dropped.  :class:`Bhambhvani` replaces the first by held-out *training*
+Architecture and loss follow the authors' public code.  The evaluation does not: in that code, the epoch is
+selected by the AUC on the *test* fold, a fold is restarted until that AUC reaches 0.85, and patients followed
+for less than 60 months without dying are excluded.  :class:`Bhambhvani` replaces the first by held-out *training*
 patients and the second by inverse-probability-of-censoring weights; :func:`published_rule` repeats the published
 selection, so that its optimism can be measured, on random labels for instance.
 """
@@ -35,28 +35,28 @@ DAYS_PER_MONTH = 365.25 / 12
 
 
 class BhambhvaniSettings(Record):
-    """Training of the network; the defaults are published unless said otherwise."""
+    """Training settings; defaults are the published values unless stated otherwise."""
 
     horizon: Annotated[float, Field(gt=0)] = 60 * DAYS_PER_MONTH
-    """Time whose survival is asked, in the unit of the outcome (days): 60 months."""
+    """Prediction horizon in the unit of the outcome (days): 60 months."""
     unit: Annotated[float, Field(gt=0)] = DAYS_PER_MONTH
-    """How much of the outcome's unit makes the month in which the loss counts."""
+    """Length of a month, the time unit of the loss, in the unit of the outcome."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    """Of Adam."""
+    """Learning rate of Adam."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Of Adam (coupled)."""
+    """Weight decay of Adam (coupled)."""
     l1: Annotated[float, Field(ge=0)] = 1e-4
-    """Weight of the sum of absolute parameters."""
+    """Weight of the L1 penalty."""
     epochs: Annotated[int, Field(ge=1)] = 5000
-    """At most, full batch."""
+    """Maximum number of full-batch epochs."""
     patience: Annotated[int, Field(ge=1)] = 100
-    """Epochs without a better held-out loss after which training stops.  Ours: the published code runs to the end."""
+    """Early stopping: epochs without a better held-out loss.  Ours; the published code has no early stopping."""
     folds: Annotated[int, Field(ge=2)] = 5
-    """Networks whose probabilities are averaged, each stopped on its own fold of the training patients."""
+    """Number of networks in the ensemble, each stopped on its own fold of the training patients."""
 
 
 class BhambhvaniNetwork(nn.Module):
-    """A trunk of eight layers of 256 and two heads; 683,010 parameters at 9 inputs.
+    """A trunk of eight layers of width 256 and two heads; 683,010 parameters with 9 inputs.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class BhambhvaniNetwork(nn.Module):
         x
             Covariates, shape (N, P).
         epoch
-            Epochs passed: the slope of the time head's leaky rectifier falls as 1 / (epoch / 10 + 1).
+            Epoch: the slope of the leaky ReLU of the time head decreases as 1 / (epoch / 10 + 1).
 
         Returns
         -------
@@ -98,22 +98,22 @@ class BhambhvaniNetwork(nn.Module):
 
 
 class PublishedRuleResult(Record):
-    """What the published selection rule reports, and what the same networks are worth."""
+    """AUC reported by the published selection rule, and unbiased AUC of the same networks."""
 
     reported: tuple[float, ...]
-    """AUC of each fold as the published rule reports it: the best test AUC over all epochs and restarts."""
+    """AUC of each fold by the published rule: the best test AUC over all epochs and restarts."""
     honest: tuple[float, ...]
-    """AUC of each fold of a network of the same training, stopped without looking at the test fold."""
+    """AUC of each fold of the same training, stopped without using the test fold."""
     restarts: tuple[int, ...]
-    """Times each fold was started afresh because its test AUC had not reached the wanted one."""
+    """Number of restarts of each fold because its test AUC was below the target."""
 
 
 class Bhambhvani(SurvivalModel):
-    """The network under honest rules: stopped on training patients, censoring weighted, mean of several networks.
+    """The network with unbiased selection: early stopping on training patients, censoring weights, ensemble.
 
-    Both terms of the loss need to know the state at the horizon; patients censored earlier get weight 0 and those
-    whose state is known stand for them (:func:`~pathology.survival.metrics.inverse_probability_weights`).  The time
-    head learns the time lived up to the horizon.
+    Both terms of the loss require the status at the horizon; patients censored earlier get weight 0, and patients
+    with known status are upweighted (:func:`~pathology.survival.metrics.inverse_probability_weights`).  The time
+    head learns the survival time up to the horizon.
     """
 
     kind: ClassVar[str] = "bhambhvani"
@@ -127,13 +127,13 @@ class Bhambhvani(SurvivalModel):
         self._inputs = 0
 
     def fit(self, x: Floats, outcome: Outcome, *, seed: int = 0) -> Self:
-        """Train one network a fold; see :meth:`SurvivalModel.fit`."""
+        """Train one network per fold; see :meth:`SurvivalModel.fit`."""
         weights = inverse_probability_weights(outcome, outcome, self.settings.horizon)
         survived = outcome.time >= self.settings.horizon
         if not (weights[survived] > 0).any() or not (weights[~survived] > 0).any():
             raise UsageError(
-                f"up to {self.settings.horizon:g} the follow-up has no survivors or no events",
-                remedy="Choose a horizon that some patients reach and some do not",
+                f"no survivors or no events at the horizon {self.settings.horizon:g}",
+                remedy="Choose a horizon that some patients survive and some do not",
             )
         self._inputs = x.shape[1]
         data = _Data(x, np.minimum(outcome.time, self.settings.horizon) / self.settings.unit, survived, weights)
@@ -153,8 +153,8 @@ class Bhambhvani(SurvivalModel):
     def predict_survival(self, x: Floats, times: npt.ArrayLike) -> Floats:
         """Return survival probabilities, shape (N, T).
 
-        The network knows the horizon only; in between, its probability is raised to the share of the training
-        patients' cumulative hazard that has passed (ours).
+        The network predicts the horizon only; in between, its probability is raised to the fraction of the training
+        patients' cumulative hazard reached at that time (our choice).
         """
         whole = float(self._shape(self.settings.horizon))
         share = np.atleast_1d(self._shape(times)) / whole
@@ -169,7 +169,7 @@ class Bhambhvani(SurvivalModel):
         return {"inputs": self._inputs, "networks": len(self.networks)}, arrays
 
     def restore(self, values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore the state from :meth:`state`."""
         self._inputs = int(values["inputs"])
         self._shape = StepFunction(arrays["shape_times"], arrays["shape_hazard"], 0.0)
         self.networks = []
@@ -198,7 +198,7 @@ class Bhambhvani(SurvivalModel):
             _step(network, optimiser, data, rows, epoch, self.settings.l1)
             network.eval()
             with torch.no_grad():
-                # The epoch is chosen by the probability, which is what is predicted; months and L1 only train.
+                # The epoch is selected by the predicted probability; months and L1 are used only in training.
                 probability, _ = network(data.x[held_out], epoch)
                 found = float(
                     functional.binary_cross_entropy(
@@ -226,11 +226,11 @@ def published_rule(
     max_restarts: int = 3,
     seed: int = 0,
 ) -> PublishedRuleResult:
-    """Repeat the published evaluation, and measure beside it what it is worth.
+    """Repeat the published evaluation, and compute the unbiased AUC for comparison.
 
-    Published: of every epoch whose training AUC is not below its test AUC, the one with the best *test* AUC is kept,
-    and a fold is started afresh until that reaches ``wanted_auc`` (here at most ``max_restarts`` times; on random
-    labels the published loop need not end).  Honest: the first start's network after the last epoch.
+    Published: among epochs whose training AUC is not below the test AUC, the one with the best *test* AUC is kept,
+    and a fold is restarted until it reaches ``wanted_auc`` (here at most ``max_restarts`` times; on random
+    labels the published loop may not end).  Unbiased: the network of the first run after the last epoch.
 
     Parameters
     ----------
@@ -241,13 +241,13 @@ def published_rule(
     survived
         Whether each patient survived the horizon, shape (N,), without censored patients.
     settings
-        Training; ``epochs`` and ``folds`` are used, patience is not.
+        Training settings; patience is not used.
     wanted_auc
         Published: 0.85.
     max_restarts
-        Bound of the published loop.
+        Maximum number of restarts per fold.
     seed
-        Decides folds and weights.
+        Random seed for folds and weights.
     """
     chosen = settings or BhambhvaniSettings()
     data = _Data(x, months, survived, np.ones(len(x)))

@@ -1,4 +1,4 @@
-"""Cox's proportional hazards model, plain and penalised, by lifelines, which is imported here and nowhere else."""
+"""Cox proportional hazards models, unpenalised and penalised, with lifelines; the only file that imports it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CoxSettings(Record):
     """Penalty of a proportional hazards model."""
 
     penalty: Annotated[float, Field(ge=0)] = 0.0
-    """Strength of the penalty on the mean log likelihood; 0 is Cox's own estimate."""
+    """Penalty strength on the mean log likelihood; 0: unpenalised."""
     l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """0: ridge (Verweij 1994), 1: lasso (Tibshirani 1997), between: elastic net."""
 
@@ -47,10 +47,10 @@ class HazardRatio(Record):
     ratio: float
     low: float
     high: float
-    """Wald's interval."""
+    """Wald interval."""
     p: float
     unit: str
-    """What the ratio compares, such as ``per 10`` or ``against leg``."""
+    """Contrast, such as ``per 10`` or ``vs leg``."""
 
 
 class LikelihoodRatioTest(Record):
@@ -62,14 +62,14 @@ class LikelihoodRatioTest(Record):
 
 
 class CoxModel(SurvivalModel):
-    """Proportional hazards with Efron's handling of ties and Breslow's baseline.
+    """Proportional hazards with Efron ties and Breslow baseline.
 
     Attributes
     ----------
     coefficients : ndarray, shape (P,)
         Log hazard ratios per unit of the prepared covariates.
     covariance : ndarray, shape (P, P)
-        Of the coefficients, from the information matrix; not meaningful under a penalty.
+        Covariance of the coefficients, from the information matrix; not valid with a penalty.
     log_likelihood : float
         Partial log likelihood (Efron) at the coefficients, without the penalty.
     """
@@ -92,9 +92,9 @@ class CoxModel(SurvivalModel):
         try:
             from lifelines import CoxPHFitter
             from lifelines.exceptions import ConvergenceError
-        except ImportError as error:  # pragma: no cover - lifelines is installed where the tests run
+        except ImportError as error:  # pragma: no cover - lifelines is installed in the test environment
             raise MissingDependencyError(
-                "Cox models are estimated by lifelines, which is not installed", remedy="Install the extra 'survival'"
+                "lifelines, required for Cox models, is not installed", remedy="Install the extra 'survival'"
             ) from error
 
         problem: Exception | None = None
@@ -102,9 +102,9 @@ class CoxModel(SurvivalModel):
         frame = pd.DataFrame(x, columns=columns).assign(time=outcome.time, event=outcome.event.astype(int))
         fitter = CoxPHFitter(penalizer=self.settings.penalty, l1_ratio=self.settings.l1_ratio)
         with warnings.catch_warnings():
-            # lifelines warns about pandas' own future and about slow convergence; the latter is checked below.
+            # lifelines emits pandas deprecation and convergence warnings; convergence is checked below.
             warnings.simplefilter("ignore")
-            # Newton's full first step can overshoot although the maximum exists; shorter ones find it.
+            # A full first Newton step can overshoot although the maximum exists; shorter steps find it.
             for step in (0.95, 0.25):
                 try:
                     options = {"precision": 1e-10, "r_precision": 1e-12, "step_size": step}
@@ -116,7 +116,7 @@ class CoxModel(SurvivalModel):
                 raise UsageError(
                     f"the proportional hazards model cannot be estimated from {len(outcome)} patients with "
                     f"{outcome.events} events and {x.shape[1]} covariates ({str(problem).split('.')[0]})",
-                    remedy="Leave out covariates that separate the events or repeat each other, or give a penalty",
+                    remedy="Remove covariates that separate the events or are collinear, or set a penalty",
                 ) from problem
         self.coefficients = fitter.params_.to_numpy(dtype=float)
         self.covariance = fitter.variance_matrix_.to_numpy(dtype=float)
@@ -126,12 +126,12 @@ class CoxModel(SurvivalModel):
         return self
 
     def predict_risk(self, x: Floats) -> Floats:
-        """Return the log hazard ratio against the mean training patient, shape (N,)."""
+        """Return the log hazard ratio relative to the mean training patient, shape (N,)."""
         return np.asarray((x - self.centre) @ self.coefficients, dtype=float)
 
     def predict_survival(self, x: Floats, times: npt.ArrayLike) -> Floats:
         """Return survival probabilities, shape (N, T); see :meth:`SurvivalModel.predict_survival`."""
-        # Covariates far outside those of training must not overflow: beyond e^500 everybody has had the event.
+        # Covariates far outside the training range must not overflow: beyond e^500 survival is zero anyway.
         ratio = np.exp(np.clip(self.predict_risk(x), -500, 500))
         hazard: Floats = np.outer(ratio, np.atleast_1d(self._baseline(times)))
         return np.exp(-hazard)
@@ -155,7 +155,7 @@ class CoxModel(SurvivalModel):
 
 
 def partial_log_likelihood(outcome: Outcome, log_risk: npt.ArrayLike) -> float:
-    """Return the log partial likelihood with Efron's ties (Efron 1977, JASA 72:557), as a sum.
+    """Return the log partial likelihood with Efron ties (Efron 1977, JASA 72:557), summed.
 
     Parameters
     ----------
@@ -177,15 +177,15 @@ def partial_log_likelihood(outcome: Outcome, log_risk: npt.ArrayLike) -> float:
 
 
 def likelihood_ratio_test(full: CoxModel, reduced: CoxModel | None, outcome: Outcome) -> LikelihoodRatioTest:
-    """Test whether the covariates that only the full model has add anything.
+    """Likelihood-ratio test of the additional covariates of the full model.
 
     Parameters
     ----------
     full, reduced
-        Unpenalised models fitted on the same patients, the second with some of the first's covariates; ``None`` is
+        Unpenalised nested models fitted on the same patients; ``None`` is
         the model without covariates.
     outcome
-        Follow-up of these patients.
+        Follow-up of the patients.
 
     Raises
     ------
@@ -193,12 +193,14 @@ def likelihood_ratio_test(full: CoxModel, reduced: CoxModel | None, outcome: Out
         A model is penalised, or the models are not nested.
     """
     if any(m is not None and m.settings.penalty > 0 for m in (full, reduced)):
-        raise UsageError("a likelihood-ratio test needs models without penalty")
+        raise UsageError("a likelihood-ratio test requires unpenalised models")
     below = partial_log_likelihood(outcome, np.zeros(len(outcome))) if reduced is None else reduced.log_likelihood
     freedom = len(full.coefficients) - (0 if reduced is None else len(reduced.coefficients))
     statistic = 2 * (full.log_likelihood - below)
     if freedom < 1 or statistic < -1e-6:
-        raise UsageError("the models are not nested: the full one must have all covariates of the other, and more")
+        raise UsageError(
+            "the models are not nested: the full model must have all covariates of the reduced model, and more"
+        )
     statistic = max(statistic, 0.0)
     return LikelihoodRatioTest(
         statistic=statistic, degrees_of_freedom=freedom, p=float(stats.chi2.sf(statistic, freedom))
@@ -215,18 +217,18 @@ def hazard_ratios(
     fitted
         A fitted :class:`CoxModel` with its preparation.
     per
-        Step of a numeric column that the ratio is for, such as ``{"age": 10}``; 1 where not given.
+        Unit of a numeric column, such as ``{"age": 10}``; 1 by default.
     level
-        Of the intervals.
+        Confidence level.
 
     Raises
     ------
     UsageError
-        The model is no Cox model.
+        The model is not a Cox model.
     """
     model = fitted.model
     if not isinstance(model, CoxModel):
-        raise UsageError(f"hazard ratios need a Cox model, and this is '{model.kind}'")
+        raise UsageError(f"hazard ratios require a Cox model, got '{model.kind}'")
     steps = per or {}
     error = np.sqrt(np.diag(model.covariance))
     z = float(stats.norm.ppf((1 + level) / 2))
@@ -243,7 +245,7 @@ def hazard_ratios(
                 low=float(np.exp(beta - z * sd)),
                 high=float(np.exp(beta + z * sd)),
                 p=float(2 * stats.norm.sf(abs(beta / sd))) if sd > 0 else float("nan"),
-                unit=f"per {steps.get(name, 1.0):g}" if numeric else f"against {fitted.preparation.reference[column]}",
+                unit=f"per {steps.get(name, 1.0):g}" if numeric else f"vs {fitted.preparation.reference[column]}",
             )
         )
     return tuple(rows)

@@ -1,7 +1,7 @@
 """Losses for survival networks: Cox's partial likelihood, discrete hazards, DeepHit, and cosine distance.
 
-torchsurv is imported here and nowhere else.  The discrete losses are not in it; they are held equal to pycox in the
-tests (values computed once with pycox 0.3.0, which does not run on current SciPy) and to their definitions.
+The only file that imports torchsurv.  It lacks the discrete losses; these are tested against pycox
+(values computed once with pycox 0.3.0, which does not run on current SciPy) and against their definitions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
     try:
         from torchsurv.loss.cox import neg_partial_log_likelihood
-    except ImportError as error:  # pragma: no cover - torchsurv is installed where the tests run
+    except ImportError as error:  # pragma: no cover - torchsurv is installed in the test environment
         raise MissingDependencyError(
-            "neural survival models use torchsurv, which is not installed", remedy="Install the extra 'survival'"
+            "torchsurv, required for neural survival models, is not installed", remedy="Install the extra 'survival'"
         ) from error
 
 __all__ = ["cosine_distance_loss", "cox_loss", "deephit_loss", "logistic_hazard_loss"]
@@ -39,24 +39,24 @@ def cox_loss(log_hazard: Tensor, time: Tensor, event: Tensor, *, ties: Literal["
     event
         bool, shape (N,).
     ties
-        How deaths at one time are handled.
+        Method for tied event times.
 
     Returns
     -------
     Tensor
-        Scalar, the mean over distinct event times (over events, where none share a time); 0 with gradient where
+        Scalar, the mean over distinct event times (over events, if there are no ties); 0 with gradient if
         there is no event.
     """
     if not bool(event.any()):
         return (log_hazard * 0).sum()
-    # The likelihood does not change when all log hazards are shifted; the shift keeps exp() finite.
+    # The likelihood is invariant to a shift of all log hazards; the shift keeps exp() finite.
     shifted = log_hazard - log_hazard.detach().max()
-    # Only the order of times matters.  Ranks put a patient censored at the time of an event behind it, so that he
-    # counts as still at risk; torchsurv 0.2.0 leaves that to the sort where no two events share a time.
+    # Only the order of times matters.  Ranks place a patient censored at an event time after the event, so that the
+    # patient counts as at risk; torchsurv 0.2.0 leaves this to the sort if there are no tied events.
     _, rank = torch.unique(time, return_inverse=True)
     order = (2 * rank + (~event.bool()).to(rank.dtype)).to(shifted.dtype)
     with warnings.catch_warnings():
-        # torchsurv says at every call that it found ties; they are what the method is for.
+        # torchsurv warns about ties at every call; the method handles them.
         warnings.filterwarnings("ignore", message="Ties in `time` detected", category=UserWarning)
         loss: Tensor = neg_partial_log_likelihood(shifted, event.bool(), order, ties_method=ties, reduction="mean")
     return loss
@@ -77,7 +77,7 @@ def logistic_hazard_loss(logits: Tensor, interval: Tensor, event: Tensor) -> Ten
     Returns
     -------
     Tensor
-        Mean over patients: every interval up to and including the last one is a survival, except that of the event.
+        Mean over patients: every interval up to the last one counts as survived, except that of the event.
     """
     k = torch.arange(logits.shape[1], device=logits.device)
     reached = k[None, :] <= interval[:, None]
@@ -88,21 +88,21 @@ def logistic_hazard_loss(logits: Tensor, interval: Tensor, event: Tensor) -> Ten
 
 
 def deephit_loss(logits: Tensor, interval: Tensor, event: Tensor, *, alpha: float = 0.2, sigma: float = 0.1) -> Tensor:
-    """Return DeepHit's loss for one kind of event (Lee 2018, AAAI, equations 3 and 4).
+    """Return the DeepHit loss for a single event type (Lee 2018, AAAI, equations 3 and 4).
 
     Parameters
     ----------
     logits
-        Scores of the intervals, shape (N, K); one more class, "later than all", has score 0, and the softmax over all
-        K + 1 gives the probability mass.
+        Scores of the intervals, shape (N, K); an extra class, "beyond the last interval", has score 0, and the
+        softmax over all K + 1 is the probability mass.
     interval
         Interval of the event or of the censoring, int64, 0 to K - 1, shape (N,).
     event
         bool, shape (N,).
     alpha
-        Share of the likelihood, 0 to 1; the rest is the ranking loss.
+        Weight of the likelihood, 0 to 1; the rest is the ranking loss.
     sigma
-        Width of the ranking loss's exponential.
+        Scale of the exponential in the ranking loss.
 
     Returns
     -------
@@ -136,12 +136,12 @@ def cosine_distance_loss(output: Tensor, target: Tensor, weight: Tensor) -> Tens
     output, target
         Shape (..., D).
     weight
-        Not negative, shape (...); 0 leaves an entry out.
+        Non-negative, shape (...); 0 excludes an entry.
 
     Returns
     -------
     Tensor
-        Scalar, 0 where directions agree to 2 where they oppose; 0 with gradient where every weight is 0.
+        Scalar from 0 (same direction) to 2 (opposite directions); 0 with gradient if all weights are 0.
     """
     distance = 1 - functional.cosine_similarity(output, target, dim=-1)
     total = weight.sum()

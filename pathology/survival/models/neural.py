@@ -1,4 +1,4 @@
-"""Neural survival models: DeepSurv, discrete hazards and DeepHit, in one training loop that stops on held-out rows."""
+"""Neural survival models: DeepSurv, discrete hazards and DeepHit, in one training loop with early stopping."""
 
 from __future__ import annotations
 
@@ -38,45 +38,45 @@ Tensor = torch.Tensor
 
 
 class NetworkSettings(Record):
-    """Shape and training of a survival network.
+    """Architecture and training settings of a survival network.
 
-    The defaults are for a few hundred patients: one small layer, strong decay, stopping by held-out patients.
+    The defaults suit a few hundred patients: one small layer, strong weight decay, early stopping.
     """
 
     hidden: tuple[int, ...] = (32,)
-    """Widths of the hidden layers, in nodes."""
+    """Widths of the hidden layers."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of nodes dropped while training."""
+    """Dropout rate."""
     batch_norm: bool = True
     """Batch normalisation after each hidden layer."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
-    """Of AdamW."""
+    """Learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Of AdamW (decoupled)."""
+    """Weight decay of AdamW (decoupled)."""
     epochs: Annotated[int, Field(ge=1)] = 400
-    """At most; every epoch is one step on all training patients."""
+    """Maximum number of epochs; each is one full-batch step."""
     patience: Annotated[int, Field(ge=1)] = 40
-    """Epochs without a better held-out loss after which training stops."""
+    """Early stopping: epochs without a better held-out loss."""
     held_out: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
-    """Share of the *training* patients set aside to choose the epoch; 0 trains all epochs."""
+    """Fraction of the *training* patients held out for early stopping; 0: train all epochs."""
 
 
 class DiscreteSettings(NetworkSettings):
-    """A network over intervals of time."""
+    """Settings of a discrete-time network."""
 
     intervals: Annotated[int, Field(ge=2)] = 10
-    """Intervals between 0 and the last training event, with equal drops of the Kaplan-Meier curve."""
+    """Number of intervals between 0 and the last training event, with equal drops of the Kaplan-Meier curve."""
 
 
 class DeepHitSettings(DiscreteSettings):
-    """DeepHit's loss; see :func:`pathology.survival.models.losses.deephit_loss`."""
+    """Settings of DeepHit; see :func:`pathology.survival.models.losses.deephit_loss`."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     sigma: Annotated[float, Field(gt=0)] = 0.1
 
 
 class TimeGrid:
-    """Intervals of time for discrete models.
+    """Time intervals of discrete models.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class TimeGrid:
 
     @classmethod
     def fit(cls, outcome: Outcome, intervals: int) -> TimeGrid:
-        """Cut so that the Kaplan-Meier curve drops equally in each interval (Kvamme and Borgan 2021, LIDA 27:710)."""
+        """Choose intervals with equal drops of the Kaplan-Meier curve (Kvamme and Borgan 2021, LIDA 27:710)."""
         curve = kaplan_meier(outcome)
         last = outcome.time[outcome.event].max()
         levels = np.linspace(1, float(curve.at(last)), intervals + 1)[1:-1]
@@ -97,12 +97,12 @@ class TimeGrid:
         return cls(np.unique([0.0, *inner, last]))
 
     def interval(self, outcome: Outcome) -> npt.NDArray[np.int64]:
-        """Return the interval in which each event fell, or the last one a censored patient passed whole.
+        """Return the interval of each event, or the last interval that a censored patient completed.
 
         Returns
         -------
         ndarray, shape (N,)
-            -1 for a patient censored in the first interval, who says nothing on this grid.
+            -1 for patients censored in the first interval, who carry no information on this grid.
         """
         k = len(self.edges) - 1
         inside = np.searchsorted(self.edges[1:], outcome.time, side="left")
@@ -110,7 +110,7 @@ class TimeGrid:
         return np.where(outcome.event, np.minimum(inside, k - 1), passed).astype(np.int64)
 
     def interpolate(self, at_edges: Floats, times: npt.ArrayLike) -> Floats:
-        """Return survival at any times from survival at the edges, linear between them, level after the last.
+        """Interpolate survival linearly between the interval edges; constant after the last edge.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class TimeGrid:
 
 
 def multilayer_perceptron(inputs: int, outputs: int, settings: NetworkSettings) -> nn.Sequential:
-    """Return Linear, ReLU, batch normalisation and dropout for each hidden layer, and a linear end."""
+    """Return linear, ReLU, batch normalisation and dropout for each hidden layer, and a linear output layer."""
     layers: list[nn.Module] = []
     widths = (inputs, *settings.hidden)
     for a, b in pairwise(widths):
@@ -148,16 +148,16 @@ def train_network(
     Parameters
     ----------
     build
-        Makes the untrained network; called once, under the seed.
+        Builds the untrained network; called once, with the seed set.
     losses
-        Losses of the network on some patients, given their row numbers (int64 tensor).  Where there are several, a
-        step is taken after each, before the next is computed; held out, their mean counts.
+        Losses of the network on the given rows (int64 tensor).  If there are several, a
+        step is taken after each, before the next is computed; their mean is the held-out loss.
     outcome
-        Follow-up of the training patients, by which the held-out ones are stratified.
+        Follow-up of the training patients, for stratifying the held-out patients.
     settings
         Training.
     seed
-        Decides weights, dropout and the held-out patients; the caller's random state is left alone.
+        Random seed for weights, dropout and held-out patients; the caller's random state is unchanged.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def _held_out(outcome: Outcome, share: float, seed: int) -> tuple[Tensor, Tensor
 
 
 class _NetworkModel(SurvivalModel):
-    """A survival model around one network over the covariates."""
+    """A survival model with one network on the covariates."""
 
     settings: NetworkSettings
 
@@ -243,9 +243,9 @@ class _NetworkModel(SurvivalModel):
 
 
 class DeepSurv(_NetworkModel):
-    """A network as log hazard ratio (Katzman 2018, BMC Med Res Methodol 18:24), Cox loss with Efron's ties.
+    """Network for the log hazard ratio (Katzman 2018, BMC Med Res Methodol 18:24), Cox loss with Efron ties.
 
-    The baseline hazard is Breslow's over all training patients.
+    The baseline hazard is the Breslow estimate on all training patients.
     """
 
     kind: ClassVar[str] = "deepsurv"
@@ -255,7 +255,7 @@ class DeepSurv(_NetworkModel):
         return multilayer_perceptron(self._inputs, 1, self.settings)
 
     def fit(self, x: Floats, outcome: Outcome, *, seed: int = 0) -> DeepSurv:
-        """Train network and baseline; see :meth:`SurvivalModel.fit`."""
+        """Train the network and estimate the baseline; see :meth:`SurvivalModel.fit`."""
         self._inputs = x.shape[1]
         data = torch.from_numpy(x.astype(np.float32))
         time, event = torch.from_numpy(outcome.time), torch.from_numpy(outcome.event)
@@ -283,7 +283,7 @@ class DeepSurv(_NetworkModel):
         return {"inputs": self._inputs}, self._weights() | baseline
 
     def restore(self, values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore the state from :meth:`state`."""
         self._restore_weights(int(values["inputs"]), arrays)
         self._baseline = StepFunction(arrays["baseline_times"], arrays["baseline_hazard"], 0.0)
 
@@ -301,12 +301,12 @@ class _DiscreteModel(_NetworkModel):
 
     @abstractmethod
     def _logits_of(self, survival_at_edges: Floats) -> Floats:
-        """Scores at which the network says the same survival, shape (K + 1,), of everybody; shape (K,)."""
+        """Scores, shape (K,), with which the network predicts the given survival, shape (K + 1,), for every patient."""
 
     def _build(self) -> nn.Module:
         network = multilayer_perceptron(self._inputs, len(self.grid.edges) - 1, self.settings)
         if self._start is not None:
-            # Training starts from the Kaplan-Meier curve: with few patients, early stopping would otherwise leave
+            # Initialise to the Kaplan-Meier curve: with few patients, early stopping would otherwise leave
             # the average survival far from the truth.
             end = network[-1]
             assert isinstance(end, nn.Linear)
@@ -316,9 +316,9 @@ class _DiscreteModel(_NetworkModel):
         return network
 
     def fit(self, x: Floats, outcome: Outcome, *, seed: int = 0) -> _DiscreteModel:
-        """Cut time and train; see :meth:`SurvivalModel.fit`."""
+        """Discretise time and train; see :meth:`SurvivalModel.fit`."""
         if outcome.events < 2:
-            raise UsageError(f"time cannot be cut into intervals by {outcome.events} events")
+            raise UsageError(f"{outcome.events} events are too few to discretise time")
         self._inputs = x.shape[1]
         self.grid = TimeGrid.fit(outcome, self.settings.intervals)
         at_edges = np.clip(kaplan_meier(outcome).at(self.grid.edges), 0.01, 1.0)
@@ -339,7 +339,7 @@ class _DiscreteModel(_NetworkModel):
         return self.grid.interpolate(self._survival_at_edges(self._output(x)), times)
 
     def predict_risk(self, x: Floats) -> Floats:
-        """Return minus the mean time without the event up to the end of the grid, as a share of it; shape (N,)."""
+        """Return the negative restricted mean survival time, as a fraction of the time grid; shape (N,)."""
         curve = self._survival_at_edges(self._output(x))
         return np.asarray(-np.trapezoid(curve, self.grid.edges, axis=1) / self.grid.edges[-1], dtype=float)
 
@@ -348,13 +348,13 @@ class _DiscreteModel(_NetworkModel):
         return {"inputs": self._inputs}, self._weights() | {"edges": self.grid.edges}
 
     def restore(self, values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore the state from :meth:`state`."""
         self.grid = TimeGrid(arrays["edges"])
         self._restore_weights(int(values["inputs"]), arrays)
 
 
 class DiscreteHazard(_DiscreteModel):
-    """A network as hazards of intervals (Gensheimer and Narasimhan 2019, PeerJ 7:e6257)."""
+    """A network for discrete-time hazards (Gensheimer and Narasimhan 2019, PeerJ 7:e6257)."""
 
     kind: ClassVar[str] = "discrete"
     settings_type: ClassVar[type[Record]] = DiscreteSettings
@@ -372,7 +372,7 @@ class DiscreteHazard(_DiscreteModel):
 
 
 class DeepHit(_DiscreteModel):
-    """A network as probability mass of intervals (Lee 2018, AAAI), one kind of event."""
+    """DeepHit: a network for the probability mass of time intervals (Lee 2018, AAAI), single event type."""
 
     kind: ClassVar[str] = "deephit"
     settings_type: ClassVar[type[Record]] = DeepHitSettings
@@ -383,7 +383,7 @@ class DeepHit(_DiscreteModel):
 
     def _logits_of(self, survival_at_edges: Floats) -> Floats:
         mass = np.clip(-np.diff(survival_at_edges), 1e-3, None)
-        # The class "later than all" has score 0.
+        # The class "beyond the last interval" has score 0.
         return np.asarray(np.log(mass / survival_at_edges[-1]))
 
     def _survival_at_edges(self, logits: Floats) -> Floats:

@@ -1,18 +1,18 @@
 """RED_SNN, the risk-estimate-distance survival neural network (Han 2018, Tumor Biol 40(10); Ryu 2020, BMC MIDM 20:3).
 
-What is published: a basic unit of eight layers, two of them LSTM, whose width falls from layer to layer; its input
-is the covariates and two latent survival features, its output two linear nodes, event and time; all other layers are
-rectified linear (Ryu 2020, figure 2).  Follow-up is cut into windows of ten months; at window i the target is
-``[E_i, t_i]``, the event so far and the last observed time; the unit is trained at one window after the other (here:
+Published: a basic unit of eight layers, two of them LSTM, with decreasing width; its input
+is the covariates and two latent survival features, its output two linear nodes, event and time; all other layers use
+ReLU (Ryu 2020, figure 2).  Follow-up is divided into windows of ten months; at window i the target is
+``[E_i, t_i]``, the event so far and the last observed time; the unit is trained window by window (here:
 one step after each, in every epoch) with cosine distance as loss; alpha is a weight of death (Ryu 2020, table 1).
 
-What is not published, and how it is settled here: the widths (settings); that the latent features are the output at
-the window before, (0, 0) at first; that alpha scales the event's component of the target; that time counts in shares
-of the whole grid; that a patient leaves the loss at the window in which he is censored, and stays in it, with the
-time of death, after a death.  Cosine distance sees the direction of ``(event, time)`` only, so the *angle* from the
-event-free axis is what the unit learns: larger for death, and larger the earlier it came.  The mean angle over the
-windows is the severity.  It is no probability: :meth:`RedSnn.predict_survival` puts it into a proportional hazards
-model of one covariate, fitted to severities that were predicted for training patients by units that had not seen them.
+Not published, and chosen here: the widths (settings); the latent features are the output at
+the previous window, initially (0, 0); alpha scales the event component of the target; time is a fraction
+of the whole grid; a patient leaves the loss at the window of censoring, and stays in it, with the
+time of death, after a death.  Cosine distance sees only the direction of ``(event, time)``, so the *angle* from the
+event-free axis is what the unit learns: larger for death, and larger for earlier death.  The mean angle over the
+windows is the severity.  It is not a probability: :meth:`RedSnn.predict_survival` uses it in a proportional hazards
+model with one covariate, fitted to out-of-fold severities of the training patients.
 """
 
 from __future__ import annotations
@@ -44,36 +44,36 @@ _STARTS = 5
 
 
 class RedSnnSettings(NetworkSettings):
-    """Windows, widths and training of RED_SNN."""
+    """Settings of RED_SNN: windows, widths and training."""
 
     window: Annotated[float, Field(gt=0)] = 10 * DAYS_PER_MONTH
     """Length of a window in the unit of the outcome (days): ten months, as published."""
     max_windows: Annotated[int, Field(ge=2)] = 30
-    """At most; 30 as published for SEER.  Fewer are used where the training follow-up ends earlier."""
+    """Maximum number of windows; 30 as published for SEER.  Fewer if the training follow-up ends earlier."""
     alpha: Annotated[float, Field(gt=0)] = 1.0
-    """Weight of death: the event's component of the target after a death."""
+    """Weight of death: the event component of the target after a death."""
     hidden: tuple[int, ...] = (48, 40, 32, 24, 16, 8)
-    """Widths of dense, dense, LSTM, LSTM, dense, dense; with input and output that makes eight layers."""
+    """Widths of dense, dense, LSTM, LSTM, dense, dense; eight layers including input and output."""
     batch_norm: bool = False
-    """The publication has none."""
+    """Dropout rate; none in the publication."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     learning_rate: Annotated[float, Field(gt=0)] = 0.002
     epochs: Annotated[int, Field(ge=1)] = 120
-    """At most; an epoch passes all windows in order."""
+    """Maximum number of epochs; an epoch covers all windows in order."""
     patience: Annotated[int, Field(ge=1)] = 15
     cross_fits: Annotated[int, Field(ge=2)] = 3
-    """Parts of the training patients for the severities from which survival probabilities are calibrated."""
+    """Folds for the out-of-fold severities used to calibrate survival probabilities."""
 
     @model_validator(mode="after")
     def _six_widths(self) -> RedSnnSettings:
         if len(self.hidden) != 6 or list(self.hidden) != sorted(self.hidden, reverse=True):
-            raise ValueError(f"hidden is {self.hidden}, expected six widths that do not grow")
+            raise ValueError(f"hidden: expected six non-increasing widths, got {self.hidden}")
         return self
 
 
 class RedSnnUnit(nn.Module):
-    """The basic unit, run over the windows.
+    """The basic unit, applied to all windows.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class RedSnnUnit(nn.Module):
         Yields
         ------
         Tensor
-            What the windows before have left behind enters as it is: the gradient of a window stays within it.
+            The recurrent state of earlier windows is detached: gradients stay within a window.
         """
         latent = x.new_zeros(len(x), 2)
         one: tuple[Tensor, Tensor] | None = None
@@ -126,7 +126,7 @@ class RedSnnUnit(nn.Module):
 
 
 def window_targets(outcome: Outcome, *, window: float, windows: int, alpha: float = 1.0) -> tuple[Floats, Floats]:
-    """Return the target ``[alpha * E_i, t_i]`` of each window and whether it is known.
+    """Return the target ``[alpha * E_i, t_i]`` of each window and its weight.
 
     Parameters
     ----------
@@ -142,20 +142,20 @@ def window_targets(outcome: Outcome, *, window: float, windows: int, alpha: floa
     Returns
     -------
     tuple of ndarray
-        Targets of shape (N, W, 2), time in shares of ``window * windows``; weights of shape (N, W), 1 where the state
-        at the window's end is known (alive and observed to its end, or dead by then), 0 from the window on in which
-        a patient was censored.
+        Targets of shape (N, W, 2), time as a fraction of ``window * windows``; weights of shape (N, W), 1 where status
+        at the window's end is known (alive and observed to its end, or dead by then), 0 from the window of censoring
+        onwards.
     """
     ends = window * np.arange(1, windows + 1)
     time, event = outcome.time[:, None], outcome.event[:, None]
     dead = event & (time <= ends)
     observed = np.minimum(time, ends) / (window * windows)
-    # Somebody who died on day 0 would have no direction at all without an event component; he has alpha.
+    # A patient who died on day 0 has time 0; the event component alpha gives the target a direction.
     return np.stack([alpha * dead, observed], axis=2), (dead | (time >= ends)).astype(float)
 
 
 class RedSnn(SurvivalModel):
-    """RED_SNN as a survival model; ``severity`` is its own output, the rest is this package's."""
+    """RED_SNN as a survival model; ``severity`` is the published output, the rest is added here."""
 
     kind: ClassVar[str] = "red_snn"
     settings_type: ClassVar[type[Record]] = RedSnnSettings
@@ -165,7 +165,7 @@ class RedSnn(SurvivalModel):
         super().__init__(settings or RedSnnSettings())
         self.unit: RedSnnUnit | None = None
         self._inputs = 0
-        # A little ridge keeps the one coefficient finite where severities order the events perfectly.
+        # A small ridge penalty keeps the coefficient finite if severities order the events perfectly.
         self._calibration = CoxModel(CoxSettings(penalty=0.001))
         self._scale = 1.0
 
@@ -209,7 +209,7 @@ class RedSnn(SurvivalModel):
         )
 
     def restore(self, values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore the state from :meth:`state`."""
         self._inputs, self._scale = int(values["inputs"]), float(values["scale"])
         self.unit = RedSnnUnit(self._inputs, int(values["windows"]), self.settings)
         weights = {k.removeprefix("unit."): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("unit.")}
@@ -238,7 +238,7 @@ class RedSnn(SurvivalModel):
             trained = train_network(build, loss, outcome, self.settings, seed=seed + 7919 * start)
             assert isinstance(trained, RedSnnUnit)
             unit = trained
-            # Rectified layers this narrow can die, and then everybody gets one answer: another start mends it.
+            # Narrow ReLU layers can die, which gives a constant output: restart with other initial weights.
             if np.ptp(_severity(unit, x)) > 1e-6:
                 break
         assert unit is not None

@@ -1,4 +1,4 @@
-"""Every kind of survival model, by the name it bears on the command line and on disk."""
+"""Registry of survival models by their name on the command line and on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["load_model", "make_model", "model_kinds"]
 
 @cache
 def model_kinds() -> dict[str, type[SurvivalModel]]:
-    """Return every model by its kind."""
+    """Return all models by kind."""
     from pathology.survival.models.bhambhvani import Bhambhvani
     from pathology.survival.models.cox import CoxModel
     from pathology.survival.models.neural import DeepHit, DeepSurv, DiscreteHazard
@@ -31,43 +31,41 @@ def model_kinds() -> dict[str, type[SurvivalModel]]:
 
 
 def make_model(kind: str, **settings: Any) -> SurvivalModel:
-    """Return an unfitted model of a kind.
+    """Return an unfitted model.
 
     Parameters
     ----------
     kind
         One of :func:`model_kinds`.
     **settings
-        Values of its settings; the rest have their defaults.
+        Setting values; the others have their defaults.
 
     Raises
     ------
     UnknownModelError
-        No such kind.
+        Unknown kind.
     """
     kinds = model_kinds()
     if kind not in kinds:
-        raise UnknownModelError(
-            f"there is no survival model '{kind}'", remedy=f"Choose one of {', '.join(sorted(kinds))}"
-        )
+        raise UnknownModelError(f"unknown survival model '{kind}'", remedy=f"Choose one of {', '.join(sorted(kinds))}")
     return kinds[kind](kinds[kind].settings_type(**settings))
 
 
 def load_model(folder: Path) -> FittedModel:
-    """Read a folder that :meth:`FittedModel.save` wrote.
+    """Read a model folder from :meth:`FittedModel.save`.
 
     Raises
     ------
     BundleError
-        A file is missing or damaged, or of another version.
+        A file is missing, corrupt or of another version.
     UnknownModelError
-        This version has no such kind of model.
+        The kind of model is unknown to this version.
     """
     try:
         record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "weights.safetensors")
         if record["format"] != FORMAT:
-            raise BundleError(f"the model has layout {record['format']}, this version reads {FORMAT}", where=folder)
+            raise BundleError(f"the model has format {record['format']}, this version reads {FORMAT}", where=folder)
         preparation = Preparation.from_state(record["preparation"], part_of(arrays, "preparation."))
         model = make_model(record["kind"], **record["settings"])
         model.restore(record["learnt"], part_of(arrays, "model."))
@@ -75,8 +73,8 @@ def load_model(folder: Path) -> FittedModel:
         facts = dict(record["facts"])
     except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise BundleError(
-            f"this is no survival model that can be read ({type(error).__name__}: {error})",
+            f"cannot read the survival model ({type(error).__name__}: {error})",
             where=folder,
-            remedy="Give the folder that 'pathology survival fit' wrote",
+            remedy="Use a model folder from 'pathology survival fit'",
         ) from error
     return FittedModel(preparation, model, groups, facts)

@@ -19,7 +19,7 @@ def test_a_figure_without_an_interval_says_why():
 
 def test_an_interval_without_width_is_not_certainty():
     sure = Interval(value=1, low=1, high=1, n=6, method="bootstrap")
-    assert "not certainty" in interval_metric("area", sure, unit="patients", data="d", note="Six.").note
+    assert "does not imply certainty" in interval_metric("area", sure, unit="patients", data="d", note="Six.").note
     wide = interval_metric("accuracy", wilson(5, 6), unit="patients", data="d")
     assert wide.note == ""
     assert wide.value == pytest.approx(5 / 6, abs=1e-4)

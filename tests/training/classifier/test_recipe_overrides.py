@@ -21,7 +21,7 @@ def test_settings_of_recipe_stages_and_network():
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ("patch", "not NAME=VALUE"),
+        ("patch", "expected NAME=VALUE"),
         ("pathc=9", "Did you mean patch"),
         ("qqq=9", "Choose one of"),
         ("patch=9", "patch"),

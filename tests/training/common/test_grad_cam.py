@@ -107,5 +107,5 @@ def test_blocks(images):
     found = grad_cam(network, last_feature_map(network), torch.randn(1, 2, 8, 12, 16))
     assert found.shape == (1, 8, 12, 16)
     assert network.training
-    with pytest.raises(UsageError, match="feature map with a grid"):
+    with pytest.raises(UsageError, match="spatial feature map"):
         grad_cam(network, network.classifier, torch.randn(1, 2, 8, 8, 8))

@@ -160,5 +160,5 @@ def test_a_tiles_prediction_is_the_mean_of_its_patches():
 
 
 def test_a_schedule_without_a_rise_is_refused():
-    with pytest.raises(ValueError, match=r"warm_up: 0\.2 of 5 steps is not more than one step"):
+    with pytest.raises(ValueError, match=r"warm_up: expected more than one step, got 0\.2 of 5 steps"):
         TileFitSettings(steps=5)
