@@ -1,7 +1,7 @@
-"""The model card: everything about a model that is not its weights.
+"""The model card: everything about a model except its weights.
 
-A card is a YAML file, validated against this schema before anything is loaded.  What a reader of a report must
-know (training data, limits, figures with their sample sizes) is required, so no bundle can leave it out.
+A card is a YAML file, validated against this schema before anything is loaded.  Fields that a reader of a report needs
+(training data, limits, metrics with their sample sizes) are required.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class TrainingData(Record):
     """One source of training data."""
 
     name: str
-    """What it is, as its publishers call it."""
+    """Name as published."""
     source: str
-    """Where it is from: a citation or an address."""
+    """Citation or address."""
     licence: str
     """The licence as its source states it."""
     patients: Annotated[int, Field(ge=1)] | None = None
@@ -67,7 +67,7 @@ class TrainingData(Record):
 
 
 class Metric(Record):
-    """One measured figure.  None without its sample size, its interval and its data."""
+    """One measured metric, with its sample size, interval and data."""
 
     metric: str
     """The metric's usual name, such as ``balanced accuracy``."""
@@ -86,48 +86,48 @@ class Metric(Record):
     data: str
     """The evaluation data and its split."""
     note: str = ""
-    """What a reader must know to read the figure rightly."""
+    """What a reader must know to interpret the value."""
 
     @model_validator(mode="after")
     def _interval_with_value(self) -> Metric:
         if (self.value is None) != (self.interval is None):
             raise ValueError(f"{self.metric}: a value and its interval come together or not at all")
         if self.value is None and not self.note:
-            raise ValueError(f"{self.metric}: a figure without a value needs a note saying why")
+            raise ValueError(f"{self.metric}: a metric without a value needs a note with the reason")
         return self
 
 
 class Abstention(Record):
-    """When the model declines to answer."""
+    """When the model abstains."""
 
     method: str
     """How thresholds were found, and on which data."""
     min_probability: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Slide-level probability of the leading class below which the slide is left undecided."""
+    """Slide-level probability of the predicted class below which the model abstains."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """Further fitted parameters, by the method's own names."""
 
 
 class Trust(Record):
-    """How far an answer can be believed; found on patients who trained nothing."""
+    """Prediction sets and out-of-distribution limit; fitted on patients not used for training."""
 
     conformal: ConformalRule | None = None
-    """Sets of classes with a stated chance of holding the truth; a set of more or fewer than one class is no answer."""
+    """Prediction sets with a stated coverage; the model abstains if a set has more or fewer than one class."""
     out_of_domain: OutOfDomainRule | None = None
     """When a slide is outside what the model was trained on."""
     aggregator: str = "mean"
-    """How patches were put together when the sets were fitted; with another aggregator they are not used."""
+    """Aggregator the sets were fitted with; with another one they are not used."""
     note: str = ""
-    """What a reader must know to rely on it rightly."""
+    """What a reader must know to interpret the rules."""
 
 
 class LearnedAggregator(Record):
-    """A network that makes one answer of a slide's patches (multiple-instance learning)."""
+    """A network that aggregates a slide's patches (multiple-instance learning)."""
 
     name: Literal["attention", "transformer"]
-    """How it is asked for at scoring; see :mod:`pathology.networks.mil`."""
+    """Its name for ``--aggregator``; see :mod:`pathology.networks.mil`."""
     features: Annotated[int, Field(ge=1)]
-    """Penultimate features of a patch that it takes."""
+    """Number of penultimate features per patch."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of its network."""
     parameters: Annotated[int, Field(gt=0)]
@@ -142,11 +142,11 @@ class Detection(Record):
     """How a detector's boxes become findings."""
 
     threshold: Annotated[float, Field(ge=0, le=1)]
-    """Score from which on a box counts without anybody's decision; chosen on validation data."""
+    """Score from which a box counts without review; chosen on validation data."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Smallest score of a box that is kept as a candidate for people to look at."""
+    """Smallest score of a box kept as a candidate for review."""
     overlap: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """Boxes of which two overlap by more (intersection over union) are one object."""
+    """Boxes that overlap by more (intersection over union) are one object."""
     distance_um: Annotated[float, Field(ge=0)] = 3.75
     """Boxes whose centres are closer, in µm, are one object."""
 
@@ -158,14 +158,14 @@ class Detection(Record):
 
 
 class Int8Agreement(Record):
-    """How far the int8 network is from fp32, on patches that it was not calibrated on."""
+    """Agreement of the int8 network with fp32, on patches not used for calibration."""
 
     patches: Annotated[int, Field(ge=1)]
     """Patches compared."""
     slides: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Ids of the slides they are of."""
+    """Ids of their slides."""
     apart: Literal["patients", "slides", "places"]
-    """What keeps them apart from the calibration: other patients, other slides, or other places of the only slide."""
+    """How they differ from the calibration data: other patients, other slides, or other locations of the only slide."""
     stride: Annotated[int, Field(ge=1)]
     """Distance between patches in pixels; below the patch's side they overlap."""
     mean_difference: Annotated[float, Field(ge=0)]
@@ -173,30 +173,30 @@ class Int8Agreement(Record):
     largest_difference: Annotated[float, Field(ge=0)]
     """Largest difference of a probability."""
     same_class: Annotated[float, Field(ge=0, le=1)]
-    """Share of patches with the same leading class."""
+    """Share of patches with the same predicted class."""
     same_class_alone: Annotated[float, Field(ge=0, le=1)]
-    """The same before near ties were computed again."""
+    """The same before near ties were recomputed."""
     computed_again: Annotated[float, Field(ge=0, le=1)]
-    """Share of patches computed again in fp32 as near ties."""
+    """Share of patches recomputed in fp32 as near ties."""
     slide_difference: Annotated[float, Field(ge=0)]
-    """Largest difference of a slide's mean probability.  Slides of fewer patches than ``smallest_slide`` are taken
-    together as one."""
+    """Largest difference of a slide's mean probability.  Slides with fewer patches than ``smallest_slide`` are pooled
+    into one."""
     smallest_slide: Annotated[int, Field(ge=1)]
-    """Patches from which on a slide is compared alone."""
+    """Number of patches from which a slide is compared on its own."""
     domain_difference: Annotated[float, Field(ge=0)] | None = None
-    """Largest relative difference of such a slide's out-of-domain score; ``None``: the model has no such rule."""
+    """Largest relative difference of such a slide's out-of-distribution score; ``None``: the model has no such rule."""
 
 
 class Int8(Record):
-    """A form of the network for processors that computes in 8-bit integers, beside the weights themselves."""
+    """The network in 8-bit integers for CPUs, stored beside the weights."""
 
     graph_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of ``int8.xml``."""
     constants_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of ``int8.bin``."""
     margin: Annotated[float, Field(gt=0, lt=1)]
-    """Patches whose two leading probabilities are closer than this are computed again in fp32; chosen on the
-    calibration patches."""
+    """Patches whose top two probabilities differ by less are recomputed in fp32; chosen on the calibration
+    patches."""
     calibration_slides: Annotated[tuple[str, ...], Field(min_length=1)]
     """Ids of the slides it was calibrated on."""
     calibration_patches: Annotated[int, Field(ge=1)]
@@ -204,7 +204,7 @@ class Int8(Record):
     made_by: str
     """The programs that made it."""
     agreement: Int8Agreement
-    """How far it is from fp32."""
+    """Agreement with fp32."""
 
 
 class Card(Record):
@@ -239,33 +239,33 @@ class Card(Record):
     normalisation: Normalisation
     """Input normalisation; part of the compiled network."""
     stain: Literal["none", "macenko", "reinhard", "vahadane"] = "none"
-    """Stain normalisation the patches must have had."""
+    """Stain normalisation applied to patches."""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of ``weights.safetensors``."""
     initialisation: str
-    """What the training started from."""
+    """Initial weights of the training."""
     training_data: Annotated[tuple[TrainingData, ...], Field(min_length=1)]
-    """All data that shaped the weights."""
+    """All data used to fit the weights."""
     split: str
-    """How training and evaluation data were kept apart."""
+    """How training and evaluation data were separated."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
-    """Measured figures, the baseline's beside the model's."""
+    """Measured metrics of the model and its baseline."""
     calibration: dict[str, Any] = Field(default_factory=dict)
     """Fitted calibration parameters (``temperature``), empty if none."""
     abstention: Abstention | None = None
-    """When to decline; ``None``: the model always answers."""
+    """When to abstain; ``None``: never."""
     trust: Trust | None = None
-    """How far answers can be believed; ``None``: nothing was fitted."""
+    """Prediction sets and out-of-distribution limit; ``None``: nothing was fitted."""
     aggregators: tuple[LearnedAggregator, ...] = ()
-    """Learned aggregators the bundle has beside the mean over patches."""
+    """Learned aggregators, in addition to the mean over patches."""
     detection: Detection | None = None
     """For detectors: which boxes count."""
     int8: Int8 | None = None
-    """A form of the network in 8-bit integers; ``None``: there is none."""
+    """The network in 8-bit integers, if there is one."""
     intended_use: str
-    """What it is for."""
+    """Intended use."""
     limits: Annotated[tuple[str, ...], Field(min_length=1)]
-    """What it cannot do, has never seen, or does badly."""
+    """Known limits and populations never seen."""
     licence: str
     """Licence of the weights."""
     reference: str = ""
@@ -278,11 +278,11 @@ class Card(Record):
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: two have the same name")
         if (self.detection is not None) != (self.task == "detection"):
-            raise ValueError("detection: a detector says which boxes count, and only a detector")
+            raise ValueError("detection: required for detectors, invalid for other models")
         if self.detection is not None and (self.trust is not None or self.aggregators):
-            raise ValueError("trust, aggregators: are for classifiers")
+            raise ValueError("trust, aggregators: valid for classifiers only")
         if self.detection is not None and self.int8 is not None:
-            raise ValueError("int8: is for classifiers; boxes have no near ties to compute again")
+            raise ValueError("int8: valid for classifiers only; boxes have no near ties to recompute")
         if len({aggregator.name for aggregator in self.aggregators}) != len(self.aggregators):
             raise ValueError("aggregators: two have the same name")
         if self.colours and len(self.colours) != len(self.classes):
@@ -296,7 +296,7 @@ def read_card(path: Path) -> Card:
     Raises
     ------
     BundleError
-        If the file is missing, is no YAML, or a field is missing or wrong; the message names the field.
+        If the file is missing or not valid YAML, or a field is missing or wrong; the message names the field.
     """
     return validate_card(read_card_fields(path), path)
 
@@ -307,20 +307,20 @@ def read_card_fields(path: Path) -> dict[str, Any]:
     Raises
     ------
     BundleError
-        If the file is missing or is no YAML mapping.
+        If the file is missing or not a YAML mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(
-            f"the bundle has no {path.name}", where=path.parent, remedy="Copy the bundle again, whole"
+            f"the bundle has no {path.name}", where=path.parent, remedy="Copy the complete bundle again"
         ) from None
     except OSError as error:
         raise BundleError(f"the card cannot be read ({error.strerror or error})", where=path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BundleError(f"the card is not valid YAML ({str(error).splitlines()[0]})", where=path) from error
     if not isinstance(content, dict):
-        raise BundleError("the card is empty or no list of fields", where=path, remedy=_CORRECT)
+        raise BundleError("the card is empty or not a mapping of fields", where=path, remedy=_CORRECT)
     return content
 
 
@@ -352,7 +352,7 @@ def validate_card(fields: dict[str, Any], where: Path) -> Card:
 
 
 def write_card(card: Card, path: Path) -> None:
-    """Write a card as YAML in the order of the schema, empty fields left out; whole or not at all.
+    """Write a card as YAML in the order of the schema, without empty fields; atomically.
 
     Raises
     ------

@@ -12,7 +12,7 @@ __all__ = ["card_markdown", "conformal_said", "domain_said"]
 
 
 def card_markdown(card: Card) -> str:
-    """Render a card as a Markdown page, complete: nothing of the card is left out.
+    """Render every field of a card as a Markdown page.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def card_markdown(card: Card) -> str:
         f" {_numbers(card.normalisation.std)}, of values 0 to 1",
         "Stain normalisation": card.stain,
         "Weights (SHA-256)": f"`{card.weights_sha256}`",
-        "Started from": card.initialisation,
+        "Initial weights": card.initialisation,
         "Calibration": _pairs(card.calibration) or "none",
         "Abstention": _abstention(card),
         "Trust": _trust(card),
@@ -91,7 +91,7 @@ def card_markdown(card: Card) -> str:
         + " |"
         for data in card.training_data
     ]
-    lines += ["", "## Split", "", card.split, "", "## Figures", ""]
+    lines += ["", "## Split", "", card.split, "", "## Metrics", ""]
     lines += [
         "| metric | value | confidence interval | n | data | note |",
         "|---|---:|---|---:|---|---|",
@@ -103,35 +103,35 @@ def card_markdown(card: Card) -> str:
 
 
 def _int8_lines(int8: Int8) -> list[str]:
-    """The network in 8-bit integers: what it rests on and how far it is from fp32."""
+    """The 8-bit network: its calibration and its agreement with fp32."""
     found = int8.agreement
     others = {
-        "patients": "of patients it was not calibrated on",
-        "slides": "of slides it was not calibrated on",
-        "places": "of the same slide, at places it was not calibrated on",
+        "patients": "of patients not used for calibration",
+        "slides": "of slides not used for calibration",
+        "places": "of the same slide, at locations not used for calibration",
     }[found.apart]
     rows = {
         f"Patches compared, every {found.stride} px, {others}": f"{found.patches:,}",
         "Mean difference of a probability": f"{found.mean_difference:.4f}",
         "Largest difference of a probability": f"{found.largest_difference:.3f}",
-        "Same leading class": f"{found.same_class:.2%} ({found.same_class_alone:.2%} before near ties)",
-        "Computed again in fp32 as near ties": f"{found.computed_again:.1%}",
-        f"Largest difference of a slide's mean probability (slides of fewer than {found.smallest_slide} patches as"
-        " one)": f"{found.slide_difference:.4f}",
-        "Largest relative difference of a slide's out-of-domain score": "no such rule"
+        "Same predicted class": f"{found.same_class:.2%} ({found.same_class_alone:.2%} before rechecking near ties)",
+        "Recomputed in fp32 as near ties": f"{found.computed_again:.1%}",
+        f"Largest difference of a slide's mean probability (slides of fewer than {found.smallest_slide} patches"
+        " pooled)": f"{found.slide_difference:.4f}",
+        "Largest relative difference of a slide's out-of-distribution score": "no such rule"
         if found.domain_difference is None
         else f"{found.domain_difference:.1%}",
         "Slides compared": ", ".join(found.slides),
     }
     return [
         "",
-        "## In 8-bit integers",
+        "## 8-bit integers",
         "",
-        f"OpenVINO computes this network in 8-bit integers on processors, calibrated on {int8.calibration_patches:,}"
-        f" patches of {len(int8.calibration_slides)} slides ({', '.join(int8.calibration_slides)}). Patches whose two"
-        f" leading probabilities are closer than {int8.margin:.3g} are computed again in fp32; `--precision exact`"
-        f" computes all in fp32. SHA-256 `{int8.graph_sha256}` (graph), `{int8.constants_sha256}` (constants). Made by"
-        f" {int8.made_by}.",
+        f"OpenVINO runs this network in 8-bit integers on CPUs, calibrated on {int8.calibration_patches:,}"
+        f" patches of {len(int8.calibration_slides)} slides ({', '.join(int8.calibration_slides)}). Patches whose top"
+        f" two probabilities differ by less than {int8.margin:.3g} are recomputed in fp32; `--precision exact`"
+        f" runs everything in fp32. SHA-256 `{int8.graph_sha256}` (graph), `{int8.constants_sha256}` (constants)."
+        f" Made by {int8.made_by}.",
         "",
         "| against fp32 | |",
         "|---|---|",
@@ -151,44 +151,45 @@ def _metric_row(figure: Metric) -> str:
 
 def _abstention(card: Card) -> str:
     if card.abstention is None:
-        return "none: the model always answers"
+        return "none: the model never abstains"
     rule = card.abstention
     parts = [rule.method]
     if rule.min_probability is not None:
-        parts.append(f"undecided below a probability of {rule.min_probability:g}")
+        parts.append(f"abstains below a probability of {rule.min_probability:g}")
     if rule.parameters:
         parts.append(_pairs(rule.parameters))
     return "; ".join(parts)
 
 
 def conformal_said(rule: ConformalRule) -> str:
-    """Say in one sentence what prediction sets hold, and on what that rests."""
+    """State in one sentence what prediction sets guarantee, and from which data."""
     name = {"lac": "least ambiguous sets", "aps": "adaptive sets"}[rule.method]
     data = f" ({rule.data})" if rule.data else ""
     if rule.threshold is None:
         return (
-            f"prediction sets with {rule.coverage:.0%} coverage cannot be given: {rule.n} calibration {rule.unit} are"
-            f" too few{data}; every set holds all classes"
+            f"prediction sets with {rule.coverage:.0%} coverage are not available: {rule.n} calibration {rule.unit} are"
+            f" too few{data}; every set contains all classes"
         )
     return (
-        f"the slide's set of classes ({name}, score up to {rule.threshold:.3g}) is meant to hold the truth for"
-        f" {rule.coverage:.0%} of {rule.unit} like the {rule.n} calibration {rule.unit}{data}; a set of more or fewer"
-        " than one class is no answer"
+        f"the prediction set ({name}, score up to {rule.threshold:.3g}) is designed to contain the true class for"
+        f" {rule.coverage:.0%} of {rule.unit} like the {rule.n} calibration {rule.unit}{data}; the model abstains if"
+        " the set has more or fewer than one class"
     )
 
 
 def domain_said(rule: OutOfDomainRule) -> str:
-    """Say in one sentence when a slide is outside the model's domain, and on what that rests."""
+    """State in one sentence when a slide is out of distribution, and from which data."""
     data = f" ({rule.data})" if rule.data else ""
     if rule.limit is None:
         return (
-            f"a slide's likeness to the training data is given, but no limit: {rule.n} calibration {rule.unit} are too"
+            f"the out-of-distribution score is reported without a limit: {rule.n} calibration {rule.unit} are too"
             f" few for {rule.false_alarm:.0%} false alarms{data}"
         )
     return (
         f"a slide whose score (Mahalanobis distance of {rule.features} {rule.layer} features, median over patches, 1"
         f" for training patches) exceeds {rule.limit:.3g} is outside what the model was trained on;"
-        f" {rule.false_alarm:.0%} of {rule.unit} like the {rule.n} calibration {rule.unit} are meant to exceed it{data}"
+        f" {rule.false_alarm:.0%} of {rule.unit} like the {rule.n} calibration {rule.unit} are expected to exceed"
+        f" it{data}"
     )
 
 
@@ -198,9 +199,9 @@ def _trust(card: Card) -> str:
     trust = card.trust
     parts = [conformal_said(trust.conformal)] if trust.conformal is not None else []
     if trust.conformal is not None and trust.aggregator != "mean":
-        parts.append(f"sets hold for the aggregator {trust.aggregator}")
+        parts.append(f"sets are valid for the aggregator {trust.aggregator}")
     if trust.out_of_domain is not None:
-        parts.append(f"{domain_said(trust.out_of_domain)}; SHA-256 of the domain `{trust.out_of_domain.sha256}`")
+        parts.append(f"{domain_said(trust.out_of_domain)}; SHA-256 of the domain file `{trust.out_of_domain.sha256}`")
     return "; ".join([*parts, trust.note]) if trust.note else "; ".join(parts)
 
 

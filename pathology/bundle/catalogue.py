@@ -1,4 +1,4 @@
-"""Finding bundles by name, loading them, and checking that they are what their cards say."""
+"""Find bundles by name, load them, and check them against their cards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _METRICS_SHOWN: Final = 4
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model whose card is valid and whose weights are the card's.
+    """A model with a valid card and matching weights.
 
     Attributes
     ----------
@@ -90,12 +90,12 @@ class Bundle:
         return weights_path(self.directory)
 
     def domain(self) -> FeatureDomain | None:
-        """Read where the network's features lie for its training data; ``None`` where the card has no such rule.
+        """Read the feature distribution of the training data; ``None`` if the card has no out-of-distribution rule.
 
         Raises
         ------
         WeightsHashError, BundleError
-            If the file is not the card's or missing.
+            If the file is missing or its hash differs from the card's.
         """
         rule = self.card.trust.out_of_domain if self.card.trust is not None else None
         return None if rule is None else read_domain(self.directory, rule)
@@ -109,17 +109,17 @@ class Bundle:
         BundleError
             If the bundle has none of this name, or its file does not fit the card.
         WeightsHashError
-            If the file is not the card's.
+            If the file's hash differs from the card's.
         """
         return read_aggregator(self.directory, self.card, name)
 
     def int8(self) -> Path | None:
-        """Return the file of the network in 8-bit integers, checked; ``None`` where the card has none.
+        """Return the verified file of the 8-bit network; ``None`` if the card has none.
 
         Raises
         ------
         WeightsHashError, BundleError
-            If a file is not the card's or missing.
+            If a file is missing or its hash differs from the card's.
         """
         return None if self.card.int8 is None else int8_graph(self.directory, self.card.int8)
 
@@ -129,7 +129,7 @@ class Bundle:
         Returns
         -------
         torch.nn.Module
-            In evaluation mode, fp32, on the CPU; takes normalised ``(B, 3, H, W)`` and gives ``(B, C)`` logits.
+            In evaluation mode, fp32, on the CPU; maps normalised ``(B, 3, H, W)`` to ``(B, C)`` logits.
 
         Raises
         ------
@@ -138,14 +138,14 @@ class Bundle:
         WeightsHashError
             If the weights have changed since the bundle was loaded.
         BundleError
-            If the weights do not fit the network.
+            If the weights do not match the network.
         """
         import torch
 
         path = self.weights
         check_weights(path, self.card.weights_sha256)
         state = read_state_dict(path)
-        # Without memory: the weights are put in place of random ones that nobody needs to draw.
+        # Without memory: the weights replace random ones that need not be drawn.
         with torch.device("meta"):
             network = build_card_network(self.card, where=self.directory / CARD_NAME)
         load_weights(network, state, where=path)
@@ -167,7 +167,7 @@ class Listed:
     error : PathologyError or None
         Why it is broken.
     hidden_by : Path or None
-        Folder of a bundle of the same name that is found first.
+        Folder of a bundle of the same name earlier on the search path.
     """
 
     name: str
@@ -178,7 +178,7 @@ class Listed:
 
 
 def user_folder() -> Path:
-    """Return the folder of the user's own bundles: the first of ``PATHOLOGY_MODELS``, else the platform's place.
+    """Return the user folder: the first of ``PATHOLOGY_MODELS``, otherwise the platform's default.
 
     ``%LOCALAPPDATA%`` on Windows, ``~/Library/Application Support`` on macOS, ``$XDG_DATA_HOME`` or
     ``~/.local/share`` elsewhere (XDG Base Directory Specification 0.8), there ``sarcoma-pathology/models``.
@@ -196,7 +196,7 @@ def user_folder() -> Path:
 
 
 def search_path() -> tuple[Path, ...]:
-    """Return the folders in which bundles are looked for, first to last.
+    """Return the folders searched for bundles, in order.
 
     The user's folders (``PATHOLOGY_MODELS``, then the platform's) stand before the shipped ones: ``models/`` beside
     the package in a checkout, ``share/sarcoma-pathology/models`` of an installation.
@@ -226,13 +226,13 @@ def load_bundle(model: str | Path) -> Bundle:
     Raises
     ------
     UnknownModelError
-        If there is no such bundle; the message lists those there are.
+        If there is no such bundle; the message lists the available ones.
     UnsafeWeightsError
         If ``model`` is, or the bundle holds, a file that can run code when loaded.
     UnknownArchitectureError
         If this version does not have the card's network.
     WeightsHashError
-        If the weights are not the card's.
+        If the weights' hash differs from the card's.
     BundleError
         If the card is not valid or the bundle is incomplete, or the weights of a model of TIAToolbox's zoo cannot be
         fetched.
@@ -258,9 +258,9 @@ def find_bundle_folder(model: str | Path) -> Path:
         if path.name == CARD_NAME:
             return path.absolute().parent
         raise BundleError(
-            "a model is a folder with a card and weights, and this is a file",
+            "a model is a folder with a card and weights, not a file",
             where=path,
-            remedy="Give the folder, or make one of it: pathology models import",
+            remedy="Give the folder, or import the file: pathology models import",
         )
     # A name such as `densenet.pt` that is not there is still best answered with why it would not be taken.
     refuse_unsafe(path)
@@ -271,13 +271,13 @@ def _unknown(name: str) -> UnknownModelError:
     known = sorted({listed.name for listed in list_bundles() if listed.error is None})
     if not known:
         places = ", ".join(str(folder) for folder in search_path())
-        return UnknownModelError(f"no model is called {name!r}, and there is none in {places}")
+        return UnknownModelError(f"no model is called {name!r}; no models were found in {places}")
     close = difflib.get_close_matches(name, known, n=1)
     return UnknownModelError(
-        f"no model is called {name!r}; there are {', '.join(known)}"
+        f"no model is called {name!r}; available: {', '.join(known)}"
         if len(known) > 1
-        else f"no model is called {name!r}; there is {known[0]}",
-        remedy=f"You may have meant {close[0]}" if close else "See: pathology models list",
+        else f"no model is called {name!r}; available: {known[0]}",
+        remedy=f"The closest name is {close[0]}" if close else "See: pathology models list",
     )
 
 
@@ -291,9 +291,9 @@ def open_bundle(directory: Path) -> Bundle:
 
 def _unknown_architecture(card: Card, where: Path | None) -> UnknownArchitectureError:
     return UnknownArchitectureError(
-        f"architecture: no network is called {card.architecture!r}; there are {', '.join(architectures())}",
+        f"architecture: no network is called {card.architecture!r}; available: {', '.join(architectures())}",
         where=where,
-        remedy="Correct the card, or update the program if the model is newer than it",
+        remedy="Correct the card, or update the program if the model is newer",
     )
 
 
@@ -320,7 +320,7 @@ def build_card_network(card: Card, *, where: Path | None = None) -> nn.Module:
         return build_network(card.architecture, len(card.classes), **card.architecture_options)
     except (TypeError, ValueError) as error:
         raise BundleError(
-            f"architecture_options: {card.architecture} cannot be built with them ({error})",
+            f"architecture_options: {card.architecture} cannot be built with these options ({error})",
             where=where,
             remedy="Correct the card",
         ) from error
@@ -329,7 +329,7 @@ def build_card_network(card: Card, *, where: Path | None = None) -> nn.Module:
 def list_bundles() -> list[Listed]:
     """Return every bundle on the search path, by name; a broken one with its error.
 
-    Cards are validated, weights are only looked for: :func:`verify_bundle` reads them.
+    Cards are validated; weights must exist but are not read (see :func:`verify_bundle`).
     """
     listed: list[Listed] = []
     first: dict[str, Path] = {}

@@ -1,4 +1,4 @@
-"""The file of a bundle that says where its network's features lie for the data it was trained on."""
+"""The bundle file with the feature distribution of the training data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOMAIN_NAME: Final = "domain.safetensors"
 
 
 def write_domain(domain: FeatureDomain, directory: Path) -> str:
-    """Write class means and whitening; whole or not at all.
+    """Write class means and whitening, atomically.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def read_domain(directory: Path, rule: OutOfDomainRule) -> FeatureDomain:
     Raises
     ------
     WeightsHashError
-        If the file is not the card's.
+        If the file's hash differs from the card's.
     BundleError
         If it is missing or its arrays do not fit the card.
     """
@@ -69,7 +69,7 @@ def read_domain(directory: Path, rule: OutOfDomainRule) -> FeatureDomain:
 
     path = directory / DOMAIN_NAME
     if not path.is_file():
-        raise BundleError(f"the bundle has no {DOMAIN_NAME}", where=directory, remedy="Copy the bundle again, whole")
+        raise BundleError(f"the bundle has no {DOMAIN_NAME}", where=directory, remedy="Copy the complete bundle again")
     check_weights(path, rule.sha256)
     arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
     if set(arrays) != {"centres", "whitening"} or arrays["whitening"].shape != (rule.features,) * 2:

@@ -1,4 +1,4 @@
-"""Bundles on the move: out to a zip, in from a zip, a folder or somebody else's weights."""
+"""Export bundles to a zip file; import them from a zip file, a folder or third-party weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = ["export_bundle", "import_bundle", "map_names"]
 
 PAGE_NAME: Final = "README.md"
 EVALUATION_NAME: Final = "evaluation.json"
-"""Predictions behind the card's figures, where a bundle has them."""
+"""Predictions behind the card's metrics, if the bundle has them."""
 
 _EXPORTED: Final = (CARD_NAME, WEIGHTS_NAME, DOMAIN_NAME, *AGGREGATOR_NAMES, *INT8_NAMES, EVALUATION_NAME)
 _FILES: Final = (*_EXPORTED, PAGE_NAME)
@@ -55,9 +55,9 @@ _FIRST_DENSENET: Final = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 def export_bundle(model: str | Path, destination: Path) -> Path:
-    """Write a bundle as one zip file: card, weights, evaluation where there is one, and the card as a page.
+    """Write a bundle as one zip file: card, weights, evaluation if there is one, and the card as a page.
 
-    The same bundle gives the same bytes each time.
+    The same bundle always gives the same bytes.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def export_bundle(model: str | Path, destination: Path) -> Path:
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-    # A fixed date, so that the same bundle is the same file; stored, because weights do not compress.
+    # A fixed date makes equal bundles equal files; stored, because weights do not compress.
     entry = zipfile.ZipInfo(name, date_time=_EPOCH)
     entry.external_attr = 0o644 << 16
     return entry
@@ -115,7 +115,7 @@ def import_bundle(
     names: Mapping[str, str | None] | None = None,
     replace: bool = False,
 ) -> Bundle:
-    """Put a bundle into a folder of the search path, checked from card to output before anything is in place.
+    """Install a bundle into a folder of the search path after a complete verification.
 
     Parameters
     ----------
@@ -125,10 +125,10 @@ def import_bundle(
     folder
         Where to put it; ``None``: the user's folder (:func:`pathology.bundle.catalogue.user_folder`).
     card
-        For a ``.safetensors`` file only, its card.  ``weights_sha256`` and ``parameters`` may be left out and are
+        For a ``.safetensors`` file only, its card.  ``weights_sha256`` and ``parameters`` may be omitted and are
         filled in; ``weights_sha256``, where given, must be that of ``source``.
     names
-        For a ``.safetensors`` file only, how its names become the network's; see :func:`map_names`.
+        For a ``.safetensors`` file only, the mapping of its names to the network's; see :func:`map_names`.
     replace
         Replace a bundle of the same name.
 
@@ -137,7 +137,7 @@ def import_bundle(
     UnsafeWeightsError
         If ``source`` is a pickle, a checkpoint or a TorchScript program.
     BundleError
-        If the source is no bundle, the card is not valid, the weights do not fit, a bundle of the name is there, or
+        If the source is not a bundle, the card is not valid, the weights do not match, a bundle of the name exists, or
         any other check of :func:`pathology.bundle.verify.verify_bundle` fails.
     OutputError
         If the folder cannot be written.
@@ -146,7 +146,7 @@ def import_bundle(
     if not source.exists():
         raise BundleError("there is no such file or folder", where=source)
     if (card is not None or names is not None) and source.suffix.lower() != ".safetensors":
-        raise BundleError("a card and a mapping of names are given for .safetensors files only", where=source)
+        raise BundleError("a card and a name mapping apply to .safetensors files only", where=source)
     with _staging(folder or user_folder()) as staging:
         if source.is_dir():
             staged = _stage_folder(source, staging)
@@ -163,9 +163,9 @@ def import_bundle(
         if target.exists():
             if not replace:
                 raise BundleError(
-                    f"a model called {staged.name!r} is already there",
+                    f"a model called {staged.name!r} already exists",
                     where=target,
-                    remedy="Remove it, replace it on purpose (replace), or give this one another name",
+                    remedy="Remove it, allow replacing it (replace), or rename this model",
                 )
             target.rename(staging / "replaced")
         try:
@@ -199,16 +199,16 @@ def _stage_folder(source: Path, staging: Path) -> Path:
         if (source / name).is_file():
             shutil.copyfile(source / name, staged / name)
         elif name == WEIGHTS_NAME:
-            load_bundle(source)  # Says what is wrong: no weights, or weights of an unsafe kind.
+            load_bundle(source)  # Raises the reason: no weights, or an unsafe format.
     return staged
 
 
 def _stage_zip(source: Path, staging: Path) -> Path:
     if not zipfile.is_zipfile(source):
         raise BundleError(
-            "this is neither a bundle's zip file or folder nor a .safetensors file",
+            "not a bundle zip file, a bundle folder or a .safetensors file",
             where=source,
-            remedy="Give a zip made by pathology models export, or safetensors weights with a card",
+            remedy="Give a zip file from pathology models export, or safetensors weights with a card",
         )
     try:
         return _unpack(source, staging)
@@ -221,7 +221,7 @@ def _unpack(source: Path, staging: Path) -> Path:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         cards = [entry for entry in entries if PurePosixPath(entry.filename).name == CARD_NAME]
         if len(cards) != 1 or cards[0].file_size > _CARD_LIMIT:
-            raise BundleError(f"the zip file does not hold exactly one {CARD_NAME}", where=source)
+            raise BundleError(f"the zip file does not contain exactly one {CARD_NAME}", where=source)
         root = PurePosixPath(cards[0].filename).parent
         unpacked = staging / "unpacked"
         unpacked.mkdir()
@@ -240,7 +240,7 @@ def _unpack(source: Path, staging: Path) -> Path:
 def _stage_weights(source: Path, card: Path | None, names: Mapping[str, str | None], staging: Path) -> Path:
     if card is None:
         raise BundleError(
-            "weights alone are no model",
+            "weights without a card are not a model",
             where=source,
             remedy="Write a card (docs/bundles.md) and give it with the weights",
         )
@@ -271,16 +271,16 @@ def map_names(
 ) -> dict[str, Tensor]:
     """Rename the tensors of a state dict.
 
-    The names of the first published torchvision DenseNets (``norm.1`` for ``norm1``) are understood without being
-    told.
+    The names of the first published torchvision DenseNets (``norm.1`` for ``norm1``) are recognised
+    automatically.
 
     Parameters
     ----------
     state
         Tensors by their old names.
     names
-        Old to new.  A key is a whole name, or a beginning that ends in a dot (``model.`` to ``""`` takes away a
-        prefix); the longest that fits wins.  ``None`` leaves the tensor out.
+        Old to new.  A key is a whole name, or a prefix that ends in a dot (``model.`` to ``""`` removes a prefix); the
+        longest match wins.  ``None`` excludes the tensor.
     where
         The file, for the error message.
 
@@ -292,7 +292,7 @@ def map_names(
     Raises
     ------
     BundleError
-        If a key fits no name, or two tensors get one name.
+        If a key matches no name, or two tensors map to one name.
     """
     result: dict[str, Tensor] = {}
     used: set[str] = set()
@@ -308,13 +308,13 @@ def map_names(
             continue
         new = _FIRST_DENSENET.sub(r"\1\2.", new)
         if new in result:
-            raise BundleError(f"two tensors would be called {new}", where=where, remedy="Correct the mapping of names")
+            raise BundleError(f"two tensors map to the name {new}", where=where, remedy="Correct the name mapping")
         result[new] = tensor
     for key in names:
         if key not in used:
             raise BundleError(
-                f"the mapping of names has {key!r}, which fits no tensor",
+                f"the name mapping contains {key!r}, which matches no tensor",
                 where=where,
-                remedy="Correct the mapping; a beginning of a name ends in a dot",
+                remedy="Correct the mapping; a prefix ends in a dot",
             )
     return result

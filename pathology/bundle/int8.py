@@ -1,6 +1,6 @@
-"""The files of a bundle that hold its network in 8-bit integers, as OpenVINO reads them.
+"""The bundle files with the network in 8-bit integers, in OpenVINO's format.
 
-A graph of layers and its constants: OpenVINO runs its own operations only, so such a file holds no code.
+A graph of layers and its constants: OpenVINO runs only its own operations, so such a file contains no code.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def int8_graph(directory: Path, int8: Int8) -> Path:
     Raises
     ------
     WeightsHashError
-        If a file is not the card's.
+        If a file's hash differs from the card's.
     BundleError
         If one is missing.
     """
     for name, sha256 in zip(INT8_NAMES, (int8.graph_sha256, int8.constants_sha256), strict=True):
         if not (directory / name).is_file():
-            raise BundleError(f"the bundle has no {name}", where=directory, remedy="Copy the bundle again, whole")
+            raise BundleError(f"the bundle has no {name}", where=directory, remedy="Copy the complete bundle again")
         check_weights(directory / name, sha256)
     return directory / INT8_NAMES[0]

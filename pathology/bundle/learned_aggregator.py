@@ -1,4 +1,4 @@
-"""The files of a bundle that hold its learned aggregators."""
+"""The bundle files with the learned aggregators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def learned_aggregator(card: Card, name: str, *, where: Path | None = None) -> L
     Raises
     ------
     BundleError
-        If the card has none; the message says which it has.
+        If the card has none; the message lists those it has.
     """
     for aggregator in card.aggregators:
         if aggregator.name == name:
@@ -52,11 +52,11 @@ def write_aggregator(
     directory
         The bundle's folder.
     name
-        Under which it was built.
+        Name it was built under.
     training
         What it was trained on, and how it was evaluated.
     options
-        With which it was built, beside features and classes.
+        Options it was built with, besides features and classes.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def read_aggregator(directory: Path, card: Card, name: str) -> nn.Module:
     Raises
     ------
     WeightsHashError
-        If the file is not the card's.
+        If the file's hash differs from the card's.
     BundleError
         If the card has none of this name, the file is missing, or it does not fit.
     """
@@ -93,7 +93,7 @@ def read_aggregator(directory: Path, card: Card, name: str) -> nn.Module:
 
     entry, path = learned_aggregator(card, name, where=directory), aggregator_path(directory, name)
     if not path.is_file():
-        raise BundleError(f"the bundle has no {path.name}", where=directory, remedy="Copy the bundle again, whole")
+        raise BundleError(f"the bundle has no {path.name}", where=directory, remedy="Copy the complete bundle again")
     check_weights(path, entry.sha256)
     network = build_aggregator(name, entry.features, len(card.classes), **entry.options)
     found = sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,7 +1,7 @@
 """The patch classifiers of TIAToolbox's pretrained zoo as bundles: ``tiatoolbox:NAME``.
 
-TIAToolbox publishes PyTorch checkpoints, which are pickles.  At a model's first use its checkpoint is read once,
-tensors only, and kept as a bundle like any other, card and safetensors, in the cache folder; from then on neither the
+TIAToolbox publishes PyTorch checkpoints, which are pickles.  On first use a checkpoint is read once,
+tensors only, and stored in the cache folder as an ordinary bundle of card and safetensors; after that neither the
 library nor its hub is needed.  Patch size, scale, number of classes and network are read from the library's registry.
 
 This is the one file that imports tiatoolbox.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ZOO_PREFIX", "zoo_bundle", "zoo_models"]
 
 ZOO_PREFIX: Final = "tiatoolbox:"
-"""What a model's name begins with to be one of the zoo's."""
+"""Prefix of the zoo's model names."""
 
 _ARCHITECTURE: Final = "pooled-backbone"
 
@@ -108,10 +108,9 @@ _TASKS: Final = {
 
 
 def zoo_bundle(name: str) -> Path:
-    """Return the folder of a zoo model's bundle, making it at the first use.
+    """Return the folder of a zoo model's bundle, created on first use.
 
-    The checkpoint is taken from TIAToolbox's own cache, ``~/.tiatoolbox/models/NAME.pth``, and fetched from its hub
-    where it is not there.
+    The checkpoint is read from TIAToolbox's own cache, ``~/.tiatoolbox/models/NAME.pth``, or downloaded from its hub.
 
     Parameters
     ----------
@@ -128,9 +127,9 @@ def zoo_bundle(name: str) -> Path:
     UnknownModelError
         If the zoo has no patch classifier of this name.
     MissingDependencyError
-        If the bundle is not made yet and tiatoolbox is not installed.
+        If the bundle does not exist yet and tiatoolbox is not installed.
     BundleError
-        If the weights cannot be fetched, or do not fit the network.
+        If the weights cannot be downloaded, or do not match the network.
     UnsafeWeightsError
         If the checkpoint holds anything but tensors.
     OutputError
@@ -160,9 +159,9 @@ def zoo_bundle(name: str) -> Path:
         raise
     except OSError as error:
         raise OutputError(
-            f"the converted model cannot be kept ({error.strerror or error})",
+            f"the converted model cannot be stored ({error.strerror or error})",
             where=parent,
-            remedy="Set PATHOLOGY_CACHE to a folder you may write to",
+            remedy="Set PATHOLOGY_CACHE to a writable folder",
         ) from error
     return folder
 
@@ -193,19 +192,19 @@ def _bundle_name(name: str) -> str:
 def _unknown(name: str, models: dict[str, dict[str, Any]]) -> UnknownModelError:
     if name in _library().rcParam["pretrained_model_info"]:
         return UnknownModelError(
-            f"TIAToolbox's {name} is no patch classifier, and only those are run here",
-            remedy=f"Choose one such as {ZOO_PREFIX}resnet18-kather100k; docs/bundles.md tells which there are",
+            f"TIAToolbox's {name} is not a patch classifier; only patch classifiers are supported",
+            remedy=f"Choose a patch classifier such as {ZOO_PREFIX}resnet18-kather100k; docs/bundles.md lists them",
         )
     close = difflib.get_close_matches(name, models, n=1)
     return UnknownModelError(
-        f"TIAToolbox's zoo has no patch classifier called {name!r}; there are {', '.join(models)}",
-        remedy=f"You may have meant {ZOO_PREFIX}{close[0]}" if close else None,
+        f"TIAToolbox's zoo has no patch classifier called {name!r}; available: {', '.join(models)}",
+        remedy=f"The closest name is {ZOO_PREFIX}{close[0]}" if close else None,
     )
 
 
 @contextmanager
 def _without_side_effects() -> Iterator[None]:
-    """Undo what importing the library does to logging and warnings; what its own imports warn of is not ours."""
+    """Undo the library's changes to logging and warnings, and suppress warnings of its own imports."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     captured = warnings.showwarning.__module__ == "logging"
@@ -227,7 +226,7 @@ def _library() -> Any:  # noqa: ANN401 - an untyped module
             import tiatoolbox
     except ImportError as error:
         raise MissingDependencyError(
-            "models of TIAToolbox's zoo need TIAToolbox at their first use",
+            "models of TIAToolbox's zoo need TIAToolbox on first use",
             remedy="Install it: pip install 'sarcoma-pathology[tiatoolbox]'",
         ) from error
     return tiatoolbox
@@ -245,11 +244,11 @@ def _checkpoint(name: str, entry: dict[str, Any]) -> Path:
             fetched = Path(fetch_pretrained_weights(name))
     except Exception as error:  # the hub's client raises errors of many libraries, and not always its own
         raise BundleError(
-            f"the weights of TIAToolbox's {name} are not there and its hub does not give them"
+            f"the weights of TIAToolbox's {name} are not cached and its hub cannot provide them"
             f" ({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'})",
             where=path,
-            remedy=f"Where the hub can be reached, download {name}.pth from its repository {entry['hf_repo_id']},"
-            " and put it at this place",
+            remedy=f"Download {name}.pth from the hub's repository {entry['hf_repo_id']} on a machine with access"
+            " and copy it to this path",
         ) from error
     return fetched
 
@@ -264,8 +263,8 @@ def _convert(name: str, entry: dict[str, Any], checkpoint: Path, folder: Path) -
     scale = settings["input_resolutions"][0]
     if len(sides) != 1 or scale["units"] != "mpp" or options["num_classes"] != len(task.classes):
         raise BundleError(
-            f"this version of TIAToolbox describes {name} in a way that is not understood here",
-            remedy="Use the version of TIAToolbox that this program was tested with; see docs/bundles.md",
+            f"this version of TIAToolbox describes {name} in an unsupported way",
+            remedy="Use the tested version of TIAToolbox; see docs/bundles.md",
         )
     patch = sides.pop()
     stride = settings["stride_shape"][0]
@@ -304,9 +303,9 @@ def _convert(name: str, entry: dict[str, Any], checkpoint: Path, folder: Path) -
                 ),
                 "intended_use": f"Research on {task.about}. Not for sarcomas, and not for diagnosis.",
                 "limits": (
-                    "Was never shown a sarcoma.",
+                    "Not trained on sarcomas.",
                     "Probabilities are not calibrated.",
-                    "It always answers: nothing tells when a slide is foreign to it.",
+                    "Never abstains: it has no out-of-distribution score.",
                 ),
                 "licence": f"as stated with {entry['hf_repo_id']} on TIAToolbox's hub; read it before use",
                 "reference": "Pocock et al. 2022, Communications Medicine 2:120",
@@ -324,16 +323,16 @@ def _tensors(checkpoint: Path) -> dict[str, Tensor]:
 
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows as any of a dozen kinds of error
+    except Exception as error:  # damage raises one of many error types
         raise UnsafeWeightsError(
-            "the checkpoint is damaged, or holds more than tensors, and is not loaded",
+            "the checkpoint is damaged or contains more than tensors, and is not loaded",
             where=checkpoint,
-            remedy="Remove it and fetch it again from TIAToolbox's hub",
+            remedy="Delete it and download it again from TIAToolbox's hub",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UnsafeWeightsError(
-            "the checkpoint is no list of named tensors",
+            "the checkpoint is not a mapping of named tensors",
             where=checkpoint,
-            remedy="Remove it and fetch it again from TIAToolbox's hub",
+            remedy="Delete it and download it again from TIAToolbox's hub",
         )
     return {str(key): value for key, value in state.items()}

@@ -24,16 +24,16 @@ _GLASS: Final = (240, 255)
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was verified.
+    """One verification step.
 
     Attributes
     ----------
     what : str
-        What was looked at.
+        What was checked.
     error : PathologyError or None
         ``None`` if it holds.
     found : str
-        What was seen, such as the hash.
+        What was found, such as the hash.
     """
 
     what: str
@@ -42,13 +42,13 @@ class Check:
 
 
 def verify_bundle(model: str | Path) -> list[Check]:
-    """Check a bundle from card to output; everything after the first failure is left out.
+    """Check a bundle from card to output; stop at the first failure.
 
-    In this order: the card's schema; that the folder bears the bundle's name; the weights' hash; that the network
-    can be built and the weights fit it by name and shape; the number of learnable parameters; the files that trust
-    and learned aggregators rest on; the files of the network in 8-bit integers, if it has one; that one blank patch
-    gives one finite number per class, or of a detector boxes with confidences, none of which counts on empty glass, and
-    others where there is something to see.
+    In this order: the card's schema; that the folder has the bundle's name; the weights' hash; that the network can be
+    built and the weights match it by name and shape; the number of learnable parameters; the files behind ``trust`` and
+    the learned aggregators; the files of the 8-bit network, if there is one; and that one blank patch gives one finite
+    number per class.  A detector must give boxes with confidences, none of which counts on empty glass, and different
+    ones for an image with content.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def verify_bundle(model: str | Path) -> list[Check]:
         network: Any = detector
         if not hasattr(network, "candidates"):
             raise BundleError(
-                "task: this network gives no boxes", where=directory / CARD_NAME, remedy="Correct the card"
+                "task: this network does not output boxes", where=directory / CARD_NAME, remedy="Correct the card"
             )
         with torch.inference_mode():
             rows = network.candidates(blank)
@@ -132,16 +132,16 @@ def verify_bundle(model: str | Path) -> list[Check]:
         assert bundle is not None
         if classes != len(bundle.card.classes):
             raise BundleError(
-                f"classes: the card names {len(bundle.card.classes)}, the network tells {classes} apart",
+                f"classes: the card names {len(bundle.card.classes)}, the network has {classes}",
                 where=directory / CARD_NAME,
             )
         if not bool(torch.isfinite(rows).all()) or not bool(((rows[..., 4] >= 0) & (rows[..., 4] <= 1)).all()):
-            raise BundleError("the weights give boxes that are none for a blank patch", where=directory)
+            raise BundleError("the weights give invalid boxes for a blank patch", where=directory)
         nothing_on_glass(network)
-        return f"{rows.shape[1]} places, {bundle.card.patch} px at {bundle.card.mpp:g} µm/px"
+        return f"{rows.shape[1]} candidates, {bundle.card.patch} px at {bundle.card.mpp:g} µm/px"
 
     def nothing_on_glass(detector: Any) -> None:  # noqa: ANN401 - one of several networks with candidates
-        """Refuse weights that do not look at the picture, and a threshold that glass exceeds."""
+        """Refuse weights that ignore the image, and a threshold that glass exceeds."""
         import torch
 
         assert bundle is not None
@@ -155,9 +155,9 @@ def verify_bundle(model: str | Path) -> list[Check]:
             rows = detector.candidates((pictures - mean) / std)
         if torch.equal(rows[0], rows[-1]):
             raise BundleError(
-                "the weights give the same boxes for noise as for glass: they look at nothing",
+                "the weights give the same boxes for noise as for glass: they ignore the image",
                 where=directory,
-                remedy="Copy the bundle again, whole, or train again",
+                remedy="Copy the complete bundle again, or retrain",
             )
         surest = rows[: len(_GLASS), :, 4].max()
         # As the engines do, by the card's calibration of the confidence (Platt 1999).
@@ -165,7 +165,7 @@ def verify_bundle(model: str | Path) -> list[Check]:
         score = float(torch.sigmoid(slope * torch.logit(surest, eps=1e-6) + intercept))
         if score >= card.detection.threshold:
             raise BundleError(
-                f"on empty glass it finds what counts: score {score:.2f}, threshold {card.detection.threshold:g}",
+                f"on empty glass it has a counted detection: score {score:.2f}, threshold {card.detection.threshold:g}",
                 where=directory,
                 remedy="Train longer, or correct detection.threshold in the card",
             )
@@ -183,22 +183,22 @@ def verify_bundle(model: str | Path) -> list[Check]:
             logits = network(blank)
         if tuple(logits.shape) != (1, len(card.classes)):
             raise BundleError(
-                f"classes: the card names {len(card.classes)}, the network gives {tuple(logits.shape)[1:]} per patch",
+                f"classes: the card names {len(card.classes)}, the network outputs {tuple(logits.shape)[1:]} per patch",
                 where=directory / CARD_NAME,
             )
         if not bool(torch.isfinite(logits).all()):
-            raise BundleError("the weights give no finite number for a blank patch", where=directory)
+            raise BundleError("the weights give a non-finite output for a blank patch", where=directory)
         return f"{len(card.classes)} classes, {card.patch} px at {card.mpp:g} µm/px"
 
     steps: list[tuple[str, Callable[[], str]]] = [
         ("the card is valid", card_is_valid),
-        ("the folder bears the model's name", folder_is_named),
-        ("the weights are the card's", weights_are_the_cards),
-        ("the weights fit the network", weights_fit),
-        ("the number of parameters is the card's", parameters_agree),
-        ("what trust rests on is the card's", trust_is_the_cards),
-        ("the network in 8-bit integers is the card's", int8_is_the_cards),
-        ("a blank patch gives what the card says", outputs_agree),
+        ("the folder has the model's name", folder_is_named),
+        ("the weights match the card", weights_are_the_cards),
+        ("the weights match the network", weights_fit),
+        ("the number of parameters matches the card", parameters_agree),
+        ("the files behind trust match the card", trust_is_the_cards),
+        ("the 8-bit network matches the card", int8_is_the_cards),
+        ("a blank patch gives the output that the card declares", outputs_agree),
     ]
     checks: list[Check] = []
     for what, step in steps:

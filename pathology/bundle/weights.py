@@ -56,7 +56,7 @@ def refuse_unsafe(path: Path) -> None:
         return
     if _is_torchscript(path):
         raise UnsafeWeightsError(
-            "this is a TorchScript program, which is code and not weights; it is not loaded",
+            "a TorchScript program is code, not weights, and is not loaded",
             where=path,
             remedy="Build the network it came from, load its state dict there, save it with"
             " safetensors.torch.save_file, and import that with a card: pathology models import",
@@ -100,7 +100,7 @@ def weights_path(directory: Path) -> Path:
         return path
     for other in sorted(directory.iterdir()):
         refuse_unsafe(other)
-    raise BundleError(f"the bundle has no {WEIGHTS_NAME}", where=directory, remedy="Copy the bundle again, whole")
+    raise BundleError(f"the bundle has no {WEIGHTS_NAME}", where=directory, remedy="Copy the complete bundle again")
 
 
 _checked: dict[Path, tuple[tuple[int, ...], str]] = {}
@@ -131,7 +131,7 @@ def check_weights(path: Path, sha256: str) -> None:
         raise WeightsHashError(
             f"the weights are not those the card was written for (SHA-256 {found[:12]}…, card {sha256[:12]}…)",
             where=path,
-            remedy="Copy the bundle again; if the weights were changed on purpose, they need a card of their own",
+            remedy="Copy the bundle again; deliberately changed weights need their own card",
         )
 
 
@@ -195,14 +195,14 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, where: Path
     superfluous = [name for name in state if name not in expected]
     differing = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     problems = [f"{name} is missing" for name in missing]
-    problems += [f"{name} does not belong to it" for name in superfluous]
+    problems += [f"{name} is not part of it" for name in superfluous]
     problems += [
         f"{name} has shape {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}" for name in differing
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise BundleError(
-            f"the weights do not fit the network: {problems[0]}{more}",
+            f"the weights do not match the network: {problems[0]}{more}",
             where=where,
             remedy="Check architecture, architecture_options and classes on the card, or give a mapping of names",
         )
@@ -210,7 +210,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, where: Path
 
 
 def write_state_dict(state: Mapping[str, Tensor], path: Path, *, half: bool = True) -> str:
-    """Write weights as safetensors, whole or not at all.
+    """Write weights as safetensors, atomically.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def write_state_dict(state: Mapping[str, Tensor], path: Path, *, half: bool = Tr
             narrow = tensor.to(torch.float16)
             if not bool(torch.isfinite(narrow).all()):
                 raise OutputError(
-                    f"{name} has values that fp16 cannot hold", where=path, remedy="Store it with half=False"
+                    f"{name} has values outside the range of fp16", where=path, remedy="Store it with half=False"
                 )
             tensor = narrow
         stored[name] = tensor

@@ -1,4 +1,4 @@
-"""What a published classifier of slides adds to its catalogue entry: its classes and its recipe."""
+"""The classes and training recipe of a published slide classifier."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SlideClassifier:
     classes
         Class names as published, codes of :mod:`pathology.findings.vocabulary` for histotypes.
     recipe
-        Its training.
+        Its training recipe.
     """
 
     system: System
@@ -46,19 +46,19 @@ def find_classifier(system_id: str) -> SlideClassifier:
     Raises
     ------
     UsageError
-        If no classifier of slides has this id.
+        If no slide classifier has this id.
     """
     modules = _modules()
     if system_id not in modules:
         raise UsageError(
-            f"no classifier of slides is called {system_id!r}", remedy=f"Choose one of {', '.join(sorted(modules))}"
+            f"no slide classifier is called {system_id!r}", remedy=f"Choose one of {', '.join(sorted(modules))}"
         )
     module = modules[system_id]
     return SlideClassifier(module.SYSTEM, module.CLASSES, module.recipe())
 
 
 def _modules() -> dict[str, ModuleType]:
-    """Modules of classifiers by id: those that name their classes."""
+    """Modules of classifiers by id: those that define their classes."""
     return {
         name: module
         for name, module in system_modules().items()

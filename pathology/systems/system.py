@@ -1,7 +1,7 @@
-"""What the catalogue of published systems says about each of them.
+"""Catalogue entries of the published systems.
 
 Every published system is one module of this package with a module-level ``SYSTEM``.  The module composes parts
-of the other rooms and holds no algorithm of its own.
+of other packages and implements no algorithm itself.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ __all__ = ["PublishedMetric", "System", "all_systems", "system_modules"]
 
 
 class PublishedMetric(Record):
-    """A figure as its authors published it.  It says nothing about this implementation."""
+    """A metric as published by the authors.  It says nothing about this implementation."""
 
     metric: str
     value: str
     """As printed, with its interval or spread where given."""
     cohort: str
-    """On which data, with n."""
+    """Evaluation data, with n."""
     source: str = ""
-    """Where it stands: abstract, table, review."""
+    """Where it was published: abstract, table, review."""
 
 
 class OwnMetric(Record):
-    """A figure measured with this implementation."""
+    """A metric measured with this implementation."""
 
     metric: str
     value: float
@@ -41,7 +41,7 @@ class OwnMetric(Record):
     unit: str
     """What n counts: patients, slides, tiles."""
     data: str
-    """On which data and split."""
+    """Evaluation data and split."""
 
 
 class System(Record):
@@ -50,7 +50,7 @@ class System(Record):
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """Name on the command line, such as ``foersch-2021``."""
     code: str
-    """Place in the specification, such as ``A1``."""
+    """Catalogue code, such as ``A1``."""
     title: str
     reference: str
     """Citation."""

@@ -66,13 +66,13 @@ def test_a_figure_without_interval_is_refused_by_its_place(tmp_path, fields):
     }
     path = tmp_path / "card.yaml"
     path.write_text(yaml.safe_dump({**fields, "metrics": [figure]}), encoding="utf-8")
-    with pytest.raises(BundleError, match=r"figures\.0.*a value and its interval come together"):
+    with pytest.raises(BundleError, match=r"metrics\.0.*a value and its interval come together"):
         read_card(path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [", "not valid YAML"), (b"\xff\xfe\x00", "not valid YAML"), (b"", "empty"), (b"- 1\n", "no list of fields")],
+    [(b"a: [", "not valid YAML"), (b"\xff\xfe\x00", "not valid YAML"), (b"", "empty"), (b"- 1\n", "not a mapping of fields")],
 )
 def test_what_is_no_card(tmp_path, content, message):
     path = tmp_path / "card.yaml"

@@ -80,7 +80,7 @@ class TestImportBundle:
     def test_one_of_the_name_is_replaced_on_purpose_only(self, bundle_folder, models, tmp_path):
         archive = export_bundle("little-model", tmp_path)
         (bundle_folder / "card.yaml").write_text("spoilt")
-        with pytest.raises(BundleError, match="'little-model' is already there"):
+        with pytest.raises(BundleError, match="'little-model' already exists"):
             import_bundle(archive)
         assert (bundle_folder / "card.yaml").read_text() == "spoilt"
         import_bundle(archive, replace=True)
@@ -137,7 +137,7 @@ class TestImportBundle:
 
     def test_what_is_no_bundle(self, tmp_path, models):
         (tmp_path / "notes.txt").write_text("hello")
-        with pytest.raises(BundleError, match="neither a bundle's zip"):
+        with pytest.raises(BundleError, match="not a bundle zip file"):
             import_bundle(tmp_path / "notes.txt")
         with pytest.raises(BundleError, match="no such file"):
             import_bundle(tmp_path / "missing.zip")
@@ -148,7 +148,7 @@ class TestImportBundle:
         path = tmp_path / "model.pt"
         with zipfile.ZipFile(path, "w") as content:
             content.writestr("model/code/__torch__.py", "")
-        with pytest.raises(UnsafeWeightsError, match="TorchScript program, which is code"):
+        with pytest.raises(UnsafeWeightsError, match="TorchScript program is code"):
             import_bundle(path)
 
     def test_where_nothing_can_be_written(self, pristine_bundle, tmp_path):
@@ -219,11 +219,11 @@ class TestImportWeights:
 
     def test_weights_without_card(self, tmp_path, models):
         save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
-        with pytest.raises(BundleError, match="weights alone are no model"):
+        with pytest.raises(BundleError, match="weights without a card are not a model"):
             import_bundle(tmp_path / "w.safetensors")
 
     def test_a_card_beside_a_bundle(self, pristine_bundle, models, draft):
-        with pytest.raises(BundleError, match=r"for \.safetensors files only"):
+        with pytest.raises(BundleError, match=r"to \.safetensors files only"):
             import_bundle(pristine_bundle, card=draft())
 
 
@@ -242,9 +242,9 @@ class TestNames:
         assert set(map_names(STATE, {})) == set(STATE)
 
     def test_a_beginning_must_end_in_a_dot(self):
-        with pytest.raises(BundleError, match="'model', which fits no tensor"):
+        with pytest.raises(BundleError, match="'model', which matches no tensor"):
             map_names(STATE, {"model": ""})
 
     def test_two_tensors_of_one_name(self):
-        with pytest.raises(BundleError, match="two tensors would be called x"):
+        with pytest.raises(BundleError, match="two tensors map to the name x"):
             map_names(STATE, {"model.a.weight": "x", "model.b.weight": "x"})

@@ -154,7 +154,7 @@ def test_a_checkpoint_that_runs_code_is_refused_and_does_not(home, tmp_path):
 
 def test_weights_of_another_network_are_refused(home):
     put(home, "resnet18-pcam", classes=2, backbone="alexnet")
-    with pytest.raises(BundleError, match="do not fit the network"):
+    with pytest.raises(BundleError, match="do not match the network"):
         load_bundle("tiatoolbox:resnet18-pcam")
 
 
@@ -162,7 +162,7 @@ def test_weights_of_another_network_are_refused(home):
     ("name", "message"),
     [
         ("resnet18-pcan", "tiatoolbox:resnet18-pcam"),
-        ("hovernet_fast-pannuke", "is no patch classifier"),
+        ("hovernet_fast-pannuke", "is not a patch classifier"),
         ("../../elsewhere", "no patch classifier called"),
     ],
 )

@@ -137,7 +137,7 @@ class TestFit:
         assert not network.weight.is_meta
 
     def test_missing(self):
-        with pytest.raises(BundleError, match=r"do not fit the network: bias is missing"):
+        with pytest.raises(BundleError, match=r"do not match the network: bias is missing"):
             load_weights(linear(), {"weight": torch.zeros(2, 3)})
 
     def test_superfluous(self):

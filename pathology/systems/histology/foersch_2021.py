@@ -26,35 +26,35 @@ SYSTEM = System(
     data="506 slides of 291 patients: TCGA-SARC 240 (training and validation), several centres 51 (test)",
     published=(
         PublishedMetric(
-            metric="AUROC", value="0.97 ± 0.01", cohort="51 patients of several centres", source="abstract"
+            metric="AUROC", value="0.97 ± 0.01", cohort="51 patients from several centres", source="abstract"
         ),
         PublishedMetric(
-            metric="accuracy", value="79.9 ± 6.1 %", cohort="51 patients of several centres", source="abstract"
+            metric="accuracy", value="79.9 ± 6.1 %", cohort="51 patients from several centres", source="abstract"
         ),
         PublishedMetric(
             metric="accuracy of nine pathologists without and with the model",
             value="46.3 ± 15.5 % and 87.1 ± 11.1 %",
-            cohort="51 patients of several centres",
+            cohort="51 patients from several centres",
             source="abstract",
         ),
     ),
     own=(
         OwnMetric(
-            metric="recall of non-tumour tiles (a colour baseline: 0.412)",
+            metric="recall of non-tumour tiles (colour-only baseline: 0.412)",
             value=0.0,
             interval=(0.0, 0.184),
             n=17,
             unit="tiles",
-            data="45 osteosarcoma tiles, leave one case out, two epochs from random weights, which taught it nothing",
+            data="45 osteosarcoma tiles, leave-one-case-out, two epochs from random weights; did not converge",
         ),
     ),
     notes=(
         "The scale of the tiles is not published: --target-mpp must be given.",
-        "How tiles become a patient is not published: mean probability by default, majority vote and the ten surest "
-        "tiles reported beside it.",
-        "What the published ± is taken over is not said.",
-        "The authors' notebook constructs MixUp and does not use it; neither does this recipe.",
-        "fastai changes contrast and brightness on the logits of the pixels, albumentations on the pixels.",
+        "The aggregation from tiles to patient is not published: mean probability by default, with majority vote and "
+        "the ten most confident tiles reported beside it.",
+        "What the published ± refers to is not stated.",
+        "The authors' notebook constructs MixUp but does not use it; neither does this recipe.",
+        "fastai changes contrast and brightness on the logits of pixel values, albumentations on the pixel values.",
         "The authors keep the epoch with the best accuracy of validation tiles; so does this recipe, on validation "
         "patients.",
     ),

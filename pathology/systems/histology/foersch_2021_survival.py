@@ -28,28 +28,28 @@ SYSTEM = System(
             metric="AUROC",
             value="0.91 ± 0.1",
             cohort="85 patients with leiomyosarcoma",
-            source="quoted elsewhere, not checked in the paper",
+            source="secondary source, not checked in the paper",
         ),
         PublishedMetric(
             metric="accuracy",
             value="88.9 ± 9.9 %",
             cohort="85 patients with leiomyosarcoma",
-            source="quoted elsewhere, not checked in the paper",
+            source="secondary source, not checked in the paper",
         ),
         PublishedMetric(
             metric="hazard ratio, multivariable Cox",
             value="5.5 (95 % CI 1.56-19.7, P = 0.008)",
             cohort="85 patients with leiomyosarcoma",
-            source="quoted elsewhere, not checked in the paper",
+            source="secondary source, not checked in the paper",
         ),
     ),
     notes=(
         "No code is published for this part.  Here: a classifier of tiles by status, the patient's mean probability of "
         "the second class as risk, Kaplan-Meier curves, log-rank test and multivariable Cox model.",
-        "The cut-off of the risk is the median of development patients whose slides did not shape the weights; test "
-        "patients never move it.",
-        "A status at last contact treats a patient lost after a month like one alive after ten years; the Cox model "
-        "beside it does not.",
+        "The risk cut-off is the median of development patients whose slides were not used to fit the weights; test "
+        "patients never change it.",
+        "Status at last contact treats a patient lost after a month like one alive after ten years; the accompanying "
+        "Cox model does not.",
     ),
 )
 

@@ -36,22 +36,22 @@ SYSTEM = System(
     ),
     own=(
         OwnMetric(
-            metric="recall of non-tumour tiles (a colour baseline: 0.412)",
+            metric="recall of non-tumour tiles (colour-only baseline: 0.412)",
             value=0.235,
             interval=(0.096, 0.473),
             n=17,
             unit="tiles",
-            data="45 osteosarcoma tiles, leave one case out, two epochs from random weights, which taught it nothing",
+            data="45 osteosarcoma tiles, leave-one-case-out, two epochs from random weights; did not converge",
         ),
     ),
     notes=(
-        "The internal area of 1.00 for CCS rests on 3 slides; the external one on 30.",
-        "The settings that were used are not published; these are DeepPATH's for fine-tuning: 299 px at 20x, at most "
-        "half background, no overlap, RMSProp from 0.001, falling to 0.16 of itself every 30 epochs.",
+        "The internal AUC of 1.00 for CCS is based on 3 slides; the external one on 30.",
+        "The settings used are not published; these are DeepPATH's for fine-tuning: 299 px at 20x, at most half "
+        "background, no overlap, RMSProp from 0.001, multiplied by 0.16 every 30 epochs.",
         "DeepPATH counts a patch's bright pixels; here at least half of a patch must be tissue of the slide's mask, in "
         "training and in scoring alike.",
         "DeepPATH's RMSProp has its epsilon of 1 inside the square root, torch's outside.",
-        "Both of DeepPATH's rules are reported: average probability, and share of the patches a class leads in.",
+        "Both of DeepPATH's rules are reported: average probability, and share of patches per predicted class.",
     ),
 )
 

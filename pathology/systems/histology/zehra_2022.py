@@ -28,9 +28,9 @@ SYSTEM = System(
         PublishedMetric(metric="F1", value="0.8151", cohort="108 test mitoses", source="abstract"),
     ),
     notes=(
-        "The figures equal 97 true positives, 33 false positives and 11 false negatives exactly; no interval is "
+        "The metrics equal exactly 97 true positives, 33 false positives and 11 false negatives; no interval is "
         "published (Wilson: precision 0.665-0.813, recall 0.827-0.942).",
-        "The criterion of a match, and whether patients are in both sets, are not published.",
+        "The matching criterion, and whether patients are in both sets, are not published.",
         "Of the released schedule's two steps the first falls inside the burn-in and the second beyond the last "
         "iteration; the rate after the burn-in is 0.000261 throughout.",
         "The bundle mitosis-yolov4 is this graph at half width with anchors for boxes of one size, trained from random "

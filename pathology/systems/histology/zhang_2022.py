@@ -30,25 +30,25 @@ SYSTEM = System(
     ),
     own=(
         OwnMetric(
-            metric="recall of non-tumour tiles (a colour baseline: 0.412)",
+            metric="recall of non-tumour tiles (colour-only baseline: 0.412)",
             value=0.0,
             interval=(0.0, 0.184),
             n=17,
             unit="tiles",
-            data="45 osteosarcoma tiles, leave one case out, two epochs from random weights, which taught it nothing",
+            data="45 osteosarcoma tiles, leave-one-case-out, two epochs from random weights; did not converge",
         ),
     ),
     notes=(
         "Patch size, scale, class list and hyper-parameters are not published: --target-mpp must be given; 299 px, "
-        "AdamW with a one-cycle rate, turns and colour jitter are ours.",
-        "How patches become a slide is not published: mean probability of the patches in the regions given, or of all "
-        "tissue where none are.",
+        "AdamW with a one-cycle schedule, rotations and colour jitter are ours.",
+        "The aggregation from patches to slide is not published: mean probability of the patches in the given "
+        "regions, or of all tissue without regions.",
     ),
 )
 
 
 def recipe() -> SlideRecipe:
-    """Return a training whose numbers are ours, for none are published."""
+    """Return a training with our hyper-parameters, since none are published."""
     from pathology.training.classifier.recipe import SlideRecipe, Stage
 
     return SlideRecipe(

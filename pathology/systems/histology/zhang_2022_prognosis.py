@@ -36,8 +36,8 @@ SYSTEM = System(
     ),
     notes=(
         "The interval almost touches 1.",
-        "The cut-off is the median risk of development patients whose slides did not shape the weights; it is on the "
-        "card before a test patient is looked at.",
+        "The cut-off is the median risk of development patients whose slides were not used to fit the weights; it is "
+        "on the card before any test patient is evaluated.",
         "Everything that is not published is as in zhang-2022.",
     ),
 )

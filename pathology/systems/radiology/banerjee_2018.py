@@ -57,15 +57,12 @@ SYSTEM = System(
         ),
     ),
     notes=(
-        "How the images were fused, the fold's unit and all hyper-parameters are not public: both sequences are kept "
-        "as "
-        "channels with their mean (the fusion can be undone), folds are by patient, and the defaults are ours.",
-        "The published start is ImageNet weights; the recipe's default start is random, because weights are fetched "
-        "only "
-        "when asked for.",
-        "No public sarcoma data with both sequences is at hand: shown on constructed data, where neither sequence "
-        "alone "
-        "tells the class.",
+        "How the images were fused, the unit of the folds and all hyper-parameters are not public: both sequences are "
+        "kept as channels with their mean (the fusion is reversible), folds are by patient, and the defaults are ours.",
+        "Published training starts from ImageNet weights; the recipe starts from random weights by default, because "
+        "weights are downloaded only on request.",
+        "No public sarcoma data with both sequences are available: tested on constructed data, where neither sequence "
+        "alone determines the class.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""B6. Treatment effect from longitudinal ADC maps: ACGAN for training images, VGG-19 for the answer."""
+"""B6. Treatment effect from longitudinal ADC maps: ACGAN for training images, VGG-19 for the prediction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SYSTEM = System(
     title="ACGAN and VGG-19 on ADC maps of three time points",
     reference="Gao et al. 2021, Medical Physics",
     task="Treatment effect up to 20 %, 20-90 %, 90 % and more, by patient",
-    network="ACGAN; VGG-19 trained on its images only",
+    network="ACGAN; VGG-19 trained on synthetic images only",
     parameters=139_582_531,
     status="works",
     data="30 patients, 6 Gy x 5, DWI at three time points on a 0.35 T MR-guided system",
@@ -25,16 +25,16 @@ SYSTEM = System(
         PublishedMetric(
             metric="accuracy, training / validation",
             value="86.5 % / 84.8 %",
-            cohort="20 / 5 patients a round",
+            cohort="20 / 5 patients per round",
             source="review",
         ),
         PublishedMetric(
-            metric="accuracy of slices", value="above 80 %", cohort="5 test patients a round", source="review"
+            metric="accuracy of slices", value="above 80 %", cohort="5 test patients per round", source="review"
         ),
         PublishedMetric(
             metric="accuracy of patients",
             value="100 % in six rounds, 80 % in one",
-            cohort="5 test patients a round, 7 rounds",
+            cohort="5 test patients per round, 7 rounds",
             source="review",
         ),
     ),
@@ -57,12 +57,11 @@ SYSTEM = System(
         ),
     ),
     notes=(
-        "The GAN is fitted on the training patients of each round only, and refuses to be used where one of them is "
-        "held "
-        "out.  The published number of 15,000 synthetic images a class is the default.",
-        "Every round reports how near synthetic images come to training images, against how near other patients do.",
+        "The GAN is fitted on the training patients of each round only, and its use is refused where one of them is "
+        "held out.  The published number of 15,000 synthetic images per class is the default.",
+        "Every round reports how close synthetic images are to training images, compared with other patients' images.",
         "GAN sizes and all hyper-parameters are ours.  Seven rounds of 20/5/5 patients become folds by patient.",
-        "No public longitudinal ADC maps of sarcomas are at hand: shown on constructed data.",
+        "No public longitudinal ADC maps of sarcomas are available: tested on constructed data.",
     ),
 )
 

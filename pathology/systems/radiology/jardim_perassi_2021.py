@@ -24,7 +24,7 @@ SYSTEM = System(
     published=(
         PublishedMetric(
             metric="correlation with histology",
-            value="not found in what could be read",
+            value="not found in the accessible text",
             cohort="mice",
             source="abstract",
         ),
@@ -57,8 +57,8 @@ SYSTEM = System(
     ),
     notes=(
         "Patch size, sequences and training are ours.",
-        "Histology must come registered with the MRI, as a mask; no public pairs are at hand: shown on phantoms whose "
-        "hypoxic fraction is known.",
+        "Histology must be registered to the MRI, as a mask; no public pairs are available: tested on phantoms with a "
+        "known hypoxic fraction.",
     ),
 )
 

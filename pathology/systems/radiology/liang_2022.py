@@ -69,11 +69,10 @@ SYSTEM = System(
         ),
     ),
     notes=(
-        "SMOTE works inside each training fold; every synthetic row remembers its parents and the audit checks them.",
+        "SMOTE runs inside each training fold; every synthetic row records its parents and an audit checks them.",
         "Logistic regression, trees, forests, boosting and AdaBoost can be compared; logistic regression and SVM can "
-        "be "
-        "put into a bundle.",
-        "Shown on T1 MRI, CT and PET of 28 public patients.",
+        "be stored in a bundle.",
+        "Tested on T1 MRI, CT and PET of 28 public patients.",
     ),
 )
 
@@ -88,7 +87,7 @@ def recipe(
     sequences
         Sequences measured.
     deep_start
-        Weights of the ResNet-34 whose features of the first sequence are added; ``None`` leaves them out.
+        Weights of the ResNet-34 whose features of the first sequence are added; ``None`` adds none.
     shell_mm
         Width of a peritumoural shell; the publication has none.
     """

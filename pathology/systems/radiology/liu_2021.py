@@ -58,8 +58,8 @@ SYSTEM = System(
     ),
     notes=(
         "The review names ResNet-34; the number of features kept and the penalties are ours.",
-        "The nomogram is fitted on signature scores of inner folds, so that it does not trust an overfitted signature.",
-        "Shown on T1 MRI of 28 public patients with time to metastasis or recurrence: too few to say anything firm.",
+        "The nomogram is fitted on signature scores of inner folds, to avoid relying on an overfitted signature.",
+        "Tested on T1 MRI of 28 public patients with time to metastasis or recurrence: too few for any conclusion.",
     ),
 )
 
@@ -72,7 +72,7 @@ def recipe(sequence: str = "MR_T1", deep_start: str | None = None) -> Recipe:
     sequence
         The MRI sequence measured.
     deep_start
-        Weights of the ResNet-34 whose features are added (``imagenet`` or a file); ``None`` leaves them out.
+        Weights of the ResNet-34 whose features are added (``imagenet`` or a file); ``None`` adds none.
     """
     from pathology.radiology.models.deep_features import DeepFeatureSettings
     from pathology.radiology.models.signature_recipe import SignatureRecipe

@@ -52,7 +52,7 @@ SYSTEM = System(
             data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
         ),
         OwnMetric(
-            metric="hazard ratio of overall survival, called high grade (22) against low (3)",
+            metric="hazard ratio of overall survival, predicted high grade (22) against low (3)",
             value=1.465,
             interval=(0.163, 13.146),
             n=25,
@@ -61,11 +61,11 @@ SYSTEM = System(
         ),
     ),
     notes=(
-        "An F1 of 0.90 mirrors the share of high grades; balanced accuracy is reported here too.",
+        "An F1 of 0.90 reflects the share of high grades; balanced accuracy is reported here as well.",
         "Intervals are not published.  Hyper-parameters beyond the network are ours.",
-        "The data at hand have plain T1, not T1FSGd or T2FS, and grades low, intermediate and high: low is set against "
-        "the rest.  With 3 patients of low grade no interval is to be relied on, and the frame of the cropped images "
-        "may tell something without any network.",
+        "The available data have plain T1, not T1FSGd or T2FS, and grades low, intermediate and high: low is compared "
+        "with the rest.  With 3 low-grade patients no interval is reliable, and the frame of the cropped images may "
+        "be informative without any network.",
     ),
 )
 
@@ -73,7 +73,7 @@ SYSTEM = System(
 def recipe(sequence: str = "MR_T1", start: str = "random") -> Recipe:
     """Return the recipe for one sequence; the grade in the clinical column ``high_grade`` (0 or 1).
 
-    With the columns ``follow_up_days`` and ``death`` (0 or 1) overall survival is told apart too.
+    With the columns ``follow_up_days`` and ``death`` (0 or 1) overall survival is evaluated too.
     """
     from pathology.radiology.models.image_recipe import ImageRecipe
     from pathology.radiology.models.network_classifier import ClassifierSettings

@@ -43,7 +43,7 @@ SYSTEM = System(
     ),
     notes=(
         "The architecture is not public; this one keeps the idea of fusion at several depths, and its widths are ours.",
-        "Fusion is checked on a constructed task that neither PET nor CT solves alone.",
+        "Fusion is tested on a constructed task that neither PET nor CT solves alone.",
     ),
 )
 

@@ -20,8 +20,8 @@ SYSTEM = System(
     network="radiomics (and deep features), mRMR, LASSO, logistic nomogram",
     parameters=None,
     status="works",
-    data="known from the review only",
-    published=(PublishedMetric(metric="none", value="no figure could be read", cohort="not stated", source="review"),),
+    data="known only from a review",
+    published=(PublishedMetric(metric="none", value="no value accessible", cohort="not stated", source="review"),),
     own=(
         OwnMetric(
             metric="AUC, clinical data alone",
@@ -65,8 +65,8 @@ SYSTEM = System(
         ),
     ),
     notes=(
-        "Built as B4 is, on grade instead of lung metastasis: the publication is known from the review only.",
-        "Shown on T1 MRI of 28 public patients: high grade against low and intermediate.",
+        "Built like B4, for grade instead of lung metastasis: the publication is known only from a review.",
+        "Tested on T1 MRI of 28 public patients: high grade against low and intermediate.",
     ),
 )
 

@@ -68,8 +68,8 @@ SYSTEM = System(
     notes=(
         "The review's table prints the second model's figures (0.942, 0.86, 0.95, 0.77) in the row of this system.",
         "Point of comparison: Vos et al. 2019, 116 tumours, AUC 0.83 from T1 and 0.89 from T1 and T2.",
-        "Deep features need weights from elsewhere: ImageNet's where they can be fetched, or a file.",
-        "Shown on constructed fatty tumours; public pairs exist (WORC) and are not at hand.",
+        "Deep features need external weights: ImageNet's, where they can be downloaded, or a file.",
+        "Tested on constructed fatty tumours; public pairs exist (WORC) but were not available.",
     ),
 )
 
@@ -80,7 +80,7 @@ def recipe(deep_start: str | None = None) -> Recipe:
     Parameters
     ----------
     deep_start
-        Weights of the ResNet-50 whose features are added; ``None`` leaves them out.
+        Weights of the ResNet-50 whose features are added; ``None`` adds none.
     """
     from pathology.radiology.features.signature import SignatureSettings
     from pathology.radiology.models.deep_features import DeepFeatureSettings

@@ -20,7 +20,7 @@ SYSTEM = System(
     network="ResNet-50",
     parameters=23_512_130,
     status="works",
-    data="canine soft tissue sarcomas; the number of dogs is not in what could be read",
+    data="canine soft tissue sarcomas; the number of dogs is not in the accessible text",
     published=(
         PublishedMetric(metric="accuracy", value="97.1 %", cohort="not stated", source="review"),
         PublishedMetric(metric="sensitivity", value="94.3 %", cohort="not stated", source="review"),
@@ -36,14 +36,14 @@ SYSTEM = System(
         ),
     ),
     notes=(
-        "Folds are by dog; whether the published ones were is not known.  All hyper-parameters are ours.",
-        "No public OCT of sarcomas is at hand: shown on constructed B-scans.",
+        "Folds are by dog; whether the published ones were is unknown.  All hyper-parameters are ours.",
+        "No public OCT of sarcomas is available: tested on constructed B-scans.",
     ),
 )
 
 
 def recipe() -> Recipe:
-    """Return the recipe; sequence ``OCT`` with a B-scan a slice, the class in the clinical column ``margin``."""
+    """Return the recipe; sequence ``OCT`` with one B-scan per slice, the class in the clinical column ``margin``."""
     from pathology.radiology.models.image_recipe import ImageRecipe
     from pathology.radiology.models.network_classifier import ClassifierSettings
     from pathology.radiology.models.training_loop import OptimiserSettings

@@ -46,13 +46,13 @@ SYSTEM = System(
         ),
     ),
     notes=(
-        "The published AUCs are chosen on the test fold: the epoch with the best test AUC is kept, and a fold is "
-        "started afresh until its test AUC reaches 0.85. The rule is kept as published_rule() to measure its optimism.",
+        "The published AUCs are selected on the test fold: the epoch with the best test AUC is kept, and a fold is "
+        "restarted until its test AUC reaches 0.85. The rule is kept as published_rule() to measure its optimism.",
         "Here the epoch is chosen on held-out training patients, within nested cross-validation.",
         "The publication drops patients alive with less than 60 months of follow-up; here inverse-probability-of-"
-        "censoring weights stand for them.",
-        "The published code saves its disease-specific networks under the names of the overall ones too.",
-        "SEER's terms do not allow its rows to be passed on, so none are here.",
+        "censoring weights account for them.",
+        "The published code saves its disease-specific networks under the same names as the overall-survival ones.",
+        "SEER's terms do not allow redistribution, so no SEER rows are included.",
     ),
 )
 

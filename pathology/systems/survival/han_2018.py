@@ -17,7 +17,7 @@ SYSTEM = System(
     title="Survival neural network for synovial sarcoma",
     reference="Han I et al. 2018, Tumor Biology 40, doi 10.1177/1010428318799264",
     task="Survival of patients with synovial sarcoma from clinical data",
-    network="RED_SNN (risk-estimate-distance survival neural network), beside a Cox model and a plain network",
+    network="RED_SNN (risk-estimate-distance survival neural network), compared with a Cox model and a plain network",
     parameters=None,
     status="works",
     data="242 patients of 3 centres, 2001 to 2013; 80 % training with five-fold cross-validation, 20 % test",
@@ -51,9 +51,10 @@ SYSTEM = System(
         ),
     ),
     notes=(
-        "The layers are those that Ryu 2020 publishes for the network of the same name; widths are settings, ours.",
+        "The layers are those published by Ryu 2020 for the network of the same name; the widths are ours and can be "
+        "set.",
         "The plain network of the comparison is not described; here it is a small network over two intervals.",
-        "The cross-validated figure, which reviews quote, is higher than the one on patients held out.",
+        "The cross-validated value, which reviews quote, is higher than the one on held-out patients.",
     ),
 )
 

@@ -62,11 +62,11 @@ SYSTEM = System(
         ),
     ),
     notes=(
-        "A bone sarcoma and no convolutional network, against what a review says of it.",
+        "A bone sarcoma, and not a convolutional network, contrary to a review.",
         "Published: windows of 10 months, target [event, time] per window, cosine distance, alpha as weight of death, "
-        "training at one window after the other, 8 layers with 2 LSTM, 28 inputs, 2 linear outputs.",
-        "Not published and settled here: widths; alpha scales the target's event component; a patient leaves the loss "
-        "in the window of his censoring; the output of a window is the latent input of the next.",
+        "sequential training window by window, 8 layers with 2 LSTM, 28 inputs, 2 linear outputs.",
+        "Not published, chosen here: widths; alpha scales the target's event component; a patient is excluded from the "
+        "loss from the window of censoring on; the output of a window is the latent input of the next.",
         "The network gives a severity; survival probabilities come from a one-covariate proportional hazards model "
         "fitted to severities predicted out of fold for training patients.",
     ),
@@ -74,7 +74,7 @@ SYSTEM = System(
 
 
 def covariates(numeric: tuple[str, ...], categorical: tuple[str, ...]) -> CovariateSettings:
-    """Return how covariates are prepared: gaps are filled by the nearest training patients, as published.
+    """Return the covariate settings: missing values are imputed from the nearest training patients, as published.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def covariates(numeric: tuple[str, ...], categorical: tuple[str, ...]) -> Covari
 
 
 def candidates() -> dict[str, list[Candidate]]:
-    """Return RED_SNN with the networks it is to be compared with, for nested cross-validation."""
+    """Return RED_SNN and the models it is compared with, for nested cross-validation."""
     from pathology.survival.crossvalidation import Candidate
 
     return {

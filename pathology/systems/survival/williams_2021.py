@@ -25,14 +25,14 @@ SYSTEM = System(
     network="3 convolutions of 8 filters 1 x 3, dense 64, dense 1, LeakyReLU 0.1; windows of 250 and 2,500 bp",
     parameters=21_089,
     status="works",
-    data="tumours with whole-genome bisulfite sequencing and ChIP-seq; numbers of patients not found",
+    data="tumours with whole-genome bisulfite sequencing and ChIP-seq; number of patients not found",
     notes=(
         "The published weights are read as arrays, without Keras; outputs equal a Keras run to 1e-5 (8 inputs, both "
         "marks).",
         "The authors' script sorts features by name, so the channels the network takes are the mean M value, the "
         "fraction of the region's squared deviations, and the variance; not the squared deviations themselves.",
         "Features are scaled to 0.1..1 over each sample, missing windows are 0, as in the authors' script.",
-        "Transfer holds out promoters at random, as published; promoters of one gene may stand on both sides.",
+        "Transfer holds out promoters at random, as published; promoters of one gene may be on both sides.",
     ),
 )
 
@@ -50,7 +50,7 @@ def run(methylation: Path, promoters: Path, weights: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The promoters with the columns ``windows_with_calls`` (of 40: where it is low the prediction rests on little)
+        The promoters with the columns ``windows_with_calls`` (of 40: where it is low the prediction is unreliable)
         and ``enrichment``, log2 of ChIP over control.
     """
     from pathology.omics.activity import load_activity_weights, predict_activity
@@ -79,12 +79,12 @@ def adapt(
     out
         ``.safetensors`` file to write.
     seed
-        Decides which promoters are held out, and their order.
+        Determines which promoters are held out, and their order.
 
     Returns
     -------
     TransferResult
-        How it went.
+        Losses and held-out agreement.
     """
     from pathology.omics.activity import load_activity_weights, save_activity_weights, transfer
     from pathology.omics.methylation import (

@@ -43,7 +43,7 @@ def test_a_bundle_verifies_unless_it_counts_on_glass(tmp_path):
     strict = write_random_detector(tmp_path / "strict", detection={"threshold": 0.95, "floor": 0.3})
     assert verdict_of(strict) == ""
     loose = write_random_detector(tmp_path / "loose")
-    assert "on empty glass it finds what counts" in verdict_of(loose)
+    assert "on empty glass it has a counted detection" in verdict_of(loose)
     upside_down = write_random_detector(tmp_path / "upside-down", detection={"threshold": 0.2, "floor": 0.3})
     assert "0.2 is below the smallest score kept" in verdict_of(upside_down)
 
@@ -72,7 +72,7 @@ def test_the_shipped_detector_verifies_and_spoilt_ones_do_not(tmp_path):
     assert "not those the card was written for" in verdict_of(swapped)
 
     dead = rewritten(shipped, tmp_path / "dead", torch.zeros_like)
-    assert "they look at nothing" in verdict_of(dead)
+    assert "they ignore the image" in verdict_of(dead)
 
     everything = {"threshold": 1e-9, "floor": 0.0}
     assert "on empty glass" in verdict_of(rewritten(shipped, tmp_path / "loose", lambda v: v, detection=everything))

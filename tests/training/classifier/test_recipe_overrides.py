@@ -58,5 +58,5 @@ def test_the_published_schedules():
     assert foersch.mpp is None  # not published
     frankel = find_classifier("frankel-2022").recipe
     assert (frankel.patch, frankel.mpp, frankel.min_tissue, frankel.step_factor) == (299, 0.5, 0.5, 0.16)
-    with pytest.raises(UsageError, match="no classifier of slides"):
+    with pytest.raises(UsageError, match="no slide classifier"):
         find_classifier("zehra-2022")
