@@ -72,7 +72,12 @@ def test_a_figure_without_interval_is_refused_by_its_place(tmp_path, fields):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [", "not valid YAML"), (b"\xff\xfe\x00", "not valid YAML"), (b"", "empty"), (b"- 1\n", "not a mapping of fields")],
+    [
+        (b"a: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"", "empty"),
+        (b"- 1\n", "not a mapping of fields"),
+    ],
 )
 def test_what_is_no_card(tmp_path, content, message):
     path = tmp_path / "card.yaml"
