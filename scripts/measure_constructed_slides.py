@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
             "error": result.error,
         }
         truth = truths.get(result.slide_id)
-        if truth is not None and result.status == "scored":
+        if truth is not None and result.has_maps:
             shares = {finding.name: finding.share for finding in result.classes}
             true = truth.shares()
             tumour = [name for name in true if name != "non-tumour"]

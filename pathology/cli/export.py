@@ -129,4 +129,4 @@ def draw_heatmap(
         scored = open_results(batch.out)[result.slide_id]
         drawn = export_slide(scored, "overlay", Path(scratch), ExportSettings(class_name=class_name, longest=width))
         write_bytes(out, drawn.read_bytes())
-    print(f"{out}: {result.prediction} leads; {result.patches} patches scored. Research use only.")
+    print(f"{out}: {result.summary}; {result.patches} patches scored. Research use only.")

@@ -160,7 +160,7 @@ def show(
     for name, value in record.clinical.items():
         typer.echo(f"  {name}: {value:g}" if isinstance(value, float) else f"  {name}: {value}")
     for slide in record.slides:
-        outcome = "abstained" if slide.abstained else slide.prediction or slide.status
+        outcome = slide.prediction or slide.status
         score = slide.probabilities.get(slide.prediction or "")
         typer.echo(f"  slide {slide.slide_id}: {outcome}{f' ({score:.3f})' if score is not None else ''}")
     for study in record.imaging:

@@ -77,10 +77,11 @@ def run(
             progress=display,
         )
     failed = batch.failed
-    scored = len(batch) - len(failed)
+    abstained = sum(result.abstained for result in batch)
+    scored = len(batch) - len(failed) - abstained
     if batch.unchanged == len(batch):
         print(f"Nothing to do: all {len(batch)} slides were finished before and have not changed.")
-    print(f"{scored} scored, {len(failed)} failed, in {time.monotonic() - began:.1f} s.")
+    print(f"{scored} scored, {abstained} abstained, {len(failed)} failed, in {time.monotonic() - began:.1f} s.")
     for result in failed:
         print(f"  failed: {result.slide_id}: {result.error}")
     if failed and batch.unchanged:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pathology.findings.mitotic_count import SlideMitoses
 from pathology.formatting import NOT_KNOWN
@@ -37,16 +37,20 @@ class SlideResult(Record):
     slide_id: str
     patient_id: str | None = None
     path: str
-    status: Literal["scored", "failed"]
+    status: Literal["scored", "abstained", "failed"]
+    """``scored``: there is an answer; ``abstained``: the model was run and declines to answer; ``failed``: the slide
+    could not be scored."""
     model: str
     """``name version`` of the bundle."""
     model_sha256: str
     """SHA-256 of the weights."""
     prediction: str | None = None
-    """Leading class; also given when abstained, for those who look at it knowingly."""
+    """Predicted class; ``None`` where the model abstained, is a detector, or the slide failed."""
+    most_probable_class: str | None = None
+    """Most probable class of a classifier, whether or not it abstained.  Where it did, this is no prediction."""
     classes: tuple[ClassFinding, ...] = ()
-    abstained: bool = False
     abstained_because: str = ""
+    """Why the model declines to answer; empty where it does not."""
     prediction_set: tuple[str, ...] | None = None
     """Classes that cannot be excluded at the model's stated coverage, the most probable first; ``None`` where the model
     has no such rule, or the slide is outside its domain."""
@@ -56,6 +60,8 @@ class SlideResult(Record):
     """The slide's out-of-domain score: about 1 for training patches, higher the stranger."""
     patches: Annotated[int, Field(ge=0)] = 0
     """Patches scored."""
+    patches_total: Annotated[int, Field(ge=0)] = 0
+    """Patches to be scored: all that hold enough tissue."""
     unreadable_tiles: Annotated[int, Field(ge=0)] = 0
     """Stored tiles that could not be decoded; patches on them are masked."""
     masked_patches: Annotated[int, Field(ge=0)] = 0
@@ -85,6 +91,31 @@ class SlideResult(Record):
     extra: dict[str, Any] = Field(default_factory=dict)
     """Findings of other kinds (stain, quality shares), by name."""
 
+    @model_validator(mode="after")
+    def _an_abstention_is_no_prediction(self) -> SlideResult:
+        if self.status != "scored" and self.prediction is not None:
+            raise ValueError(f"a slide that is {self.status} has a prediction, {self.prediction!r}")
+        return self
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the model was run and declines to answer."""
+        return self.status == "abstained"
+
+    @property
+    def mark(self) -> str:
+        """What stands beside everything that is written about the slide's classes; empty where there is an answer."""
+        return "model abstained" if self.abstained else ""
+
+    def marked(self, text: str) -> str:
+        """Return a name or title with the slide's mark behind it."""
+        return f"{text} ({self.mark})" if self.mark else text
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether patches were scored, so that there are maps and pictures."""
+        return self.status != "failed"
+
     @property
     def finding(self) -> str:
         """What was found in a scored slide, in few words: its class, or how many mitoses."""
@@ -94,6 +125,13 @@ class SlideResult(Record):
         density = self.mitoses.hotspot_per_mm2
         where = "" if not density else f", {density:.1f} per mm² in the hotspot"
         return f"{self.mitoses.total:,} {noun}{where}"
+
+    @property
+    def summary(self) -> str:
+        """The slide in one line: what was found, why there is no answer, or why it failed."""
+        if self.status == "failed":
+            return self.error
+        return self.answer if self.abstained else self.finding
 
     @property
     def answer(self) -> str:

@@ -87,7 +87,7 @@ def write_slide(folder: Path, scored: ScoredSlide) -> None:
             folder / HEATMAP,
             heatmap,
             mpp=grid.slide_mpp,
-            name=f"{result.slide_id}: {card.name}",
+            name=result.marked(f"{result.slide_id}: {card.name}"),
             colours=class_colours(card),
         )
     if scored.detections is None:

@@ -180,7 +180,7 @@ def _clinic(record: PatientRecord, notes: _Notes) -> list[Sentence]:
 
 
 def _tissue(record: PatientRecord, notes: _Notes) -> list[Sentence]:
-    scored = [(i, s) for i, s in enumerate(record.slides) if s.status == "scored"]
+    scored = [(i, s) for i, s in enumerate(record.slides) if s.status != "failed"]
     if not scored:
         return []
     count = notes.of("slides (scored)", str(len(scored)))

@@ -42,11 +42,10 @@ class PatientSlide(Record):
 
     slide_id: str
     status: str
-    """``scored`` or ``failed``."""
+    """``scored``, ``abstained`` or ``failed``."""
     model: str = ""
     prediction: str | None = None
     probabilities: dict[str, float] = Field(default_factory=dict)
-    abstained: bool = False
     abstained_because: str = ""
     answer: str = ""
     """Short answer where the model abstained: the classes it cannot distinguish, or that the slide is out of
@@ -56,6 +55,11 @@ class PatientSlide(Record):
     findings: dict[str, float] = Field(default_factory=dict)
     """Further numerical findings by name, such as ``mitoses_per_mm2``."""
     error: str = ""
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the model was run and declines to answer."""
+        return self.status == "abstained"
 
 
 class ImagingStudy(Record):
@@ -192,7 +196,6 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, PatientSlide]]:
                     model=model,
                     prediction=str(row.get("prediction", "") or "") or None,
                     probabilities={k: v for k, v in probabilities.items() if v is not None},
-                    abstained=str(row.get("abstained", "")).lower() in ("true", "1"),
                     abstained_because=str(row.get("abstained_because", "") or ""),
                     answer=answer,
                     out_of_domain=outside,
@@ -306,7 +309,7 @@ def build_records(
         known = {str(k): _value(v) for k, v in rows.get(patient, {}).items() if k not in dropped}
         notes = [f"no {name} for this patient" for name, found in sources if patient not in found]
         own_slides = of_slides.get(patient, [])
-        failed = sum(s.status != "scored" for s in own_slides)
+        failed = sum(s.status == "failed" for s in own_slides)
         if failed:
             notes.append(f"{failed} of {len(own_slides)} slides could not be scored")
         if pseudonyms is not None:
@@ -376,7 +379,7 @@ def patient_table(records: Sequence[PatientRecord]) -> pd.DataFrame:
     for record in records:
         row: dict[str, Any] = {"patient_id": record.patient_id}
         row |= {f"clinical.{k}": v for k, v in record.clinical.items()}
-        scored = [s for s in record.slides if s.status == "scored"]
+        scored = [s for s in record.slides if s.status != "failed"]
         row["slides.total"], row["slides.scored"] = len(record.slides), len(scored)
         row |= _means("slide.p_", [s.probabilities for s in scored])
         row |= _means("slide.", [s.findings for s in scored])

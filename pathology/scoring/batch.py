@@ -321,7 +321,7 @@ def _write_index(out: Path, results: list[SlideResult], bundle: Bundle) -> None:
     entries = []
     for result in results:
         small = out / "slides" / result.slide_id / "preview.jpg"
-        shown = small.read_bytes() if result.status == "scored" and small.exists() else None
+        shown = small.read_bytes() if result.has_maps and small.exists() else None
         entries.append(IndexEntry(result, result.slide_id, shown))
     write_batch_report(out / "index.html", entries, bundle.card, made=datetime.now(UTC))
 
@@ -406,8 +406,7 @@ def _write_run(out: Path, record: dict[str, Any]) -> None:
 def _outcome(result: SlideResult) -> str:
     if result.status == "failed":
         return result.error
-    answer = result.answer if result.mitoses is None else result.finding
-    return f"{answer} ({result.patches} patches, {result.seconds or 0:.1f} s)"
+    return f"{result.summary} ({result.patches} patches, {result.seconds or 0:.1f} s)"
 
 
 def _run(

@@ -78,20 +78,21 @@ def decide_classified(
     whole = aggregate(probabilities, plan.tissue, plan.grid.settings, found.of_slide)
     trust = assess_trust(card, whole.probabilities, found.domain_scores, aggregator=found.aggregator)
     result = SlideResult(
-        status="scored",
-        prediction=card.classes[whole.leading],
+        status="abstained" if trust.because else "scored",
+        prediction=None if trust.because else card.classes[whole.leading],
+        most_probable_class=card.classes[whole.leading],
         classes=tuple(
             ClassFinding(name=name, colour=colour, probability=float(p), share=float(s), area_mm2=float(a))
             for name, colour, p, s, a in zip(
                 card.classes, class_colours(card), whole.probabilities, whole.shares, whole.areas_mm2, strict=True
             )
         ),
-        abstained=bool(trust.because),
         abstained_because=trust.because,
         prediction_set=trust.prediction_set,
         out_of_domain=trust.out_of_domain,
         domain_score=trust.domain_score,
         patches=whole.scored,
+        patches_total=len(plan),
         masked_patches=whole.masked,
         **facts.record,
     )
@@ -151,7 +152,14 @@ def decide_detected(
             f"{count.total:,} detections count as mitoses: more than a slide can hold, so the model does not suit this "
             "slide, and no hotspot was searched",
         )
-    result = SlideResult(status="scored", patches=whole.scored, masked_patches=whole.masked, mitoses=count, **record)
+    result = SlideResult(
+        status="scored",
+        patches=whole.scored,
+        patches_total=len(plan),
+        masked_patches=whole.masked,
+        mitoses=count,
+        **record,
+    )
     crops: tuple[DetectionCrop, ...] = ()
     if reader is not None and count.hotspot is not None:
         crops = cut_detections(reader, detections, count.hotspot.members, plan.grid.slide_mpp)

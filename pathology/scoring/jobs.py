@@ -12,7 +12,7 @@ from pathology.slide.remote import local_copy, remote_signature
 
 __all__ = ["SlideJob", "source_signature"]
 
-RESULT_SCHEMA = 1
+RESULT_SCHEMA = 2
 """Part of the resume key: raised when results of older versions must be made again."""
 
 

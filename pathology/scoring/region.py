@@ -75,7 +75,7 @@ def region_mask(
         record = json.loads((folder / "slide.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         record = {}
-    if record.get("status") != "scored":
+    if record.get("status") not in ("scored", "abstained"):
         raise StoreError(
             "the classifier has no result for this slide", where=folder, remedy="Score it with the classifier first"
         )

@@ -109,6 +109,7 @@ def write_constructed_results(
     stride: int = 64,
     classes: Sequence[str] = ("stroma", "tumour"),
     compression: Compression = "jpeg",
+    abstained: Sequence[str] = (),
     failed: Sequence[str] = (),
     detections: int = 0,
     square: tuple[int, int, int, int] = SQUARE_CELLS,
@@ -133,6 +134,8 @@ def write_constructed_results(
         Class names.
     compression
         Of the slides' tiles.
+    abstained
+        Names of further slides, which look alike, on which the model abstains.
     failed
         Names of slides that could not be scored.
     detections
@@ -166,7 +169,7 @@ def write_constructed_results(
         "seconds": 1.0,
     }
     results: list[SlideResult] = []
-    for name in slide_ids:
+    for name in (*slide_ids, *abstained):
         path = slides / f"{name}.tiff"
         write_tiff(path, ArrayPicture(pixels), compression=compression, factors=(1, 4), mpp=mpp, quality=90)
         with open_reader(path) as reader:
@@ -185,7 +188,9 @@ def write_constructed_results(
         }
         masks = {"tissue": mask, "pen": _corner(mask, 0), "blur": _corner(mask, -1)}
         facts = SlideFacts(record, plan, np.asarray(overview, np.uint8), masks)
-        scored = decide_classified(card, facts, ClassifierOutputs(probabilities))
+        strict = Abstention(method="by hand", min_probability=1.0)
+        judge = card.model_copy(update={"abstention": strict}) if name in abstained else card
+        scored = decide_classified(judge, facts, ClassifierOutputs(probabilities))
         write_slide(out / "slides" / name, scored)
         if detections:
             write_detections(out / "slides" / name, random_detections(name, dimensions, detections))

@@ -386,7 +386,7 @@ class Batch:
             "key": quote(record.slide_id.encode("utf-8", "surrogateescape"), safe=""),
             "patient": None if record.patient_id is None else valid_text(record.patient_id),
             "patient_record": None if self.patients is None else self.patients.address(record.patient_id),
-            "status": "failed" if record.status == "failed" else "abstained" if record.abstained else "scored",
+            "status": record.status,
             "model": record.model,
             "prediction": record.prediction,
             "answer": sentence(record.answer) if record.abstained else "",
@@ -394,9 +394,7 @@ class Batch:
             "out_of_domain": record.out_of_domain,
             "colour": None if leading is None else leading.colour,
             "confidence": None if leading is None else leading.probability,
-            "reason": sentence(record.error or record.abstained_because)
-            if record.status != "scored" or record.abstained
-            else "",
+            "reason": sentence(record.error or record.abstained_because) if record.status != "scored" else "",
             "mitoses": count.total,
             "mitoses_per_mm2": count.per_mm2,
             "tissue_mm2": record.tissue_mm2,
@@ -508,7 +506,7 @@ class Batch:
                     if candidate.record.fingerprint and slide.record.fingerprint
                     else candidate.slide_id == slide.slide_id
                 )
-                if same and candidate.record.status == "scored":
+                if same and candidate.record.has_maps:
                     found.append(
                         {
                             "run": number,

@@ -63,7 +63,7 @@ def test_score_then_nothing_to_do_then_heatmap(slide, model, tmp_path):
     out = tmp_path / "out"
     first = run("score", slide, "--model", model, "--out", out, "--engine", "torch", "--verbose")
     assert first.returncode == 0, first.stderr
-    assert "1 scored, 0 failed" in first.stdout
+    assert "1 scored, 0 abstained, 0 failed" in first.stdout
     assert "Research use only" in first.stdout
     assert "[1/1] small:" in first.stderr
     assert "\x1b[" not in first.stdout + first.stderr  # plain where it is no terminal

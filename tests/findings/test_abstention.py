@@ -95,11 +95,11 @@ def test_a_card_without_trust_stays_valid_and_a_detector_has_none(card):
     ("fields", "said"),
     [
         ({}, "LMS"),
-        ({"abstained": True}, "no prediction"),
-        ({"abstained": True, "prediction_set": ("UPS", "LMS")}, "not sure: UPS or LMS"),
-        ({"abstained": True, "prediction_set": ()}, "not sure: no class is probable enough"),
-        ({"abstained": True, "out_of_domain": True}, "outside what this model was trained on"),
-        ({"status": "failed"}, ""),
+        ({"status": "abstained", "prediction": None}, "no prediction"),
+        ({"status": "abstained", "prediction": None, "prediction_set": ("UPS", "LMS")}, "not sure: UPS or LMS"),
+        ({"status": "abstained", "prediction": None, "prediction_set": ()}, "not sure: no class is probable enough"),
+        ({"status": "abstained", "prediction": None, "out_of_domain": True}, "outside what this model was trained on"),
+        ({"status": "failed", "prediction": None}, ""),
     ],
 )
 def test_what_is_said_of_a_slide(fields, said):

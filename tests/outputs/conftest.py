@@ -58,7 +58,8 @@ def make_result(classes=CLASSES, **changes):
         "status": "scored",
         "model": "test-model 1.2.3",
         "model_sha256": "0123456789abcdef" * 4,
-        "prediction": classes[-1] if classes else None,
+        "prediction": classes[-1] if classes and changes.get("status", "scored") == "scored" else None,
+        "most_probable_class": classes[-1] if classes else None,
         "classes": tuple(
             ClassFinding(name=name, colour="#000000", probability=share, share=share, area_mm2=1.5) for name in classes
         ),

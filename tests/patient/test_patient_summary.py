@@ -28,7 +28,7 @@ def record():
         },
         slides=(
             PatientSlide(slide_id="a", status="scored", prediction="LMS", probabilities={"LMS": 0.873, "UPS": 0.127}),
-            PatientSlide(slide_id="b", status="scored", abstained=True),
+            PatientSlide(slide_id="b", status="abstained"),
             PatientSlide(slide_id="c", status="failed"),
         ),
         imaging=(ImagingStudy(study="x", findings={"volume": 3.0}),),
@@ -87,7 +87,7 @@ def test_dividing_cells_are_counted_with_their_source(record):
 
 
 def test_a_strange_slide_is_said_to_be_one(record):
-    strange = PatientSlide(slide_id="b", status="scored", abstained=True, out_of_domain=True)
+    strange = PatientSlide(slide_id="b", status="abstained", out_of_domain=True)
     assert (
         "unlike those the program learnt from"
         in summarise_record(record.model_copy(update={"slides": (strange,)})).text()

@@ -32,7 +32,7 @@ def slides(tmp_path):
         {"slide_id": "s2", "patient_id": "A", "status": "scored", "prediction": "UPS", "p_LMS": 0.4, "p_UPS": 0.6},
         {"slide_id": "s3", "patient_id": "B", "status": "failed", "error": "truncated"},
         {"slide_id": "s4", "patient_id": "", "status": "scored", "prediction": "UPS", "p_LMS": 0.1, "p_UPS": 0.9},
-        {"slide_id": "s5", "patient_id": "c ", "status": "scored", "abstained": True, "p_LMS": 0.5, "p_UPS": 0.5},
+        {"slide_id": "s5", "patient_id": "c ", "status": "abstained", "p_LMS": 0.5, "p_UPS": 0.5},
     ]
     pd.DataFrame(rows).assign(
         path="/secret/A.svs", tissue_mm2=[10, 20, None, 5, 5], share_LMS=[0.7, 0.3, None, 0, 0.5]
@@ -40,11 +40,11 @@ def slides(tmp_path):
     record = {
         "slide_id": "s1",
         "path": "/secret/A.svs",
-        "status": "scored",
+        "status": "abstained",
         "model": "sts 1",
         "model_sha256": "0",
         "extra": {"quality": {"pen": 4.5, "note": "x"}, "hot": True},
-        "abstained": True,
+        "abstained_because": "not sure",
         "prediction_set": ["LMS", "UPS"],
         "out_of_domain": False,
     }

@@ -59,7 +59,9 @@ def test_a_slide_without_an_answer(slide, tmp_path, trust, aggregator, said):
     assert result.abstained
     assert result.answer.startswith(said)
     row = pd.read_csv(out / "results.csv").iloc[0]
-    assert row["abstained"]
+    assert row["status"] == "abstained"
+    assert pd.isna(row["prediction"])
+    assert row["most_probable_class"] == result.most_probable_class
     assert row["abstained_because"].startswith(said)
     assert bool(row["out_of_domain"]) == said.startswith("outside")
     assert row["domain_score"] == pytest.approx(result.domain_score)

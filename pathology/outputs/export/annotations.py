@@ -59,7 +59,7 @@ def class_features(result: SlideResult, heatmap: Heatmap) -> Iterator[Feature]:
             tuple(outlines(where, origin=heatmap.origin, cell=(heatmap.stride, heatmap.stride))),
             classification=name,
             colour=colours.get(name),
-            name=name,
+            name=result.marked(name),
             measurements=measurements,
             locked=True,
         )
@@ -166,6 +166,7 @@ def patch_features(
     extent: float,
     classes: tuple[str, ...],
     colours: tuple[str, ...],
+    mark: str = "",
 ) -> Iterator[Feature]:
     """Yield every scored patch as a tile with its class probabilities.
 
@@ -177,6 +178,8 @@ def patch_features(
         Side of a patch in level-0 pixels.
     classes, colours
         Names, and ``#rrggbb``.
+    mark
+        Name of every tile, such as that the model abstained.
     """
     rgb = [hex_to_rgb(colour) for colour in colours]
     names = [f"Probability: {name}" for name in classes]
@@ -189,6 +192,7 @@ def patch_features(
             kind="tile",
             classification=classes[leading],
             colour=rgb[leading],
+            name=mark or None,
             measurements={name: round(score, 6) for name, score in zip(names, scores, strict=True)},
         )
 

@@ -105,7 +105,7 @@ def write_dicom_report(path: Path, result: SlideResult, count: ReviewedCount | N
             is_complete=True,
             is_final=False,
             is_verified=False,
-            series_description="Findings, research use only",
+            series_description=f"Findings, {f'{result.mark}, ' if result.mark else ''}research use only",
         )
     with replacing(path) as aside:
         made.save_as(aside)
@@ -135,7 +135,7 @@ def _whole_slide(result: SlideResult, source: DicomSource, count: ReviewedCount 
         highdicom.sr.QualitativeEvaluation(_NOTICE, _RESEARCH),
         highdicom.sr.QualitativeEvaluation(_ABSTAINED, private_code("yes" if result.abstained else "no")),
     ]
-    if result.prediction is not None and not result.abstained:
+    if result.prediction is not None:
         said.append(highdicom.sr.QualitativeEvaluation(_PREDICTION, private_code(result.prediction)))
     return highdicom.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking("whole slide"),
@@ -150,7 +150,7 @@ def _whole_slide(result: SlideResult, source: DicomSource, count: ReviewedCount 
 def _of_class(result: SlideResult, source: DicomSource, index: int) -> Any:  # noqa: ANN401
     finding = result.classes[index]
     return highdicom.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(valid_text(finding.name)),
+        tracking_identifier=_tracking(result.marked(valid_text(finding.name))),
         finding_category=MORPHOLOGY,
         finding_type=private_code(finding.name),
         algorithm_id=_identification(result),

@@ -140,7 +140,7 @@ def _segments(result: SlideResult, heatmap: Heatmap) -> list[Any]:
     return [
         highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=valid_text(name)[:64],
+            segment_label=result.marked(valid_text(name)[: 64 - len(result.marked(""))]),
             segmented_property_category=MORPHOLOGY,
             segmented_property_type=private_code(name),
             algorithm_type="AUTOMATIC",
@@ -167,6 +167,7 @@ def _write(
         raise UsageError("there is nothing to mark on this slide", where=result.path)
     assert result.mpp is not None
     mpp = result.mpp
+    mark = f"{result.mark.capitalize()}, " if result.mark else ""
     slide = highdicom.CoordinateSystemNames.SLIDE
     # The centre of the first pixel, which covers (left, top) to (left + across, top + down).
     first = source.position(raster.left + raster.across / 2, raster.top + raster.down / 2, mpp)
@@ -188,8 +189,8 @@ def _write(
             software_versions=__version__,
             device_serial_number="0",
             content_label=label,
-            content_description=RESEARCH_USE_ONLY[:64],
-            series_description=f"{label.capitalize()}, research use only",
+            content_description=f"{mark}{RESEARCH_USE_ONLY}"[:64],
+            series_description=f"{label.capitalize()}, {mark.lower()}research use only",
             pixel_measures=highdicom.PixelMeasuresSequence(
                 # Between rows, then between columns.
                 pixel_spacing=(raster.down * mpp / 1000, raster.across * mpp / 1000),

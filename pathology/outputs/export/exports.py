@@ -147,13 +147,18 @@ def _patches(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
         slide.heatmaps.extent,
         slide.heatmaps.classes,
         class_colours(slide.card),
+        slide.record.mark,
     )
     write_geojson(path, features)
 
 
 def _ome_zarr(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
     write_ome_zarr(
-        path, _heatmap(slide, settings), mpp=_mpp(slide), name=slide.slide_id, colours=class_colours(slide.card)
+        path,
+        _heatmap(slide, settings),
+        mpp=_mpp(slide),
+        name=slide.record.marked(slide.slide_id),
+        colours=class_colours(slide.card),
     )
 
 
@@ -163,7 +168,7 @@ def _ome_tiff(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
         _heatmap(slide, settings),
         slide.dimensions,
         mpp=_mpp(slide),
-        name=slide.slide_id,
+        name=slide.record.marked(slide.slide_id),
         colours=class_colours(slide.card),
     )
 
@@ -187,6 +192,8 @@ def _npz(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
         mpp=np.array(_mpp(slide)),
         dimensions=np.array(slide.dimensions),
         tissue=slide.tissue,
+        status=np.array(slide.record.status),
+        abstained_because=np.array(slide.record.abstained_because),
     )
     write_bytes(path, buffer.getvalue())
 
@@ -221,7 +228,7 @@ def _pdf(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
     from pathology.outputs.reports.pdf import write_slide_pdf
 
     pictures = None
-    if slide.record.status == "scored":
+    if slide.record.has_maps:
         pictures = report_pictures(slide.record, slide.card, slide.overview, _heatmap(slide, settings), slide.tissue)
     write_slide_pdf(path, slide.record, slide.card, pictures, count=_count(slide), made=slide.made)
 

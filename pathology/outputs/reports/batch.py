@@ -79,10 +79,10 @@ def batch_report(entries: Sequence[IndexEntry], card: Card, *, made: datetime | 
         When the run ended; shown with its time zone.
     """
     results = [entry.result for entry in entries]
-    scored = [result for result in results if result.status == "scored"]
+    scored = [result for result in results if result.has_maps]
     embed = sum(len(entry.preview or b"") for entry in entries) <= EMBEDDED_PREVIEWS
     colours = dict(zip(card.classes, class_colours(card), strict=True))
-    predictions = Counter(result.prediction for result in scored if not result.abstained)
+    predictions = Counter(result.prediction for result in scored if result.prediction is not None)
     return render(
         "batch.html",
         card=card,
@@ -90,7 +90,7 @@ def batch_report(entries: Sequence[IndexEntry], card: Card, *, made: datetime | 
         rows=[_row(entry, embed=embed) for entry in entries],
         counts={
             "slides": len(results),
-            "scored": len(scored),
+            "scored": sum(result.status == "scored" for result in results),
             "abstained": sum(result.abstained for result in scored),
             "failed": len(results) - len(scored),
         },

@@ -40,9 +40,15 @@ def _columns(results: Sequence[SlideResult]) -> list[_Column]:
     columns = [
         _Column("Slide", "", "Name of the slide", lambda r: r.slide_id, width=32),
         _Column("Patient", "", "Patient the slide belongs to", lambda r: r.patient_id, width=16),
-        _Column("Status", "", "scored or failed", lambda r: r.status),
-        _Column("Prediction", "", "Class with the highest probability", lambda r: r.prediction, width=22),
-        _Column("Abstained", "", "Whether the model declined to predict", lambda r: "yes" if r.abstained else "no"),
+        _Column("Status", "", "scored, abstained or failed", lambda r: r.status),
+        _Column("Prediction", "", "Predicted class; empty where the model abstained", lambda r: r.prediction, width=22),
+        _Column(
+            "Most probable class",
+            "",
+            "Class with the highest probability; no prediction where the model abstained",
+            lambda r: r.most_probable_class,
+            width=22,
+        ),
         _Column(
             "Why not", "", "Why it failed or abstained", lambda r: r.error or r.abstained_because or None, width=50
         ),

@@ -252,7 +252,8 @@ def _answer(result: SlideResult, count: ReviewedCount | None) -> Table:
     if result.status == "failed":
         lines, colour = [("This slide was not scored", result.error)], _WARNING
     elif result.abstained:
-        lines, colour = [(heading(result.answer), result.abstained_because)], colors.HexColor("#b36b00")
+        why = f"{result.abstained_because}. Most probable class, not a prediction: {result.most_probable_class}"
+        lines, colour = [(heading(result.answer), why)], colors.HexColor("#b36b00")
     elif count is not None and result.prediction is None:
         colour = _GREY
         why = "Proposed by a detector; nobody has decided about one"
@@ -288,7 +289,7 @@ def _classes(result: SlideResult, card: Card, colours: dict[str, str]) -> KeepTo
     ]
     rows: list[Sequence[Any]] = [head]
     for finding in result.classes:
-        leads = finding.name == result.prediction and not result.abstained
+        leads = finding.name == result.prediction
         values = (finding.name, percent(finding.probability), percent(finding.share), area(finding.area_mm2))
         rows.append([_swatch(colours.get(finding.name, finding.colour)), *(_text(v, 9, bold=leads) for v in values)])
     calibrated = (
@@ -375,10 +376,10 @@ def _mitoses(count: ReviewedCount, card: Card, tissue_mm2: float | None) -> list
 
 
 def _quality(result: SlideResult) -> list[Flowable]:
-    if result.status != "scored" and not result.warnings:
+    if not result.has_maps and not result.warnings:
         return []
     rows: list[tuple[str, str | None]] = [("Warning", sentence(warning)) for warning in result.warnings]
-    if result.status == "scored":
+    if result.has_maps:
         rows += [
             ("Tissue", area(result.tissue_mm2)),
             ("Patches scored", f"{result.patches:,}"),
@@ -416,8 +417,8 @@ def write_batch_pdf(path: Path, results: Sequence[SlideResult], card: Card, *, m
         If the file cannot be written.
     """
     _fonts()
-    scored = [result for result in results if result.status == "scored"]
-    calls = Counter(result.prediction for result in scored if not result.abstained)
+    statuses = Counter(result.status for result in results)
+    calls = Counter(result.prediction for result in results if result.prediction is not None)
     told = ", ".join(f"{name}: {calls[name]:,}" for name in card.classes) if card.task == "classification" else None
     head = [
         _text(words, 8, colour=_GREY, bold=True) for words in ("Slide", "Patient", "Finding", "Probability", "Tissue")
@@ -429,9 +430,9 @@ def write_batch_pdf(path: Path, results: Sequence[SlideResult], card: Card, *, m
         _facts(
             [
                 ("Made", None if made is None else f"{made:%d %B %Y, %H:%M %Z}".rstrip()),
-                ("Scored", f"{len(scored):,}"),
-                ("Of them abstained", f"{sum(result.abstained for result in scored):,}"),
-                ("Failed", f"{len(results) - len(scored):,}"),
+                ("Scored", f"{statuses['scored']:,}"),
+                ("Abstained", f"{statuses['abstained']:,}"),
+                ("Failed", f"{statuses['failed']:,}"),
                 ("Predictions", told),
             ]
         ),
@@ -450,11 +451,10 @@ def _row(result: SlideResult) -> list[Any]:
         said = _text(sentence(result.abstained_because), 8)
     else:
         said = _text(result.finding, 8, bold=True)
-    shown = finding is not None and result.status == "scored"
     return [
         _text(result.slide_id, 8),
         _text(result.patient_id or "", 8),
         said,
-        _text(percent(finding.probability) if shown and finding is not None else "", 8),
+        _text(percent(finding.probability) if finding is not None else "", 8),
         _text(area(result.tissue_mm2) if result.tissue_mm2 is not None else "", 8),
     ]

@@ -35,12 +35,13 @@ _BEFORE_CLASSES = {
     "patient_id": pa.string(),
     "path": pa.string(),
     "status": pa.string(),
-    "prediction": pa.string(),
+    "prediction": pa.string(),  # empty where the model abstained
+    "most_probable_class": pa.string(),
 }
 _AFTER_CLASSES = {
-    "abstained": pa.bool_(),
     "abstained_because": pa.string(),
     "patches": pa.int64(),
+    "patches_total": pa.int64(),
     "unreadable_tiles": pa.int64(),
     "tissue_mm2": pa.float64(),
     "seconds": pa.float64(),

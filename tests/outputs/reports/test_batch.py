@@ -27,7 +27,7 @@ def entries(make, noise):
         IndexEntry(make.result(patient_id="P1"), "slide one", small),
         IndexEntry(
             make.result(
-                slide_id="two", patient_id="P1", abstained=True, abstained_because="0.4 < 0.5", warnings=("w",)
+                slide_id="two", patient_id="P1", status="abstained", abstained_because="0.4 < 0.5", warnings=("w",)
             ),
             "two",
             small,
@@ -53,7 +53,7 @@ def test_counts_and_rows(make, card, entries):
     page = make.page(batch_report(entries, card, made=datetime(2026, 3, 4, 10, 5, tzinfo=UTC)))
     for words in (
         "4 slides",
-        "2 scored",
+        "1 scored",
         "1 abstained",
         "2 failed",
         "1 patient",

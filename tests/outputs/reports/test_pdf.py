@@ -114,11 +114,11 @@ def test_many_slides_and_classes_fill_pages_and_do_not_overflow(make, tmp_path):
 
 
 def test_an_abstained_slide(make, tmp_path):
-    result = make.result(abstained=True, abstained_because="the leading class has probability 0.40")
+    result = make.result(status="abstained", prediction=None, abstained_because="probability 0.40 is too low")
     pdf.write_slide_pdf(tmp_path / "a.pdf", result, make.card())
     said = " ".join(text(tmp_path / "a.pdf"))
     assert "No prediction: the model abstained" in said
-    assert "The leading class has probability 0.40." in said
+    assert "Probability 0.40 is too low." in said
 
 
 def test_an_unwritable_place_is_an_error(make, tmp_path):

@@ -15,8 +15,8 @@ from pathology.errors import OutputError, StoreError, UsageError
 from pathology.outputs.results.tables import columns, read_results, results_frame, write_results
 
 FIRST = (
-    "slide_id,patient_id,path,status,prediction,p_non-tumour,p_non-viable tumour,p_viable tumour,abstained,"
-    "abstained_because,patches,unreadable_tiles,tissue_mm2,seconds,reader,mpp,error"
+    "slide_id,patient_id,path,status,prediction,most_probable_class,p_non-tumour,p_non-viable tumour,"
+    "p_viable tumour,abstained_because,patches,patches_total,unreadable_tiles,tissue_mm2,seconds,reader,mpp,error"
 )
 
 
@@ -26,9 +26,10 @@ def results(make):
         make.result(warnings=("one", "two"), patient_id="P1", unreadable_tiles=2, masked_patches=1),
         make.result(
             slide_id="=cmd|' /C calc'!A0",
-            abstained=True,
+            status="abstained",
             abstained_because='p, "only" 0.4',
-            prediction="+1",
+            prediction=None,
+            most_probable_class="+1",
             tissue_mm2=0.1 + 0.2,
         ),
         make.result(
@@ -57,9 +58,9 @@ def classes(card):
 
 def test_columns_are_the_contract(classes):
     names = columns(classes)
-    assert ",".join(names[:17]) == FIRST
+    assert ",".join(names[:18]) == FIRST
     assert len(set(names)) == len(names)
-    assert {f"share_{name}" for name in classes} | {f"area_mm2_{name}" for name in classes} <= set(names[17:])
+    assert {f"share_{name}" for name in classes} | {f"area_mm2_{name}" for name in classes} <= set(names[18:])
 
 
 def test_both_files_read_back_equal(tmp_path, results, classes):
@@ -77,7 +78,9 @@ def test_values(results, classes):
     assert frame["slide_id"].tolist() == ["slide one", "=cmd|' /C calc'!A0", "007"]
     assert frame["p_viable tumour"].iloc[0] == 1 / 3
     assert np.isnan(frame["p_viable tumour"].iloc[2])
-    assert frame["abstained"].tolist() == [False, True, False]
+    assert frame["status"].tolist() == ["scored", "abstained", "failed"]
+    assert frame["prediction"].isna().tolist() == [False, True, True]
+    assert frame["most_probable_class"].iloc[1] == "+1"
     assert frame["tissue_mm2"].iloc[1] == 0.1 + 0.2
     assert frame["mpp"].isna().tolist() == [False, False, True]
     assert frame["width"].isna().tolist() == [False, False, True]
@@ -93,7 +96,7 @@ def test_other_programs_read_them_as_they_stand(tmp_path, results, classes):
     assert rows[0]["p_viable tumour"] == repr(1 / 3)
     assert rows[1]["abstained_because"] == 'p, "only" 0.4'
     assert rows[2]["mpp"] == rows[2]["p_non-tumour"] == rows[2]["reader"] == ""
-    assert [row["abstained"] for row in rows] == ["false", "true", "false"]
+    assert [row["status"] for row in rows] == ["scored", "abstained", "failed"]
     # Missing values are nulls, not NaN, for programs that tell the two apart.
     assert pq.read_table(tmp_path / "results.parquet")["mpp"].null_count == 1
 
