@@ -1,11 +1,11 @@
-"""Applying a trained bundle to a cohort: one patient that fails does not stop the others, and a finished one stays.
+"""Apply a trained bundle to a cohort; failures are isolated per patient, and finished patients are not recomputed.
 
 ::
 
-    OUT/run.json                      what was run, on what, with which versions
-    OUT/results.csv                   one row a patient: patient_id, study, modality, status, numbers..., error
+    OUT/run.json                      command, inputs and versions
+    OUT/results.csv                   one row per patient: patient_id, study, modality, status, numbers..., error
     OUT/index.html                    the report
-    OUT/studies/<patient>/study.json  everything found; beside it masks and pictures
+    OUT/studies/<patient>/study.json  all results, next to masks and figures
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ __all__ = ["predict_cohort"]
 
 _CAPTIONS = {
     "attention.png": "Where the network looked (Grad-CAM)",
-    "inputs.png": "What the network saw",
-    "montage.png": "Slices with outlines",
-    "nomogram.png": "The nomogram",
+    "inputs.png": "Network input",
+    "montage.png": "Slices with contours",
+    "nomogram.png": "Nomogram",
 }
-"""What stands above a picture on the page."""
+"""Figure captions on the page."""
 _HEADS = {
     "patient_id": "patient",
     "volume_cm3": "volume, cm³",
-    "points": "points of",
+    "points": "points,",
     "probabilities": "probability of",
     "spread": "SD over images,",
     "values": "value of",
-    "votes": "images called",
+    "votes": "images predicted",
 }
-"""Headings of the page's table, where a column's name is not one."""
+"""Table headings that differ from the column names."""
 
 
 def predict_cohort(
@@ -63,15 +63,15 @@ def predict_cohort(
     Parameters
     ----------
     model
-        Folder of a radiology bundle.
+        Radiology bundle folder.
     cohort
-        The patients.
+        Patients.
     out
-        Results folder; patients finished there with the same model and images are not computed again.
+        Results folder; patients finished with the same model and images are not recomputed.
     device
         ``cpu`` or ``cuda``.
     progress
-        Called with the patient's name, patients done and in all.
+        Called with patient ID, completed patients and total patients.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def predict_cohort(
     Raises
     ------
     BundleError
-        If the bundle cannot be used; errors of single patients are in their rows.
+        If the bundle cannot be used; errors of single patients are reported in their rows.
     """
     card = read_radiology_card(model)
     rows = []
@@ -113,7 +113,7 @@ def _one(model: Path, card: RadiologyCard, case: Case, folder: Path, device: str
         row |= predict_case(model, case, folder, device=device) | {"status": "done"}
     except PathologyError as error:
         row |= {"error": str(error)}
-    except Exception as error:  # whatever a library raises on one patient's files must not stop the others
+    except Exception as error:  # an unexpected error in one patient must not stop the others
         row |= {"error": f"unexpected {type(error).__name__}: {error}"}
     folder.mkdir(parents=True, exist_ok=True)
     write_text(record, json.dumps(row, indent=1, ensure_ascii=False) + "\n")
@@ -121,7 +121,7 @@ def _one(model: Path, card: RadiologyCard, case: Case, folder: Path, device: str
 
 
 def _key(card: RadiologyCard, case: Case) -> str:
-    """Hash of the model and of every byte of the images: equal means the result is still valid."""
+    """Hash of the model and the image files; an equal hash means the result is still valid."""
     digest = hashlib.sha256(f"{__version__} {card.weights_sha256} {card.recipe_settings}".encode())
     clinical = next(iter(case.images.values())).parent / "clinical.csv"
     paths = [*_files(case.images), *_files(case.masks), *([clinical] if clinical.exists() else [])]
@@ -140,7 +140,7 @@ def _files(group: Mapping[str, Path] | Mapping[str, tuple[Path, ...]]) -> list[P
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested numbers become columns: ``probabilities.high``."""
+    """Flatten nested numbers to columns such as ``probabilities.high``."""
     flat: dict[str, Any] = {"patient_id": row["patient_id"], "study": row.get("sequence", "imaging")}
     flat |= {"modality": row.get("modality", ""), "status": row["status"]}
     excluded = {"files", "key", "intended_use", "sequence", "error", *flat}
@@ -174,7 +174,7 @@ def _run(card: RadiologyCard, device: str, patients: int) -> dict[str, Any]:
 def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
     done = [r for r in rows if r["status"] == "done"]
     flat = [_flat(r) for r in rows]
-    # The reason of a failure is a sentence: it stands above the table, not in a cell.
+    # Error messages are sentences: shown above the table, not in a cell.
     hidden = ("study", "modality", "model", "system", "error")
     columns = [c for c in dict.fromkeys(c for r in flat for c in r) if c not in hidden]
     table = Table(
@@ -182,12 +182,12 @@ def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
         rows=tuple(tuple(Cell(value=_format(r.get(c, ""))) for c in columns) for r in flat),
     )
     measured = Table(
-        head=("figure", "value", "n", "data"),
+        head=("Metric", "Value", "n", "Data"),
         rows=tuple(
             (
                 Cell(value=f.metric),
                 Cell(
-                    value="not known" if f.value is None else f"{f.value:.3f}",
+                    value="not available" if f.value is None else f"{f.value:.3f}",
                     ci="" if f.interval is None else f"{f.interval[0]:.3f}-{f.interval[1]:.3f}",
                 ),
                 Cell(value=f"{f.n} {f.unit}"),
@@ -199,11 +199,11 @@ def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
     sections = [
         Section(heading="Patients", table=table),
         *(_study(out, r) for r in done),
-        Section(heading="The model", text=card.title, table=measured, note="Limits: " + " ".join(card.limits)),
+        Section(heading="Model", text=card.title, table=measured, note="Limits: " + " ".join(card.limits)),
     ]
     warnings = [f"{r['patient_id']}: {r['error']}" for r in rows if r["status"] != "done"]
     if card.constructed:
-        warnings.insert(0, "The model was trained on constructed data: its answers say nothing about patients.")
+        warnings.insert(0, "The model was trained on constructed data: its predictions have no clinical meaning.")
     write_report(
         out / "index.html",
         f"{card.name} {card.version}",
@@ -226,7 +226,7 @@ def _study(out: Path, row: dict[str, Any]) -> Section:
 
 
 def _heading(column: str) -> str:
-    """Return a column's heading: ``probabilities.high`` is read as ``probability of high``."""
+    """Return the heading of a column: ``probabilities.high`` becomes ``probability of high``."""
     group, _, member = column.partition(".")
     named = _HEADS.get(group, group.replace("_", " "))
     return f"{named} {member}" if member else named

@@ -233,7 +233,7 @@ def edited(cohort, tmp_path, change):
         (lambda rows: [{**r, "patient_id": "same"} for r in rows], "of two classes: same is ARMS and ERMS"),
         (lambda rows: rows[2:], "class ARMS has 2 patients"),
         (lambda rows: [{k: v for k, v in r.items() if k != "label"} for r in rows], "no column 'label'"),
-        (lambda rows: [{**rows[0], "label": "LMS"}, *rows[1:]], "none of the classes"),
+        (lambda rows: [{**rows[0], "label": "LMS"}, *rows[1:]], "not one of the classes"),
     ],
 )
 def test_bad_input_is_one_clear_error_before_any_work(cohort, tmp_path, change, what):

@@ -42,8 +42,8 @@ def test_a_table_is_joined_to_the_slides(tmp_path):
     [
         ("slide,patient_id,label\na,p,ARMS\n", "no column 'slide_id' .*instead of 'slide'", "labels.csv"),
         ("slide_id,patient_id\na,p\n", "no column 'label'", "labels.csv"),
-        ("slide_id,patient_id,label\na,p,LMS\n", r"'LMS' \(LMS\) is none of the classes.*ARMS, ERMS", "line 2"),
-        ("slide_id,patient_id,label\na,p,nonsense\n", "'nonsense' is none of the classes", "line 2"),
+        ("slide_id,patient_id,label\na,p,LMS\n", r"'LMS' \(LMS\) is not one of the classes.*ARMS, ERMS", "line 2"),
+        ("slide_id,patient_id,label\na,p,nonsense\n", "'nonsense' is not one of the classes", "line 2"),
         ("slide_id,patient_id,label\na,p,RMS\n", "covers several entities.*ARMS", "line 2"),
         ("slide_id,patient_id,label\na,,ARMS\n", "'patient_id' is empty", "line 2"),
         ("slide_id,patient_id,label\na,p,ARMS\nz,p,ARMS\n", "1 labelled slides are not there: z", "labels.csv"),

@@ -92,7 +92,7 @@ def test_predict_goes_on_after_a_broken_patient_and_resumes(bundle, folder, tmp_
     page = (tmp_path / "out" / "index.html").read_text()
     assert "constructed data" in page
     assert "Research use only" in page
-    assert "Slices with outlines" in page
+    assert "Slices with contours" in page
     assert "volume, cm³" in page
     record = tmp_path / "out" / "studies" / "C000" / "study.json"
     before = record.stat().st_mtime_ns
@@ -153,7 +153,7 @@ def test_features_feed_evaluation_and_training(tmp_path):
     said = call(
         "train", "yang-2022-lipoma", tmp_path / "images", "--out", tmp_path / "m", "--no-evaluate", *given, *DATA
     )
-    assert "nothing is known of its performance" in said
+    assert "its performance is unknown" in said
 
 
 def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
@@ -162,7 +162,7 @@ def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
     call("features", images, "--sequences", "CT,MR_T1", "--shell", 4, "--out", table)
     given = ["--clinical", clinical, "--features", table, "--no-evaluate", *DATA]
     given += ["--set", "signature.inner_folds=2", "--set", "repeats=1"]
-    with pytest.raises(PathologyError, match="not among this recipe's, the first 'CT-shell:"):
+    with pytest.raises(PathologyError, match="not features of this recipe, first: 'CT-shell:"):
         call("train", "yang-2022-lipoma", images, "--out", tmp_path / "m", *given)
     # The name does not tell the width of a shell; the values do.
     with pytest.raises(PathologyError, match=r"'CT-shell:.*measured again"):

@@ -79,8 +79,8 @@ def test_unknown_levels_are_rare_or_the_reference(table):
 def test_columns_that_say_nothing_are_dropped_and_named(table):
     p = Preparation(CovariateSettings(numeric=("age", "constant"))).fit(table)
     assert p.names == ("age",)
-    assert p.dropped == {"constant": "one value only"}
-    with pytest.raises(InputTableError, match="'constant': one value only"):
+    assert p.dropped == {"constant": "constant"}
+    with pytest.raises(InputTableError, match="'constant': constant"):
         Preparation(CovariateSettings(numeric=("constant",))).fit(table)
 
 

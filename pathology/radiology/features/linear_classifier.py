@@ -1,4 +1,4 @@
-"""Logistic regression and support vector machines as plain arrays, so that a bundle needs no pickle."""
+"""Logistic regression and support vector machines as plain arrays, for pickle-free bundles."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class FrozenClassifier:
     weights
         Shape (P,) or (number of support vectors,).
     intercept
-        Added at the end.
+        Intercept.
     vectors
-        Support vectors, shape (M, P); (0, P) for a linear one.
+        Support vectors, shape (M, P); (0, P) if linear.
     gamma
-        Of the radial kernel; 0 for a linear one.
+        Gamma of the RBF kernel; 0 if linear.
     """
 
     kind: str
@@ -50,19 +50,19 @@ class FrozenClassifier:
         return np.asarray(np.exp(-self.gamma * distance) @ self.weights + self.intercept, float)
 
     def arrays(self) -> dict[str, Floats]:
-        """Return what :meth:`from_arrays` takes."""
+        """Return the arrays for :meth:`from_arrays`."""
         scalars = np.asarray([self.intercept, self.gamma])
         return {"weights": self.weights, "vectors": self.vectors, "scalars": scalars}
 
     @classmethod
     def from_arrays(cls, kind: str, arrays: Mapping[str, Floats]) -> FrozenClassifier:
-        """Build from arrays of :meth:`arrays`."""
+        """Rebuild from the arrays of :meth:`arrays`."""
         intercept, gamma = (float(v) for v in arrays["scalars"])
         return cls(kind, np.asarray(arrays["weights"], float), intercept, np.asarray(arrays["vectors"], float), gamma)
 
 
 def freeze(classifier: Any) -> FrozenClassifier:  # noqa: ANN401  # any scikit-learn classifier
-    """Turn a fitted classifier into arrays.
+    """Convert a fitted classifier to arrays.
 
     Raises
     ------
@@ -83,6 +83,6 @@ def freeze(classifier: Any) -> FrozenClassifier:  # noqa: ANN401  # any scikit-l
             float(classifier._gamma),
         )
     raise UsageError(
-        f"a {type(classifier).__name__} is for comparison only and cannot be put into a bundle",
+        f"{type(classifier).__name__} is for comparison only and cannot be saved in a bundle",
         remedy="Train with the classifier 'logistic' or 'svm'",
     )

@@ -1,7 +1,7 @@
-"""Radiomic features as the Image Biomarker Standardisation Initiative (IBSI) defines them, through MIRP.
+"""Radiomic features as defined by the Image Biomarker Standardisation Initiative (IBSI), computed with MIRP.
 
 The only file that imports MIRP (Zwanenburg et al. 2024, doi 10.21105/joss.06413).  Its values for the IBSI's digital
-phantom are held against the published reference values in the tests.
+phantom are tested against the published reference values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathology.settings import Record
 
 __all__ = ["FeatureSettings", "default_features", "extract_features"]
 
-# MIRP checks that a bin width is asked of calibrated images only, so it must know which these are.
+# MIRP accepts a fixed bin width only for calibrated modalities, so it must know the modality.
 _MODALITIES = {"CT": "ct", "MR": "mr", "PT": "pet"}
 
 Family = Literal[
@@ -35,18 +35,18 @@ Family = Literal[
 
 
 class FeatureSettings(Record):
-    """How features are computed.  Part of every model that uses them: other settings give other numbers."""
+    """Feature extraction settings.  Part of every model that uses the features, because they change the values."""
 
     spacing_mm: Annotated[float, Field(gt=0)] | None = 2.0
     """Side of the cubic voxels that image and mask are resampled to (cubic spline for the image, linear for the mask,
-    cut at one half), mm; ``None`` keeps the image's own.  2 mm lies between the in-plane spacing and the slice
-    distance of usual MRI and CT."""
+    threshold 0.5), mm; ``None``: no resampling.  2 mm is between the in-plane spacing and the slice
+    distance of typical MRI and CT."""
     bins: Annotated[int, Field(ge=2)] | None = 32
-    """Number of grey levels between the tumour's least and greatest value: for MRI, which has no unit."""
+    """Fixed bin number, between the minimum and maximum of the tumour: for MRI, which has arbitrary units."""
     bin_width: Annotated[float, Field(gt=0)] | None = None
-    """Width of a grey level in the image's unit: for CT and PET.  Exactly one of ``bins`` and ``bin_width``."""
+    """Fixed bin width in the unit of the image: for CT and PET.  Exactly one of ``bins`` and ``bin_width``."""
     lowest: float | None = None
-    """Where the first grey level begins when ``bin_width`` is given; voxels below are left out."""
+    """Lower bound of the first bin if ``bin_width`` is given; voxels below are excluded."""
     families: tuple[Family, ...] = (
         "morphology",
         "statistics",
@@ -58,9 +58,9 @@ class FeatureSettings(Record):
         "ngtdm",
         "ngldm",
     )
-    """Families by MIRP's names.  ``local_intensity`` is left out: it needs the surroundings and is slow."""
+    """MIRP feature families.  ``local_intensity`` is excluded: it needs surrounding voxels and is slow."""
     least_voxels: Annotated[int, Field(ge=1)] = 27
-    """Tumours with fewer voxels after resampling are refused: texture of a handful of voxels is noise."""
+    """Minimum number of voxels after resampling: texture of a few voxels is noise."""
 
     @model_validator(mode="after")
     def _one_discretisation(self) -> FeatureSettings:
@@ -84,22 +84,22 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
     Parameters
     ----------
     volume
-        The image in its own unit, not normalised to 0..1 where a bin width is used.
+        Image in its own unit, not normalised if a bin width is used.
     mask
-        The region, on the image's grid.
+        Region of interest, on the image grid.
     settings
-        ``None`` takes :func:`default_features` of the modality.
+        ``None``: :func:`default_features` of the modality.
 
     Returns
     -------
     dict
-        MIRP's feature names to values, in its order.  A value that is not defined (the correlation of a flat region)
-        is NaN.
+        Values by MIRP feature name, in MIRP order.  Undefined values (such as the correlation of a flat region)
+        are NaN.
 
     Raises
     ------
     EmptyMaskError, GeometryError
-        If the mask marks nothing or lies on another grid.
+        If the mask is empty or on another grid.
     StudyError
         If the region is too small.
     """
@@ -109,9 +109,9 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
     if mask.volume_mm3 / voxel < chosen.least_voxels:
         raise StudyError(
             f"'{mask.name}' is {mask.volume_mm3:.0f} mm³, less than {chosen.least_voxels} voxels of {voxel:.3g} mm³",
-            remedy="Leave the lesion out, or choose a smaller spacing",
+            remedy="Exclude the lesion, or choose a smaller spacing",
         )
-    # The spline's reach beyond the mask; more would only cost time.
+    # Margin for the spline support; a larger one only costs time.
     image, region = crop_to_mask(volume, mask, 12.0)
     modality = _MODALITIES.get(volume.modality)
     with tempfile.TemporaryDirectory(prefix="features-") as folder, _quiet():
@@ -140,10 +140,10 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
 
 
 def _nameless(files: Any) -> Any:  # noqa: ANN401  # MIRP's file objects, which it does not export
-    """Take the temporary folder off MIRP's files.
+    """Remove the temporary folder from MIRP's file objects.
 
-    From 1000 voxels on MIRP estimates Moran's I and Geary's C from random points, whose seed is a hash of the image
-    *and of where it lies*: from another folder the same tumour would have other features.
+    Above 1000 voxels, MIRP estimates Moran's I and Geary's C from random points, seeded by a hash of the image
+    *and its path*: the same tumour in another folder would have different features.
     """
     for file in files:
         file.dir_path = file.sample_name = "region"
@@ -152,9 +152,9 @@ def _nameless(files: Any) -> Any:  # noqa: ANN401  # MIRP's file objects, which 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep MIRP from setting up the program's logging: it configures the root logger to print every step."""
+    """Prevent MIRP from configuring the root logger, which would print every step."""
     root, handler = logging.getLogger(), logging.NullHandler()
-    root.addHandler(handler)  # a root logger that has a handler is left alone by basicConfig
+    root.addHandler(handler)  # basicConfig does nothing if the root logger has a handler
     try:
         yield
     finally:

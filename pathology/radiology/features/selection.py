@@ -1,7 +1,7 @@
-"""Choosing a few features out of hundreds, for tens of patients.
+"""Feature selection: few features out of hundreds, for tens of patients.
 
-Every function sees training rows only and returns column numbers; the caller decides what is training.  Columns are
-expected without gaps.
+Every function takes training rows only and returns column indices.  Columns must
+not have missing values.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Columns = NDArray[np.int64]
 
 
 def univariate_features(x: Floats, labels: NDArray[np.integer], *, alpha: float = 0.05, least: int = 5) -> Columns:
-    """Keep columns whose values differ between the two classes.
+    """Select columns whose values differ between the two classes.
 
-    Mann-Whitney U test (Mann and Whitney 1947), two-sided, asymptotic with tie correction; no correction for the
-    number of columns, since this is a filter and no claim.
+    Mann-Whitney U test (Mann and Whitney 1947), two-sided, asymptotic with tie correction; no correction for
+    multiple testing, because this is a filter, not a test of significance.
 
     Parameters
     ----------
@@ -38,19 +38,19 @@ def univariate_features(x: Floats, labels: NDArray[np.integer], *, alpha: float 
     labels
         0 or 1, length N.
     alpha
-        Columns with p below it are kept.
+        Significance level.
     least
-        Where fewer pass, this many of the smallest p are kept.
+        Minimum number of columns; filled up with the smallest p values.
 
     Returns
     -------
     numpy.ndarray
-        Column numbers, most significant first.
+        Column indices, most significant first.
 
     Raises
     ------
     UsageError
-        If a class has no row.
+        If a class has no rows.
     """
     _check_two_classes(labels)
     p = np.ones(x.shape[1])
@@ -63,7 +63,7 @@ def univariate_features(x: Floats, labels: NDArray[np.integer], *, alpha: float 
 
 
 def drop_correlated(x: Floats, columns: Columns, *, limit: float = 0.9) -> Columns:
-    """Leave out each column that is nearly a copy of a better one.
+    """Remove each column that is highly correlated with a better one.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def drop_correlated(x: Floats, columns: Columns, *, limit: float = 0.9) -> Colum
     columns
         Candidates, best first.
     limit
-        Greatest absolute Spearman correlation with any column kept before.
+        Maximum absolute Spearman correlation with any column kept before.
     """
     ranks = stats.rankdata(x[:, columns], axis=0)
     correlation = np.abs(np.atleast_2d(_correlation(ranks)))
@@ -84,7 +84,7 @@ def drop_correlated(x: Floats, columns: Columns, *, limit: float = 0.9) -> Colum
 
 
 def mrmr_features(x: Floats, labels: NDArray[np.integer], columns: Columns, *, count: int) -> Columns:
-    """Choose columns that say much about the label and little that others said: minimum redundancy, maximum relevance.
+    """Select columns by minimum redundancy, maximum relevance (mRMR).
 
     Peng, Long and Ding 2005 (doi 10.1109/TPAMI.2005.159), difference form, greedy.  Mutual information is estimated as
     ``-0.5 ln(1 - rho²)`` with Spearman's rho, as in the R package mRMRe, because histograms of tens of patients hold
@@ -99,12 +99,12 @@ def mrmr_features(x: Floats, labels: NDArray[np.integer], columns: Columns, *, c
     columns
         Candidates.
     count
-        How many to choose.
+        Number of columns to select.
 
     Returns
     -------
     numpy.ndarray
-        Column numbers in the order of choice.
+        Column indices in order of selection.
     """
     ranks = stats.rankdata(np.column_stack([x[:, columns], labels]), axis=0)
     information = -0.5 * np.log(np.maximum(1 - _correlation(ranks) ** 2, 1e-12))
@@ -130,9 +130,9 @@ def lasso_features(
     one_standard_error: bool = False,
     seed: int = 0,
 ) -> Columns:
-    """Keep the columns with a coefficient in an L1-penalised logistic regression (Tibshirani 1996).
+    """Select the columns with non-zero coefficients in an L1-penalised logistic regression (Tibshirani 1996).
 
-    The penalty is the one with the least mean log loss over inner folds, or, with ``one_standard_error``, the strongest
+    The penalty has the lowest mean log loss over inner folds, or, with ``one_standard_error``, is the strongest
     within one standard error of it (Hastie et al. 2009, section 7.10).  Columns must be standardised.
 
     Parameters
@@ -146,16 +146,16 @@ def lasso_features(
     folds
         Inner folds of the N rows, patients kept together.
     penalties
-        Number of penalties tried, evenly in logarithm from the one that leaves no coefficient down to a hundredth.
+        Number of penalties, log-spaced from the one that removes every coefficient down to a hundredth of it.
     one_standard_error
-        Prefer fewer columns.
+        Use the one-standard-error rule, which prefers fewer columns.
     seed
-        Of the solver.
+        Seed of the solver.
 
     Returns
     -------
     numpy.ndarray
-        Column numbers, greatest coefficient first; never empty: where the penalty leaves none, the first candidate.
+        Column indices, largest coefficient first; never empty: the first candidate if the penalty removes all.
     """
     part = x[:, columns]
     # Beyond this penalty every coefficient is 0: the largest gradient of the mean loss at 0 (balanced intercept).
@@ -180,7 +180,7 @@ def lasso_features(
 
 
 def recursive_elimination(x: Floats, labels: NDArray[np.integer], columns: Columns, *, count: int) -> Columns:
-    """Drop the column with the smallest weight in a linear SVM, one at a time (Guyon et al. 2002).
+    """Recursively eliminate the column with the smallest linear SVM weight (Guyon et al. 2002).
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def recursive_elimination(x: Floats, labels: NDArray[np.integer], columns: Colum
     columns
         Candidates.
     count
-        How many to keep.
+        Number of columns to keep.
     """
     if len(columns) <= count:
         return columns
@@ -207,7 +207,7 @@ def _l1(x: Floats, labels: NDArray[np.integer], strength: float, seed: int) -> L
         l1_ratio=1.0, C=1 / strength, solver="liblinear", random_state=seed, max_iter=1000, class_weight="balanced"
     )
     with warnings.catch_warnings():
-        # Weak penalties on separable data never converge; the losses of such fits decide against them.
+        # Weak penalties on separable data never converge; their log loss rules them out.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(x, labels)
 
@@ -217,7 +217,7 @@ def _correlation(ranks: Floats) -> Floats:
     scale = np.sqrt((centred**2).sum(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
         matrix = (centred.T @ centred) / np.outer(scale, scale)
-    # A constant column tells nothing: correlation 0.
+    # A constant column has correlation 0.
     return np.asarray(np.clip(np.nan_to_num(matrix), -1, 1), float)
 
 

@@ -1,7 +1,7 @@
-"""A radiomic signature: from hundreds of features to one score, with every step learnt inside the training fold.
+"""Radiomic signatures: from hundreds of features to one score, with every step fitted inside the training fold.
 
 The steps are those of the published deep-learning radiomic nomograms: imputation by the median, standardisation, a
-univariate filter, removal of near-copies, mRMR, LASSO or recursive elimination, SMOTE, and a classifier.
+univariate filter, removal of correlated features, mRMR, LASSO or recursive elimination, SMOTE, and a classifier.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ Classifier = Literal["logistic", "svm", "forest", "boosting", "tree", "adaboost"
 
 
 class SignatureSettings(Record):
-    """How a signature is made."""
+    """Settings of a radiomic signature."""
 
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Significance of the univariate filter; 1 keeps every column."""
+    """Significance level of the univariate filter; 1 keeps every column."""
     least: Annotated[int, Field(ge=1)] = 10
-    """Columns kept by the filter even where fewer are significant."""
+    """Minimum number of columns kept by the filter."""
     correlation: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Greatest absolute Spearman correlation between columns kept."""
+    """Maximum absolute Spearman correlation between kept columns."""
     mrmr: Annotated[int, Field(ge=1)] | None = 10
-    """Columns kept by mRMR; ``None`` leaves it out."""
+    """Columns kept by mRMR; ``None``: no mRMR."""
     reduction: Literal["lasso", "rfe", "none"] = "lasso"
-    """Last reduction: LASSO, recursive elimination with a linear SVM, or none."""
+    """Final selection: LASSO, recursive elimination with a linear SVM, or none."""
     eliminated_to: Annotated[int, Field(ge=1)] = 5
-    """Columns left by recursive elimination."""
+    """Columns kept by recursive elimination."""
     smote: bool = False
-    """Whether the rarer class is filled up with synthetic rows, inside each training fold."""
+    """Oversample the minority class with synthetic rows, inside each training fold."""
     classifier: Classifier = "logistic"
-    """The classifier on the columns left."""
+    """Classifier on the selected columns."""
     inner_folds: Annotated[int, Field(ge=2)] = 5
-    """Folds of the training patients that choose the LASSO penalty."""
+    """Folds of the training patients for selecting the LASSO penalty."""
     seed: int = 0
-    """Of folds, SMOTE and classifiers."""
+    """Seed of folds, SMOTE and classifiers."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,15 +72,15 @@ class Signature:
     Attributes
     ----------
     settings
-        How it was made.
+        Settings.
     columns
-        Names of the columns used, in the order of the arrays.
+        Names of the selected columns, in the order of the arrays.
     median, centre, scale
-        Per column: what fills a gap, what is subtracted, what divides.
+        Imputation value, mean and standard deviation per column.
     classifier
         The fitted scikit-learn classifier.
     synthetic
-        Number of synthetic rows it was fitted with.
+        Number of synthetic training rows.
     """
 
     settings: SignatureSettings
@@ -92,7 +92,7 @@ class Signature:
     synthetic: int = 0
 
     def score(self, table: pd.DataFrame) -> Floats:
-        """Return a score for each row, higher meaning class 1; log odds where the classifier has them.
+        """Return a score per row, higher meaning class 1; log odds if the classifier provides them.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Signature:
         """
         missing = [c for c in self.columns if c not in table.columns]
         if missing:
-            raise InputTableError(f"{len(missing)} feature(s) of the signature are missing, the first '{missing[0]}'")
+            raise InputTableError(f"{len(missing)} feature(s) of the signature are missing, first: '{missing[0]}'")
         x = table.loc[:, list(self.columns)].to_numpy(float)
         x = np.where(np.isfinite(x), x, self.median)
         return _score(self.classifier, (x - self.centre) / self.scale)
@@ -116,7 +116,7 @@ def _score(classifier: Any, x: Floats) -> Floats:  # noqa: ANN401  # any scikit-
 
 def _classifier(settings: SignatureSettings) -> Any:  # noqa: ANN401
     seed = settings.seed
-    # Depths and numbers are kept small: with tens of patients anything larger learns them by heart.
+    # Small depths and ensembles: with tens of patients anything larger overfits.
     kinds: dict[str, Callable[[], Any]] = {
         "logistic": lambda: LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000),
         "svm": lambda: SVC(kernel="rbf", C=1.0, class_weight="balanced"),
@@ -145,7 +145,7 @@ def fit_signature(
     Parameters
     ----------
     table
-        Features, one row an examination; columns that are empty or constant are not used.
+        Features, one row per examination; empty or constant columns are not used.
     labels
         0 or 1, length N.
     patients
@@ -153,7 +153,7 @@ def fit_signature(
     settings
         How.
     held_out
-        Patients set apart for testing; the audit refuses rows of theirs, real or synthetic.
+        Test patients; the audit rejects their rows, real or synthetic.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def fit_signature(
     centre, scale = filled.mean(axis=0), filled.std(axis=0)
     varies = scale > 1e-12 * np.maximum(1, np.abs(centre))
     if not varies.any():
-        raise UsageError("no feature varies between the training patients")
+        raise UsageError("all features are constant in the training patients")
     names, median, centre, scale = names[varies], median[varies], centre[varies], scale[varies]
     x = (filled[:, varies] - centre) / scale
     columns = _select(x, labels, patients, chosen)
@@ -218,22 +218,22 @@ def _select(x: Floats, labels: Labels, patients: Sequence[Hashable], settings: S
 def _inner_folds(labels: Labels, patients: Sequence[Hashable], settings: SignatureSettings) -> tuple[Fold, ...]:
     rarest = min(len({str(p) for p, y in zip(patients, labels, strict=True) if y == c}) for c in (0, 1))
     if rarest < 2:
-        raise UsageError(f"a class has {rarest} training patient(s); the LASSO penalty needs two", remedy="Fewer folds")
+        raise UsageError(f"a class has {rarest} training patient(s); LASSO requires two", remedy="Use fewer folds")
     return grouped_k_fold(patients, labels, k=min(settings.inner_folds, rarest), seed=settings.seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NestedScores:
-    """Scores of rows by models that never saw their patients.
+    """Out-of-fold scores from nested cross-validation.
 
     Attributes
     ----------
     predictions
         Scores by repeat and row.
     chosen
-        Name of the candidate chosen in each outer fold.
+        Candidate selected in each outer fold.
     columns
-        Columns used in each outer fold.
+        Columns selected in each outer fold.
     folds
         The outer folds, repeat by repeat.
     """
@@ -256,10 +256,10 @@ def nested_scores(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> NestedScores:
-    """Score every row by nested cross-validation by patient.
+    """Score every row by patient-level nested cross-validation.
 
-    In each outer fold the candidate with the greatest AUC over the inner folds is chosen, fitted on the whole training
-    side and applied to the test side.  With one candidate there is nothing to choose and the inner loop is skipped.
+    In each outer fold the candidate with the highest AUC over the inner folds is selected, fitted on the whole training
+    part and applied to the test part.  With a single candidate the inner loop is skipped.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def nested_scores(
     outer, inner, repeats, seed
         Of the folds.
     progress
-        Called with outer folds done and in all.
+        Called with completed and total outer folds.
     """
     folds = nested_folds(patients, labels, outer=outer, inner=inner, repeats=repeats, seed=seed)
     scores = np.full((repeats, len(labels)), np.nan)

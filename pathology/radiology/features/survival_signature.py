@@ -1,7 +1,7 @@
-"""Radiomic signatures of a time to an event, and the Cox nomogram around them (Liu et al. 2021).
+"""Radiomic signatures for time-to-event outcomes, and Cox nomograms (Liu et al. 2021).
 
-Columns are filtered by the score test of Cox's model and freed of near-copies; LASSO-Cox makes the signature; a Cox
-model joins it with clinical data.  As in the yes-or-no case the nomogram is fitted on scores from inner folds.
+Columns are filtered by the Cox score test and by correlation; LASSO-Cox fits the signature; a Cox
+model combines it with clinical data.  As for binary outcomes, the nomogram is fitted on scores from inner folds.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ SIGNATURE = "signature"
 
 
 class SurvivalSignatureSettings(Record):
-    """How a survival signature is made."""
+    """Settings of a survival signature."""
 
     keep: Annotated[int, Field(ge=1)] = 15
-    """Columns with the greatest score statistic that go on."""
+    """Number of columns kept by the score test."""
     correlation: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Greatest absolute Spearman correlation between columns kept."""
+    """Maximum absolute Spearman correlation between kept columns."""
     penalties: tuple[Annotated[float, Field(gt=0)], ...] = (0.4, 0.2, 0.1, 0.05)
-    """LASSO penalties tried, strongest first; the one with the best mean concordance over inner folds is taken."""
+    """LASSO penalties, strongest first; selected by mean concordance over inner folds."""
     inner_folds: Annotated[int, Field(ge=2)] = 3
-    """Folds of the training patients that choose the penalty."""
+    """Folds of the training patients for selecting the penalty."""
     nomogram_penalty: Annotated[float, Field(ge=0)] = 0.05
-    """Ridge of the joint Cox model."""
+    """Ridge penalty of the combined Cox model."""
     seed: int = 0
-    """Of folds."""
+    """Seed of the folds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,13 +62,13 @@ class SurvivalSignature:
     Attributes
     ----------
     columns
-        Names of the columns used.
+        Names of the selected columns.
     median, centre, scale
-        Per column: what fills a gap, what is subtracted, what divides.
+        Imputation value, mean and standard deviation per column.
     coefficients
         Log hazard ratios per standardised unit, shape (P,).
     penalty
-        The LASSO penalty chosen.
+        Selected LASSO penalty.
     """
 
     columns: tuple[str, ...]
@@ -88,7 +88,7 @@ class SurvivalSignature:
         """
         missing = [c for c in self.columns if c not in table.columns]
         if missing:
-            raise InputTableError(f"{len(missing)} feature(s) of the signature are missing, the first '{missing[0]}'")
+            raise InputTableError(f"{len(missing)} feature(s) of the signature are missing, first: '{missing[0]}'")
         x = table.loc[:, list(self.columns)].to_numpy(float)
         x = np.where(np.isfinite(x), x, self.median)
         return np.asarray(((x - self.centre) / self.scale) @ self.coefficients, float)
@@ -105,13 +105,13 @@ class SurvivalCombined:
     score_centre, score_scale
         Standardisation of the signature's risk.
     fill
-        What stands in for a missing clinical covariate, by name in the model's order.
+        Imputation value of each clinical covariate, in model order.
     model
         The Cox model.
     centre
-        Its linear predictor's mean over the training patients.
+        Mean linear predictor of the training patients.
     ranges
-        Least and greatest training value of each covariate, in the model's order.
+        Training range of each covariate, in model order.
     """
 
     signature: SurvivalSignature | None
@@ -127,7 +127,7 @@ class SurvivalCombined:
         columns = []
         if self.signature is not None:
             if table is None:
-                raise UsageError("this model needs image features")
+                raise UsageError("this model requires image features")
             columns.append((self.signature.risk(table) - self.score_centre) / self.score_scale)
         for name, value in self.fill.items():
             raw = clinical[name].to_numpy(float)
@@ -135,7 +135,7 @@ class SurvivalCombined:
         return np.column_stack(columns)
 
     def risk(self, table: pd.DataFrame | None, clinical: pd.DataFrame) -> Floats:
-        """Return the log hazard against the mean training patient, shape (N,)."""
+        """Return the log hazard relative to the mean training patient, shape (N,)."""
         return self.model.predict_risk(self.matrix(table, clinical))
 
     def survival(self, table: pd.DataFrame | None, clinical: pd.DataFrame, times: Sequence[float]) -> Floats:
@@ -150,7 +150,7 @@ class SurvivalCombined:
         times
             Name of a time (``3 years``) to the time in the outcome's unit.
         outcome
-            What the probability is of.
+            Predicted outcome.
         """
         terms = tuple(
             NomogramTerm(name=name, coefficient=float(b), low=low, high=high)
@@ -177,7 +177,7 @@ def cox_score_test(x: Floats, outcome: Outcome) -> Floats:
     x
         Shape (N, P).
     outcome
-        Of the N patients.
+        Follow-up of the N patients.
     """
     score, variance = np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for time in np.unique(outcome.time[outcome.event]):
@@ -210,7 +210,7 @@ def fit_survival_signature(
     if not len(table) == len(outcome) == len(patients):
         raise UsageError(f"the table has {len(table)} rows for {len(outcome)} outcomes and {len(patients)} patients")
     if outcome.events < 4:
-        raise UsageError(f"a survival signature needs 4 events at least, got {outcome.events}")
+        raise UsageError(f"a survival signature requires at least 4 events, got {outcome.events}")
     raw = table.to_numpy(float)
     known = np.isfinite(raw).sum(axis=0) >= max(2, len(raw) // 2)
     names, raw = np.asarray(table.columns, dtype=object)[known], raw[:, known]
@@ -219,7 +219,7 @@ def fit_survival_signature(
     centre, scale = filled.mean(axis=0), filled.std(axis=0)
     varies = scale > 1e-12 * np.maximum(1, np.abs(centre))
     if not varies.any():
-        raise UsageError("no feature varies between the training patients")
+        raise UsageError("all features are constant in the training patients")
     names, median, centre, scale = names[varies], median[varies], centre[varies], scale[varies]
     x = (filled[:, varies] - centre) / scale
     order = np.argsort(-cox_score_test(x, outcome), kind="stable")[: 4 * chosen.keep]
@@ -231,13 +231,13 @@ def fit_survival_signature(
         held = outcome.take(fold.test)
         for i, penalty in enumerate(chosen.penalties):
             model = _lasso(penalty).fit(part[fold.train], outcome.take(fold.train))
-            # A fold whose pairs cannot be ordered tells nothing for or against a penalty.
+            # A fold without comparable pairs is uninformative about the penalty.
             value = harrell_c(held, part[fold.test] @ _kept(model.coefficients)) if held.events else 0.5
             concordance[i] += value if np.isfinite(value) else 0.5
     penalty = chosen.penalties[int(np.argmax(np.round(concordance, 9)))]
     coefficients = _kept(_lasso(penalty).fit(part, outcome).coefficients)
     used = np.flatnonzero(coefficients)
-    if not len(used):  # nothing survives the penalty: the best column alone, unpenalised in direction only
+    if not len(used):  # the penalty removes everything: keep the best column, by sign only
         used = np.asarray([0])
         coefficients = CoxModel(CoxSettings(penalty=0.1)).fit(part[:, :1], outcome).coefficients
     else:
@@ -253,7 +253,7 @@ def _lasso(penalty: float) -> CoxModel:
 
 
 def _kept(coefficients: Floats) -> Floats:
-    """Set to 0 what the smoothed penalty leaves of a coefficient that LASSO removes."""
+    """Set coefficients to 0 that are non-zero only because the penalty is smoothed."""
     return np.where(np.abs(coefficients) > 1e-3, coefficients, 0.0)
 
 
@@ -289,7 +289,7 @@ def fit_survival_combined(
             fill[str(name)] = median
             columns[str(name)] = filled
     if not columns:
-        raise UsageError("a nomogram needs image features or clinical columns that vary")
+        raise UsageError("a nomogram requires image features or clinical columns that are not constant")
     matrix = np.column_stack(list(columns.values()))
     model = CoxModel(CoxSettings(penalty=chosen.nomogram_penalty)).fit(matrix, outcome)
     ranges = []
@@ -312,13 +312,13 @@ def nested_risks(
     seed: int = 0,
     times: Sequence[float] = (),
 ) -> tuple[Floats, Floats, tuple[Fold, ...]]:
-    """Return each row's risk and survival by a model that saw nothing of its patient.
+    """Return out-of-fold risk and survival for each row.
 
     Returns
     -------
     tuple
-        Log hazards (N,), survival at ``times`` (N, T), and the folds.  Log hazards are against each fold's own mean
-        training patient.
+        Log hazards (N,), survival at ``times`` (N, T), and the folds.  Log hazards are relative to the mean training
+        patient of each fold.
     """
     owner = [str(p) for p in patients]
     risk, survival = np.full(len(outcome), np.nan), np.full((len(outcome), len(times)), np.nan)

@@ -23,7 +23,7 @@ def confidence_map(contours: Sequence[Mask]) -> Volume:
     Parameters
     ----------
     contours
-        Contours of one tumour by several readers or at several trials; one contour gives a map of 0 and 1.
+        Contours of one tumour by several readers or in repeated sessions; a single contour gives a binary map.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def confidence_map(contours: Sequence[Mask]) -> Volume:
         If they do not lie on the same grid.
     """
     if not contours:
-        raise UsageError("a confidence map needs at least one contour")
+        raise UsageError("a confidence map requires at least one contour")
     total = np.zeros(contours[0].array.shape, np.float32)
     for number, contour in enumerate(contours, start=1):
         check_same_geometry(contours[0].geometry, contour.geometry, names=("contour 1", f"contour {number}"))
@@ -42,7 +42,7 @@ def confidence_map(contours: Sequence[Mask]) -> Volume:
 
 
 def contour_at(confidence: Volume, threshold: float = 0.5) -> Mask:
-    """Cut a confidence map: voxels with at least the given confidence."""
+    """Threshold a confidence map."""
     if not 0 < threshold <= 1:
-        raise UsageError(f"threshold: expected a confidence above 0 and up to 1, got {threshold}")
+        raise UsageError(f"threshold: expected a value in (0, 1], got {threshold}")
     return Mask(confidence.array >= threshold, confidence.geometry, "tumour")

@@ -1,8 +1,8 @@
-"""Two registered sequences in one image of three channels (Banerjee et al. 2018 fused DWI and contrast-enhanced T1).
+"""Fuse two registered sequences into a three-channel image (Banerjee et al. 2018: DWI and contrast-enhanced T1).
 
-The published fusion is not described in what could be read.  Here both sequences are kept as channels and their
-weighted mean is the third, so that networks made for colour images take them, nothing is lost, and the fusion can be
-undone.
+The published fusion method is not described in the accessible text.  Here both sequences are kept as channels and their
+weighted mean is the third, so that networks for colour images can be used, nothing is lost, and the fusion is
+reversible.
 """
 
 from __future__ import annotations

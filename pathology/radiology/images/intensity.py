@@ -1,4 +1,4 @@
-"""Intensities of different scanners made comparable, each modality in its own way."""
+"""Intensity normalisation by modality."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["IntensitySettings", "default_intensity", "normalise"]
 
 
 class IntensitySettings(Record):
-    """How voxel values are normalised."""
+    """Settings of intensity normalisation."""
 
     method: Literal["window", "zscore", "percentile", "none"]
-    """``window``: ``low``..``high`` in the image's own unit becomes 0..1, clipped (CT in HU, PET in SUV: absolute
-    scales must not be stretched by what else is in the image).  ``zscore``: mean 0 and standard deviation 1 over the
-    foreground, clipped at ±5 (MRI has no unit).  ``percentile``: the ``low``-th to ``high``-th percentile of the
-    foreground becomes 0..1, clipped."""
+    """``window``: ``low``..``high`` in the unit of the image maps to 0..1, clipped (CT in HU, PET in SUV: absolute
+    scales must not depend on the image content).  ``zscore``: mean 0 and standard deviation 1 over the
+    foreground, clipped at ±5 (MRI has arbitrary units).  ``percentile``: the ``low``-th to ``high``-th percentile of
+    the foreground maps to 0..1, clipped."""
     low: float = 0.0
     """Lower end, in the image's unit or as a percentile."""
     high: float = 1.0
     """Upper end, in the image's unit or as a percentile."""
     bias_correction: bool = False
-    """Whether the slow brightness drift of MRI is removed first (N4); takes seconds to minutes a volume."""
+    """Correct the MRI bias field first (N4); takes seconds to minutes per volume."""
 
     @model_validator(mode="after")
     def _ordered(self) -> IntensitySettings:
@@ -39,7 +39,7 @@ class IntensitySettings(Record):
 
 
 def default_intensity(modality: Modality) -> IntensitySettings:
-    """Return the usual choice: CT -160 to 240 HU (soft tissue), PET 0 to 20 SUV, z-score for everything else."""
+    """Return the defaults: CT -160 to 240 HU (soft tissue), PET 0 to 20 SUV, z-score for everything else."""
     if modality == "CT":
         return IntensitySettings(method="window", low=-160, high=240)
     if modality == "PT":
@@ -53,19 +53,19 @@ def normalise(volume: Volume, settings: IntensitySettings | None = None, *, fore
     Parameters
     ----------
     volume
-        In its own unit.
+        Image in its own unit.
     settings
-        ``None`` takes :func:`default_intensity` of the modality.
+        ``None``: :func:`default_intensity` of the modality.
     foreground
-        Voxels that statistics are taken from; ``None`` takes those above a tenth of the 99th percentile, which in
-        MRI is the body and not the air around it.
+        Voxels for the statistics; ``None``: voxels above a tenth of the 99th percentile, which in
+        MRI excludes the background air.
 
     Raises
     ------
     StudyError
-        If the foreground holds one value only.
+        If the foreground is empty or constant.
     UsageError
-        If the bias of anything but an MR image is to be corrected.
+        If bias correction is requested for another modality than MR.
     """
     chosen = settings or default_intensity(volume.modality)
     if chosen.bias_correction:

@@ -1,4 +1,4 @@
-"""Slices side by side with contours, and pictures to check a registration by."""
+"""Montages of slices with contours, and checkerboards for inspecting a registration."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_montage", "draw_registration"]
 
-# Orange and blue are told apart by people with any colour vision (Okabe and Ito 2008), on grey and on black.
+# Colour-blind-safe palette (Okabe and Ito 2008), visible on grey and on black.
 _COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7")
 _WINDOWS = {"HU": (-160.0, 240.0), "SUV": (0.0, 10.0)}
 
 
 def draw_montage(volume: Volume, masks: Mapping[str, Mask], *, slices: int = 9, title: str = "") -> Figure:
-    """Draw evenly chosen slices through the marked region, with the outline of each mask.
+    """Draw evenly spaced slices through the segmented region, with the contour of each mask.
 
-    The patient's right is on the left, the front is up (radiological convention); the scale bar is 5 cm.
+    Radiological convention: patient right on the left, anterior up; the scale bar is 5 cm.
 
     Parameters
     ----------
     volume
-        The image, in any orientation near to axial.
+        Image, approximately axial.
     masks
-        Outlines by name, on the image's grid; may be empty.
+        Masks by name, on the image grid; may be empty.
     slices
-        Number of slices, at most.
+        Maximum number of slices.
     title
-        Above the picture.
+        Figure title.
 
     Raises
     ------
@@ -80,21 +80,21 @@ def draw_montage(volume: Volume, masks: Mapping[str, Mask], *, slices: int = 9, 
 
 
 def draw_registration(fixed: Volume, before: Volume, after: Volume, *, slices: int = 3, title: str = "") -> Figure:
-    """Draw a chequerboard of two images before and after alignment, to check it by eye.
+    """Draw a checkerboard of two images before and after registration, for visual inspection.
 
-    Where structures run on across the fields' borders, the alignment holds.
+    Structures that continue across field borders indicate a good alignment.
 
     Parameters
     ----------
     fixed
-        The resting image.
+        Fixed image.
     before, after
-        The other image on the same grid, resampled by its coordinates alone, and after alignment.
+        Moving image on the same grid, before and after registration.
     """
     from matplotlib.figure import Figure
 
     for name, moved in (("before", before), ("after", after)):
-        check_same_geometry(fixed.geometry, moved.geometry, names=(fixed.name or "the resting image", name))
+        check_same_geometry(fixed.geometry, moved.geometry, names=(fixed.name or "the fixed image", name))
     count = fixed.array.shape[0]
     if slices < 1:
         raise UsageError(f"slices: expected at least 1, got {slices}")
@@ -103,11 +103,11 @@ def draw_registration(fixed: Volume, before: Volume, after: Volume, *, slices: i
     flip = _flips(fixed)
     aspect = fixed.geometry.spacing[1] / fixed.geometry.spacing[0]
     still = _scaled(fixed)
-    boards = {"resting image": still, "before": _scaled(before), "after": _scaled(after)}
+    boards = {"fixed image": still, "before": _scaled(before), "after": _scaled(after)}
     for row, index in enumerate(chosen):
         for column, (name, other) in enumerate(boards.items()):
             axes = figure.add_subplot(len(chosen), 3, row * 3 + column + 1)
-            picture = _chequered(still[index], other[index]) if column else still[index]
+            picture = _checkerboard(still[index], other[index]) if column else still[index]
             axes.imshow(_turn(picture, flip), cmap="gray", vmin=0, vmax=1, aspect=aspect)
             axes.axis("off")
             if row == 0:
@@ -137,14 +137,14 @@ def _scaled(volume: Volume) -> NDArray[np.float32]:
     return scaled
 
 
-def _chequered(first: NDArray[np.float32], second: NDArray[np.float32], fields: int = 8) -> NDArray[np.float32]:
+def _checkerboard(first: NDArray[np.float32], second: NDArray[np.float32], fields: int = 8) -> NDArray[np.float32]:
     y, x = np.indices(first.shape)
     odd = ((y * fields // first.shape[0]) + (x * fields // first.shape[1])) % 2 == 1
     return np.where(odd, second, first)
 
 
 def _flips(volume: Volume) -> tuple[bool, bool]:
-    """Whether rows and columns must be turned round for the radiological convention."""
+    """Whether rows and columns must be flipped for the radiological convention."""
     letters = volume.geometry.orientation
     return letters[1] == "A", letters[0] == "R"
 

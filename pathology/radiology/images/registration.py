@@ -33,22 +33,22 @@ def resample(
     outside: float | None = None,
     smooth: bool = True,
 ) -> Volume:
-    """Resample a volume onto a grid, linearly.
+    """Resample a volume to a grid by linear interpolation.
 
-    Before a coarser grid is taken the image is smoothed by a Gaussian along each axis that shrinks, with
-    sigma = spacing ratio / 2 voxels where the ratio exceeds 1, so that fine structure is averaged and not
-    skipped (aliasing).
+    Before downsampling, the image is smoothed by a Gaussian along each downsampled axis, with
+    sigma = spacing ratio / 2 voxels if the ratio exceeds 1, to avoid
+    aliasing.
 
     Parameters
     ----------
     volume
-        What to resample.
+        Volume to resample.
     onto
-        The wanted grid; another orientation is allowed.
+        Target grid; may have another orientation.
     outside
-        Value where the volume has none; ``None`` takes the volume's minimum (air).
+        Value outside the volume; ``None``: the minimum of the volume (air).
     smooth
-        Whether to smooth before a coarser grid is taken.
+        Whether to smooth before downsampling.
     """
     image = to_image(volume.array, volume.geometry)
     if smooth:
@@ -80,30 +80,28 @@ def resample(
 def correct_bias(
     volume: Volume, *, within: Mask | None = None, shrink: int = 2, iterations: tuple[int, ...] = (50, 50, 30)
 ) -> Volume:
-    """Remove the slow brightness drift of MRI by N4 (Tustison et al. 2010, doi 10.1109/TMI.2010.2046908).
+    """Correct the MRI bias field with N4 (Tustison et al. 2010, doi 10.1109/TMI.2010.2046908).
 
     Parameters
     ----------
     volume
         An MR image with values >= 0.
     within
-        Where the field is estimated; ``None`` takes Otsu's foreground.
+        Region in which the field is estimated; ``None``: Otsu foreground.
     shrink
-        The field is smooth, so it is estimated on an image thinned by this factor, and applied to the full one.
+        Downsampling factor for estimating the field, which is smooth; it is applied at full resolution.
     iterations
-        Greatest number of iterations on each level.
+        Maximum number of iterations per level.
 
     Raises
     ------
     UsageError
-        If the image is no MR image or has negative values.
+        If the image is not an MR image or has negative values.
     """
     if volume.modality != "MR":
-        raise UsageError(f"bias correction is for MR images; this is {volume.modality}")
+        raise UsageError(f"bias correction is for MR images, got {volume.modality}")
     if volume.array.min() < 0:
-        raise UsageError(
-            "bias correction works on the logarithm; the image has negative values", remedy="Correct before normalising"
-        )
+        raise UsageError("bias correction requires non-negative values", remedy="Correct before normalising")
     image = to_image(volume.array, volume.geometry)
     mask = (
         sitk.OtsuThreshold(image, 0, 1, 128)
@@ -120,36 +118,36 @@ def correct_bias(
 
 
 class RegistrationSettings(Record):
-    """How two volumes of one patient are brought together."""
+    """Settings of registration."""
 
     deformable: bool = False
-    """``False``: turn and shift only.  ``True``: a B-spline deformation after that."""
+    """``False``: rigid only.  ``True``: rigid, then B-spline deformation."""
     grid_mm: Annotated[float, Field(gt=0)] = 60.0
-    """Distance of the B-spline's control points, in mm: what is smaller than this cannot be bent."""
+    """Spacing of the B-spline control points, in mm; limits the scale of deformations."""
     bins: Annotated[int, Field(ge=8)] = 32
     """Bins of the joint histogram of Mattes' mutual information."""
     sampling: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Share of voxels looked at in each step."""
+    """Fraction of voxels sampled in each step."""
     iterations: Annotated[int, Field(ge=1)] = 100
-    """Greatest number of steps on each level."""
+    """Maximum number of iterations per level."""
     seed: int = 0
     """Seed of the sampling."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Registration:
-    """A found alignment.
+    """Result of a registration.
 
     Attributes
     ----------
     fixed
-        The grid of the resting image.
+        Grid of the fixed image.
     metric_before, metric_after
         Mattes' mutual information, negative (lower is better), before and after.
     rotation_degrees
-        Angle of the rigid part.
+        Rotation angle of the rigid transform.
     shift_mm
-        Length of the rigid part's shift at the volume's centre.
+        Translation of the rigid transform at the centre of the volume.
     """
 
     fixed: Geometry
@@ -160,7 +158,7 @@ class Registration:
     _transform: Any
 
     def apply(self, volume: Volume, *, outside: float | None = None) -> Volume:
-        """Bring a volume in the moving image's place onto the resting image's grid."""
+        """Resample a volume from the moving space to the grid of the fixed image."""
         return replace(volume, array=self._warp(volume.array, volume.geometry, outside), geometry=self.fixed)
 
     def _warp(self, array: NDArray[Any], geometry: Geometry, outside: float | None) -> NDArray[np.float32]:
@@ -186,21 +184,21 @@ def register(
     *,
     progress: Callable[[float], None] | None = None,
 ) -> Registration:
-    """Find the alignment of one volume with another of the same patient, of any modality.
+    """Register one volume to another of the same patient, of any modality.
 
-    The result is never worse, by its own measure, than what it started from.
+    The metric of the result is never worse than that of the initial alignment.
 
-    Mattes' mutual information on three levels (4, 2, 1 voxels; smoothing 4, 2, 0 mm); first turn and shift from
-    the images' own positions, then, if wanted, a B-spline deformation.
+    Mattes' mutual information on three levels (4, 2, 1 voxels; smoothing 4, 2, 0 mm); first a rigid transform from
+    the scanner positions, then, if requested, a B-spline deformation.
 
     Parameters
     ----------
     fixed
-        The image that stays.
+        Fixed image.
     moving
-        The image that is brought onto it.
+        Moving image.
     settings
-        Defaults: rigid.
+        Default: rigid.
     progress
         Called with the metric after each step.
 
@@ -216,7 +214,7 @@ def register(
 
     def run(mobile: Any, transform: Any, optimiser: Callable[[Any], None]) -> Any:  # noqa: ANN401
         method = sitk.ImageRegistrationMethod()
-        # More than one thread sums in a varying order, and a repeated run would differ in its last digits.
+        # Several threads sum in varying order, so that repeated runs would differ in the last digits.
         method.SetNumberOfThreads(1)
         method.SetMetricAsMattesMutualInformation(chosen.bins)
         method.SetMetricSamplingStrategy(method.REGULAR)
@@ -233,8 +231,8 @@ def register(
             return method.Execute(still, mobile)
         except RuntimeError as error:
             raise StudyError(
-                f"'{moving.name}' cannot be aligned with '{fixed.name}': they hardly overlap",
-                remedy="Check that both are of one examination",
+                f"'{moving.name}' cannot be registered to '{fixed.name}': too little overlap",
+                remedy="Check that both belong to the same examination",
             ) from error
 
     def gradient(method: Any) -> None:  # noqa: ANN401
@@ -248,7 +246,7 @@ def register(
     found = run(mobile, rigid, gradient)
     solid = sitk.Euler3DTransform(found.GetNthTransform(0) if isinstance(found, sitk.CompositeTransform) else found)
     if _mutual_information(still, mobile, solid, chosen) > before:
-        # The search went astray, as it may where little is in view: the images' own positions are better.
+        # The optimiser diverged, as it may with a small field of view: keep the scanner positions.
         solid = rigid
     transform: Any = solid
     if chosen.deformable:
@@ -258,7 +256,7 @@ def register(
         ]
         aligned = sitk.Resample(mobile, still, solid, sitk.sitkLinear, float(_clipped(moving).min()))
         bent = run(aligned, sitk.BSplineTransformInitializer(still, mesh), quasi_newton)
-        # A point of the resting image is first bent, then turned and shifted (the last added acts first).
+        # A point of the fixed image is first deformed, then moved rigidly (the last added acts first).
         transform = sitk.CompositeTransform(3)
         transform.AddTransform(solid)
         transform.AddTransform(bent)
@@ -271,7 +269,7 @@ def register(
 
 
 def _clipped(volume: Volume) -> NDArray[np.float32]:
-    """Cut off extreme values, which would leave most tissue in one bin of the histogram: soft tissue in CT."""
+    """Clip extreme values, which would put most tissue into one histogram bin (soft tissue in CT)."""
     low, high = (-200.0, 300.0) if volume.unit == "HU" else (float(v) for v in np.percentile(volume.array, [0.5, 99.5]))
     clipped: NDArray[np.float32] = np.clip(volume.array, low, high)
     return clipped
@@ -287,4 +285,6 @@ def _mutual_information(still: Any, mobile: Any, transform: Any, settings: Regis
     try:
         return float(method.MetricEvaluate(still, mobile))
     except RuntimeError as error:
-        raise StudyError("the two images do not overlap", remedy="Check that both are of one examination") from error
+        raise StudyError(
+            "the two images do not overlap", remedy="Check that both belong to the same examination"
+        ) from error

@@ -1,4 +1,4 @@
-"""Pictures of where a classifier looked."""
+"""Saliency figures: Grad-CAM maps over the images."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["draw_attention"]
 
 
 def draw_attention(images: NDArray[np.float32], maps: NDArray[np.float32], *, title: str = "") -> Figure:
-    """Draw Grad-CAM maps over the images, up to nine; of blocks, slices evenly through the depth.
+    """Draw Grad-CAM maps over up to nine images; for blocks, over evenly spaced slices.
 
-    The colours share one scale, so that an image which adds little to the answer looks pale.
+    All images share one colour scale, so that an image with little influence on the prediction looks pale.
 
     Parameters
     ----------
     images
         ``(N, H, W)`` slices or ``(N, D, H, W)`` blocks.
     maps
-        The same shape, 0 and more.
+        Maps of the same shape, non-negative.
     title
-        Above the picture.
+        Figure title.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def draw_attention(images: NDArray[np.float32], maps: NDArray[np.float32], *, ti
         axes.axis("off")
         shown.append(axes)
     colours = ScalarMappable(scale, "inferno")
-    figure.colorbar(colours, ax=shown, shrink=0.7, label="share in the class's logit (Grad-CAM)")
+    figure.colorbar(colours, ax=shown, shrink=0.7, label="contribution to the class logit (Grad-CAM)")
     figure.suptitle(title, fontsize=11)
     figure.supxlabel("shows where the network looked, not whether it is right; research use only", fontsize=8)
     return figure

@@ -1,7 +1,7 @@
-"""Shells around a tumour, in millimetres.
+"""Peritumoural shells, in millimetres.
 
-The tissue next to a tumour carries information of its own (Holbrook et al. 2020 added a peritumoural shell).  Widths
-are true distances: with thick slices a shell of 5 mm reaches five voxels sideways and one or two up.
+Peritumoural tissue carries additional information (Holbrook et al. 2020 added a peritumoural shell).  Widths
+are physical distances: with thick slices a 5 mm shell spans five voxels in plane and one or two across slices.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ __all__ = ["dilate", "peritumoural_shell"]
 
 
 def dilate(mask: Mask, distance_mm: float) -> Mask:
-    """Grow a mask by a distance: voxels whose centre lies within ``distance_mm`` of a marked voxel's centre.
+    """Dilate a mask: voxels whose centre lies within ``distance_mm`` of the centre of a mask voxel.
 
-    A negative distance shrinks it by the same rule applied to what is not marked.
+    A negative distance erodes the mask by the same rule.
 
     Raises
     ------
     EmptyMaskError
-        If the mask is empty, or nothing is left of it.
+        If the mask or the result is empty.
     """
     if not mask.array.any():
-        raise EmptyMaskError(f"the mask '{mask.name}' marks no voxel")
+        raise EmptyMaskError(f"the mask '{mask.name}' is empty")
     sampling = mask.geometry.array_spacing
     if distance_mm >= 0:
         grown = ndimage.distance_transform_edt(~mask.array, sampling=sampling) <= distance_mm
     else:
         grown = ndimage.distance_transform_edt(mask.array, sampling=sampling) > -distance_mm
         if not grown.any():
-            raise EmptyMaskError(f"nothing is left of '{mask.name}' when shrunk by {-distance_mm:g} mm")
+            raise EmptyMaskError(f"'{mask.name}' is empty after erosion by {-distance_mm:g} mm")
     return Mask(grown, mask.geometry, mask.name)
 
 
 def peritumoural_shell(tumour: Mask, width_mm: float, *, gap_mm: float = 0.0, within: Mask | None = None) -> Mask:
-    """Mark the tissue between ``gap_mm`` and ``gap_mm + width_mm`` from the tumour.
+    """Return the tissue between ``gap_mm`` and ``gap_mm + width_mm`` from the tumour.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ def peritumoural_shell(tumour: Mask, width_mm: float, *, gap_mm: float = 0.0, wi
     width_mm
         Width of the shell.
     gap_mm
-        Rim left out, for instance because of partial volume.
+        Excluded rim, for instance because of partial volume effects.
     within
-        Where the shell may lie, such as the body; ``None`` everywhere in the volume.
+        Region that limits the shell, such as the body; ``None``: no limit.
 
     Raises
     ------

@@ -23,7 +23,7 @@ def adc_map(volumes: Mapping[float, Volume], *, floor: float | None = None) -> V
     volumes
         b-value in s/mm² to volume, two b-values or more.
     floor
-        Signal below which a voxel is noise and gets 0; ``None`` takes a hundredth of the greatest signal at the lowest
+        Signal below which a voxel is noise and set to 0; ``None``: 1 % of the maximum signal at the lowest
         b-value.
 
     Returns
@@ -40,7 +40,7 @@ def adc_map(volumes: Mapping[float, Volume], *, floor: float | None = None) -> V
     """
     b = np.asarray(sorted(volumes), float)
     if len(b) < 2 or b[0] < 0:
-        raise UsageError(f"an ADC map needs two b-values of 0 or more, got {[f'{v:g}' for v in b]}")
+        raise UsageError(f"an ADC map requires two non-negative b-values, got {[f'{v:g}' for v in b]}")
     ordered = [volumes[v] for v in sorted(volumes)]
     for value, volume in zip(b, ordered, strict=True):
         check_same_geometry(ordered[0].geometry, volume.geometry, names=(f"b = {b[0]:g}", f"b = {value:g}"))

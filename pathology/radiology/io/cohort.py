@@ -1,4 +1,4 @@
-"""A folder of imaging studies, one subfolder a patient, and the clinical table beside it.
+"""An imaging cohort: a folder with one subfolder per patient, and a clinical table.
 
 ::
 
@@ -6,7 +6,7 @@
     COHORT/<patient>/<sequence>_mask.nii.gz    or .nrrd, .mha, .dcm (RTSTRUCT or SEG); optional
     COHORT/<patient>/<sequence>_mask-2.nii.gz  further contours of the same tumour; optional
 
-The modality follows from the beginning of the sequence's name: ``CT``, ``PET`` or ``PT``, ``OCT``; everything else is
+The modality is the prefix of the sequence name: ``CT``, ``PET`` or ``PT``, ``OCT``; everything else is
 MR (``MR_T1``, ``T2FS``, ``DWI``, ``ADC_1``).
 """
 
@@ -31,7 +31,7 @@ _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 
 
 def modality_of(sequence: str) -> Modality:
-    """Return the modality that a sequence's name begins with."""
+    """Return the modality from the prefix of a sequence name."""
     upper = sequence.upper()
     for start, modality in (("CT", "CT"), ("PET", "PT"), ("PT", "PT"), ("OCT", "OCT")):
         if upper.startswith(start):
@@ -41,16 +41,16 @@ def modality_of(sequence: str) -> Modality:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One patient's images on disk.
+    """The images of one patient on disk.
 
     Attributes
     ----------
     patient_id
-        Name of the folder; a pseudonym.
+        Folder name; a pseudonym.
     images
-        Sequence to file or DICOM folder.
+        File or DICOM folder by sequence.
     masks
-        Sequence to its contours, the first drawn first.
+        Contours by sequence, in order.
     """
 
     patient_id: str
@@ -67,7 +67,7 @@ class Case:
         """
         if sequence not in self.images:
             there = ", ".join(sorted(self.images)) or "no image"
-            raise StudyError(f"there is no sequence '{sequence}', only {there}", where=self.patient_id)
+            raise StudyError(f"sequence '{sequence}' not found, available: {there}", where=self.patient_id)
         return open_volume(self.images[sequence], modality=modality_of(sequence), name=sequence)
 
     def contours(self, sequence: str, image: OpenedVolume) -> tuple[Mask, ...]:
@@ -76,23 +76,23 @@ class Case:
         Raises
         ------
         StudyError
-            If there is none, or one does not fit its image.
+            If there is none, or one does not match its image.
         """
         if not self.masks.get(sequence):
-            raise StudyError(f"there is no mask of sequence '{sequence}'", where=self.patient_id)
+            raise StudyError(f"no mask for sequence '{sequence}'", where=self.patient_id)
         return tuple(open_mask(path, image) for path in self.masks[sequence])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cohort:
-    """Patients in the order of their names.
+    """Patients, sorted by ID.
 
     Attributes
     ----------
     cases
         The patients.
     clinical
-        One row a patient, index ``patient_id``; may hold patients without images.
+        One row per patient, index ``patient_id``; may include patients without images.
     """
 
     cases: tuple[Case, ...]
@@ -112,7 +112,7 @@ class Cohort:
         Raises
         ------
         UsageError
-            If nobody is left.
+            If no patient remains.
         """
         kept = tuple(c for c in self.cases if all(s in c.images for s in sequences))
         if column is not None:
@@ -126,7 +126,7 @@ class Cohort:
         return replace(self, cases=kept)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Cohort:
-        """Keep some patients, by their place."""
+        """Keep patients by position."""
         return replace(self, cases=tuple(self.cases[int(i)] for i in rows))
 
     def column(self, name: str) -> pd.Series:
@@ -139,7 +139,7 @@ class Cohort:
         """
         if name not in self.clinical.columns:
             there = ", ".join(map(str, self.clinical.columns)) or "none (no table given)"
-            raise InputTableError(f"the clinical table has no column '{name}'; there are {there}")
+            raise InputTableError(f"the clinical table has no column '{name}'; available: {there}")
         return self.clinical[name]
 
     def labels(self, column: str, classes: Sequence[Hashable]) -> NDArray[np.int64]:
@@ -148,7 +148,7 @@ class Cohort:
         Raises
         ------
         InputTableError
-            If a patient's value is none of the classes.
+            If a value is not one of the classes.
         """
         values = self.column(column)
         numbers = {str(name): i for i, name in enumerate(classes)}
@@ -157,7 +157,7 @@ class Cohort:
             value = _plain(values[patient])
             if value not in numbers:
                 raise InputTableError(
-                    f"'{column}' of patient {patient} is '{value}', which is none of {', '.join(numbers)}"
+                    f"'{column}' of patient {patient} is '{value}', expected one of {', '.join(numbers)}"
                 )
             found.append(numbers[value])
         return np.asarray(found, np.int64)
@@ -169,26 +169,26 @@ def _plain(value: object) -> str:
 
 
 def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: str = "patient") -> Cohort:
-    """Find the patients of a cohort.
+    """Read a cohort.
 
     Parameters
     ----------
     folder
-        With one subfolder a patient.
+        Folder with one subfolder per patient.
     clinical
-        CSV with one row a patient; ``None`` for an empty table.
+        CSV with one row per patient; ``None``: no clinical data.
     patient_column
-        Its column of patient ids.
+        Patient ID column of the clinical table.
 
     Raises
     ------
     UsageError
-        If the folder holds no patient with an image.
+        If no patient has an image.
     InputTableError
-        If the table lacks the patient column or names one twice.
+        If the table lacks the patient column or has duplicate patients.
     """
     if not folder.is_dir():
-        raise UsageError("there is no such folder", where=folder)
+        raise UsageError("folder not found", where=folder)
     cases = []
     for sub in sorted(p for p in folder.iterdir() if p.is_dir()):
         images: dict[str, Path] = {}
@@ -203,7 +203,7 @@ def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: s
             cases.append(Case(sub.name, images, {k: tuple(v) for k, v in masks.items()}))
     if not cases:
         raise UsageError(
-            "no subfolder holds an image named <sequence>_image",
+            "no subfolder contains an image named <sequence>_image",
             where=folder,
             remedy="docs/radiology.md shows the layout",
         )
@@ -211,7 +211,7 @@ def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: s
     if clinical is not None:
         table = pd.read_csv(clinical)
         if patient_column not in table.columns:
-            raise InputTableError(f"there is no column '{patient_column}'", where=clinical)
+            raise InputTableError(f"missing column '{patient_column}'", where=clinical)
         table[patient_column] = table[patient_column].astype(str)
         twice = table[patient_column][table[patient_column].duplicated()]
         if len(twice):

@@ -1,8 +1,8 @@
-"""DICOM series in: sorted, checked and assembled into a volume.  The radiology half imports pydicom here alone.
+"""Read DICOM series: sort, validate and assemble slices into a volume.  The only radiology file that imports pydicom.
 
-Only what can be assembled without guessing is accepted.  A folder with two series, a missing slice, a tilted
-gantry or slices of different orientation is refused with the reason, because every later figure (a volume in cm³,
-a distance in mm, an SUV) would be wrong without anybody noticing.
+Only unambiguous series are accepted.  A folder with two series, a missing slice, a tilted
+gantry or slices of different orientation is rejected with the reason, because every derived value (a volume in cm³,
+a distance in mm, an SUV) would be silently wrong.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ __all__ = [
 
 _MODALITIES: dict[str, Modality] = {"CT": "CT", "MR": "MR", "PT": "PT", "OCT": "OCT", "OPT": "OCT"}
 _SAME_MM = 0.01
-"""Positions closer than this, in mm, are the same place: half a percent of the thinnest usual slice (2 mm)."""
+"""Positions closer than this, in mm, are equal: half a percent of the thinnest usual slice (2 mm)."""
 _SPACING_TOLERANCE = 0.02
-"""Largest deviation of a slice distance from the median, as a share.  Positions are written with limited digits."""
+"""Maximum relative deviation of a slice distance from the median.  Positions are stored with limited precision."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,15 +76,15 @@ def read_dataset(path: Path, *, pixels: bool = True) -> Dataset:
     Raises
     ------
     StudyError
-        If it is no DICOM or damaged.
+        If the file is not DICOM or is corrupt.
     """
     try:
         return pydicom.dcmread(path, stop_before_pixels=not pixels)
     except FileNotFoundError:
-        raise StudyError("there is no such file", where=path) from None
+        raise StudyError("file not found", where=path) from None
     except (InvalidDicomError, OSError, EOFError, ValueError) as error:
         raise StudyError(
-            f"the file is no readable DICOM ({type(error).__name__})", where=path, remedy="Export the series again"
+            f"not a readable DICOM file ({type(error).__name__})", where=path, remedy="Export the series again"
         ) from error
 
 
@@ -95,7 +95,7 @@ def _image_headers(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
         except (InvalidDicomError, OSError, EOFError):
-            continue  # a folder from an archive also holds DICOMDIR, readme and viewer files
+            continue  # archive folders also contain DICOMDIR, readme and viewer files
         if "Rows" in header and header.get("Modality") not in ("SEG", "RTDOSE") and "SeriesInstanceUID" in header:
             found[str(header.SeriesInstanceUID)].append((path, header))
     return dict(found)
@@ -165,22 +165,22 @@ def read_diffusion_series(folder: Path, *, series_uid: str | None = None) -> dic
 
 def _select(folder: Path, series_uid: str | None) -> list[tuple[Path, Dataset]]:
     if not folder.is_dir():
-        raise StudyError("there is no such folder", where=folder)
+        raise StudyError("folder not found", where=folder)
     found = _image_headers(folder)
     if not found:
-        raise StudyError("the folder holds no DICOM image", where=folder)
+        raise StudyError("no DICOM image in the folder", where=folder)
     if series_uid is not None:
         if series_uid not in found:
             raise StudyError(
-                f"there is no series {series_uid}", where=folder, remedy="pathology radiology info lists the series"
+                f"series {series_uid} not found", where=folder, remedy="List the series with 'pathology radiology info'"
             )
         return found[series_uid]
     if len(found) > 1:
         listing = "; ".join(f"{len(i)} images {i[0][1].get('Modality', '?')} {uid}" for uid, i in found.items())
         raise MixedSeriesError(
-            f"the folder holds {len(found)} series ({listing})",
+            f"the folder contains {len(found)} series ({listing})",
             where=folder,
-            remedy="Name one with --series, or give a folder a series",
+            remedy="Choose one with --series, or use one folder per series",
         )
     return next(iter(found.values()))
 
@@ -190,9 +190,9 @@ def _load(images: Iterable[tuple[Path, Dataset]]) -> list[tuple[Path, Dataset]]:
     for path, header in images:
         if int(header.get("NumberOfFrames", 1) or 1) > 1:
             raise StudyError(
-                "this is an enhanced multi-frame object, which is not read here",
+                "enhanced multi-frame objects are not supported",
                 where=path,
-                remedy="Convert it to NIfTI or single frames",
+                remedy="Convert it to NIfTI or single-frame DICOM",
             )
         loaded.append((path, read_dataset(path)))
     return loaded
@@ -222,7 +222,7 @@ def _pixels(path: Path, dataset: Dataset) -> NDArray[np.float32]:
             f"the pixels cannot be decoded ({type(error).__name__})", where=path, remedy="Export the series again"
         ) from error
     if stored.ndim != 2:
-        raise StudyError(f"expected a grey image, got shape {stored.shape}", where=path)
+        raise StudyError(f"expected a greyscale image, got shape {stored.shape}", where=path)
     slope, intercept = float(dataset.get("RescaleSlope", 1) or 1), float(dataset.get("RescaleIntercept", 0) or 0)
     scaled: NDArray[np.float32] = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     return scaled
@@ -234,7 +234,7 @@ def _order(images: Sequence[tuple[Path, Dataset]], folder: Path) -> tuple[list[t
         for keyword in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"):
             if keyword not in dataset:
                 raise GeometryError(
-                    f"{keyword} is missing, so the slice has no place",
+                    f"{keyword} is missing, so the slice position is unknown",
                     where=path,
                     remedy="Export the original series, not screen captures",
                 )
@@ -246,7 +246,7 @@ def _order(images: Sequence[tuple[Path, Dataset]], folder: Path) -> tuple[list[t
             raise GeometryError(
                 f"the slices have {len(counts)} orientations (a localiser or reformatted images mixed in?)",
                 where=folder,
-                remedy="Give one orientation a series",
+                remedy="Use one orientation per series",
             )
         if (dataset.Rows, dataset.Columns) != (first.Rows, first.Columns):
             raise GeometryError(
@@ -289,13 +289,13 @@ def _slice_distance(heights: NDArray[np.float64], first: Dataset, folder: Path) 
     if len(heights) == 1:
         thickness = float(first.get("SpacingBetweenSlices", 0) or first.get("SliceThickness", 0) or 0)
         if thickness <= 0:
-            raise GeometryError("a single slice that does not state its thickness has no volume", where=folder)
+            raise GeometryError("a single slice without slice thickness has no volume", where=folder)
         return thickness
     steps = np.diff(heights)
     if steps.min() < _SAME_MM:
         raise MixedSeriesError(
-            f"{int((steps < _SAME_MM).sum())} places have more than one image "
-            "(several b-values, echoes or time points, or a slice twice)",
+            f"{int((steps < _SAME_MM).sum())} positions have more than one image "
+            "(several b-values, echoes or time points, or duplicate slices)",
             where=folder,
             remedy="Split the series; diffusion series are read by b-value",
         )

@@ -1,4 +1,4 @@
-"""DICOM SEG in and out."""
+"""Read and write DICOM SEG."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def write_segmentation(mask: Mask, series: Series, path: Path, *, model: str | N
         If the mask is empty or lies on another grid.
     """
     if not mask.array.any():
-        raise EmptyMaskError(f"the mask '{mask.name}' marks no voxel: there is nothing to write", where=path)
+        raise EmptyMaskError(f"the mask '{mask.name}' is empty: nothing to write", where=path)
     difference = series.geometry.difference(mask.geometry)
     if difference:
-        raise GeometryError(f"the mask does not lie on the grid of the series: {difference}", where=path)
+        raise GeometryError(f"the mask is not on the grid of the series: {difference}", where=path)
     algorithm = None
     if model is not None:
         name, _, release = model.partition(" ")
@@ -100,7 +100,7 @@ def read_segmentation(path: Path, series: Series, *, segment: str | None = None)
     series
         The series it refers to.
     segment
-        Label of the segment; may be left out where there is only one.
+        Segment label; optional if there is only one.
 
     Raises
     ------
@@ -111,34 +111,32 @@ def read_segmentation(path: Path, series: Series, *, segment: str | None = None)
     """
     dataset = read_dataset(path)
     if str(dataset.get("Modality", "")) != "SEG":
-        raise StudyError("this is no DICOM SEG", where=path)
+        raise StudyError("not a DICOM SEG", where=path)
     segmentation = highdicom.seg.Segmentation.from_dataset(dataset, copy=False)
     labels = {int(n): str(segmentation.get_segment_description(n).segment_label) for n in segmentation.segment_numbers}
     if segment is None:
         if len(labels) != 1:
             raise StudyError(
-                f"there are {len(labels)} segments ({', '.join(labels.values())})",
+                f"several segments: {', '.join(labels.values())}",
                 where=path,
-                remedy="Name one with --structure",
+                remedy="Choose one with --structure",
             )
         segment = next(iter(labels.values()))
     numbers = [n for n, label in labels.items() if label == segment]
     if len(numbers) != 1:
-        raise StudyError(f"there is no single segment '{segment}' among {', '.join(labels.values())}", where=path)
+        raise StudyError(f"no unique segment '{segment}' among {', '.join(labels.values())}", where=path)
     uids = [str(s.SOPInstanceUID) for s in series.slices]
     referenced = {str(uid) for _, _, uid in segmentation.get_source_image_uids()}
     if not referenced <= set(uids):
-        raise StudyError(
-            "the segmentation was made on another series", where=path, remedy="Give the series it refers to"
-        )
+        raise StudyError("the segmentation belongs to another series", where=path, remedy="Use the series it refers to")
     frames = segmentation.get_pixels_by_source_instance(
         source_sop_instance_uids=uids,
         segment_numbers=numbers,
-        # Slices without the structure are left out of a SEG: that is no gap.
+        # A SEG omits slices without the structure; this is not a gap.
         assert_missing_frames_are_empty=True,
         ignore_spatial_locations=True,
     )
     array = np.asarray(frames)[..., 0] > 0
     if not array.any():
-        raise EmptyMaskError(f"segment '{segment}' marks no voxel", where=path)
+        raise EmptyMaskError(f"segment '{segment}' is empty", where=path)
     return Mask(np.ascontiguousarray(array), series.geometry, segment)

@@ -1,6 +1,6 @@
-"""What can go wrong with an imaging study.
+"""Errors of imaging studies.
 
-Like every error of the package these carry what is wrong, where, and what to do.  One study that fails does not
+Like every error of the package, these state what is wrong, where, and the remedy.  A failed study does not
 stop the others, hence the exit status 1.
 """
 
@@ -37,8 +37,8 @@ class MixedSeriesError(StudyError):
 
 
 class EmptyMaskError(StudyError):
-    """A mask marks no voxel."""
+    """A mask is empty."""
 
 
 class MissingDoseError(StudyError):
-    """A PET series lacks what is needed to turn activity into standardised uptake values."""
+    """A PET series lacks the data for standardised uptake values."""

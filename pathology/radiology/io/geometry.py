@@ -1,4 +1,4 @@
-"""Where voxels lie: the grid of a volume in the patient's coordinates.
+"""Voxel grids in patient coordinates.
 
 Coordinates are millimetres in the DICOM patient system **LPS** (x grows to the patient's left, y to the back, z
 to the head).  Arrays are ``(nz, ny, nx)``; sizes and spacings are ``(x, y, z)``, as in DICOM and ITK.
@@ -47,7 +47,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
-            raise GeometryError(f"a volume of {self.size} voxels has no extent")
+            raise GeometryError(f"the volume size {self.size} is not positive")
         if not all(np.isfinite(s) and s > 0 for s in self.spacing):
             raise GeometryError(f"the voxel spacing {self.spacing} mm is not positive")
         axes = self.axes
@@ -146,21 +146,21 @@ class Geometry:
         )
 
     def difference(self, other: Geometry, tolerance: float = 0.01) -> str:
-        """Say in words how another grid differs; empty if it does not.
+        """Describe how another grid differs; empty if it does not.
 
         Parameters
         ----------
         other
             The grid to compare with.
         tolerance
-            In shares of a voxel for positions and spacings.
+            Tolerance for positions and spacings, as a fraction of a voxel.
         """
         if self.size != other.size:
-            return f"{_times(self.size)} voxels against {_times(other.size)}"
+            return f"{_times(self.size)} vs {_times(other.size)} voxels"
         if not np.allclose(self.spacing, other.spacing, rtol=tolerance / 10):
-            return f"spacing {_times(self.spacing)} mm against {_times(other.spacing)} mm"
+            return f"spacing {_times(self.spacing)} vs {_times(other.spacing)} mm"
         if not np.allclose(self.direction, other.direction, atol=1e-3):
-            return f"orientation {self.orientation} against {other.orientation}, or turned by a few degrees"
+            return f"orientation {self.orientation} vs {other.orientation}, or rotated by a few degrees"
         # The far corner is compared too: a small difference in direction adds up over a large volume.
         corner = np.asarray([[0, 0, 0], np.asarray(self.size) - 1], float)
         offset = np.abs(self.to_patient(corner) - other.to_patient(corner)).max()
@@ -174,17 +174,17 @@ def _times(values: tuple[float, ...]) -> str:
 
 
 def check_same_geometry(first: Geometry, second: Geometry, *, names: tuple[str, str], where: str | None = None) -> None:
-    """Refuse two volumes that do not lie on the same grid.
+    """Raise an error if two volumes are not on the same grid.
 
     Raises
     ------
     GeometryError
-        Saying how they differ.
+        If they differ; the message says how.
     """
     difference = first.difference(second)
     if difference:
         raise GeometryError(
-            f"{names[0]} and {names[1]} do not lie on the same grid: {difference}",
+            f"{names[0]} and {names[1]} are not on the same grid: {difference}",
             where=where,
             remedy="Use the mask drawn on this image, or resample one onto the other",
         )

@@ -1,4 +1,4 @@
-"""NRRD, MetaImage and what else SimpleITK reads.  The only file that imports it; others take ``sitk`` from here."""
+"""Read and write NRRD, MetaImage and other SimpleITK formats.  The only file that imports SimpleITK."""
 
 # mypy: disable-error-code="no-untyped-call"
 # SimpleITK is not typed.
@@ -61,14 +61,14 @@ def read_itk_volume(path: Path, modality: Modality = "OTHER", unit: str = "", na
     Raises
     ------
     StudyError, GeometryError
-        If it cannot be read or is no scalar volume.
+        If the file cannot be read or is not a scalar volume.
     """
     image = _read(path)
     return Volume(sitk.GetArrayFromImage(image).astype(np.float32), geometry_of(image), modality, unit, name)
 
 
 def read_itk_labels(path: Path, label: int | None = None, name: str = "tumour") -> Mask:
-    """Read a label map; ``label`` picks one value, ``None`` takes everything above 0."""
+    """Read a label map; ``label`` selects one value, ``None`` everything above 0."""
     image = _read(path)
     values = sitk.GetArrayFromImage(image)
     return Mask(values > 0 if label is None else values == label, geometry_of(image), name)

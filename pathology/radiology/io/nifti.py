@@ -1,4 +1,4 @@
-"""NIfTI in and out.  The only file that imports nibabel."""
+"""Read and write NIfTI.  The only file that imports nibabel."""
 
 # mypy: disable-error-code="no-untyped-call, attr-defined, index"
 # nibabel is not typed, and its loader promises less than it returns.
@@ -25,7 +25,7 @@ def _load(path: Path) -> tuple[NDArray[np.float64], Geometry]:
         image = nibabel.load(path)
         values = np.asarray(image.dataobj, dtype=np.float64)
     except FileNotFoundError:
-        raise StudyError("there is no such file", where=path) from None
+        raise StudyError("file not found", where=path) from None
     except (nibabel.filebasedimages.ImageFileError, OSError, ValueError, EOFError) as error:
         raise StudyError(
             f"the NIfTI file cannot be read ({error})", where=path, remedy="Copy or convert it again"
@@ -40,7 +40,7 @@ def _load(path: Path) -> tuple[NDArray[np.float64], Geometry]:
         )
     if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
         raise GeometryError(
-            "the NIfTI file does not say where its voxels lie (qform and sform are both unset)",
+            "the NIfTI file has no orientation (qform and sform are both unset)",
             where=path,
             remedy="Convert it again from DICOM",
         )
@@ -58,14 +58,14 @@ def read_nifti_volume(path: Path, modality: Modality = "OTHER", unit: str = "", 
     Raises
     ------
     StudyError, GeometryError
-        If it cannot be read or does not say where its voxels lie.
+        If the file cannot be read or has no orientation.
     """
     values, geometry = _load(path)
     return Volume(np.ascontiguousarray(values, np.float32), geometry, modality, unit, name)
 
 
 def read_nifti_labels(path: Path, label: int | None = None, name: str = "tumour") -> Mask:
-    """Read a NIfTI label map; ``label`` picks one value, ``None`` takes everything above 0."""
+    """Read a NIfTI label map; ``label`` selects one value, ``None`` everything above 0."""
     values, geometry = _load(path)
     marked = values > 0 if label is None else values == label
     return Mask(np.ascontiguousarray(marked), geometry, name)

@@ -1,4 +1,4 @@
-"""Open whatever a volume or mask comes in: DICOM folder, NIfTI, NRRD, RTSTRUCT, DICOM SEG."""
+"""Open volumes and masks of any supported format: DICOM folder, NIfTI, NRRD, RTSTRUCT, DICOM SEG."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def open_volume(
         volume, series = read_series(path, series_uid=series_uid, name=name)
         return OpenedVolume(volume, series, path)
     if not path.exists():
-        raise StudyError("there is no such file or folder", where=path)
+        raise StudyError("file or folder not found", where=path)
     lower = path.name.lower()
     label = name or path.name.split(".")[0]
     unit = {"CT": "HU", "PT": "SUV"}.get(modality, "")
@@ -77,14 +77,14 @@ def open_volume(
 
         return OpenedVolume(read_itk_volume(path, modality, unit, label), None, path)
     raise StudyError(
-        f"'{path.suffix}' is no volume format read here",
+        f"unsupported volume format '{path.suffix}'",
         where=path,
-        remedy="Give a DICOM folder, NIfTI, NRRD or MetaImage",
+        remedy="Use a DICOM folder, NIfTI, NRRD or MetaImage",
     )
 
 
 def open_mask(path: Path, image: OpenedVolume, *, structure: str | None = None, label: int | None = None) -> Mask:
-    """Open a mask drawn on an image and check that it fits.
+    """Open a mask of an image and check that it matches.
 
     Parameters
     ----------
@@ -125,18 +125,18 @@ def _dicom_mask(path: Path, image: OpenedVolume, structure: str | None) -> Mask:
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
         if len(files) != 1:
-            raise StudyError(f"the folder holds {len(files)} files; a mask is one file", where=path)
+            raise StudyError(f"the folder contains {len(files)} files; expected one mask file", where=path)
         path = files[0]
     dataset = read_dataset(path, pixels=False)
     if image.series is None:
         raise StudyError(
-            "DICOM contours need the DICOM series they were drawn on",
+            "DICOM contours require the DICOM series they were drawn on",
             where=path,
-            remedy="Give the image as a DICOM folder",
+            remedy="Pass the image as a DICOM folder",
         )
     kind = str(dataset.get("Modality", ""))
     if kind == "RTSTRUCT":
         return contour_mask(dataset, image.series, structure=structure, where=path)
     if kind == "SEG":
         return read_segmentation(path, image.series, segment=structure)
-    raise StudyError(f"a DICOM object of kind '{kind}' is no mask", where=path, remedy="Give an RTSTRUCT or SEG")
+    raise StudyError(f"a DICOM object of type '{kind}' is not a mask", where=path, remedy="Use an RTSTRUCT or SEG")

@@ -41,7 +41,7 @@ def contour_mask(
     series
         The series they were drawn on.
     structure
-        Name of the structure; may be left out where there is only one.
+        Structure name; optional if there is only one.
     where
         File to name in errors.
 
@@ -55,18 +55,18 @@ def contour_mask(
         A structure without contours.
     """
     if str(rtstruct.get("Modality", "")) != "RTSTRUCT":
-        raise StudyError("this is no RTSTRUCT", where=where)
+        raise StudyError("not an RTSTRUCT", where=where)
     names = structure_names(rtstruct)
     if structure is None:
         if len(names) != 1:
             raise StudyError(
-                f"there are {len(names)} structures ({', '.join(names)})",
+                f"several structures: {', '.join(names)}",
                 where=where,
-                remedy="Name one with --structure",
+                remedy="Choose one with --structure",
             )
         structure = names[0]
     if names.count(structure) != 1:
-        raise StudyError(f"there is no single structure '{structure}' among {', '.join(names) or 'none'}", where=where)
+        raise StudyError(f"no unique structure '{structure}' among {', '.join(names) or 'none'}", where=where)
     known = {str(s.SOPInstanceUID) for s in series.slices}
     number = next(int(r.ROINumber) for r in rtstruct.StructureSetROISequence if str(r.ROIName) == structure)
     items = [c for c in rtstruct.get("ROIContourSequence", []) if int(c.ReferencedROINumber) == number]
@@ -81,7 +81,7 @@ def contour_mask(
                 raise StudyError(
                     f"structure '{structure}' was drawn on another series",
                     where=where,
-                    remedy="Give the series the contours refer to",
+                    remedy="Use the series the contours refer to",
                 )
         if str(contour.ContourGeometricType) != "CLOSED_PLANAR":
             raise GeometryError(
@@ -91,7 +91,7 @@ def contour_mask(
         level = float(points[:, 2].mean())
         plane = round(level)
         if np.abs(points[:, 2] - level).max() > 0.1 or abs(level - plane) > 0.25 or not 0 <= plane < geometry.size[2]:
-            raise GeometryError(f"a contour of '{structure}' does not lie in a slice of the series", where=where)
+            raise GeometryError(f"a contour of '{structure}' is not in a slice of the series", where=where)
         array[plane] ^= polygon2mask(geometry.shape[1:], points[:, [1, 0]])
     if not array.any():
         raise EmptyMaskError(f"structure '{structure}' covers no voxel centre", where=where)

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["suv_factor"]
 
-_REMEDY = (
-    "Export the original PET series, not a copy from a workstation that drops these fields, or give NIfTI images in SUV"
-)
+_REMEDY = "Export the original PET series, not a workstation copy without these fields, or use NIfTI images in SUV"
 
 
 def suv_factor(slices: Sequence[Dataset], *, where: str | PathLike[str] | None = None) -> float:
@@ -82,7 +80,7 @@ def suv_factor(slices: Sequence[Dataset], *, where: str | PathLike[str] | None =
         if elapsed is None:
             raise refuse("the time of injection or of the scan is missing")
         if not 0 <= elapsed <= 10 * half_life:
-            raise refuse(f"the scan lies {elapsed / 60:.0f} min after the injection, which is implausible")
+            raise refuse(f"an uptake time of {elapsed / 60:.0f} min is implausible")
         remaining = dose * 2 ** (-elapsed / half_life)
     else:
         raise refuse(f"the decay correction is '{decay or 'not stated'}'")

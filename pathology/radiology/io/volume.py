@@ -1,4 +1,4 @@
-"""A volume: voxels and where they lie."""
+"""Volumes and masks: voxels and their grid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Volume:
     unit
         ``HU``, ``SUV``, ``mm2/s`` (diffusion) or empty for arbitrary units (MRI).
     name
-        What people call it, such as ``T1FSGd``; never a patient's name.
+        Display name, such as ``T1FSGd``; never a patient name.
     """
 
     array: NDArray[np.float32]
@@ -54,7 +54,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mask:
-    """A marked region.
+    """A segmented region.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Mask:
     geometry
         Its grid.
     name
-        What is marked, such as ``GTV``.
+        Name of the region, such as ``GTV``.
     """
 
     array: NDArray[np.bool_]
@@ -78,11 +78,11 @@ class Mask:
 
     @property
     def volume_mm3(self) -> float:
-        """Marked volume in mm³."""
+        """Volume of the region in mm³."""
         return float(np.count_nonzero(self.array)) * self.geometry.voxel_mm3
 
     def check(self, image: Volume, *, where: str | None = None) -> None:
-        """Refuse a mask that is empty or does not lie on the image's grid.
+        """Raise an error if the mask is empty or not on the image grid.
 
         Raises
         ------
@@ -91,9 +91,9 @@ class Mask:
         """
         if not self.array.any():
             raise EmptyMaskError(
-                f"the mask '{self.name}' marks no voxel",
+                f"the mask '{self.name}' is empty",
                 where=where,
-                remedy="Check that the right contour was exported",
+                remedy="Check that the correct contour was exported",
             )
         check_same_geometry(
             image.geometry, self.geometry, names=(image.name or "the image", f"the mask '{self.name}'"), where=where

@@ -1,8 +1,8 @@
 """Synthetic longitudinal ADC images for a classifier of treatment effect (Gao et al. 2021).
 
-An auxiliary-classifier GAN is fitted on the training patients of a round, makes images of each class, and a VGG-19 is
-trained on these alone; real images of other patients test it.  Because a GAN can learn its few training images by
-heart, every round also reports how near synthetic images come to them.
+An auxiliary-classifier GAN is fitted on the training patients of a round, generates images of each class, and a VGG-19
+is trained on these alone and tested on real images of other patients.  Because a GAN can memorise its few training
+images, every round also reports the distance of synthetic images to them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["AcganSettings", "AdversarialRecipe", "FittedGenerator", "Memorisatio
 
 
 class AcganSettings(Record):
-    """How the GAN is fitted.  Gao et al. do not give these; they are the usual ones of DCGAN and ACGAN."""
+    """GAN training settings.  Not reported by Gao et al.; the usual values of DCGAN and ACGAN."""
 
     noise: Annotated[int, Field(ge=1)] = 100
     """Length of the noise vector."""
@@ -50,7 +50,7 @@ class AcganSettings(Record):
     steps: Annotated[int, Field(ge=1)] = 3000
     """Updates of each network."""
     batch: Annotated[int, Field(ge=2)] = 32
-    """Images a batch."""
+    """Batch size."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Of Adam with betas 0.5 and 0.999 (Radford 2016)."""
     real_target: Annotated[float, Field(gt=0.5, le=1)] = 0.9
@@ -80,7 +80,7 @@ class FittedGenerator:
     classes: int
 
     def make(self, count: int, *, seed: int = 0) -> LabelledImages:
-        """Make ``count`` images of each class, in the scale of the real ones, kept in half precision."""
+        """Generate ``count`` images of each class, in the scale of the real ones, in half precision."""
         generator = torch.Generator().manual_seed(seed)
         labels = torch.arange(self.classes).repeat_interleave(count)
         shape = (1, -1, 1, 1)
@@ -101,7 +101,7 @@ class FittedGenerator:
         return LabelledImages(pixels, labels.numpy().astype(np.int64), names)
 
     def audit(self, held_out: Collection[str]) -> None:
-        """Refuse a generator that saw a held-out patient.
+        """Raise an error if the generator was trained on a held-out patient.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class FittedGenerator:
 
 
 class Memorisation(Record):
-    """How near synthetic images come to the training images, against how near other patients' images come."""
+    """Memorisation test: distance of synthetic images to training images, compared with held-out images."""
 
     synthetic: float
     """Median root-mean-square distance of synthetic images from their nearest training image."""
@@ -127,7 +127,7 @@ class Memorisation(Record):
     """Share of synthetic images nearer to a training image than 99 % of the held-out ones are; about 0.01 where
     synthetic images are as far from the training images as other patients are."""
     images: int
-    """Number of synthetic images looked at."""
+    """Number of synthetic images compared."""
 
 
 def fit_acgan(
@@ -163,7 +163,7 @@ def fit_acgan(
     labels = torch.from_numpy(images.labels)
     pools = [torch.from_numpy(np.flatnonzero(images.labels == c)) for c in range(classes)]
     if any(len(p) == 0 for p in pools):
-        raise UsageError("a class has no training image", remedy="Use fewer folds or more patients")
+        raise UsageError("a class has no training images", remedy="Use fewer folds or more patients")
     generator = seeded(lambda: Generator(classes, channels, size, settings.noise, settings.width), seed)
     discriminator = seeded(lambda: Discriminator(classes, channels, size, settings.width), seed + 1)
     assert isinstance(generator, Generator)
@@ -243,9 +243,9 @@ class AdversarialRecipe(Recipe):
     label: str = "effect"
     """Clinical column with the class."""
     classes: tuple[str, ...] = ("up to 20 %", "20-90 %", "90 % and more")
-    """Share of the tumour dead after treatment."""
+    """Fraction of tumour necrosis after treatment."""
     slices: Annotated[int, Field(ge=1)] = 8
-    """Slices a patient."""
+    """Slices per patient."""
     size: Annotated[int, Field(ge=32)] = 64
     """Side of the images, 32, 64 or 128."""
     adc_high: Annotated[float, Field(gt=0)] = 3e-3
@@ -324,7 +324,7 @@ class AdversarialRecipe(Recipe):
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
     ) -> tuple[Metric, ...]:
-        """Measure by cross-validation by patient; see :meth:`Recipe.evaluate`."""
+        """Evaluate by patient-level cross-validation; see :meth:`Recipe.evaluate`."""
         images = self.images_recipe.images(cohort, progress)
         scores, tests = self.rounds(images, folds=folds, seed=seed, device=device, progress=progress)
         copies = ", ".join(f"{t.copies:.2f}" for t in tests)

@@ -1,4 +1,4 @@
-"""A trained radiology model on disk: a card and weights, as for pathology models, with inputs of its own kind."""
+"""Radiology model bundles: a card and weights, as for pathology models, with radiology inputs."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["CardText", "RadiologyCard", "load_network", "read_radiology_card", "
 
 
 class CardText(Record):
-    """What only the person who trains can say."""
+    """Card entries that only the user can provide."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """The bundle's folder name."""
     title: str
-    """One line for people."""
+    """Title, one line."""
     training_data: Annotated[tuple[TrainingData, ...], Field(min_length=1)]
-    """All data that shaped the weights."""
+    """All training data."""
     limits: Annotated[tuple[str, ...], Field(min_length=1)]
-    """What it cannot do, has never seen, or does badly."""
+    """Limitations."""
     intended_use: str = "Research use only. Not for decisions about a patient."
-    """What it is for."""
+    """Intended use."""
     licence: str = "Apache-2.0"
     """Licence of the weights."""
 
@@ -48,32 +48,32 @@ class RadiologyCard(CardText):
     system: str
     """Published system it follows, by its name in the catalogue, such as ``holbrook-2020``."""
     recipe: str
-    """Kind of recipe: how it was trained and is applied."""
+    """Kind of recipe."""
     recipe_settings: dict[str, Any]
-    """Everything the recipe was given: sequences, preparation, network, training."""
+    """All recipe settings: sequences, preprocessing, network, training."""
     architecture: str
     """Name in the registry of radiology networks, or ``signature``."""
     parameters: Annotated[int, Field(ge=0)]
     """Learnable parameters; checked against the network built."""
     classes: tuple[str, ...]
-    """In the order of the outputs; one name for a segmentation."""
+    """Class names, in output order; a single name for a segmentation."""
     fitted: dict[str, Any] = Field(default_factory=dict)
-    """What was learnt beside the weights: columns of a signature, a calibration line."""
+    """Other fitted parameters, such as signature columns or calibration."""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of ``weights.safetensors``."""
     initialisation: str
-    """What the training started from."""
+    """Initial weights."""
     split: str
-    """How training and evaluation data were kept apart."""
+    """Separation of training and evaluation data."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
-    """Measured figures; one without a value where nothing was measured."""
+    """Metrics; a single one without a value if not evaluated."""
     constructed: bool
-    """Whether the data were constructed: then no clinical claim of any kind is possible."""
+    """Whether the data were constructed, in which case no clinical claim is possible."""
 
     @model_validator(mode="after")
     def _says_constructed(self) -> RadiologyCard:
         if self.constructed and not any("constructed" in limit.lower() for limit in self.limits):
-            raise ValueError("limits: a model trained on constructed data must say so")
+            raise ValueError("limits: a model trained on constructed data must state this")
         return self
 
 
@@ -95,7 +95,7 @@ def save_radiology_bundle(folder: Path, state: Mapping[str, Tensor], **fields: A
         If there is a bundle already or it cannot be written.
     """
     if (folder / CARD_NAME).exists():
-        raise OutputError("there is a bundle here already", where=folder, remedy="Choose another folder")
+        raise OutputError("the folder already contains a bundle", where=folder, remedy="Choose another folder")
     sha256 = write_state_dict(state, folder / WEIGHTS_NAME, half=False)
     card = RadiologyCard(weights_sha256=sha256, **fields)
     text = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
@@ -116,14 +116,16 @@ def read_radiology_card(folder: Path) -> RadiologyCard:
         return RadiologyCard.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise BundleError(
-            "the folder holds no card.yaml", where=folder, remedy="Give a folder that 'train' wrote"
+            "card.yaml not found", where=folder, remedy="Use a bundle folder from 'pathology radiology train'"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError("the card is no valid YAML", where=path) from error
+        raise BundleError("the card is not valid YAML", where=path) from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "card"
-        raise BundleError(f"{field}: {first['msg']}", where=path, remedy="Use a card that 'train' wrote") from error
+        raise BundleError(
+            f"{field}: {first['msg']}", where=path, remedy="Use a card from 'pathology radiology train'"
+        ) from error
 
 
 def read_bundle_state(folder: Path, card: RadiologyCard) -> dict[str, Tensor]:
@@ -150,7 +152,7 @@ def load_network(folder: Path, card: RadiologyCard, options: Mapping[str, Any]) 
         If the weights do not fit or are not the card's.
     """
     if card.architecture not in radiology_architectures():
-        raise UnknownArchitectureError(f"there is no radiology network '{card.architecture}'", where=folder)
+        raise UnknownArchitectureError(f"unknown radiology network '{card.architecture}'", where=folder)
     network = build_radiology_network(card.architecture, len(card.classes), **options)
     count = sum(p.numel() for p in network.parameters())
     if count != card.parameters:

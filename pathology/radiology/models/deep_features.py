@@ -1,7 +1,7 @@
-"""Features of a patient from a network's layer before the last, mean over slices.
+"""Deep features: penultimate-layer activations of a network, averaged over the slices of a patient.
 
-The network is not trained on the cohort: either it comes from elsewhere (ImageNet, another data set), or its weights
-are random.  Features of a network that was trained on the patients to be tested would leak.
+The network is not trained on the cohort: it is pretrained elsewhere (ImageNet, another data set), or its weights
+are random.  Features of a network trained on the test patients would leak.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ __all__ = ["DeepFeatureSettings", "deep_feature_table"]
 
 
 class DeepFeatureSettings(Record):
-    """Which network sees which slices."""
+    """Settings of deep feature extraction."""
 
     sequence: str
     """Sequence with a tumour mask."""
     backbone: Literal["alexnet", "densenet161", "resnet18", "resnet34", "resnet50", "vgg19"] = "resnet50"
     """Network."""
     start: str = "random"
-    """``imagenet``, a safetensors file, or ``random``: untrained filters, a weak but honest stand-in."""
+    """``imagenet``, a safetensors file, or ``random``: untrained filters, a weak baseline."""
     slices: Annotated[int, Field(ge=1)] = 8
-    """Slices a patient."""
+    """Slices per patient."""
     size: Annotated[int, Field(ge=63)] = 224
-    """Side of the input in pixels."""
+    """Input size in pixels."""
     seed: int = 0
-    """Of random weights."""
+    """Seed of random weights."""
 
 
 def deep_feature_table(
     cohort: Cohort, settings: DeepFeatureSettings, *, device: str = "cpu", progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Compute a table with one row a patient and columns ``deep-<sequence>:<number>``."""
+    """Compute a table with one row per patient and columns ``deep-<sequence>:<number>``."""
     network = seeded(lambda: CLASSIFIERS[settings.backbone](2), settings.seed)
     start_from(network, settings.backbone, settings.start)
     body = classifier_features(network).to(device).eval()
-    # Only the reading of slices is borrowed; label and classifier of the recipe are not used.
+    # Only slice reading is reused; label and classifier of the recipe are not.
     reader = ImageRecipe(
         sequences=(settings.sequence,),
         label="none",

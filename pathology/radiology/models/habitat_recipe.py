@@ -1,7 +1,7 @@
 """Hypoxia maps from multiparametric MRI, pixel by pixel (Jardim-Perassi et al. 2021).
 
-A ResNet-18 sees the patch around a pixel in every sequence and says how likely the tissue there is hypoxic, as learnt
-from histology brought into the image's place.  The share of the tumour above a threshold is the hypoxic fraction.
+A ResNet-18 takes the patch around a pixel in every sequence and predicts the probability of hypoxic tissue, trained on
+registered histology.  The fraction of the tumour above a threshold is the hypoxic fraction.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["HabitatRecipe", "hypoxic_fraction"]
 
 
 def hypoxic_fraction(probability: Volume, tumour: Mask, threshold: float = 0.5) -> float:
-    """Return the share of the tumour's voxels whose probability is at least the threshold.
+    """Return the fraction of tumour voxels with a probability of at least the threshold.
 
     Raises
     ------
@@ -46,12 +46,12 @@ def hypoxic_fraction(probability: Volume, tumour: Mask, threshold: float = 0.5) 
         If the tumour marks no voxel.
     """
     if not tumour.array.any():
-        raise EmptyMaskError("the tumour marks no voxel, so it has no hypoxic fraction")
+        raise EmptyMaskError("the tumour mask is empty: no hypoxic fraction")
     return float((probability.array[tumour.array] >= threshold).mean())
 
 
 class HabitatRecipe(Recipe):
-    """A patch classifier run over every pixel of a tumour."""
+    """A patch classifier applied to every pixel of a tumour."""
 
     kind: ClassVar[str] = "habitat"
 
@@ -60,23 +60,25 @@ class HabitatRecipe(Recipe):
     truth: str = "hypoxia"
     """Name of the mask of hypoxic tissue from histology, drawn on the first sequence's grid."""
     patch: Annotated[int, Field(ge=3)] = 15
-    """Side of the patch in pixels, odd, so that a pixel stands in its middle."""
+    """Patch size in pixels, odd, so that it has a central pixel."""
     per_case: Annotated[int, Field(ge=2)] = 400
-    """Training pixels an animal, half of them hypoxic where there are enough."""
+    """Training pixels per animal, half of them hypoxic if available."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability from which on a pixel counts as hypoxic."""
+    """Probability threshold for hypoxic pixels."""
     intensity: dict[str, IntensitySettings] = Field(default_factory=dict)
     """Normalisation by sequence, where it is not the modality's default."""
     classifier: ClassifierSettings = ClassifierSettings(
         architecture="resnet18", shift=0, optimiser=OptimiserSettings(steps=400, batch=64, learning_rate=5e-4)
     )
-    """Network and training; no shift, which would move the pixel asked about out of the patch's middle."""
+    """Network and training; no shift augmentation, which would move the target pixel off centre."""
 
     @field_validator("classifier")
     @classmethod
     def _centred(cls, value: ClassifierSettings) -> ClassifierSettings:
         if value.shift:
-            raise ValueError(f"classifier.shift: a patch stands for the pixel in its middle, so 0; got {value.shift}")
+            raise ValueError(
+                f"classifier.shift: expected 0, because the label is that of the central pixel; got {value.shift}"
+            )
         return value
 
     @field_validator("patch")
@@ -146,14 +148,14 @@ class HabitatRecipe(Recipe):
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
     ) -> tuple[Metric, ...]:
-        """Measure by cross-validation by animal: pixels, and hypoxic fractions against histology.
+        """Evaluate by animal-level cross-validation: pixels, and hypoxic fractions against histology.
 
         See :meth:`Recipe.evaluate`.
         """
         cohort = cohort.having(self.sequences)
         patients = list(cohort.patients)
         if len(patients) < 3:
-            raise UsageError(f"a correlation needs 3 cases, got {len(patients)}")
+            raise UsageError(f"a correlation requires at least 3 cases, got {len(patients)}")
         predicted, measured = np.zeros(len(patients)), np.zeros(len(patients))
         pixel_scores: list[NDArray[np.float64]] = []
         pixel_truth: list[NDArray[np.int64]] = []

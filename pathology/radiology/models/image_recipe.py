@@ -1,4 +1,4 @@
-"""Classifying a patient from images: slices of one or two sequences (2D), or a block around the tumour (3D)."""
+"""Image classification per patient: slices of one or two sequences (2D), or a block around the tumour (3D)."""
 
 from __future__ import annotations
 
@@ -37,42 +37,42 @@ from pathology.training.common.grad_cam import grad_cam
 __all__ = ["ImageRecipe"]
 
 _EXPLAINED = 9
-"""Images of a patient, at most, for which a map is drawn."""
+"""Maximum number of images per patient with a Grad-CAM map."""
 
 
 class ImageRecipe(Recipe):
-    """A network that sees slices or a block, and the mean of a patient's probabilities."""
+    """A network on slices or a block; probabilities are averaged per patient."""
 
     kind: ClassVar[str] = "image-classifier"
 
     sequences: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Input sequences; the first one's grid is used."""
+    """Input sequences; the grid of the first is used."""
     label: str
     """Clinical column with the class."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     """Values of the column, in the order of the outputs."""
     masked: bool = True
-    """Whether a tumour mask of the first sequence says where to look; otherwise the whole image is used."""
+    """Crop to the tumour mask of the first sequence; otherwise the whole image is used."""
     planar: bool = True
     """Slices (2D) or a block (3D)."""
     slices: Annotated[int, Field(ge=1)] = 8
-    """Slices a patient, evenly from those with at least half the tumour's greatest area."""
+    """Slices per patient, evenly spaced among those with at least half the maximum tumour area."""
     size: Annotated[int, Field(ge=16)] = 224
-    """Side of the network's input in pixels (voxels)."""
+    """Input size of the network in pixels (voxels)."""
     margin_mm: Annotated[float, Field(ge=0)] = 10.0
-    """Rim around the tumour's bounding box, in mm."""
+    """Margin around the tumour bounding box, in mm."""
     channels: Literal["three", "as is"] = "three"
     """``three``: one sequence is repeated, two are fused with their mean, three are taken as they are, so that weights
     trained on colour images fit.  ``as is``: a channel a sequence."""
     registration: RegistrationSettings | None = None
-    """How further sequences are aligned with the first; ``None``: by their coordinates."""
+    """Registration of other sequences to the first; ``None``: by scanner coordinates."""
     intensity: dict[str, IntensitySettings] = Field(default_factory=dict)
     """Normalisation by sequence, where it is not the modality's default."""
     classifier: ClassifierSettings
     """Network and training."""
     survival: tuple[str, str] | None = None
     """Clinical columns with the follow-up (days) and with death (1) or not (0).  Where a table has both, the evaluation
-    also says whether the answer tells survival apart; for two classes."""
+    also reports survival stratification, for two classes."""
 
     @model_validator(mode="after")
     def _channels_fit(self) -> ImageRecipe:
@@ -91,7 +91,7 @@ class ImageRecipe(Recipe):
         Raises
         ------
         StudyError
-            And its kinds, where an image or mask is missing or unfit.
+            If an image or mask is missing or invalid.
         """
         first = case.open(self.sequences[0])
         volumes = [first.volume]
@@ -170,7 +170,7 @@ class ImageRecipe(Recipe):
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
     ) -> tuple[Metric, ...]:
-        """Measure by cross-validation by patient; see :meth:`Recipe.evaluate`."""
+        """Evaluate by patient-level cross-validation; see :meth:`Recipe.evaluate`."""
         images = self.images(cohort, progress)
         scores = cross_validated_probabilities(
             images, len(self.classes), self.classifier, folds=folds, seed=seed, device=device, progress=progress
@@ -183,18 +183,18 @@ class ImageRecipe(Recipe):
     def metrics(
         self, images: LabelledImages, scores: NDArray[np.float64], cohort: Cohort, *, data: str, seed: int = 0
     ) -> tuple[Metric, ...]:
-        """Measure by patient what held-out probabilities of images say, and whether they tell survival apart.
+        """Compute patient-level metrics of out-of-fold probabilities, and survival stratification.
 
         Parameters
         ----------
         images
             The cohort's images.
         scores
-            ``(N, classes)``, by models that saw none of the patient's images.
+            ``(N, classes)`` out-of-fold probabilities.
         cohort
             The patients.
         data
-            How the scores came about.
+            Description of the data and scores.
         seed
             Of the bootstrap.
         """
@@ -211,7 +211,7 @@ class ImageRecipe(Recipe):
         return metrics + stratification_metrics(outcome, means[kept, 1], pair, data=data, what="death", seed=seed)
 
     def followed(self, cohort: Cohort) -> dict[str, tuple[float, float]] | None:
-        """Return follow-up and event of the patients who have both; ``None`` where nothing of the kind is asked for."""
+        """Return follow-up and event of the patients with both; ``None`` if not requested."""
         if self.survival is None or not set(self.survival) <= set(cohort.clinical.columns) or len(self.classes) != 2:
             return None
         table = cohort.clinical.loc[[p for p in cohort.patients if p in cohort.clinical.index], list(self.survival)]
@@ -261,7 +261,7 @@ class ImageRecipe(Recipe):
     def predict(
         self, folder: Path, card: RadiologyCard, case: Case, out: Path, *, device: str = "cpu"
     ) -> dict[str, Any]:
-        """Classify one patient; writes the images that the network saw.  See :meth:`Recipe.predict`."""
+        """Classify one patient; writes the network input images.  See :meth:`Recipe.predict`."""
         network = load_network(folder, card, self.classifier.options)
         images = self.prepare(case)
         found = probabilities(network, images, device=device)
@@ -282,7 +282,7 @@ class ImageRecipe(Recipe):
 
 
 def _save_inputs(images: NDArray[np.float32], path: Path) -> None:
-    """Save what the network saw, first channel, middle slice of a block."""
+    """Save the network input: first channel, middle slice of a block."""
     from torchvision.utils import save_image
 
     planes = images[:, :1] if images.ndim == 4 else images[0, :, images.shape[2] // 2][:, None]

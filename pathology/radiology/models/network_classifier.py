@@ -1,4 +1,4 @@
-"""Classifying images of patients, several a patient: training, scoring and cross-validation by patient."""
+"""Image classifiers with several images per patient: training, scoring and patient-level cross-validation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class ClassifierSettings(Record):
-    """A network and how it is trained."""
+    """Network and training settings."""
 
     architecture: str
     """Name in the registry of radiology networks."""
@@ -45,16 +45,16 @@ class ClassifierSettings(Record):
     start: str = "random"
     """``random``, ``imagenet`` (torchvision's weights, where the network is reachable) or a safetensors file."""
     mirror: bool = True
-    """Whether images are mirrored left to right in training."""
+    """Mirror images left to right in training."""
     shift: Annotated[int, Field(ge=0)] = 4
-    """Greatest shift in training, in pixels along each axis of the plane."""
+    """Maximum random shift in training, in pixels along each in-plane axis."""
     optimiser: OptimiserSettings = OptimiserSettings(steps=200, batch=16, learning_rate=3e-4)
-    """How the weights are fitted."""
+    """Optimiser settings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledImages:
-    """Images and whose they are.
+    """Images with labels and patients.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class LabelledImages:
         return len(self.labels)
 
     def take(self, rows: NDArray[np.int64] | Sequence[int]) -> LabelledImages:
-        """Keep some images, by their place."""
+        """Keep images by position."""
         chosen = np.asarray(rows, np.int64)
         return LabelledImages(self.pixels[chosen], self.labels[chosen], tuple(self.patients[i] for i in chosen))
 
@@ -94,13 +94,13 @@ def fit_classifier(
 ) -> tuple[nn.Module, str]:
     """Train a classifier.
 
-    Each image of a batch is drawn by class, then by patient within the class, then among the patient's images, each
-    evenly: neither a frequent class nor a patient with many slices counts more.
+    Images are sampled uniformly by class, then by patient within the class, then among the patient's images:
+    neither frequent classes nor patients with many slices have more weight.
 
     Returns
     -------
     torch.nn.Module, str
-        The network in evaluation mode, and what it started from.
+        The network in evaluation mode, and a description of its initial weights.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def cross_validated_probabilities(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
-    """Score every image by a model that saw none of its patient's.
+    """Score every image by patient-level cross-validation.
 
     Before each fold is trained the audit checks patients and the images' content.
 
@@ -218,11 +218,11 @@ def cross_validated_probabilities(
 def patient_metrics(
     images: LabelledImages, scores: NDArray[np.float64], classes: Sequence[str], *, data: str, seed: int = 0
 ) -> tuple[Metric, ...]:
-    """Average the images of each patient and measure by patient.
+    """Average the images of each patient and compute patient-level metrics.
 
     Returns
     -------
-    tuple of Figure
+    tuple of Metric
         Balanced accuracy and accuracy; the area under the ROC curve for two classes, their mean otherwise.
     """
     names, means = score_by_patient(scores, images.patients)
@@ -230,7 +230,7 @@ def patient_metrics(
     truth = np.asarray([label[n] for n in names], np.int64)
     called = means.argmax(axis=1)
     counts = ", ".join(f"{n} {int((truth == c).sum())}" for c, n in enumerate(classes))
-    note = f"mean probability of each patient's images; {counts}"
+    note = f"mean probability over the images of each patient; {counts}"
 
     def balanced(rows: NDArray[np.int64]) -> float:
         right = called[rows] == truth[rows]

@@ -1,4 +1,4 @@
-"""The pictures that belong to a nomogram: the drawing, the decision curve and the calibration, from nested scores."""
+"""Nomogram figures: the nomogram, decision curves and calibration, from nested cross-validation."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["draw_nomogram_plots"]
 def draw_nomogram_plots(
     recipe: SignatureRecipe, table: pd.DataFrame, cohort: Cohort, folder: Path, *, folds: int = 5, seed: int = 0
 ) -> tuple[Path, ...]:
-    """Draw nomogram (fitted on all), decision curves and calibration (of nested cross-validation).
+    """Draw the nomogram (fitted on all patients), and decision curves and calibration (nested cross-validation).
 
     Parameters
     ----------
     recipe
-        The system.
+        Recipe of the system.
     table
         Of its :meth:`~pathology.radiology.models.signature_recipe.SignatureRecipe.table`.
     cohort
         The same patients.
     folder
-        Where the pictures go.
+        Output folder.
     folds, seed
         Of the cross-validation.
 
@@ -42,14 +42,14 @@ def draw_nomogram_plots(
     Raises
     ------
     UsageError
-        If the system has no clinical column: then its cross-validation gives scores, and no probabilities.
+        If the system has no clinical columns, because it then gives scores, not probabilities.
     """
     if not recipe.numeric and not recipe.categories:
-        raise UsageError("decision curves need probabilities, which a signature without clinical columns does not give")
+        raise UsageError("decision curves require probabilities, but a signature without clinical columns gives scores")
     table = table.loc[list(cohort.patients)]
     labels, clinical = recipe.labels(cohort), recipe.clinical(cohort)
     title = f"{recipe.label}, n = {len(labels)}"
-    parts: dict[str, pd.DataFrame | None] = {"all together": table, "clinical data alone": None}
+    parts: dict[str, pd.DataFrame | None] = {"combined": table, "clinical data alone": None}
     nested = {
         name: nested_probabilities(
             features,

@@ -1,4 +1,4 @@
-"""Where a network's weights start: at random, at torchvision's ImageNet weights, or at a file of the user's."""
+"""Initial weights of a radiology network: random, torchvision's ImageNet weights or a file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["start_from"]
 
 
 def start_from(network: nn.Module, architecture: str, start: str) -> str:
-    """Load starting weights wherever names and shapes fit; the rest (the last layer) stays as it is.
+    """Load initial weights that match by name and shape; the others (the last layer) are unchanged.
 
     Parameters
     ----------
     network
-        Built with random weights; changed in place.
+        Network with random weights; modified in place.
     architecture
         Its torchvision name, such as ``resnet50``.
     start
@@ -28,14 +28,14 @@ def start_from(network: nn.Module, architecture: str, start: str) -> str:
     Returns
     -------
     str
-        What was done, for the model card.
+        Description for the model card.
 
     Raises
     ------
     MissingDependencyError
         If ImageNet weights cannot be fetched (no network).
     BundleError
-        If the file fits no layer.
+        If no layer matches the file.
     """
     if start == "random":
         return "random weights"
@@ -47,6 +47,6 @@ def start_from(network: nn.Module, architecture: str, start: str) -> str:
     own = network.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fitting:
-        raise BundleError(f"no layer of {architecture} fits", where=start if start != "imagenet" else None)
+        raise BundleError(f"no layer of {architecture} matches", where=start if start != "imagenet" else None)
     network.load_state_dict(fitting, strict=False)
     return f"{source}: {len(fitting)} of {len(own)} tensors, the rest at random"

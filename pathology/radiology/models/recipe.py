@@ -1,6 +1,6 @@
-"""What every radiology system can do: be measured, be trained, be applied.
+"""The interface of radiology systems: evaluate, train and predict.
 
-A recipe holds all choices of a system (sequences, preparation, network, training).  Modules of
+A recipe holds all settings of a system (sequences, preprocessing, network, training).  Modules of
 :mod:`pathology.systems` hold one each.
 """
 
@@ -20,7 +20,7 @@ from pathology.stats.intervals import Interval
 __all__ = ["NOT_MEASURED", "Progress", "Recipe", "as_metric", "describe_split", "named_progress"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, steps done and steps in all."""
+"""Called with the current task, completed steps and total steps."""
 
 NOT_MEASURED = Metric(
     metric="not measured",
@@ -30,14 +30,14 @@ NOT_MEASURED = Metric(
     n=0,
     unit="patients",
     data="none",
-    note="The model was trained without an evaluation: nothing is known of its performance.",
+    note="The model was trained without an evaluation: its performance is unknown.",
 )
-"""Stands on the card of a model that was trained without being evaluated."""
+"""Card metric of a model trained without evaluation."""
 
 
 def describe_split(trained: str, measured: str, metrics: Sequence[Metric]) -> str:
-    """Return what a card says of its split: what was trained on, and how it was measured, if it was."""
-    return f"{trained}; figures from {measured}" if tuple(metrics) != (NOT_MEASURED,) else f"{trained}; not measured"
+    """Return the split description of a card: training data and, if evaluated, evaluation method."""
+    return f"{trained}; metrics from {measured}" if tuple(metrics) != (NOT_MEASURED,) else f"{trained}; not measured"
 
 
 def named_progress(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
@@ -46,7 +46,7 @@ def named_progress(progress: Progress | None, name: str) -> Callable[[int, int],
 
 
 class Recipe(Record, ABC):
-    """A published system's way from a cohort to a model.
+    """The recipe of a published system, from a cohort to a model.
 
     Subclasses are frozen settings; :attr:`kind` names them on cards.
     """
@@ -57,7 +57,7 @@ class Recipe(Record, ABC):
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
     ) -> tuple[Metric, ...]:
-        """Measure by cross-validation by patient.
+        """Evaluate by patient-level cross-validation.
 
         Parameters
         ----------
@@ -70,11 +70,11 @@ class Recipe(Record, ABC):
         device
             ``cpu`` or ``cuda``.
         progress
-            Told how far it is.
+            Progress callback.
 
         Returns
         -------
-        tuple of Figure
+        tuple of Metric
             Each with n, interval and data.
         """
 
@@ -101,11 +101,11 @@ class Recipe(Record, ABC):
         folder
             Bundle to write.
         text
-            What only the person who trains can say.
+            Card entries that only the user can provide.
         system
             Name of the published system.
         figures
-            What :meth:`evaluate` measured.
+            Metrics from :meth:`evaluate`.
         constructed
             Whether the data were constructed.
         seed, device, progress
@@ -132,12 +132,12 @@ class Recipe(Record, ABC):
         Returns
         -------
         dict
-            JSON-able results: probabilities, volumes, files written.
+            JSON-serialisable results: probabilities, volumes, output files.
         """
 
 
 def as_metric(metric: str, interval: Interval, *, unit: str, data: str, note: str = "") -> Metric:
-    """Put an interval on a card; an interval that could not be made leaves the figure without a value."""
+    """Convert an interval to a card metric; without a valid interval, the value is omitted."""
     known = interval.low == interval.low and interval.high == interval.high
     return Metric(
         metric=metric,

@@ -1,4 +1,4 @@
-"""Every kind of radiology model, by the name its card bears."""
+"""Registry of radiology recipes by their name on the card."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def recipe_of(card: RadiologyCard) -> Recipe:
     """
     kinds = _kinds()
     if card.recipe not in kinds:
-        raise BundleError(f"there is no recipe '{card.recipe}'", remedy="Use the version that made the bundle")
+        raise BundleError(f"unknown recipe '{card.recipe}'", remedy="Use the version that created the bundle")
     try:
         return kinds[card.recipe].model_validate(card.recipe_settings)
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""How well two segmentations agree: overlap and distances between their surfaces.
+"""Segmentation metrics: overlap and surface distances.
 
-Definitions follow MONAI (and the tests hold every figure against it): a surface is made of the marked voxels that an
+Definitions follow MONAI, and are tested against it: a surface consists of the mask voxels that an
 erosion by the 6-neighbourhood removes; distances run between voxel centres, in mm.
 """
 

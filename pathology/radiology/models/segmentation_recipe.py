@@ -1,4 +1,4 @@
-"""Segmentation of tumours with U-Nets: 2D, 2.5D and 3D, from one contour or from several as a confidence map."""
+"""Tumour segmentation with U-Nets: 2D, 2.5D and 3D, trained on one contour or a confidence map of several."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = ["PreparedCase", "SegmentationRecipe", "SegmentedCase"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedCase:
-    """A patient's images on the network's grid.
+    """Preprocessed images of a patient on the network grid.
 
     Attributes
     ----------
@@ -53,9 +53,9 @@ class PreparedCase:
     image
         ``(C, Z, Y, X)`` float32, normalised.
     target
-        ``(Z, Y, X)`` float32 confidence, 0 to 1; ``None`` where nothing was drawn.
+        ``(Z, Y, X)`` float32 confidence, 0 to 1; ``None`` without a contour.
     geometry
-        The network's grid.
+        Network grid.
     """
 
     patient_id: str
@@ -65,7 +65,7 @@ class PreparedCase:
 
 
 class SegmentedCase(Record):
-    """A segmentation by a model that did not see the patient."""
+    """Out-of-fold segmentation metrics of a patient."""
 
     patient_id: str
     """Pseudonym."""
@@ -83,17 +83,17 @@ class SegmentationRecipe(Recipe):
     kind: ClassVar[str] = "segmentation"
 
     sequences: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Channels; the first one's grid carries the result, the others are brought onto it by their coordinates."""
+    """Input sequences; others are resampled to the grid of the first, which is also the output grid."""
     contour: str | None = None
-    """Sequence whose masks are learnt; ``None``: the first."""
+    """Sequence of the training masks; ``None``: the first."""
     shape: Literal["2d", "2.5d", "3d"] = "3d"
-    """What the network sees at once: a slice, a slice with its neighbours, or a block."""
+    """Network input: a slice, a slice with its neighbours, or a block."""
     neighbours: Annotated[int, Field(ge=1)] = 1
     """Slices on either side in 2.5D."""
     spacing_mm: tuple[float, float, float] = (2.0, 2.0, 3.27)
     """Grid of the network, x, y, z in mm."""
     window: tuple[int, int, int] = (16, 64, 64)
-    """Voxels z, y, x seen at once; z is 1 unless the shape is 3D."""
+    """Window size in voxels (z, y, x); z is 1 unless 3D."""
     intensity: dict[str, IntensitySettings] = Field(default_factory=dict)
     """Normalisation by sequence, where it is not the modality's default."""
     architecture: Literal["unet", "attention-unet"] = "unet"
@@ -101,18 +101,18 @@ class SegmentationRecipe(Recipe):
     widths: tuple[int, ...] = (16, 32, 64, 128)
     """Feature channels by level."""
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.7
-    """Share of training windows centred on a voxel of the tumour."""
+    """Fraction of training windows centred on a tumour voxel."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Confidence from which on a voxel belongs to the tumour."""
+    """Confidence threshold of the segmentation."""
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Of windows when predicting."""
+    """Overlap of windows in prediction."""
     optimiser: OptimiserSettings = OptimiserSettings()
-    """How the weights are fitted."""
+    """Optimiser settings."""
 
     @model_validator(mode="after")
     def _fits_the_network(self) -> SegmentationRecipe:
         if self.shape != "3d" and self.window[0] != 1:
-            raise ValueError(f"window: {self.shape} sees one slice, got {self.window[0]}")
+            raise ValueError(f"window: {self.shape} takes one slice, got {self.window[0]}")
         step = 2 ** (len(self.widths) - 1)
         if any(n % step for n in self.window[1:]) or (self.shape == "3d" and self.window[0] % (step // 2)):
             raise ValueError(
@@ -133,7 +133,7 @@ class SegmentationRecipe(Recipe):
 
     @property
     def windows(self) -> WindowSettings:
-        """Windows as the network sees them."""
+        """Sliding window settings."""
         planar = self.shape != "3d"
         return WindowSettings(
             size=self.window,
@@ -189,7 +189,7 @@ class SegmentationRecipe(Recipe):
         """
         for case in cases:
             if case.target is None or not (case.target > 0).any():
-                raise StudyError("there is no contour to learn from", where=case.patient_id)
+                raise StudyError("no contour for training", where=case.patient_id)
         network = self.build(seed)
         sampler = _Sampler(cases, self)
         fit(network, sampler.draw, dice_and_cross_entropy, self.optimiser, seed=seed, device=device, progress=progress)
@@ -230,7 +230,7 @@ class SegmentationRecipe(Recipe):
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> tuple[SegmentedCase, ...]:
-        """Segment every patient who has the sequences by a model trained on others."""
+        """Segment every patient with the sequences by cross-validation."""
         parts = self.by_fold(cohort, folds=folds, seed=seed, device=device, progress=progress)
         found = {case.patient_id: case for _, part in parts for case in part}
         return tuple(found[p] for p in cohort.having(self.sequences).patients)
@@ -298,7 +298,7 @@ class SegmentationRecipe(Recipe):
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
     ) -> tuple[Metric, ...]:
-        """Measure by cross-validation by patient; see :meth:`Recipe.evaluate`."""
+        """Evaluate by patient-level cross-validation; see :meth:`Recipe.evaluate`."""
         return self.metrics(
             self.cross_validate(cohort, folds=folds, seed=seed, device=device, progress=progress),
             folds=folds,
@@ -331,7 +331,7 @@ class SegmentationRecipe(Recipe):
             array = np.asarray(values)
             lost = int((~np.isfinite(array)).sum())
             note = (
-                f"mean over patients; {lost} without any voxel found count in the Dice only"
+                f"mean over patients; {lost} empty segmentations count in the Dice only"
                 if lost
                 else "mean over patients"
             )
@@ -413,7 +413,7 @@ class SegmentationRecipe(Recipe):
 
 
 class _Sampler:
-    """Random windows: patients evenly, a share of them centred on the tumour, mirrored left to right."""
+    """Samples random windows: uniform over patients, a fraction centred on the tumour, mirrored left to right."""
 
     def __init__(self, cases: Sequence[PreparedCase], recipe: SegmentationRecipe) -> None:
         self.cases, self.recipe = cases, recipe

@@ -1,4 +1,4 @@
-"""Deep-learning radiomic nomograms: features, a signature, clinical data, and one number for a patient.
+"""Deep-learning radiomic nomograms: features, a signature, clinical data, and one probability per patient.
 
 The signature's scores that the nomogram is fitted on come from inner folds: scores of the very patients the signature
 was fitted on would make it look better than it is, and the nomogram would trust it too much.
@@ -119,7 +119,7 @@ def fit_combined(
         If there is neither a table nor a clinical column.
     """
     if table is None and clinical.shape[1] == 0:
-        raise UsageError("a nomogram needs image features or clinical columns")
+        raise UsageError("a nomogram requires image features or clinical columns")
     columns: dict[str, Floats] = {}
     signature, centre, scale = None, 0.0, 1.0
     if table is not None:
@@ -136,7 +136,7 @@ def fit_combined(
     # A covariate that does not vary among the training patients has no axis.
     columns = {n: v for n, v in columns.items() if np.ptp(v) > 0}
     if not columns:
-        raise UsageError("no covariate varies between the training patients")
+        raise UsageError("all covariates are constant in the training patients")
     matrix = np.column_stack(list(columns.values()))
     middle, width = matrix.mean(axis=0), matrix.std(axis=0)
     model = LogisticRegression(C=1 / penalty, max_iter=5000).fit((matrix - middle) / width, labels)
@@ -158,7 +158,7 @@ def fit_combined(
 def _inner_scores(
     table: pd.DataFrame, labels: Labels, patients: Sequence[Hashable], settings: SignatureSettings
 ) -> Floats:
-    """Scores of the training patients by signatures that did not see them."""
+    """Out-of-fold signature scores of the training patients."""
     owner = [str(p) for p in patients]
     rarest = min(len({p for p, y in zip(owner, labels, strict=True) if y == c}) for c in (0, 1))
     scores = np.full(len(labels), np.nan)
@@ -184,7 +184,7 @@ def nested_probabilities(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> NestedPredictions:
-    """Predict each row by a model that saw nothing of its patient, at any step.
+    """Predict each row by nested cross-validation.
 
     With clinical covariates the prediction is the nomogram's probability.  Without them it is the signature's own
     score, since a nomogram of one axis adds nothing to its order.
@@ -219,7 +219,7 @@ def nested_probabilities(
 
 
 class SignatureRecipe(Recipe):
-    """Radiomics, deep features and clinical data for a yes-or-no outcome."""
+    """Radiomics, deep features and clinical data for a binary outcome."""
 
     kind: ClassVar[str] = "signature"
 
@@ -238,11 +238,11 @@ class SignatureRecipe(Recipe):
     shape_of: str | None = None
     """The one sequence whose mask gives shape features (they repeat where masks are copies); ``None``: the first."""
     shell_mm: Annotated[float, Field(gt=0)] | None = None
-    """Width of a peritumoural shell that is measured too; ``None``: none."""
+    """Width of a peritumoural shell for additional features; ``None``: none."""
     deep: tuple[DeepFeatureSettings, ...] = ()
     """Deep features beside the radiomics."""
     signature: SignatureSettings = SignatureSettings()
-    """How the signature is made."""
+    """Signature settings."""
     repeats: Annotated[int, Field(ge=1)] = 5
     """Repeats of the cross-validation: only patients of one fold are compared, so pairs must be given a chance to
     meet."""
@@ -280,7 +280,7 @@ class SignatureRecipe(Recipe):
         return row
 
     def table(self, cohort: Cohort, *, device: str = "cpu", progress: Progress | None = None) -> pd.DataFrame:
-        """Compute all image features of a cohort, one row a patient, in the cohort's order."""
+        """Compute all image features of a cohort, one row per patient, in the cohort's order."""
         rows = {}
         for number, case in enumerate(cohort.cases):
             rows[case.patient_id] = self.measure(case)
@@ -293,7 +293,7 @@ class SignatureRecipe(Recipe):
         return table
 
     def check_table(self, table: pd.DataFrame, cohort: Cohort, *, device: str = "cpu") -> None:
-        """Refuse a ready table that this recipe would not measure itself: its bundle could not predict.
+        """Reject a precomputed table that does not match this recipe, because its bundle could not predict.
 
         The first patient is measured again.  That finds features the recipe does not have (a shell, another sequence,
         a network) as well as those of other settings (a shell of another width), which no name tells.
@@ -317,9 +317,9 @@ class SignatureRecipe(Recipe):
         unknown = [str(c) for c in table.columns if c not in again.columns]
         if unknown:
             raise InputTableError(
-                f"{len(unknown)} of {table.shape[1]} features in the table are not among this recipe's, the first "
-                f"'{unknown[0]}': a model of them could not predict",
-                remedy="Make the recipe the table's (--set shell_mm=5, --set sequences=[MR_T1,CT]) or drop the columns",
+                f"{len(unknown)} of {table.shape[1]} features in the table are not features of this recipe, first: "
+                f"'{unknown[0]}'",
+                remedy="Match the recipe to the table (--set sequences=[MR_T1,CT]) or drop the columns",
             )
         given = table.loc[first].to_numpy(float)
         measured = again.loc[first, list(table.columns)].to_numpy(float)
@@ -330,9 +330,9 @@ class SignatureRecipe(Recipe):
         if other.size:
             at = int(other[0])
             raise InputTableError(
-                f"{other.size} of {table.shape[1]} features in the table are measured otherwise than by this recipe: "
-                f"'{table.columns[at]}' of {first} is {given[at]:.6g} in the table, {measured[at]:.6g} measured again",
-                remedy="Measure the table with the recipe's settings, or set the recipe's to the table's",
+                f"{other.size} of {table.shape[1]} features in the table differ from those of this recipe: "
+                f"'{table.columns[at]}' of {first} is {given[at]:.6g} in the table, {measured[at]:.6g} recomputed",
+                remedy="Recompute the table with the recipe settings, or match the recipe to the table",
             )
 
     def clinical(self, cohort: Cohort) -> pd.DataFrame:
@@ -351,7 +351,7 @@ class SignatureRecipe(Recipe):
             raw = cohort.column(name)[list(cohort.patients)]
             unknown = sorted({str(v) for v in raw if pd.notna(v)} - set(number))
             if unknown:
-                raise InputTableError(f"'{name}' has the value '{unknown[0]}', which is none of {', '.join(number)}")
+                raise InputTableError(f"'{name}' has the value '{unknown[0]}', expected one of {', '.join(number)}")
             columns[name] = np.asarray([number[str(v)] if pd.notna(v) else np.nan for v in raw])
         return pd.DataFrame(columns, index=pd.Index(cohort.patients, name="patient_id"))
 
@@ -371,7 +371,7 @@ class SignatureRecipe(Recipe):
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
     ) -> tuple[Metric, ...]:
-        """Measure by nested cross-validation by patient; see :meth:`Recipe.evaluate`."""
+        """Evaluate by patient-level nested cross-validation; see :meth:`Recipe.evaluate`."""
         chosen = cohort.having(self.sequences, self.label)
         return self.evaluate_table(
             self.table(chosen, device=device, progress=progress), chosen, folds=folds, seed=seed, progress=progress
@@ -386,7 +386,7 @@ class SignatureRecipe(Recipe):
         seed: int = 0,
         progress: Progress | None = None,
     ) -> tuple[Metric, ...]:
-        """Measure on a ready table: clinical data alone, radiomics, deep features, and all together.
+        """Evaluate on a precomputed table: clinical data alone, radiomics, deep features, and combined.
 
         Parameters
         ----------
@@ -407,7 +407,7 @@ class SignatureRecipe(Recipe):
         if deep:
             parts["deep features"] = (table[deep], nothing)
         if deep or clinical.shape[1]:
-            parts["all together"] = (table, clinical)
+            parts["combined"] = (table, clinical)
         metrics = []
         for name, (features, covariates) in parts.items():
             p = nested_probabilities(
@@ -478,7 +478,7 @@ class SignatureRecipe(Recipe):
         seed: int = 0,
         device: str = "cpu",
     ) -> RadiologyCard:
-        """Fit on a ready table of :meth:`table` and write a bundle; see :meth:`Recipe.train`.
+        """Fit on a precomputed table of :meth:`table` and write a bundle; see :meth:`Recipe.train`.
 
         Raises
         ------
@@ -567,10 +567,10 @@ class SignatureRecipe(Recipe):
     def predict(
         self, folder: Path, card: RadiologyCard, case: Case, out: Path, *, device: str = "cpu"
     ) -> dict[str, Any]:
-        """Read one patient's points off the nomogram; draws it.  See :meth:`Recipe.predict`.
+        """Predict one patient with the nomogram and draw it.  See :meth:`Recipe.predict`.
 
         Clinical values are taken from ``clinical.csv`` in the case's folder where the bundle needs them (columns as in
-        the training table, one row); a missing value is filled with the training median and said.
+        the training table, one row); a missing value is imputed with the training median and reported.
         """
         model = self.load(folder, card)
         cohort = Cohort((case,), own_clinical(case))

@@ -1,4 +1,4 @@
-"""Whether a classifier's answer tells patients' survival apart."""
+"""Survival stratification by the predictions of a classifier."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["predicted_groups", "stratification_metrics"]
 
 
 def predicted_groups(probability: npt.ArrayLike, classes: tuple[str, str]) -> list[str]:
-    """Return the class that each patient is given: the second from a probability of 0.5 on.
+    """Return the predicted class of each patient, with a threshold of 0.5.
 
-    The cut-off is fixed, so nothing about it is learnt from the patients it is tried on.
+    The threshold is fixed, so it is not fitted on the evaluated patients.
     """
     return [f"predicted {classes[int(p >= 0.5)]}" for p in np.asarray(probability, float)]
 
@@ -28,7 +28,7 @@ def predicted_groups(probability: npt.ArrayLike, classes: tuple[str, str]) -> li
 def stratification_metrics(
     outcome: Outcome, probability: npt.ArrayLike, classes: tuple[str, str], *, data: str, what: str, seed: int = 0
 ) -> tuple[Metric, ...]:
-    """Measure how a probability of class 1 goes with survival.
+    """Compute the association of the class 1 probability with survival.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def stratification_metrics(
 
     Returns
     -------
-    tuple of Figure
+    tuple of Metric
         The concordance index of the probability, and the hazard ratio of the predicted classes (Cox, Wald interval)
         with the log-rank test in its note.  Without a value where all patients are given one class.
     """
@@ -67,7 +67,7 @@ def stratification_metrics(
             data=data,
         )
     ]
-    metric = f"hazard ratio, predicted {classes[1]} against predicted {classes[0]}"
+    metric = f"hazard ratio, predicted {classes[1]} vs predicted {classes[0]}"
     counts = f"{int((~high).sum())} and {int(high.sum())} patients predicted {classes[0]} and {classes[1]}"
     if high.all() or not high.any() or not outcome.event[high].any() or not outcome.event[~high].any():
         note = f"{counts}: a group without patients or events has no hazard ratio"

@@ -1,4 +1,4 @@
-"""The recipe of systems that predict a time to an event from images and clinical data."""
+"""Recipe of systems that predict survival from images and clinical data."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class SurvivalRecipe(Recipe):
     measuring: SignatureRecipe
     """Sequences, features and clinical columns; its label, classes and signature are not used."""
     time: str
-    """Clinical column with the time to the event or to the last contact."""
+    """Clinical column with the time to the event or to last follow-up."""
     event: str
-    """Clinical column with 1 where the event was seen, else 0."""
+    """Clinical event column: 1 observed, 0 censored."""
     unit: str = "days"
     """Unit of the time."""
     horizons: dict[str, float] = Field(default_factory=lambda: {"1 year": 365.0, "2 years": 730.0, "3 years": 1095.0})
@@ -49,7 +49,7 @@ class SurvivalRecipe(Recipe):
     outcome: Annotated[str, Field(min_length=1)] = "event"
     """What the event is."""
     signature: SurvivalSignatureSettings = SurvivalSignatureSettings()
-    """How the signature is made."""
+    """Signature settings."""
 
     def follow_up(self, cohort: Cohort) -> Outcome:
         """Return the outcome of the cohort's patients, in its order."""
@@ -64,7 +64,7 @@ class SurvivalRecipe(Recipe):
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
     ) -> tuple[Metric, ...]:
-        """Measure by nested cross-validation by patient; see :meth:`Recipe.evaluate`."""
+        """Evaluate by patient-level nested cross-validation; see :meth:`Recipe.evaluate`."""
         chosen = self.patients(cohort)
         table = self.measuring.table(chosen, device=device, progress=progress)
         return self.evaluate_table(table, chosen, folds=folds, seed=seed, progress=progress)
@@ -72,12 +72,12 @@ class SurvivalRecipe(Recipe):
     def evaluate_table(
         self, table: pd.DataFrame, cohort: Cohort, *, folds: int = 5, seed: int = 0, progress: Progress | None = None
     ) -> tuple[Metric, ...]:
-        """Measure on a ready table: clinical data alone, images alone, and both."""
+        """Evaluate on a precomputed table: clinical data alone, images alone, and both."""
         outcome, clinical = self.follow_up(cohort), self.measuring.clinical(cohort)
         table = table.loc[list(cohort.patients)]
         parts: dict[str, tuple[pd.DataFrame | None, pd.DataFrame]] = {"images": (table, clinical.iloc[:, :0])}
         if clinical.shape[1]:
-            parts = {"clinical data alone": (None, clinical), **parts, "all together": (table, clinical)}
+            parts = {"clinical data alone": (None, clinical), **parts, "combined": (table, clinical)}
         seen = outcome.time[outcome.event]
         grid = [float(v) for v in np.quantile(seen, np.linspace(0.1, 0.9, 9))]
         metrics = []
@@ -177,7 +177,7 @@ class SurvivalRecipe(Recipe):
         seed: int = 0,
         device: str = "cpu",
     ) -> RadiologyCard:
-        """Fit on a ready table of the measuring recipe and write a bundle; see :meth:`SignatureRecipe.train_table`."""
+        """Fit on a precomputed feature table and write a bundle; see :meth:`SignatureRecipe.train_table`."""
         import torch
 
         self.measuring.check_table(table, cohort, device=device)

@@ -1,4 +1,4 @@
-"""A small training loop shared by the radiology networks: fixed length, seeded, nothing chosen on held-out data."""
+"""Training loop of the radiology networks: fixed length, seeded, no selection on held-out data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["OptimiserSettings", "dice_and_cross_entropy", "fit", "seeded"]
 
 
 class OptimiserSettings(Record):
-    """How weights are fitted."""
+    """Optimiser settings."""
 
     steps: Annotated[int, Field(ge=1)] = 400
-    """Number of batches.  Fixed: no step is chosen by looking at held-out patients."""
+    """Number of training steps.  Fixed: no early stopping on held-out patients."""
     batch: Annotated[int, Field(ge=1)] = 8
-    """Examples a batch."""
+    """Batch size."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Highest rate of the one-cycle schedule (Smith and Topin 2019, arXiv 1708.07120)."""
+    """Maximum learning rate of the one-cycle schedule (Smith and Topin 2019, arXiv 1708.07120)."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    """Of AdamW (Loshchilov and Hutter 2019)."""
+    """Weight decay of AdamW (Loshchilov and Hutter 2019)."""
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -72,7 +72,7 @@ def fit(
     network.to(place).train()
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    # Shorter runs than three steps have no room for a rise and a fall.
+    # Fewer than three steps are too short for a one-cycle schedule.
     schedule = (
         torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=settings.steps)
         if settings.steps > 2

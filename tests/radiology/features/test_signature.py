@@ -134,7 +134,7 @@ def test_gaps_are_filled_and_useless_columns_left_out():
     assert np.isfinite(fitted.score(table)).all()
     with pytest.raises(InputTableError, match="missing"):
         fitted.score(table[["f70"]])
-    with pytest.raises(UsageError, match="no feature varies"):
+    with pytest.raises(UsageError, match="all features are constant"):
         fit_signature(table[["constant"]], labels, patients, QUICK)
 
 

@@ -28,11 +28,11 @@ def test_cohort_reads_images_masks_and_table(tmp_path):
     assert opened.volume.name == "DWI"
     assert cohort.cases[0].contours("DWI", opened)[0].array.any()
     assert list(cohort.labels("class", ("same", "different"))) == [0, 1, 1, 0]
-    with pytest.raises(StudyError, match="no sequence 'CT', only DWI, T1GD"):
+    with pytest.raises(StudyError, match="sequence 'CT' not found, available: DWI, T1GD"):
         cohort.cases[0].open("CT")
     with pytest.raises(InputTableError, match="no column 'grade'"):
         cohort.column("grade")
-    with pytest.raises(InputTableError, match="none of a, b"):
+    with pytest.raises(InputTableError, match="expected one of a, b"):
         cohort.labels("class", ("a", "b"))
     with pytest.raises(UsageError, match="no patient has CT"):
         cohort.having(("CT",))
@@ -66,10 +66,10 @@ def test_tables_with_gaps_and_whole_numbers(tmp_path):
     with pytest.raises(InputTableError, match="C000 has 2 rows"):
         read_cohort(tmp_path / "images", table)
     table.write_text("id,y\nC000,1\n")
-    with pytest.raises(InputTableError, match="no column 'patient'"):
+    with pytest.raises(InputTableError, match="missing column 'patient'"):
         read_cohort(tmp_path / "images", table)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no subfolder holds an image"):
+    with pytest.raises(UsageError, match="no subfolder contains an image"):
         read_cohort(tmp_path / "empty")
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="folder not found"):
         read_cohort(tmp_path / "nowhere")

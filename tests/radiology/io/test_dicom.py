@@ -248,7 +248,7 @@ def test_contours_of_another_series_or_name_are_refused(series, mr, ct, tmp_path
     opened = open_volume(series)
     write_contours(Mask(mr[1].array, mr[1].geometry, "GTV"), opened.series, tmp_path / "rt.dcm")
     assert structure_names(pydicom.dcmread(tmp_path / "rt.dcm")) == ("GTV",)
-    with pytest.raises(StudyError, match="no single structure 'oedema' among GTV"):
+    with pytest.raises(StudyError, match="no unique structure 'oedema' among GTV"):
         open_mask(tmp_path / "rt.dcm", opened, structure="oedema")
     write_series(ct[0], tmp_path / "other", pseudonym="P1")
     with pytest.raises(StudyError, match="another series"):

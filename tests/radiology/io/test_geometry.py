@@ -62,7 +62,7 @@ def test_new_spacing_covers_the_same_block(oblique):
 def test_masks_that_do_not_fit_are_refused(mr, ct):
     image, mask = mr
     mask.check(image)
-    with pytest.raises(EmptyMaskError, match="marks no voxel"):
+    with pytest.raises(EmptyMaskError, match="is empty"):
         Mask(np.zeros_like(mask.array), mask.geometry).check(image)
 
 

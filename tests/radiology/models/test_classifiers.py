@@ -271,5 +271,5 @@ def test_hypoxic_fraction_by_hand(axial):
         hypoxic_fraction(Volume(probability, axial), Mask(~tumour & tumour, axial))
     with pytest.raises(ValueError, match="odd"):
         HabitatRecipe(patch=8)
-    with pytest.raises(ValueError, match="pixel in its middle"):
+    with pytest.raises(ValueError, match="label is that of the central pixel"):
         HabitatRecipe(classifier=ClassifierSettings(architecture="resnet18", shift=2))

@@ -98,7 +98,7 @@ def test_evaluate_train_predict(cohort, recipe, table, tmp_path):
     assert names == [
         "area under the ROC curve, clinical data alone",
         "area under the ROC curve, radiomics",
-        "area under the ROC curve, all together",
+        "area under the ROC curve, combined",
     ]
     assert all(f.n == 16 for f in metrics)
     assert metrics[1].value > 0.7
@@ -145,7 +145,7 @@ def test_clinical_columns_become_numbers(cohort, recipe):
     graded = recipe.model_copy(update={"categories": {"grade": ("Low", "Intermediate", "High")}})
     assert list(graded.clinical(other)["grade"][:2]) == [0.0, 2.0]
     assert np.isnan(graded.clinical(other)["grade"].iloc[2])
-    with pytest.raises(InputTableError, match="which is none of G1"):
+    with pytest.raises(InputTableError, match="expected one of G1"):
         recipe.model_copy(update={"categories": {"grade": ("G1",)}}).clinical(other)
 
 
@@ -247,7 +247,7 @@ def test_survival_recipe_evaluates_trains_and_predicts(cohort, recipe, table, tm
     assert [f.metric for f in metrics if f.metric.startswith("concordance")] == [
         "concordance index, clinical data alone",
         "concordance index, images",
-        "concordance index, all together",
+        "concordance index, combined",
     ]
     survival.train_table(table, followed, tmp_path / "m", TEXT, system="liu-2021", metrics=metrics, constructed=True)
     found = predict_case(tmp_path / "m", cohort.cases[0], tmp_path / "o")
