@@ -165,7 +165,7 @@ def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
     with pytest.raises(PathologyError, match="not features of this recipe, first: 'CT-shell:"):
         call("train", "yang-2022-lipoma", images, "--out", tmp_path / "m", *given)
     # The name does not tell the width of a shell; the values do.
-    with pytest.raises(PathologyError, match=r"'CT-shell:.*measured again"):
+    with pytest.raises(PathologyError, match=r"'CT-shell:.*recomputed"):
         call("train", "yang-2022-lipoma", images, "--out", tmp_path / "m", *given, "--set", "shell_mm=8")
     assert not (tmp_path / "m").exists()
     call("train", "yang-2022-lipoma", images, "--out", tmp_path / "m", *given, "--set", "shell_mm=4")
