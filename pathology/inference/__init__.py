@@ -1,4 +1,4 @@
-"""How a model is run over patches: engines compute, reading feeds them, workers spread the work."""
+"""Run a model over patches: engines compute, readers feed them, workers distribute the work."""
 
 import lazy_loader
 

@@ -46,7 +46,7 @@ LIMITS: Final = {
 }
 """What every fast arithmetic has to keep against fp32: mean difference of the probabilities and largest difference of a
 slide's at most, share of patches with the same class at least; and the largest relative change of a slide's
-out-of-domain score, of which bf16 takes 2 % itself.  No slide's warning may change."""
+out-of-distribution score, of which bf16 takes 2 % itself.  No slide's warning may change."""
 
 _CALIBRATION: Final = 256
 """Patches that layers are measured on, at most."""
@@ -345,7 +345,7 @@ def quantised_agreement(
     ----------
     slides
         By slide, the ``(N, C + extras)`` outputs of the fast and of the exact engine; the first of the extras, where
-        there are any, is the out-of-domain score.
+        there are any, is the out-of-distribution score.
     classes
         ``C``.
     margin
@@ -418,7 +418,7 @@ def _require(
         wrong.append(f"a slide differs by {found.slide_difference:.4f} (at most {LIMITS['slide_difference']:g})")
     if found.domain_difference is not None and not found.domain_difference <= LIMITS["domain_difference"]:
         wrong.append(
-            f"a slide's out-of-domain score differs by {found.domain_difference:.1%} (at most"
+            f"a slide's out-of-distribution score differs by {found.domain_difference:.1%} (at most"
             f" {LIMITS['domain_difference']:.0%})"
         )
     if limit is not None:

@@ -120,7 +120,7 @@ def add_random_trust(
     limit
         Out-of-domain score above which a slide is outside; ``None``: no such rule.
     layer
-        Of the out-of-domain rule.
+        Of the out-of-distribution rule.
     threshold
         Largest score of a class in the prediction set (one minus its probability); ``None``: no such rule.
     aggregators

@@ -157,5 +157,5 @@ def test_the_same_bit_for_bit_however_it_is_shared_out(slides, model, expected, 
 
 def test_no_scheduler_there(model, tmp_path):
     slide = write_svs(tmp_path / "slide.svs", TissuePicture(400, 400, tissue=0.8), factors=(1,))
-    with pytest.raises(UsageError, match="no Dask scheduler answers"):
+    with pytest.raises(UsageError, match="the Dask scheduler does not respond"):
         score([slide], model, tmp_path / "out", scheduler="tcp://127.0.0.1:1")

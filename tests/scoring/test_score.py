@@ -267,7 +267,7 @@ def test_a_slide_that_kills_its_worker_is_given_up_alone(model, tmp_path, monkey
     batch = score([slides], model, tmp_path / "out")
     errors = {result.slide_id: result.error for result in batch}
     assert [name for name, error in errors.items() if error] == ["deadly"], errors
-    assert "died twice" in errors["deadly"]
+    assert "crashed twice" in errors["deadly"]
 
 
 def test_unreadable_tiles_are_counted_and_masked(model, tmp_path):

@@ -1,4 +1,4 @@
-"""The out-of-domain score: equality with scikit-learn, its rate of false alarms, and what it catches."""
+"""The out-of-distribution score: equality with scikit-learn, its rate of false alarms, and what it catches."""
 
 import numpy as np
 import pytest

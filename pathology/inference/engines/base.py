@@ -1,4 +1,4 @@
-"""The contract every inference engine keeps: uint8 patches in, fp32 predictions out."""
+"""The interface of every inference engine: uint8 patches in, fp32 predictions out."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["BOXES_PER_PATCH", "ENGINES", "Engine", "Precision", "available_cores", "extra_outputs", "outputs_per_patch"]
 
 ENGINES = ("auto", "torch", "openvino")
-"""Names under which engines are asked for; ``auto`` tries which is fastest."""
+"""Names of the engines to choose from; ``auto`` picks the fastest by trying them."""
 
 BOXES_PER_PATCH = 128
-"""Boxes that a detector gives for a patch at most; each of its heads claims an object once or twice."""
+"""Largest number of boxes a detector returns per patch; each of its heads reports an object once or twice."""
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -32,12 +32,12 @@ def available_cores() -> int:
 
 
 def outputs_per_patch(card: Card) -> int:
-    """Return how many numbers a model gives for a patch: one a class, or five a box for a detector."""
+    """Return how many numbers a model returns per patch: one per class, or five per box for a detector."""
     return len(card.classes) if card.task == "classification" else 5 * BOXES_PER_PATCH
 
 
 def extra_outputs(card: Card, *, features: bool = False) -> int:
-    """Return how many numbers follow the class probabilities of a patch.
+    """Return how many columns follow the class probabilities of a patch.
 
     Parameters
     ----------
@@ -49,13 +49,13 @@ def extra_outputs(card: Card, *, features: bool = False) -> int:
     Raises
     ------
     UsageError
-        If features are asked of a model that has none.
+        If features are requested from a model that has none.
     """
     distance = 0 if card.trust is None or card.trust.out_of_domain is None else 1
     if not features:
         return distance
     if card.task != "classification":
-        raise UsageError(f"{card.name} is no classifier and has no features")
+        raise UsageError(f"{card.name} is not a classifier and has no features")
     import torch
 
     from pathology.bundle.catalogue import build_card_network
@@ -69,9 +69,9 @@ def extra_outputs(card: Card, *, features: bool = False) -> int:
 class Engine(ABC):
     """A network ready to run on one device.
 
-    The batch size is fixed: a smaller batch is padded and the padding's predictions dropped.  The prediction of
-    a patch depends on its pixels alone, never on its place in the batch or on its companions, so batching, the
-    number of workers and resuming cannot change a result.  ``pathology.testing.EngineSuite`` checks this.
+    The batch size is fixed: a smaller batch is padded and the predictions of the padding are discarded.  The
+    prediction for a patch depends on its pixels alone, never on its position in the batch or on the other patches, so
+    batching, the number of workers and resuming cannot change a result.  ``pathology.testing.EngineSuite`` checks this.
 
     Attributes
     ----------
@@ -82,16 +82,16 @@ class Engine(ABC):
     precision : str
         ``fp32``, ``bf16``, ``fp16`` or ``int8``.
     batch_size : int
-        Patches computed at once.
+        Patches per batch.
     appetite : int
-        Patches to hand over at once so that the device is never idle; a multiple of ``batch_size``.
+        Patches to pass at once so that the device is never idle; a multiple of ``batch_size``.
     patch : int
         Side of a patch in pixels.
     classes : int
         Number of outputs per patch.
     extras : int
-        How many of them, at the end, are no class probabilities: the out-of-domain score where the card has a rule
-        for it, then features where they were asked for.
+        How many trailing outputs are not class probabilities: the out-of-distribution score if the card defines one,
+        then features if requested.
     """
 
     name: ClassVar[str]
@@ -120,7 +120,7 @@ class Engine(ABC):
         Returns
         -------
         numpy.ndarray
-            ``(B, C)`` float32 class probabilities, each row summing to 1, followed by :attr:`extras`.  For a detector
+            ``(B, C)`` float32 class probabilities, each row summing to 1, followed by :attr:`extras`.  For a detector,
             boxes; see :class:`pathology.inference.engines.detector.PatchDetector`.
 
         Raises
@@ -137,15 +137,15 @@ class Engine(ABC):
     def predict_corrected(
         self, patches: NDArray[np.uint8], correct: Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
     ) -> NDArray[np.float32]:
-        """Classify patches like :meth:`predict`, and let a function change the results.
+        """Classify patches like :meth:`predict`, and let a function correct the results.
 
         Parameters
         ----------
         patches
             As for :meth:`predict`.
         correct
-            Given patches and their results.  An engine that computes batches side by side calls it for each batch, in
-            the thread that computed it, so that no core waits for another one's corrections.
+            Called with patches and their results.  An engine that computes batches in parallel calls it per batch, in
+            the thread that computed it, so that no core waits for another's corrections.
         """
         results = self.predict(patches)
         correct(patches, results)
@@ -158,7 +158,7 @@ class Engine(ABC):
             )
 
     def _padded(self, patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Fill up to whole batches with black patches."""
+        """Pad to whole batches with black patches."""
         missing = -len(patches) % self.batch_size
         return np.concatenate([patches, np.zeros((missing, *patches.shape[1:]), np.uint8)]) if missing else patches
 
@@ -168,4 +168,4 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free the device's memory.  Closing twice is allowed."""
+        """Release the device's memory.  Closing twice is allowed."""

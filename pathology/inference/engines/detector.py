@@ -16,40 +16,40 @@ from pathology.networks.ultralytics_detectors import UltralyticsDetector
 __all__ = ["DetectorNetwork", "PatchDetector", "WindowDetector", "calibrated", "strongest_boxes"]
 
 DetectorNetwork = Darknet | UltralyticsDetector
-"""Networks that give boxes."""
+"""Architectures of detectors."""
 
 MOST_BOXES = 64
-"""Boxes kept of a window.  A window of 416 pixels at 0.25 µm (0.011 mm²) holds a dozen mitoses at most."""
+"""Boxes kept per window.  A window of 416 pixels at 0.25 µm (0.011 mm²) contains a dozen mitoses at most."""
 
 
 def strongest_boxes(decoded: Tensor, *, floor: float, iou: float = 0.4, most: int = MOST_BOXES) -> Tensor:
-    """Choose the surest boxes of each window.
+    """Select the highest-scoring boxes of each window.
 
     Parameters
     ----------
     decoded
-        ``(B, N, 4 + C)`` centre x, centre y, width, height and confidences, as a detector's ``decode`` gives them.
+        ``(B, N, 4 + C)`` centre x, centre y, width, height and confidences, as returned by a detector's ``decode``.
     floor
-        Smallest confidence kept.
+        Lowest confidence kept.
     iou
-        Boxes that overlap a surer one of the same window by more are dropped.
+        Boxes that overlap a higher-scoring box of the same window by more are dropped.
     most
-        Boxes kept of a window.
+        Boxes kept per window.
 
     Returns
     -------
     Tensor
-        ``(B, most, 5)`` left, top, right, bottom in window pixels and confidence, by falling confidence; rows
+        ``(B, most, 5)`` left, top, right, bottom in window pixels and confidence, by decreasing confidence; rows
         without a box are 0.
     """
     count = len(decoded)
-    # Every mitosis is claimed by several anchors; a network that claims more than this claims everything.
+    # Several anchors report each mitosis; a network that reports more than this reports everything.
     confidence, anchor = decoded[..., 4:].amax(dim=-1).topk(min(4 * most, decoded.shape[1]), dim=1)
     window, place = torch.nonzero(confidence >= floor, as_tuple=True)
     boxes = box_convert(decoded[window, anchor[window, place], :4], "cxcywh", "xyxy")
     scores = confidence[window, place]
     kept = batched_nms(boxes, scores, window, iou)
-    # Surest first within each window; batched_nms gives them surest first over all.
+    # Highest score first within each window; batched_nms returns them highest first overall.
     kept = kept[window[kept].argsort(stable=True)]
     window, boxes, scores = window[kept], boxes[kept], scores[kept]
     first = torch.searchsorted(window, torch.arange(count, device=window.device))
@@ -78,7 +78,7 @@ class WindowDetector:
     batch_size
         Windows at once.
     floor
-        Smallest confidence kept.
+        Lowest confidence kept.
     calibration
         Slope and intercept on the logit of the confidence (Platt 1999); (1, 0) leaves it as it is.
     """
@@ -121,19 +121,19 @@ class WindowDetector:
 
 
 class PatchDetector(nn.Module):
-    """A detector with its input scaling, its calibration and a choice of its boxes built in, of fixed output size.
+    """A detector with built-in input scaling, calibration and selection of boxes, and a fixed output size.
 
-    Every engine runs it as it runs a classifier; what it gives for a patch is ``BOXES_PER_PATCH`` boxes of five
-    numbers.  Boxes that mean one object are joined later, over all patches at once.
+    Every engine runs it like a classifier; its output per patch is ``BOXES_PER_PATCH`` boxes of five numbers.  Boxes of
+    the same object are merged later, over all patches at once.
 
     Parameters
     ----------
     network
-        One class or several; the surest class counts.
+        One class or several; the class with the highest score counts.
     mean, std
         Per channel, of values scaled to 0..1.
     floor
-        Smallest score kept.
+        Lowest score kept.
     calibration
         Slope and intercept on the logit of the confidence (Platt 1999); (1, 0) leaves it as it is.
     """
@@ -163,7 +163,7 @@ class PatchDetector(nn.Module):
         Returns
         -------
         Tensor
-            ``(B, BOXES_PER_PATCH * 5)`` float32: left, top, right, bottom in patch pixels and score, by falling
+            ``(B, BOXES_PER_PATCH * 5)`` float32: left, top, right, bottom in patch pixels and score, by decreasing
             score; zeros where there are fewer boxes.
         """
         pixels = patches.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
@@ -171,7 +171,7 @@ class PatchDetector(nn.Module):
         confidence, place = rows[..., 4].topk(min(BOXES_PER_PATCH, rows.shape[1]), dim=1)
         rows = rows.gather(1, place[..., None].expand(-1, -1, 5))
         if self.calibration != (1.0, 0.0):
-            # A box that its neighbourhood outdid has no confidence, and gets none.
+            # A box that its neighbourhood suppressed has confidence 0 and keeps it.
             confidence = torch.where(confidence > 0, calibrated(confidence, self.calibration), 0.0)
         half = rows[..., 2:4] / 2
         result = torch.cat([rows[..., :2] - half, rows[..., :2] + half, confidence[..., None]], dim=-1)

@@ -1,8 +1,8 @@
-"""The OpenVINO engine: the fastest way through a network on a processor.
+"""The OpenVINO engine: the fastest engine on a CPU.
 
-A bundle may hold its network in 8-bit integers (:mod:`pathology.inference.engines.quantise`).  Any model is converted
-once and kept, by the hash of its weights, in the user's cache folder; a worker then needs no torch.  Every stream
-computes a request with one thread, so results do not depend on the number of cores.
+A bundle may include an int8 version of its network (:mod:`pathology.inference.engines.quantise`).  Every model is
+converted once and cached, by the hash of its weights, in the user's cache folder; a worker then needs no torch.  Every
+stream computes a request with one thread, so results do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenVINOEngine", "computes_bf16", "converted_model", "openvino_version", "read_graph", "save_graph"]
 
 _BATCH = 4
-"""Patches a request.  Measured from 1 to 8: equal within a few per cent, and larger batches pad more."""
+"""Patches per request.  Measured from 1 to 8: equal within a few per cent, and larger batches need more padding."""
 
 _FIRST_USE = Lock()
 
@@ -51,22 +51,22 @@ def _openvino() -> Any:  # noqa: ANN401 - the module
 
 
 def computes_bf16() -> bool:
-    """Whether the processor computes in bf16 itself."""
+    """Whether the CPU supports bf16 natively."""
     return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def openvino_version() -> str:
-    """Return which OpenVINO is installed."""
+    """Return the installed version of OpenVINO."""
     return str(_openvino().__version__)
 
 
 def read_graph(path: Path, patch: int) -> Any:  # noqa: ANN401 - openvino.Model
-    """Read a graph from its ``.xml``, for requests of as many patches as this engine makes.
+    """Read a graph from its ``.xml`` and set the batch size of this engine's requests.
 
     Parameters
     ----------
     path
-        As :func:`converted_model` gives it.
+        As returned by :func:`converted_model`.
     patch
         Side of a patch in pixels.
     """
@@ -76,15 +76,15 @@ def read_graph(path: Path, patch: int) -> Any:  # noqa: ANN401 - openvino.Model
 
 
 def save_graph(model: Any, path: Path) -> None:  # noqa: ANN401 - openvino.Model
-    """Write a graph as ``.xml`` with its constants beside it."""
+    """Write a graph as ``.xml``, with its constants in a ``.bin`` file beside it."""
     _openvino().save_model(model, path, compress_to_fp16=False)
 
 
 def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
-    """Return the model as OpenVINO's ``.xml`` (with a ``.bin`` beside it), converting it the first time.
+    """Return the path of the model in OpenVINO's format (``.xml`` and ``.bin``), converting it on first use.
 
-    Its input is ``(B, P, P, 3)`` uint8 and its output ``(B, C)`` probabilities: normalisation, temperature and
-    softmax are inside.  The out-of-domain score, and features if asked for, follow as further columns.
+    Its input is ``(B, P, P, 3)`` uint8 and its output ``(B, C)`` probabilities: it includes normalisation, temperature
+    and softmax.  The out-of-distribution score, and features if requested, follow as further columns.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
                 aside = Path(scratch) / "model"
                 aside.mkdir()
                 _convert(bundle, aside / "model.xml", openvino, features)
-                # Another process may have been faster; its result is the same.
+                # Another process may have finished first; its result is identical.
                 try:
                     aside.replace(folder)
                 except OSError:
@@ -125,9 +125,9 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
                         aside.replace(folder)
         except OSError as error:
             raise OutputError(
-                f"the converted model cannot be kept ({error.strerror})",
+                f"cannot cache the converted model ({error.strerror})",
                 where=folder.parent,
-                remedy="Set PATHOLOGY_CACHE to a folder you may write to",
+                remedy="Set PATHOLOGY_CACHE to a writable folder",
             ) from error
     return model
 
@@ -138,43 +138,43 @@ def _convert(bundle: Bundle, path: Path, openvino: Any, features: bool) -> None:
     from pathology.inference.engines.torch import patch_classifier
 
     example = torch.zeros((_BATCH, bundle.card.patch, bundle.card.patch, 3), dtype=torch.uint8)
-    # A classifier runs at more than one batch size, so the export must not write this one into its reshapes.
+    # A classifier runs at more than one batch size, so the export must not fix this one in its reshapes.
     any_number = ({0: torch.export.Dim("patches", min=1, max=1024)},) if bundle.card.task == "classification" else None
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, about its own internals
         network = patch_classifier(bundle, features=features).eval()
         if bundle.card.task == "detection":
-            network(example)  # some detectors keep what their first call makes, which an export would not
+            network(example)  # some detectors cache what their first call computes, which an export would miss
         program = torch.export.export(network, (example,), dynamic_shapes=any_number)
         model = openvino.convert_model(program)
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
 class OpenVINOEngine(Engine):
-    """Runs a bundle with OpenVINO on the processor.
+    """Runs a bundle with OpenVINO on the CPU.
 
     Parameters
     ----------
     bundle
         The model.
     precision
-        ``fp32``, ``bf16``, or ``int8`` where the bundle holds such a network; what is not quantised is then computed
-        in bf16 where the processor has it, else in fp32.
+        ``fp32``, ``bf16``, or ``int8`` if the bundle includes an int8 network; layers that are not quantised are then
+        computed in bf16 if the CPU supports it, else in fp32.
     threads
-        Cores to use; ``None``: all this process may use.
+        Cores to use; ``None``: all that this process may use.
     features
-        Whether a classifier's penultimate features follow its other outputs; not in int8.
+        Whether to append a classifier's penultimate features to its other outputs; not in int8.
     batch_size
-        Patches a request, one thread each.
+        Patches per request, one thread each.
     graph
-        Another file with the network in 8-bit integers than the bundle's own.
+        File with an int8 network to use instead of the bundle's own.
 
     Raises
     ------
     MissingDependencyError
         If OpenVINO is not installed.
     UsageError
-        If the processor cannot compute in that precision.
+        If the CPU does not support the precision.
     """
 
     name = "openvino"
@@ -191,10 +191,10 @@ class OpenVINOEngine(Engine):
     ) -> None:
         openvino = _openvino()
         if precision not in _PRECISIONS:
-            raise UsageError(f"precision {precision!r}: OpenVINO computes in {', '.join(_PRECISIONS)} here")
+            raise UsageError(f"precision {precision!r}: this engine supports {', '.join(_PRECISIONS)}")
         core = openvino.Core()
         if precision == "bf16" and not computes_bf16():
-            raise UsageError("this processor has no bf16 arithmetic", remedy="Use --precision exact")
+            raise UsageError("this CPU does not support bf16", remedy="Use --precision exact")
         streams = threads or available_cores()
         if precision == "int8":
             path = graph or bundle.int8()
@@ -214,16 +214,16 @@ class OpenVINOEngine(Engine):
                 "INFERENCE_PRECISION_HINT": "bf16" if precision != "fp32" and computes_bf16() else "f32",
                 "NUM_STREAMS": streams,
                 "INFERENCE_NUM_THREADS": streams,
-                "ENABLE_CPU_PINNING": False,  # several workers on one machine would be pinned to the same cores
+                "ENABLE_CPU_PINNING": False,  # pinning would place several workers of one machine on the same cores
             },
         )
-        # Threads of our own, each with a request of its own: OpenVINO's asynchronous queue was seen to wait for ever
+        # Own threads, each with its own request: OpenVINO's asynchronous queue was observed to wait for ever
         # for the interpreter lock when it was freed.
         self._pool = ThreadPoolExecutor(streams, "openvino")
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._requests.put(self._compiled.create_infer_request())
-        # OpenVINO makes its link to numpy when it is first used, behind a lock that two threads can wait for for ever:
+        # OpenVINO initialises its numpy bindings on first use, behind a lock on which two threads can deadlock:
         # one holds it and waits for the interpreter, the other the other way round.  So the first use is here, alone.
         with _FIRST_USE:
             self._compute(np.zeros((batch_size, bundle.card.patch, bundle.card.patch, 3), np.uint8))

@@ -1,9 +1,9 @@
-"""From a classifier to its form in 8-bit integers, calibrated on patches (NNCF, post-training quantisation).
+"""Post-training quantisation of a classifier to 8-bit integers, calibrated on patches (NNCF).
 
-The largest and smallest values of every layer are measured on the patches, weights and activations become 8-bit
-integers, and biases are corrected for the shift that this causes.  Three parts stay as they are, since they take little
-time and the differences from fp32 are smaller by a third without them: the first convolution, which sees the pixels
-themselves, the last fully connected layer with all behind it, and whatever the out-of-domain score rests on alone.
+The range of every layer's values is measured on the patches, weights and activations become 8-bit integers, and biases
+are corrected for the shift this causes.  Three parts are not quantised, since they take little time and leaving them
+out makes the differences from fp32 a third smaller: the first convolution, which sees the pixels themselves, the last
+fully connected layer with everything after it, and the layers that only the out-of-distribution score uses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 
 
 def require_quantiser() -> None:
-    """Refuse early where the libraries are missing.
+    """Fail early if the libraries are missing.
 
     Raises
     ------
@@ -37,41 +37,41 @@ def require_quantiser() -> None:
     for name, module in (("NNCF", "nncf"), ("OpenVINO", "openvino")):
         if find_spec(module) is None:
             raise MissingDependencyError(
-                f"{name} is not installed, which makes networks in 8-bit integers",
+                f"{name} is not installed; quantisation to 8-bit integers needs it",
                 remedy="Install it with: pip install 'sarcoma-pathology[openvino]'",
             )
 
 
 def quantiser_version() -> str:
-    """Return the programs that quantise, with their versions."""
+    """Return the quantisation tools with their versions."""
     from importlib.metadata import version
 
     return f"NNCF {version('nncf')}, OpenVINO {openvino_version()}"
 
 
 def quantise_network(bundle: Bundle, patches: NDArray[np.uint8], path: Path) -> None:
-    """Write a classifier in 8-bit integers.
+    """Quantise a classifier to 8-bit integers and write it.
 
     Parameters
     ----------
     bundle
         The classifier.
     patches
-        ``(N, P, P, 3)`` uint8 RGB at the model's scale to calibrate on; what exceeds whole batches is left out.
+        ``(N, P, P, 3)`` uint8 RGB at the model's scale to calibrate on; an incomplete last batch is not used.
     path
-        The graph's ``.xml``; its constants go beside it as ``.bin``.
+        The graph's ``.xml``; its constants are written beside it as ``.bin``.
 
     Raises
     ------
     UsageError
-        If the model is no classifier.
+        If the model is not a classifier.
     MissingDependencyError
         If NNCF or OpenVINO is not installed.
     """
     require_quantiser()
     if bundle.card.task != "classification":
         raise UsageError(
-            f"{bundle.name} is a detector; only classifiers are computed in 8-bit integers",
+            f"{bundle.name} is a detector; only classifiers can be quantised to 8-bit integers",
             remedy="Score with it as it is: whether a box counts is decided in fp32",
         )
     import logging
@@ -85,20 +85,20 @@ def quantise_network(bundle: Bundle, patches: NDArray[np.uint8], path: Path) -> 
     size = graph.inputs[0].shape[0]
     batches = [patches[start : start + size] for start in range(0, len(patches) - size + 1, size)]
     if not batches:
-        raise UsageError(f"patches: {len(patches)} are too few to calibrate on")
+        raise UsageError(f"patches: {len(patches)} are too few for calibration")
     quantised = nncf.quantize(
         graph,
         nncf.Dataset(batches),
         subset_size=len(batches),
-        # Weights and activations alike about zero; faster than limits of their own for activations, and no worse.
+        # Symmetric for weights and activations: faster than asymmetric activations, and no less accurate.
         preset=nncf.QuantizationPreset.PERFORMANCE,
         target_device=nncf.TargetDevice.CPU,
         fast_bias_correction=True,
         ignored_scope=nncf.IgnoredScope(names=sorted(_kept(graph, bundle)), validate=False),
-        # Weights of half the range are for processors without VNNI, and for the first layer, which is not quantised.
+        # Half-range weights are for CPUs without VNNI, and for the first layer, which is not quantised.
         advanced_parameters=AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.DISABLE,
-            # Limits are the largest values seen, not the mean over patches of the largest of each: other slides have
+            # The range covers the largest values seen, not the mean of each patch's largest: other slides have
             # other stains, and what exceeds the limits is cut off.
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         ),
@@ -116,10 +116,10 @@ def _kept(graph: Any, bundle: Bundle) -> set[str]:  # noqa: ANN401 - openvino.Mo
     if rule is None:
         answer = _behind(result)
     else:
-        # Columns put beside each other: probabilities first, then the score.
+        # The concatenated columns: probabilities first, then the score.
         answer = _behind(result.input_value(0).get_node())
         score = _behind(result.input_value(1).get_node())
-        # The first layers are kept for the score; of the last ones it takes what the answer takes.
+        # The first layers are kept for the score; of the last ones it uses those that the probabilities use.
         kept |= score if rule.layer == "stem" else score - answer
     of_answer = [name for name in order if name in answer & weighted]
     kept |= {of_answer[0], of_answer[-1]}
@@ -127,7 +127,7 @@ def _kept(graph: Any, bundle: Bundle) -> set[str]:  # noqa: ANN401 - openvino.Mo
 
 
 def _behind(node: Any) -> set[str]:  # noqa: ANN401 - openvino.Node
-    """Names of all operations that a result rests on, its own among them."""
+    """Names of all operations that a result depends on, including its own."""
     found: set[str] = set()
     waiting = [node]
     while waiting:

@@ -1,6 +1,6 @@
-"""Fast arithmetic without wrong calls: a fast engine computes every patch, an exact one rechecks the doubtful ones.
+"""Low precision without changed predictions: a fast engine computes every patch, an exact one rechecks doubtful ones.
 
-Of a classifier, patches near a tie are rechecked; of a detector, patches with a candidate.
+For a classifier, patches near a tie are rechecked; for a detector, patches with a candidate.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 __all__ = ["MARGIN", "RecheckCandidates", "RecheckTies", "RecheckingEngine", "rows_near_tie", "with_lower_floor"]
 
 MARGIN = 0.06
-"""Patches whose two leading probabilities are closer than this are computed again.  Chosen by measurement; see
-``docs/performance.md``.  A call can then only differ from fp32 where rounding moved two probabilities towards
-each other by more than this."""
+"""Patches whose two highest probabilities are closer than this are recomputed.  Chosen by measurement; see
+``docs/performance.md``.  The predicted class can then differ from fp32 only where rounding changed the difference of
+two probabilities by more than this."""
 
 
 class RecheckingEngine(Engine):
-    """An engine of low precision, corrected by one of full precision where it could err.
+    """A low-precision engine, corrected by a full-precision one where its result could be wrong.
 
     Parameters
     ----------
     fast
         Computes every patch.
     exact
-        Computes doubtful patches again; same model.
+        Recomputes doubtful patches with the same model.
 
     Attributes
     ----------
     fast : Engine
-        The engine of low precision alone.
+        The low-precision engine alone.
     rescored : int
-        Patches computed twice so far.
+        Patches recomputed so far.
     seen : int
         Patches computed so far.
     """
 
     corrected: str
-    """What is computed again, as the description says it."""
+    """What is recomputed, as named in the description."""
 
     def __init__(self, fast: Engine, exact: Engine) -> None:
         self.fast = fast
@@ -66,14 +66,14 @@ class RecheckingEngine(Engine):
 
     @property
     def description(self) -> str:
-        """The fast engine's, with the correction said."""
+        """The fast engine's description, with the correction."""
         return f"{self.fast.description}, {self.corrected} fp32"
 
     @abstractmethod
     def _doubtful(self, results: NDArray[np.float32]) -> NDArray[np.intp]:
-        """Return which of the fast engine's results are to be computed again; those with NaN among them.
+        """Return which of the fast engine's results to recompute, including those with NaN.
 
-        What overflows the small range of fp16 comes as NaN.
+        Values that overflow the range of fp16 become NaN.
         """
 
     def predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -92,20 +92,20 @@ class RecheckingEngine(Engine):
         return self.predict(patches)
 
     def close(self) -> None:
-        """Close both."""
+        """Close both engines."""
         self.fast.close()
         self._exact.close()
 
 
 class RecheckTies(RecheckingEngine):
-    """A classifier in low precision whose patches near a tie are computed again in full precision.
+    """A classifier in low precision whose near ties are recomputed in full precision.
 
     Parameters
     ----------
     fast, exact
         See :class:`RecheckingEngine`.
     margin
-        Difference of the two leading probabilities below which a patch is a near tie.
+        Difference between the two highest probabilities below which a patch is a near tie.
     """
 
     corrected = "near ties"
@@ -119,18 +119,18 @@ class RecheckTies(RecheckingEngine):
 
 
 def rows_near_tie(probabilities: NDArray[np.float32], margin: float) -> NDArray[np.intp]:
-    """Return the rows of ``(N, C)`` probabilities whose two leading ones are closer than a margin, or are NaN."""
+    """Return the rows of ``(N, C)`` probabilities whose two highest are closer than a margin, or are NaN."""
     if probabilities.shape[1] < 2 or not len(probabilities):
         return np.empty(0, np.intp)
-    leading = np.partition(probabilities, -2, axis=1)[:, -2:]
-    return np.flatnonzero(~(leading[:, 1] - leading[:, 0] >= margin))
+    top_two = np.partition(probabilities, -2, axis=1)[:, -2:]
+    return np.flatnonzero(~(top_two[:, 1] - top_two[:, 0] >= margin))
 
 
 def with_lower_floor(bundle: Bundle) -> Bundle:
-    """Return the same detector with a quarter of the smallest score of a candidate.
+    """Return the same detector with a quarter of its candidate threshold.
 
-    What low precision takes away from a score must not hide a candidate: in low precision a patch counts as empty only
-    if all its scores are below a quarter of what a candidate needs.
+    A score lowered by rounding must not hide a candidate: in low precision, a patch counts as empty only if all its
+    scores are below a quarter of the candidate threshold.
     """
     rules = bundle.card.detection
     assert rules is not None
@@ -139,10 +139,10 @@ def with_lower_floor(bundle: Bundle) -> Bundle:
 
 
 class RecheckCandidates(RecheckingEngine):
-    """A detector in low precision whose every patch with a candidate is computed again in full precision.
+    """A detector in low precision that recomputes every patch with a candidate in full precision.
 
-    Most patches of a slide hold no candidate.  A patch's boxes are therefore those of full precision, or none.
-    The fast engine is of the :func:`with_lower_floor` bundle, the exact one of the bundle itself.
+    Most patches of a slide contain no candidate.  A patch's boxes are therefore those of full precision, or none.
+    The fast engine runs the :func:`with_lower_floor` bundle, the exact one the bundle itself.
     """
 
     corrected = "candidates"

@@ -1,4 +1,4 @@
-"""Which engine runs a model on this machine."""
+"""Choice of the engine that runs a model on this machine."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["choose_engine", "make_engine"]
 
 _NEAR_TIES_ON_GPU = 32
-"""Batch of the engine that computes near ties again: of 1,024 patches there are a few to a few dozen."""
+"""Batch size of the engine that recomputes near ties: of 1,024 patches there are a few to a few dozen."""
 
 
 def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str = "fast", seconds: float = 1.0) -> str:
-    """Try the engines that run here and return the fastest one's name.
+    """Time the available engines and return the name of the fastest.
 
-    On a CUDA device it is torch, untried.  On a processor each engine predicts the same patches for a while; the
-    outcome is kept in the cache folder, for this model, machine and these versions.
+    On a CUDA device it is always torch.  On a CPU, each engine predicts the same patches for a while; the outcome is
+    cached for this model, machine and these versions.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str =
     device, precision
         As for :func:`make_engine`.
     seconds
-        How long each is tried, at least one round.
+        How long to run each engine; at least one round.
     """
     import torch
 
@@ -59,7 +59,7 @@ def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str =
             return kept
     rates = {kind: _rate(bundle, kind, device, precision, seconds) for kind in ("torch", "openvino")}
     fastest = max(rates, key=lambda kind: rates[kind])
-    with contextlib.suppress(OSError):  # without a cache folder it is tried again next time
+    with contextlib.suppress(OSError):  # without a cache folder the engines are timed again next time
         known.parent.mkdir(parents=True, exist_ok=True)
         known.write_text(fastest, encoding="utf-8")
     return fastest
@@ -68,7 +68,7 @@ def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str =
 def _rate(bundle: Bundle, kind: str, device: str | None, precision: str, seconds: float) -> float:
     engine = make_engine(bundle, kind=kind, device=device, precision=precision)
     patches = np.full((engine.preferred_batch, engine.patch, engine.patch, 3), 200, np.uint8)
-    engine.predict(patches)  # the first round allocates
+    engine.predict(patches)  # the first round allocates memory
     began, rounds = time.perf_counter(), 0
     while not rounds or time.perf_counter() - began < seconds:
         engine.predict(patches)
@@ -95,32 +95,32 @@ def make_engine(
     kind
         One of :data:`pathology.inference.engines.base.ENGINES`.
     device
-        ``cpu``, ``cuda``, ``cuda:N``; ``None``: the best there is.
+        ``cpu``, ``cuda``, ``cuda:N``; ``None``: the best available.
     precision
-        ``exact``: fp32 throughout; ``fast``: bf16 where the device has it, or int8 where the bundle holds such a
-        network and OpenVINO runs it without features, with near ties computed again in fp32; for detectors fp16 on a
-        GPU, with patches that hold candidates computed again in fp32.
+        ``exact``: fp32 throughout; ``fast``: bf16 if the device supports it, or int8 if the bundle includes an int8
+        network and OpenVINO runs it without features, with near ties recomputed in fp32; for detectors fp16 on a GPU,
+        with patches that contain candidates recomputed in fp32.
     threads
-        Cores to use on a processor; ``None``: all this process may use.
+        CPU cores to use; ``None``: all that this process may use.
     features
-        Whether a classifier's penultimate features follow its other outputs.
+        Whether to append a classifier's penultimate features to its other outputs.
 
     Raises
     ------
     UsageError
-        If the engine is not known or its device is not there.
+        If the engine is unknown or its device is not available.
     MissingDependencyError
         If the engine is not installed.
     """
     if kind not in ENGINES:
-        raise UsageError(f"engine {kind!r} does not exist", remedy=f"Choose one of: {', '.join(ENGINES)}")
+        raise UsageError(f"unknown engine {kind!r}", remedy=f"Choose one of: {', '.join(ENGINES)}")
     if precision not in ("fast", "exact"):
-        raise UsageError(f"precision {precision!r} does not exist", remedy="Choose fast or exact")
+        raise UsageError(f"unknown precision {precision!r}", remedy="Choose fast or exact")
     if kind == "auto":
         kind = choose_engine(bundle, device=device, precision=precision)
     if kind == "openvino":
         if device not in (None, "cpu"):
-            raise UsageError(f"the OpenVINO engine runs on the processor, not on {device}", remedy="Use --engine torch")
+            raise UsageError(f"the OpenVINO engine runs on the CPU, not on {device}", remedy="Use --engine torch")
         return _openvino(bundle, precision, threads, features)
     return _torch(bundle, device, precision, threads, features)
 
@@ -132,10 +132,10 @@ def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | No
     from pathology.inference.engines.torch import TorchEngine, has_bf16
 
     cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    # On a processor a second look at windows with candidates, often most of them, costs more than bf16 gains.
+    # On a CPU, rechecking windows with candidates, often most of them, costs more than bf16 saves.
     if precision == "exact" or not (cuda or (has_bf16() and bundle.card.task != "detection")):
         return TorchEngine(bundle, device=device, threads=threads, features=features)
-    # Near ties are few: a GPU's full batch would mostly compute padding.
+    # Near ties are few: a full GPU batch would be mostly padding.
     size = _NEAR_TIES_ON_GPU if cuda else None
     exact = TorchEngine(bundle, device=device, batch_size=size, threads=threads, features=features)
     low: Precision = "fp16" if cuda else "bf16"
@@ -154,7 +154,7 @@ def _openvino(bundle: Bundle, precision: str, threads: int | None, features: boo
     int8 = bundle.card.int8 if not features else None
     if bundle.card.task == "detection" or precision == "exact" or not (int8 or computes_bf16()):
         return OpenVINOEngine(bundle, threads=threads, features=features)
-    # Near ties are few: a batch of them would mostly be padding, and one core would wait for the other.
+    # Near ties are few: a batch of them would be mostly padding, and one core would wait for the other.
     exact = OpenVINOEngine(bundle, threads=threads, features=features, batch_size=1)
     if int8 is not None:
         return RecheckTies(OpenVINOEngine(bundle, precision="int8", threads=threads), exact, margin=int8.margin)

@@ -1,4 +1,4 @@
-"""The torch engine: any registered network, on the processor or on a CUDA device."""
+"""The torch engine: any registered network, on the CPU or on a CUDA device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DomainDistance", "PatchClassifier", "TorchEngine", "has_bf16", "patch_classifier"]
 
 _BATCH = {"cpu": 8, "cuda": 128}
-"""On a processor small batches stay in cache and little is padded; a GPU needs many patches to be busy."""
+"""On a CPU, small batches stay in cache and need little padding; a GPU needs many patches to be fully used."""
 
 
 class PatchClassifier(nn.Module):
@@ -29,18 +29,18 @@ class PatchClassifier(nn.Module):
     Parameters
     ----------
     network
-        Takes normalised ``(B, 3, H, W)`` floats, gives ``(B, C)`` logits.
+        Takes normalised ``(B, 3, H, W)`` floats, returns ``(B, C)`` logits.
     mean, std
-        Per channel, of values scaled to 0..1.
+        Per channel, for values scaled to 0..1.
     temperature
-        Logits are divided by it before the softmax (Guo et al. 2017); 1 leaves them as they are.
+        Logits are divided by it before the softmax (Guo et al. 2017); 1 leaves them unchanged.
     domain
-        Where the features of training patches lie; a column with each patch's out-of-domain score then follows the
-        probabilities.
+        Distribution of the training patches' features; if given, a column with each patch's out-of-distribution score
+        follows the probabilities.
     stem
-        Whether the domain is one of the network's first layers, not of its last.
+        Whether the score uses the network's first layers instead of its last.
     features
-        Whether the penultimate features follow as further columns.
+        Whether to append the penultimate features as further columns.
     """
 
     scale: Tensor
@@ -79,7 +79,7 @@ class PatchClassifier(nn.Module):
         self.register_buffer("shift", -torch.tensor(mean).view(1, 3, 1, 1) / deviation)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Turn ``(B, H, W, 3)`` uint8 patches into ``(B, C)`` float32 probabilities and what else was asked for."""
+        """Turn ``(B, H, W, 3)`` uint8 patches into ``(B, C)`` float32 probabilities and any extra columns."""
         # A permuted NHWC tensor is NCHW in channels-last memory: no copy.
         pixels = patches.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
         seen = pixels if self.stem is None else self.stem.layers(pixels)
@@ -93,7 +93,7 @@ class PatchClassifier(nn.Module):
 
 
 class DomainDistance(nn.Module):
-    """The out-of-domain score of :class:`pathology.stats.out_of_distribution.FeatureDomain` as part of a network."""
+    """The out-of-distribution score of :class:`pathology.stats.out_of_distribution.FeatureDomain` as a layer."""
 
     whitening: Tensor
     middle: Tensor
@@ -102,7 +102,7 @@ class DomainDistance(nn.Module):
     def __init__(self, domain: FeatureDomain) -> None:
         super().__init__()
         self.register_buffer("whitening", torch.from_numpy(domain.whitening))
-        # Far from 0 the difference of two whitened values would lose its last digits in low precision.
+        # Far from 0, the difference of two whitened values would lose digits in low precision.
         middle = np.linalg.solve(domain.whitening.T.astype(np.float64), domain.centres.mean(axis=0).astype(np.float64))
         self.register_buffer("middle", torch.from_numpy(middle.astype(np.float32)))
         self.register_buffer("offsets", torch.from_numpy(domain.centres - domain.centres.mean(axis=0)))
@@ -115,10 +115,10 @@ class DomainDistance(nn.Module):
 
 
 def patch_classifier(bundle: Bundle, *, features: bool = False) -> nn.Module:
-    """Return a bundle's network with all that stands before and behind it, in fp32 on the processor.
+    """Return a bundle's network with its pre- and postprocessing, in fp32 on the CPU.
 
-    That is normalisation, temperature and softmax for a classifier, and the out-of-domain score where its card has a
-    rule for it; normalisation and the choice of boxes for a detector
+    For a classifier: normalisation, temperature and softmax, and the out-of-distribution score if its card defines
+    one.  For a detector: normalisation and the selection of boxes
     (:class:`pathology.inference.engines.detector.PatchDetector`).
 
     Parameters
@@ -126,7 +126,7 @@ def patch_classifier(bundle: Bundle, *, features: bool = False) -> nn.Module:
     bundle
         The model.
     features
-        Whether a classifier's penultimate features follow its other outputs.
+        Whether to append a classifier's penultimate features to its other outputs.
     """
     card = bundle.card
     if card.detection is not None:
@@ -150,35 +150,35 @@ def patch_classifier(bundle: Bundle, *, features: bool = False) -> nn.Module:
 
 
 def has_bf16() -> bool:
-    """Whether the processor computes in bf16 itself: without that, bf16 is slower than fp32."""
+    """Whether the CPU supports bf16 natively; otherwise bf16 is slower than fp32."""
     return bool(torch.backends.mkldnn.is_available()) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class TorchEngine(Engine):
     """Runs a bundle with torch.
 
-    On a CUDA device the whole network is one CUDA graph, and patches travel to the device from page-locked
-    memory while the batch before them is computed.
+    On a CUDA device the whole network is one CUDA graph, and patches are copied to the device from page-locked
+    memory while the previous batch is computed.
 
     Parameters
     ----------
     bundle
         The model.
     device
-        ``cpu``, ``cuda`` or ``cuda:N``; ``None``: CUDA where there is a device, else the processor.
+        ``cpu``, ``cuda`` or ``cuda:N``; ``None``: CUDA if available, else the CPU.
     precision
         ``fp32`` or ``bf16``; on CUDA also ``fp16``.  ``fp32`` on CUDA is true fp32, without TF32.
     batch_size
-        Patches at once; ``None``: fitting the device.
+        Patches per batch; ``None``: suited to the device.
     threads
-        Cores to use on the processor; ``None``: all this process may use.
+        CPU cores to use; ``None``: all that this process may use.
     features
-        Whether a classifier's penultimate features follow its other outputs.
+        Whether to append a classifier's penultimate features to its other outputs.
 
     Raises
     ------
     UsageError
-        If the device does not exist or does not compute in that precision.
+        If the device does not exist or does not support the precision.
     """
 
     name = "torch"
@@ -197,9 +197,9 @@ class TorchEngine(Engine):
         if chosen.type not in _BATCH:
             raise UsageError(f"device {device!r} does not exist", remedy="Choose cpu, cuda or cuda:N")
         if chosen.type == "cuda" and not torch.cuda.is_available():
-            raise UsageError("no CUDA device is available", remedy="Leave out --device, or see: pathology doctor")
+            raise UsageError("no CUDA device is available", remedy="Omit --device, or run: pathology doctor")
         if precision not in ("fp32", "bf16") and not (precision == "fp16" and chosen.type == "cuda"):
-            raise UsageError(f"torch does not compute in {precision} on {chosen.type}")
+            raise UsageError(f"torch does not support {precision} on {chosen.type}")
         self.device = str(chosen)
         self.precision = precision
         self.batch_size = batch_size or _BATCH[chosen.type]

@@ -1,4 +1,4 @@
-"""Reading ahead of the engine: blocks of patches from threads or processes of their own."""
+"""Read-ahead for the engine: threads or dedicated processes deliver blocks of patches."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Reading and predicting at the same time: while one batch is computed, the next blocks are read.
+"""Read and predict concurrently: while one batch is computed, the next blocks are read.
 
-Patches lie in a ring of memory, each at its place in the order of prediction, so that a batch is a piece of the ring
-and nothing is copied together.  Who fills the ring, threads or processes, makes no difference to the results.
+Patches are written to a ring buffer in the order of prediction, so that a batch is a slice of the ring and needs no
+copy.  Results do not depend on whether threads or processes fill the ring.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["BlockPrediction", "BlockSource", "predict_blocks"]
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 _RING_BYTES = 2**30
-"""Patches in memory take no more than this, unless a single block and a batch do."""
+"""Memory limit for patches, exceeded only if a single block plus one batch needs more."""
 
 
 class BlockSource(Protocol):
@@ -31,10 +31,10 @@ class BlockSource(Protocol):
 
     @property
     def ahead(self) -> int:
-        """Blocks to ask for at once, so that nobody who reads is ever idle."""
+        """Blocks to request at once, so that no reader is ever idle."""
 
     def ring(self, capacity: int) -> AbstractContextManager[NDArray[np.uint8]]:
-        """Lend memory for patches: ``(capacity, P, P, 3)`` uint8.  Nothing may be read into it afterwards."""
+        """Provide memory for patches, ``(capacity, P, P, 3)`` uint8, valid only inside the ``with`` statement."""
 
     def read(self, k: int, places: tuple[slice, ...]) -> Future[NDArray[np.bool_]]:
         """Read the plan's ``k``-th block into the ring's places, one after the other.
@@ -53,7 +53,7 @@ class BlockPrediction:
     Attributes
     ----------
     k
-        Place among the plan's blocks.
+        Index among the plan's blocks.
     probabilities
         ``(n, C)`` float32; rows of NaN where a patch could not be read.
     """
@@ -70,10 +70,10 @@ def predict_blocks(
     plan: TilePlan,
     ks: Sequence[int],
 ) -> Iterator[BlockPrediction]:
-    """Predict blocks in order, yielding each as soon as its last patch is done.
+    """Predict blocks in order and yield each as soon as its last patch is done.
 
-    Batches run across block borders, so that only the last batch is short.  The memory held does not grow with the
-    number of blocks.
+    Batches span block boundaries, so that only the last batch is short.  Memory does not grow with the number of
+    blocks.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def predict_blocks(
     plan
         The patches.
     ks
-        Which of the plan's blocks, in the order wanted.
+        Indices of the plan's blocks to predict, in this order.
     """
     if not ks:
         return
@@ -123,7 +123,7 @@ def predict_blocks(
         finally:
             for future in reads:
                 future.cancel()
-            wait(reads)  # the ring must not be lent again while somebody writes into it
+            wait(reads)  # the ring must not be reused while a reader is still writing to it
 
 
 def _capacity(largest: int, batch_size: int, ahead: int, patch_bytes: int, total: int) -> int:
@@ -133,7 +133,7 @@ def _capacity(largest: int, batch_size: int, ahead: int, patch_bytes: int, total
 
 
 def _places(start: int, size: int, capacity: int) -> tuple[slice, ...]:
-    """Return where a block's patches lie in the ring: at its end it goes on at its beginning."""
+    """Return where a block's patches lie in the ring, wrapping around at its end."""
     first = start % capacity
     until_end = min(size, capacity - first)
     places = (slice(first, first + until_end), slice(0, size - until_end))

@@ -1,7 +1,7 @@
 """The program of a reading process: ``python -m pathology.inference.reading.process_main DESCRIPTOR``.
 
-It is told over a socket which slides and rings there are and which block to read where, and answers each block with
-which patches could be read.  It ends when the other side of the socket is closed, also because its owner was killed.
+The parent process announces slides and rings over a socket and requests blocks; for each block, this process replies
+which patches were readable.  It exits when the socket closes, including when the parent is killed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = ["BlockRead", "BlockRequest", "SlideRequest", "main"]
 
 @dataclass(frozen=True)
 class SlideRequest:
-    """A slide and how it is to be read.
+    """A slide and how to read it.
 
     Attributes
     ----------
     path
         The slide file.
     state
-        Changes when the file does: a changed file is opened anew.
+        Changes when the file does: a changed file is reopened.
     grid
         JSON of the :class:`pathology.settings.GridSettings`.
     dimensions, mpp
@@ -57,16 +57,16 @@ class SlideRequest:
 
 @dataclass(frozen=True)
 class BlockRequest:
-    """A block to be read.
+    """A request for one block.
 
     Attributes
     ----------
     slide, ring
-        Numbers under which they were introduced.
+        Numbers under which they were announced.
     block
         Index in the grid.
     positions
-        ``(n,)`` int32 places among the block's patch positions.
+        ``(n,)`` int32 indices into the block's patch positions.
     places
         Where the patches go in the ring.
     """
@@ -80,16 +80,16 @@ class BlockRequest:
 
 @dataclass(frozen=True)
 class BlockRead:
-    """What came of a block.
+    """The outcome of reading a block.
 
     Attributes
     ----------
     readable
         ``(n,)`` bool.
     unreadable_tiles
-        Tiles of the slide that this process found undecodable so far.
+        Tiles of the slide that this process has been unable to decode so far.
     decoded, reused
-        Stored tiles decoded and taken from the cache since the last answer.
+        Stored tiles decoded, and taken from the cache, since the last reply.
     """
 
     readable: NDArray[np.bool_]
@@ -99,7 +99,7 @@ class BlockRead:
 
 
 class _Slide:
-    """A slide this process reads."""
+    """A slide that this process reads."""
 
     def __init__(self, request: SlideRequest) -> None:
         self.reader: SlideReader = open_reader(request.path)
@@ -118,7 +118,7 @@ class _Slide:
 
 
 def main(connection: Connection) -> None:
-    """Answer requests until the other side is gone."""
+    """Answer requests until the socket closes."""
     slides: dict[int, _Slide] = {}
     rings: dict[int, PatchRing] = {}
 
@@ -148,18 +148,18 @@ def main(connection: Connection) -> None:
         answer: BlockRead | Exception | None
         try:
             answer = carry_out(*message)
-        except Exception as error:  # whatever it is, it is the asker's to judge
+        except Exception as error:  # any failure is reported to the parent
             answer = error
         try:
             connection.send(answer)
         except (BrokenPipeError, ConnectionResetError):
             return
-        except Exception:  # an error that cannot travel still has words
+        except Exception:  # an exception that cannot be pickled is sent as text
             connection.send(RuntimeError(f"{type(answer).__name__}: {answer}"))
 
 
 if __name__ == "__main__":
-    # What is sent must belong to the module of that name, which the other side has too, not to this program.
+    # Pickled classes must come from the importable module, which the parent can also import, not from __main__.
     from pathology.inference.reading.process_main import main as answer_requests
 
     answer_requests(Connection(int(sys.argv[1])))

@@ -1,9 +1,9 @@
-"""Processes that read blocks: where a GPU predicts, which takes patches faster than the threads of one process, with
-their one interpreter lock, can decode and cut them.
+"""Processes that read blocks, for prediction on a GPU: it consumes patches faster than the threads of one process,
+which share one interpreter lock, can decode and cut them.
 
-Each process decodes and resamples blocks and writes the patches into memory that it shares with the one process that
-holds the GPU; only a few hundred bytes a block travel between them.  A process that dies, as decoders of damaged
-files sometimes do, is replaced, and the block is tried once more; a block that kills twice is an error of its slide.
+Each process decodes and resamples blocks and writes the patches into memory shared with the process that drives the
+GPU; only a few hundred bytes per block are exchanged.  If a process crashes, as decoders sometimes do on damaged
+files, it is replaced and the block is tried once more; a block that crashes two processes fails its slide.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pathology.tiling.tile_work import TileWork
 __all__ = ["ReadingProcesses", "SlideInProcesses"]
 
 _SLIDES_KEPT = 4
-"""Slides that stay open in the processes: those of the tasks under way, and the last ones for the tasks to come."""
+"""Slides kept open in the processes: those being read, and the most recently used ones for the tasks to come."""
 
 
 class ReadingProcesses:
@@ -47,7 +47,7 @@ class ReadingProcesses:
     Parameters
     ----------
     count
-        How many.  They start when there is something to read.
+        Number of processes.  They start when there is something to read.
     """
 
     def __init__(self, count: int) -> None:
@@ -65,7 +65,7 @@ class ReadingProcesses:
     def slide(
         self, path: Path, plan: TilePlan, stain: StainNormaliser | None = None, *, state: str = ""
     ) -> Iterator[SlideInProcesses]:
-        """Lend the processes to read one slide; several may be read at once.
+        """Read one slide with these processes; several slides may be read at once.
 
         Parameters
         ----------
@@ -76,7 +76,7 @@ class ReadingProcesses:
         stain
             Changes the patches' colours.
         state
-            Text that changes when the file does.
+            A string that changes when the file does.
         """
         grid = plan.grid
         record = json.dumps(stain.record(), sort_keys=True) if stain is not None else ""
@@ -101,10 +101,10 @@ class ReadingProcesses:
 
     @contextmanager
     def _ring(self, capacity: int, patch: int) -> Iterator[tuple[int, PatchRing]]:
-        """Lend a ring, one used before if it fits: fresh memory costs time."""
+        """Provide a ring, reusing an idle one of the same size: allocating memory costs time."""
         wanted = (capacity, patch, patch, 3)
         with self._lock:
-            fitting = next((lent for lent in self._idle_rings if lent[1].patches.shape == wanted), None)
+            fitting = next((idle for idle in self._idle_rings if idle[1].patches.shape == wanted), None)
             if fitting is not None:
                 self._idle_rings.remove(fitting)
             else:
@@ -112,12 +112,12 @@ class ReadingProcesses:
                     number, ring = self._idle_rings.pop()
                     ring.close()
                     self._forget(number)
-        lent = fitting or (next(self._numbers), PatchRing(capacity, patch))
+        in_use = fitting or (next(self._numbers), PatchRing(capacity, patch))
         try:
-            yield lent
+            yield in_use
         finally:
             with self._lock:
-                self._idle_rings.append(lent)
+                self._idle_rings.append(in_use)
 
     def _submit(self, task: _Task) -> None:
         for reader in self._readers:
@@ -131,7 +131,7 @@ class ReadingProcesses:
         self.close()
 
     def close(self) -> None:
-        """End the processes.  Closing twice is allowed."""
+        """Stop the processes.  Closing twice is allowed."""
         if self._closed:
             return
         self._closed = True
@@ -147,13 +147,13 @@ class SlideInProcesses:
     """Reads the blocks of one slide in processes; a :class:`pathology.inference.reading.pipeline.BlockSource`."""
 
     def __init__(self, processes: ReadingProcesses, number: int, request: SlideRequest, plan: TilePlan) -> None:
-        # Twice as many blocks as processes: while one is predicted nobody hands out new ones.
+        # Twice as many blocks as processes: no new blocks are requested while a batch is being predicted.
         self.ahead = processes.count * 2
         self._processes = processes
         self._number = number
         self._request = request
         self._plan = plan
-        self._lent: tuple[int, PatchRing] | None = None
+        self._numbered_ring: tuple[int, PatchRing] | None = None
         self._lock = threading.Lock()
         self._unreadable: set[tuple[int, int, int]] = set()
         self._decoded = 0
@@ -161,26 +161,26 @@ class SlideInProcesses:
 
     @property
     def unreadable_tiles(self) -> frozenset[tuple[int, int, int]]:
-        """Stored tiles found undecodable so far, as ``(level, column, row)``."""
+        """Stored tiles that could not be decoded so far, as ``(level, column, row)``."""
         with self._lock:
             return frozenset(self._unreadable)
 
     def take_work(self) -> TileWork:
-        """Return what was decoded."""
+        """Return how many stored tiles were decoded and reused."""
         with self._lock:
             return TileWork(decoded=self._decoded, reused=self._reused)
 
     @contextmanager
     def ring(self, capacity: int) -> Iterator[NDArray[np.uint8]]:
-        """Lend memory for ``capacity`` patches."""
-        with self._processes._ring(capacity, self._plan.grid.settings.patch) as lent:
-            self._lent = lent
-            yield lent[1].patches
+        """Provide memory for ``capacity`` patches."""
+        with self._processes._ring(capacity, self._plan.grid.settings.patch) as numbered:
+            self._numbered_ring = numbered
+            yield numbered[1].patches
 
     def read(self, k: int, places: tuple[slice, ...]) -> Future[NDArray[np.bool_]]:
         """Read the plan's ``k``-th block into the ring."""
-        assert self._lent is not None
-        number, ring = self._lent
+        assert self._numbered_ring is not None
+        number, ring = self._numbered_ring
         positions = self._plan.positions[self._plan.of_block(k)]
         block = BlockRequest(self._number, number, int(self._plan.blocks[k]), positions, places)
         task = _Task(self._number, self._request, number, ring, block, self._count)
@@ -195,7 +195,7 @@ class SlideInProcesses:
 
 
 class _Task:
-    """A block to be read, with all that a process must know for it."""
+    """A block to read, with everything a process needs to know to read it."""
 
     def __init__(
         self,
@@ -212,11 +212,11 @@ class _Task:
 
 
 class _Died(Exception):  # noqa: N818 - an event between two functions of this file
-    """The process is gone."""
+    """The process has exited."""
 
 
 class _ReadingProcess:
-    """One process, and the thread that speaks to it."""
+    """One process, and the thread that communicates with it."""
 
     def __init__(self, tasks: SimpleQueue[_Task | None]) -> None:
         self.to_forget: SimpleQueue[int] = SimpleQueue()
@@ -228,13 +228,13 @@ class _ReadingProcess:
         self._started = False
 
     def ensure_started(self) -> None:
-        """Start the thread if it does not run."""
+        """Start the thread if it is not running."""
         if not self._started:
             self._started = True
             self._thread.start()
 
     def join(self) -> None:
-        """Wait for the thread, and so the process, to end."""
+        """Wait for the thread, and hence the process, to end."""
         if self._started:
             self._thread.join()
 
@@ -250,10 +250,10 @@ class _ReadingProcess:
             except _Died:
                 task.future.set_exception(
                     SlideError(
-                        "a reading process died twice on the same part of the slide (a damaged file, or not enough "
+                        "a reading process crashed twice on the same part of the slide (damaged file, or not enough "
                         "memory)",
                         where=task.request.path,
-                        remedy="Copy the slide again from its source",
+                        remedy="Copy the slide from its source again",
                     )
                 )
             except Exception as error:
@@ -281,7 +281,7 @@ class _ReadingProcess:
             self._known.add(task.slide)
         found = self._ask("block", task.block)
         if not isinstance(found, BlockRead):
-            raise PathologyError(f"a reading process answered {found!r}")
+            raise PathologyError(f"a reading process sent an unexpected reply: {found!r}")
         return found
 
     def _ask(self, *message: Any, handle: int | None = None) -> BlockRead | None:
@@ -303,7 +303,7 @@ class _ReadingProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             descriptor = theirs.fileno()
-            # A program of its own, not a fork: threads and CUDA do not survive forking, and no caller needs a guard
+            # A separate program, not a fork: threads and CUDA do not survive forking, and no caller needs a guard
             # around its main part.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no outside input
                 [sys.executable, "-m", "pathology.inference.reading.process_main", str(descriptor)],

@@ -1,4 +1,4 @@
-"""Memory for patches that processes share."""
+"""Shared memory for patches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["PatchRing"]
 
 
 class PatchRing:
-    """Room for patches in memory without a name.
+    """A buffer of patches in anonymous shared memory.
 
-    It belongs to whoever holds its descriptor and is gone with the last process that does, however that ends:
-    named shared memory outlives a killed process, and ``/dev/shm`` is 64 MiB small in many containers.
+    It is freed when the last process that holds its descriptor exits, however that happens: named shared memory
+    outlives a killed process, and ``/dev/shm`` is limited to 64 MiB in many containers.
 
     Parameters
     ----------
@@ -25,14 +25,14 @@ class PatchRing:
     patch
         Side of a patch in pixels.
     descriptor
-        Of a ring that another process made; ``None`` makes one.
+        Of a ring that another process created; ``None`` creates one.
 
     Attributes
     ----------
     patches : numpy.ndarray
         ``(capacity, patch, patch, 3)`` uint8.
     descriptor : int
-        To be sent to another process.
+        Pass it to another process to share the memory.
     """
 
     def __init__(self, capacity: int, patch: int, descriptor: int | None = None) -> None:
@@ -43,18 +43,18 @@ class PatchRing:
         self.patches: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8).reshape(shape)
 
     def close(self) -> None:
-        """Give the memory back once nothing refers to it any more.  Closing twice is allowed."""
+        """Release the memory once nothing refers to it any more.  Closing twice is allowed."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-            # The mapping itself ends with the last array that looks into it.
+            # The mapping itself lives until the last array that views it is gone.
             del self.patches, self._memory
 
 
 def _anonymous_file(size: int) -> int:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("pathology-patches")
-    else:  # macOS: a file without a name, which stays in the page cache
+    else:  # macOS: an unlinked file, which stays in the page cache
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, size)

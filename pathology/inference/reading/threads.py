@@ -1,4 +1,4 @@
-"""Threads that read blocks: where the processor predicts, which takes longer than reading."""
+"""Threads that read blocks, for prediction on the CPU, which is slower than reading."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ReadingThreads:
 
     @contextmanager
     def ring(self, capacity: int) -> Iterator[NDArray[np.uint8]]:
-        """Lend memory for ``capacity`` patches."""
+        """Provide memory for ``capacity`` patches."""
         patch = self._plan.grid.settings.patch
         self._ring = np.empty((capacity, patch, patch, 3), np.uint8)
         yield self._ring
@@ -62,5 +62,5 @@ class ReadingThreads:
         self.close()
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)

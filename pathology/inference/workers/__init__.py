@@ -1,4 +1,4 @@
-"""Workers on this machine, a Dask cluster or SLURM, and the schedule of slides over them.
+"""Workers on this machine, a Dask cluster or SLURM, and the scheduling of slides on them.
 
 One bad slide never stops a batch.
 """

@@ -1,11 +1,11 @@
-"""Workers: processes of this machine, a Dask cluster that is already running, or jobs of a SLURM cluster.
+"""Workers: processes on this machine, a running Dask cluster, or SLURM jobs.
 
-Local workers are started as programs of their own (``python -m distributed.cli.dask_worker``), not forked from
-the caller, so a script needs no ``if __name__ == "__main__"`` guard and a native crash takes down one worker
-only; its nanny starts it again.
+Local workers are started as separate programs (``python -m distributed.cli.dask_worker``), not forked from the caller,
+so a script needs no ``if __name__ == "__main__"`` guard and a native crash takes down one worker only; its nanny
+restarts it.
 
-A worker that holds a GPU says so by a Dask resource, ``dask worker --resources GPU=1``, one process a GPU; where any
-worker does, patches are predicted by those alone, and the others find tissue and write reports.
+A worker with a GPU declares it as a Dask resource, ``dask worker --resources GPU=1``, one process per GPU.  If any
+worker does, only those workers predict patches, and the others detect tissue and write reports.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Workers", "connect", "default_workers"]
 
 
 _GPU = "GPU"
-"""Dask resource of a worker that holds a GPU."""
+"""Dask resource of a worker with a GPU."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Workers:
     client
         The Dask client.
     slots
-        Tasks that run at once over all workers.
+        Number of tasks that run at once, over all workers.
     dashboard
-        Address of the Dask dashboard, if it runs.
+        Address of the Dask dashboard, if it is running.
     predicting
-        Dask resources that predicting blocks asks for.
+        Dask resources required to predict blocks.
     """
 
     client: Client
@@ -60,8 +60,8 @@ class Workers:
 
 
 def _gpus(device: str | None) -> int:
-    """Return how many GPUs this machine's workers may share out among them."""
-    # Asking torch costs seconds; where there is no driver there is nothing to ask.
+    """Return how many GPUs this machine's workers may use."""
+    # Importing torch takes seconds; without a driver there is no GPU.
     if device in (None, "cuda") and any(
         Path(driver).exists() for driver in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
     ):
@@ -75,7 +75,7 @@ def _gpus(device: str | None) -> int:
 def default_workers(device: str | None) -> int:
     """Return the number of worker processes that suits this machine.
 
-    One a GPU; without a GPU one that uses every core, since a network's layers parallelise well and each process
+    One per GPU; without a GPU, one that uses every core, since a network's layers parallelise well and each process
     holds a copy of the model.
     """
     return _gpus(device) or 1
@@ -89,7 +89,7 @@ def connect(
     slurm: SlurmSettings | None = None,
     device: str | None = None,
 ) -> Iterator[Workers]:
-    """Provide workers and take them down again.
+    """Provide workers and shut them down afterwards.
 
     Parameters
     ----------
@@ -101,14 +101,14 @@ def connect(
     slurm
         SLURM jobs to start.
     device
-        What local workers compute on; each gets a GPU of its own where there are several.
+        What local workers compute on; with several GPUs, each worker gets its own.
 
     Raises
     ------
     UsageError
         If the scheduler cannot be reached or has no workers, or SLURM refuses the jobs.
     MissingDependencyError
-        If SLURM jobs are asked for and dask-jobqueue is not installed.
+        If SLURM jobs are requested and dask-jobqueue is not installed.
     """
     with dask.config.set(DASK_SETTINGS):
         if scheduler is not None:
@@ -117,7 +117,7 @@ def connect(
             from pathology.inference.workers.slurm import slurm_cluster
 
             with slurm_cluster(slurm) as cluster, Client(cluster, set_as_default=False) as client:
-                # A queue may be long; the first job begins, those that start later join it.
+                # The queue may be long: work starts with the first job, and later jobs join.
                 client.wait_for_workers(1)
                 predicting = {_GPU: 1 / TASKS_AT_ONCE} if slurm.gpus else {}
                 yield Workers(client, slurm.jobs * TASKS_AT_ONCE, _dashboard(cluster), predicting)
@@ -134,7 +134,7 @@ def _running(scheduler: str, device: str | None) -> Iterator[Workers]:
             client = Client(scheduler, timeout="30s", set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise UsageError(
-            "no Dask scheduler answers", where=scheduler, remedy="Start one with: dask scheduler"
+            "the Dask scheduler does not respond", where=scheduler, remedy="Start one with: dask scheduler"
         ) from error
     with client:
         threads = client.nthreads()
@@ -183,7 +183,7 @@ def _local(workers: int, gpus: int) -> Iterator[Workers]:
         try:
             yield Workers(client, workers * TASKS_AT_ONCE, _dashboard(cluster))
         finally:
-            with contextlib.suppress(Exception):  # they are ended below in any case
+            with contextlib.suppress(Exception):  # they are stopped below in any case
                 client.retire_workers(close_workers=True)
 
 
@@ -202,7 +202,7 @@ def _worker_command(address: str, number: int, scratch: str) -> list[str]:
 def _worker_environment(threads: int, gpu: int | None) -> dict[str, str]:
     environment = {**os.environ, **exported_settings(), THREADS: str(threads)}
     if gpu is not None:
-        # Numbers given by the caller stay the caller's: the GPU of this number among those it may see.
+        # Respect CUDA_VISIBLE_DEVICES: the GPU with this index among those the caller may use.
         seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         environment["CUDA_VISIBLE_DEVICES"] = seen[gpu] if seen else str(gpu)
     return environment

@@ -1,8 +1,8 @@
-"""Feeding slides to workers: in steps, a bounded number at a time, with nobody blamed for another's crash.
+"""Schedule slides on workers: in steps, a bounded number at a time, each slide blamed only for its own crash.
 
-A slide passes through three steps, each a task of its own: ``prepare`` says which blocks are to do, ``chunk`` does
-some of them, ``finish`` puts the slide together.  The blocks of one large slide so spread over all workers, and many
-small slides do too.
+A slide passes through three steps, each a separate task: ``prepare`` lists the blocks to compute, ``chunk`` computes
+some of them, ``finish`` assembles the slide.  The blocks of one large slide are thus distributed over all workers, and
+so are many small slides.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A slide whose blocks are known."""
+    """A slide with its list of blocks."""
 
     blocks: tuple[int, ...]
-    """Places of the blocks still to do."""
+    """Indices of the blocks still to compute."""
     patches: int
     """Patches in those blocks."""
     stored_tiles: int = 0
@@ -41,24 +41,24 @@ class Prepared:
 
 @dataclass(frozen=True)
 class ChunkDone:
-    """Some blocks of a slide, done and on disk."""
+    """Some blocks of a slide, computed and written to disk."""
 
     patches: int
     tiles: TileWork
-    """What reading them took."""
+    """How many stored tiles were decoded and reused to read them."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a slide could not be done."""
+    """Why a slide failed."""
 
     reason: str
     detail: str = ""
-    """A traceback, for errors nobody foresaw."""
+    """A traceback, for unexpected errors."""
 
 
 class Job(Protocol):
-    """What a slide's steps are given: a frozen dataclass that can be sent to another process."""
+    """The input of a slide's steps: a frozen dataclass that can be pickled."""
 
     @property
     def slide_id(self) -> str:
@@ -75,39 +75,39 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Steps(Generic[J, T]):
-    """What is done with a slide.  The first three run in workers and report a bad slide as :class:`Failure`."""
+    """The steps of a slide.  The first three run in workers and report a bad slide as :class:`Failure`."""
 
     prepare: Callable[[J], Prepared | Failure]
     chunk: Callable[[J, tuple[int, ...], Callable[[int], None]], ChunkDone | Failure]
-    """Given the blocks, and whom to tell the number of patches whenever a block is done."""
+    """Called with the blocks, and a function to report the number of patches to whenever a block is done."""
     finish: Callable[[J, float], T | Failure]
-    """Given the seconds since the slide's first step."""
+    """Called with the seconds since the slide's first step."""
     failed: Callable[[J, Failure], T]
     """Runs in the caller: records the failure."""
 
 
 def run_slides(
-    jobs: Sequence[J], steps: Steps[J, T], pool: Workers, settled: Callable[[T], None], progress: Progress
+    jobs: Sequence[J], steps: Steps[J, T], pool: Workers, on_outcome: Callable[[T], None], progress: Progress
 ) -> dict[str, TileWork]:
-    """Take every slide through its steps.
+    """Run every slide through its steps.
 
     Parameters
     ----------
     jobs
         The slides; earlier ones are finished first.
     steps
-        What to do.
+        The steps.
     pool
-        Who does it.
-    settled
-        Called with each slide's outcome, as soon as it is known.
+        The workers that run them.
+    on_outcome
+        Called with each slide's outcome as soon as it is known.
     progress
-        Told how it advances.
+        Receives progress updates.
 
     Returns
     -------
     dict of str to TileWork
-        By slide: what reading its blocks took.
+        By slide: stored tiles decoded and reused to read its blocks.
     """
 
     def event(message: Any) -> None:  # noqa: ANN401 - Dask's event
@@ -115,9 +115,9 @@ def run_slides(
         progress.advanced(slide_id, patches)
 
     pool.client.subscribe_topic(_TOPIC, event)
-    batch = _Batch(pool, steps, settled, progress)
+    batch = _Batch(pool, steps, on_outcome, progress)
     batch.run(deque(jobs), at_once=pool.slots + 1)
-    # Slides that were on a worker when it died: one at a time, so that only the guilty one is blamed.
+    # Slides that were on a worker when it crashed are retried one at a time, to find the one that caused it.
     for suspect in batch.suspects:
         again: Any = replace(suspect, attempt=suspect.attempt + 1)  # type: ignore[type-var]
         batch.run(deque([again]), at_once=1)
@@ -128,17 +128,17 @@ _TOPIC = "pathology-progress"
 
 
 def _chunk(step: Callable[..., ChunkDone | Failure], job: Job, ks: tuple[int, ...]) -> ChunkDone | Failure:
-    """Run in a worker: do some blocks and tell the client how far it is."""
+    """Run in a worker: compute some blocks and report progress to the client."""
     worker = get_worker()
     return step(job, ks, lambda patches: worker.log_event(_TOPIC, [job.slide_id, patches]))
 
 
 @dataclass(eq=False)
 class _Slide(Generic[J]):
-    """A slide on its way."""
+    """A slide in progress."""
 
     job: J
-    began: float
+    started: float
     number: int
     chunks: int = 0
     over: bool = False
@@ -146,12 +146,12 @@ class _Slide(Generic[J]):
 
 
 class _Batch(Generic[J, T]):
-    def __init__(self, pool: Workers, steps: Steps[J, T], settled: Callable[[T], None], progress: Progress) -> None:
+    def __init__(self, pool: Workers, steps: Steps[J, T], on_outcome: Callable[[T], None], progress: Progress) -> None:
         self._client = pool.client
         self._slots = pool.slots
         self._predicting = dict(pool.predicting)
         self._steps = steps
-        self._settled = settled
+        self._on_outcome = on_outcome
         self._progress = progress
         self._owners: dict[Future[Any], _Slide[J]] = {}
         self._completed = as_completed([], loop=self._client.loop)
@@ -159,29 +159,29 @@ class _Batch(Generic[J, T]):
         self.tiles: dict[str, TileWork] = {}
 
     def run(self, jobs: deque[J], *, at_once: int) -> None:
-        """Take slides through their steps, ``at_once`` of them on their way."""
-        begun = 0
-        on_their_way: set[_Slide[J]] = set()
+        """Run slides through their steps, ``at_once`` of them concurrently."""
+        started = 0
+        in_progress: set[_Slide[J]] = set()
         self._completed = as_completed([], loop=self._client.loop)
 
-        def begin() -> None:
-            nonlocal begun
-            begun += 1
-            slide = _Slide(jobs.popleft(), time.time(), begun)
-            on_their_way.add(slide)
+        def start() -> None:
+            nonlocal started
+            started += 1
+            slide = _Slide(jobs.popleft(), time.time(), started)
+            in_progress.add(slide)
             self._submit(slide, self._steps.prepare, slide.job)
 
-        while jobs and len(on_their_way) < at_once:
-            begin()
+        while jobs and len(in_progress) < at_once:
+            start()
         for future in self._completed:
             slide = self._owners.pop(future)
             slide.futures.discard(future)
             if not slide.over:
                 self._advance(slide, future)
             if slide.over:
-                on_their_way.discard(slide)
-            while jobs and len(on_their_way) < at_once:
-                begin()
+                in_progress.discard(slide)
+            while jobs and len(in_progress) < at_once:
+                start()
 
     def _submit(self, slide: _Slide[J], step: Callable[..., Any], *args: Any) -> None:
         # Earlier slides first, so that results appear one after the other and not all at the end.
@@ -198,18 +198,18 @@ class _Batch(Generic[J, T]):
             outcome = future.result()
         except KilledWorker:
             self._end(slide)
-            logger.warning("%s: a worker process died with this slide", slide.job.slide_id)
+            logger.warning("%s: a worker process crashed while processing this slide", slide.job.slide_id)
             if slide.job.attempt == 1:
                 self.suspects.append(slide.job)
             else:
-                reason = "the worker process died twice on this slide (a damaged file, or not enough memory)"
-                self._settled(self._steps.failed(slide.job, Failure(reason)))
+                reason = "the worker process crashed twice on this slide (damaged file, or not enough memory)"
+                self._on_outcome(self._steps.failed(slide.job, Failure(reason)))
             return
-        except Exception as error:  # Dask itself failed for this task; the batch goes on
+        except Exception as error:  # Dask itself failed for this task; the batch continues
             outcome = Failure(f"unexpected error: {type(error).__name__}: {error}", traceback.format_exc())
         if isinstance(outcome, Failure):
             self._end(slide)
-            self._settled(self._steps.failed(slide.job, outcome))
+            self._on_outcome(self._steps.failed(slide.job, outcome))
         elif isinstance(outcome, Prepared):
             self._progress.prepared(slide.job.slide_id, outcome.patches)
             self._count(slide, TileWork(needed=outcome.stored_tiles))
@@ -224,7 +224,7 @@ class _Batch(Generic[J, T]):
             self._finish_if_done(slide)
         else:
             slide.over = True
-            self._settled(outcome)
+            self._on_outcome(outcome)
 
     def _count(self, slide: _Slide[J], tiles: TileWork) -> None:
         name = slide.job.slide_id
@@ -232,7 +232,7 @@ class _Batch(Generic[J, T]):
 
     def _finish_if_done(self, slide: _Slide[J]) -> None:
         if slide.chunks == 0:
-            self._submit(slide, self._steps.finish, slide.job, time.time() - slide.began)
+            self._submit(slide, self._steps.finish, slide.job, time.time() - slide.started)
 
     def _end(self, slide: _Slide[J]) -> None:
         slide.over = True
@@ -241,10 +241,10 @@ class _Batch(Generic[J, T]):
 
 
 def _parts(blocks: tuple[int, ...], slots: int) -> list[tuple[int, ...]]:
-    """Cut blocks into runs of neighbours: long ones first, none longer than 64, and short ones at the end.
+    """Split blocks into runs of neighbours: long ones first, none longer than 64, and short ones at the end.
 
-    The first runs are long, since a run's border is decoded twice and its first blocks are waited for; the last are
-    short, so that all workers end together (guided self-scheduling, Polychronopoulos and Kuck 1987).
+    The first runs are long, since tiles at a run's boundary are decoded twice and its first blocks cause a wait; the
+    last are short, so that all workers finish together (guided self-scheduling, Polychronopoulos and Kuck 1987).
     """
     parts = []
     start = 0

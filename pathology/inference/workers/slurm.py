@@ -22,30 +22,30 @@ __all__ = ["SlurmSettings", "read_slurm_settings", "slurm_cluster"]
 
 
 class SlurmSettings(Record):
-    """What each worker's job asks of SLURM.  One job is one worker process."""
+    """Resources that each worker's job requests from SLURM.  One job is one worker process."""
 
     jobs: Annotated[int, Field(ge=1)] = 1
-    """Jobs to keep running; one that ends, is preempted or killed is submitted again."""
+    """Number of jobs to keep running; a job that ends, is preempted or killed is resubmitted."""
     cores: Annotated[int, Field(ge=1)] = 8
-    """Cores of a job."""
+    """Cores per job."""
     memory: str = "32GB"
-    """Memory of a job, such as ``32GB``."""
+    """Memory per job, such as ``32GB``."""
     walltime: str = "08:00:00"
-    """Longest time of a job, hours:minutes:seconds."""
+    """Time limit of a job, hours:minutes:seconds."""
     gpus: Annotated[int, Field(ge=0, le=1)] = 0
-    """1 gives each job a GPU of its own."""
+    """1 gives each job its own GPU."""
     partition: str | None = None
-    """SLURM partition; the cluster's default without."""
+    """SLURM partition; by default the cluster's default."""
     account: str | None = None
-    """Whom the time is charged to."""
+    """Account that the time is charged to."""
     interface: str | None = None
-    """Network interface on which jobs reach the scheduler, such as ``ib0``; the usual one without."""
+    """Network interface on which jobs reach the scheduler, such as ``ib0``; by default the usual one."""
     directives: tuple[str, ...] = ()
     """Further ``#SBATCH`` options, such as ``--exclude=node7``."""
     prologue: tuple[str, ...] = ()
     """Shell lines before the worker starts, such as ``module load cuda``."""
     logs: Path | None = None
-    """Folder for the jobs' output; without it goes where SLURM puts it."""
+    """Folder for the jobs' output; by default where SLURM puts it."""
 
 
 def read_slurm_settings(path: Path) -> SlurmSettings:
@@ -59,9 +59,7 @@ def read_slurm_settings(path: Path) -> SlurmSettings:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputTableError(
-            f"the SLURM settings cannot be read ({str(error).splitlines()[0]})", where=path
-        ) from error
+        raise InputTableError(f"cannot read the SLURM settings ({str(error).splitlines()[0]})", where=path) from error
     try:
         return SlurmSettings.model_validate(given or {})
     except ValidationError as error:
@@ -73,17 +71,17 @@ def read_slurm_settings(path: Path) -> SlurmSettings:
 
 @contextmanager
 def slurm_cluster(settings: SlurmSettings) -> Iterator[Any]:
-    """Start jobs and end them again.
+    """Start jobs and cancel them afterwards.
 
     Parameters
     ----------
     settings
-        What each job asks for.
+        Resources of each job.
 
     Yields
     ------
     dask_jobqueue.SLURMCluster
-        Its scheduler runs in this process; jobs must be able to reach this machine.
+        Its scheduler runs in this process; jobs must be able to connect to this machine.
 
     Raises
     ------
@@ -100,7 +98,7 @@ def slurm_cluster(settings: SlurmSettings) -> Iterator[Any]:
         ) from error
     if shutil.which("sbatch") is None:
         raise MissingDependencyError(
-            "SLURM's command sbatch is not here", remedy="Run this on a machine from which jobs can be submitted"
+            "the SLURM command sbatch is not available", remedy="Run this on a machine from which jobs can be submitted"
         )
     exports = {**exported_settings(), THREADS: str(settings.cores)}
     directives = [*settings.directives, *(["--gres=gpu:1"] if settings.gpus else [])]
@@ -130,9 +128,9 @@ def slurm_cluster(settings: SlurmSettings) -> Iterator[Any]:
 
 
 def _require_acceptance(script: str) -> None:
-    """Ask SLURM whether it would take a job, since a refusal later would only show as nothing happening."""
+    """Ask SLURM whether it would accept a job, since a later rejection would go unnoticed."""
     asked = subprocess.run(
-        ["sbatch", "--test-only"],  # noqa: S607 - where sbatch lies is the cluster's affair
+        ["sbatch", "--test-only"],  # noqa: S607 - sbatch is found on the cluster's PATH
         input=script,
         capture_output=True,
         text=True,
@@ -140,6 +138,6 @@ def _require_acceptance(script: str) -> None:
     )
     if asked.returncode:
         raise UsageError(
-            f"SLURM refuses the jobs ({(asked.stderr.strip() or 'no reason given').splitlines()[-1]})",
+            f"SLURM rejects the jobs ({(asked.stderr.strip() or 'no reason given').splitlines()[-1]})",
             remedy="Check partition, account, cores, memory and walltime in the file given with --slurm",
         )

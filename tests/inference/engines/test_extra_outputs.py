@@ -1,4 +1,4 @@
-"""What engines give beside probabilities: the out-of-domain score and features, the same from both."""
+"""What engines give beside probabilities: the out-of-distribution score and features, the same from both."""
 
 import numpy as np
 import pytest

@@ -31,7 +31,7 @@ class TestBf16(EngineSuite):
     @pytest.fixture
     def engine(self, random_bundle):
         if not computes_bf16():
-            pytest.skip("this processor has no bf16 arithmetic")
+            pytest.skip("this CPU does not support bf16")
         return OpenVINOEngine(random_bundle, precision="bf16", threads=2)
 
     @pytest.fixture

@@ -239,7 +239,7 @@ def test_a_block_that_kills_is_an_error_of_its_slide(file, monkeypatch, tmp_path
     with (
         ReadingProcesses(1) as mine,
         mine.slide(file, plan) as source,
-        pytest.raises(SlideError, match="died twice"),
+        pytest.raises(SlideError, match="crashed twice"),
     ):
         run(source, plan)
 

@@ -74,9 +74,9 @@ def done(pool, wanted):
 
 
 def test_one_slide_spreads_over_64_workers(sixty_four):
-    settled = []
-    work = run_slides([StubJob("large", 1000)], STEPS, sixty_four, settled.append, SilentProgress())
-    assert settled == ["large"]
+    outcomes = []
+    work = run_slides([StubJob("large", 1000)], STEPS, sixty_four, outcomes.append, SilentProgress())
+    assert outcomes == ["large"]
     assert work["large"].decoded == 1000
     said = done(sixty_four, {"large"})
     assert sorted(k for entry in said for k in entry["ks"]) == list(range(1000))
@@ -88,17 +88,17 @@ def test_one_slide_spreads_over_64_workers(sixty_four):
 
 def test_many_small_slides_spread_over_64_workers(sixty_four):
     names = [f"small{number}" for number in range(200)]
-    settled = []
-    run_slides([StubJob(name, 3) for name in names], STEPS, sixty_four, settled.append, SilentProgress())
-    assert sorted(settled) == sorted(names)
+    outcomes = []
+    run_slides([StubJob(name, 3) for name in names], STEPS, sixty_four, outcomes.append, SilentProgress())
+    assert sorted(outcomes) == sorted(names)
     assert len({entry["by"] for entry in done(sixty_four, set(names))}) >= 32
 
 
 def test_a_bad_slide_stops_no_other(sixty_four):
-    settled = []
+    outcomes = []
     jobs = [StubJob("first", 5), StubJob("empty", 0), StubJob("last", 5)]
-    run_slides(jobs, STEPS, sixty_four, settled.append, SilentProgress())
-    assert sorted(settled) == ["empty: nothing to see", "first", "last"]
+    run_slides(jobs, STEPS, sixty_four, outcomes.append, SilentProgress())
+    assert sorted(outcomes) == ["empty: nothing to see", "first", "last"]
 
 
 @given(st.integers(0, 5000), st.integers(1, 200))
