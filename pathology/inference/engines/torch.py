@@ -197,7 +197,7 @@ class TorchEngine(Engine):
         if chosen.type not in _BATCH:
             raise UsageError(f"device {device!r} does not exist", remedy="Choose cpu, cuda or cuda:N")
         if chosen.type == "cuda" and not torch.cuda.is_available():
-            raise UsageError("no CUDA device is available", remedy="Omit --device, or run: pathology doctor")
+            raise UsageError("no CUDA device is available", remedy="Omit --device, or run 'pathology doctor'")
         if precision not in ("fp32", "bf16") and not (precision == "fp16" and chosen.type == "cuda"):
             raise UsageError(f"torch does not support {precision} on {chosen.type}")
         self.device = str(chosen)

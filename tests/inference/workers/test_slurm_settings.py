@@ -19,7 +19,7 @@ def test_reads_yaml(tmp_path):
         ("jobs: 0", "jobs: Input should be greater"),
         ("queue: gpu", "queue: Extra inputs"),
         ("- a list", "the file: "),
-        ("jobs: [", "cannot be read"),
+        ("jobs: [", "cannot read"),
     ],
 )
 def test_says_what_is_wrong(tmp_path, text, said):
@@ -30,7 +30,7 @@ def test_says_what_is_wrong(tmp_path, text, said):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(InputTableError, match="cannot be read"):
+    with pytest.raises(InputTableError, match="cannot read"):
         read_slurm_settings(tmp_path / "none.yaml")
 
 
