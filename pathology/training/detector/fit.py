@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pathology.evaluation.detector import Image, threshold_of_best_f1
 from pathology.findings.detections import MATCH_DISTANCE_UM, Detections, suppress
@@ -122,21 +122,20 @@ class Fitted:
     skipped: int = 0
 
 
-class _Average:
-    """Exponential moving average of weights and of normalisation statistics."""
+def _average_of(network: Darknet, keep: float) -> AveragedModel:
+    """Return the exponential moving average of a network's weights and of its normalisation statistics."""
 
-    def __init__(self, network: Darknet, keep: float) -> None:
-        self.network: Darknet = copy.deepcopy(network).eval().requires_grad_(False)
-        self._keep, self._steps = keep, 0
+    def move(ours: Sequence[Tensor], theirs: Sequence[Tensor], steps: Tensor | int) -> None:
+        # Faster at the start, when the average is noise.
+        step = int(steps)
+        if ours[0].is_floating_point():
+            torch._foreach_lerp_(list(ours), list(theirs), 1 - min(keep, (1 + step) / (10 + step)))
 
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Update the average with the current weights; faster at the start, when the average is noise."""
-        self._steps += 1
-        keep = min(self._keep, (1 + self._steps) / (10 + self._steps))
-        ours, theirs = self.network.state_dict(), network.state_dict()
-        floating = [name for name, value in ours.items() if value.is_floating_point()]
-        torch._foreach_lerp_([ours[n] for n in floating], [theirs[n] for n in floating], 1 - keep)
+    average = AveragedModel(network, multi_avg_fn=move, use_buffers=True)
+    # Otherwise the first step would replace the untrained weights instead of moving away from them.
+    average.n_averaged.fill_(1)
+    average.module.eval().requires_grad_(False)
+    return average
 
 
 def _optimiser(network: nn.Module, settings: DetectorFitSettings) -> torch.optim.Optimizer:
@@ -203,9 +202,10 @@ def fit_detector(
         _start_quiet(network)
     maker = BatchMaker(data, settings.batches, device, settings.seed)
     loss_of = YoloLoss.of(network, settings.loss)
-    optimiser, average = _optimiser(network, settings), _Average(network, settings.average)
+    optimiser, average = _optimiser(network, settings), _average_of(network, settings.average)
     began = time.monotonic()
-    fitted = Fitted(average.network, 0, 0, 0.0)
+    assert isinstance(average.module, Darknet)
+    fitted = Fitted(average.module, 0, 0, 0.0)
     mined = 0
     fast = device.type == "cuda"
     for iteration in range(settings.iterations):
@@ -216,7 +216,7 @@ def fit_detector(
             if course >= 1:
                 break
         if mined < len(settings.mining) and course >= settings.mining[mined]:
-            fitted.false_alarms.append(_mine(average.network, data, maker, device, settings.mining_windows))
+            fitted.false_alarms.append(_mine(fitted.network, data, maker, device, settings.mining_windows))
             report(f"{fitted.false_alarms[-1]} false positives on training images will be oversampled")
             mined += 1
         batch = maker.make(settings.batch)
@@ -234,7 +234,7 @@ def fit_detector(
             optimiser.step()
         else:
             fitted.skipped += 1
-        average.update(network)
+        average.update_parameters(network)
         fitted.iterations += 1
         fitted.images += settings.batch
         if iteration % 50 == 0:
