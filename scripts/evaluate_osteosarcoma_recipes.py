@@ -1,6 +1,7 @@
 """Train the published classifiers' recipes on real osteosarcoma tiles, leave one case out, beside a colour baseline.
 
     python scripts/evaluate_osteosarcoma_recipes.py --data DIR --work DIR --out FILE.json [--epochs 4] [--patches 6]
+                                                    [--record pathology/systems/measured]
 
 DIR holds the folders ``Non-Tumor``, ``Non-Viable-Tumor`` and ``Viable`` with H&E tiles of 1024 x 1024 px, about
 1 µm/px, of the TCIA collection Osteosarcoma-Tumor-Assessment (Leavey et al. 2019, CC BY 3.0).
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,7 @@ from pathology.networks.registry import build_network
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.intervals import Interval, wilson
 from pathology.stats.splits import Fold, audit_leakage, leave_one_group_out
+from pathology.systems.own_metrics import OwnMetric, record_own_metrics
 from pathology.systems.slide_classifier import find_classifier
 from pathology.training.classifier.fit import fit_slides
 from pathology.training.classifier.patches import prepare_patches
@@ -138,6 +141,25 @@ def metrics(tiles: LabelledTiles, p: npt.NDArray[np.float64]) -> dict[str, Any]:
     return {name: interval.model_dump(mode="json") for name, interval in result.items()}
 
 
+def record_recalls(record: Mapping[str, Any], systems: Sequence[str], epochs: int, folder: Path) -> list[Path]:
+    """Write the recall of the one class that all folds have seen into the systems' files; returns them."""
+    name = "recall of non-tumour"
+    baseline = record["colour baseline"][name]["value"]
+    written = []
+    for system in systems:
+        found = record[system][name]
+        own = OwnMetric(
+            metric=f"{name} tiles (colour-only baseline: {baseline:.3f})",
+            value=round(found["value"], 3),
+            interval=(round(found["low"], 3), round(found["high"], 3)),
+            n=found["n"],
+            unit="tiles",
+            data=f"{record['data']}, {epochs + 1} epochs from random weights",
+        )
+        written.append(record_own_metrics(system, "scripts/evaluate_osteosarcoma_recipes.py", [own], folder))
+    return written
+
+
 def main() -> int:
     """Run everything that an earlier run has not done, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,6 +169,12 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--patches", type=int, default=6)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FOLDER",
+        help="also update the systems' files here: pathology/systems/measured",
+    )
     given = parser.parse_args()
     tiles = read_osteosarcoma(given.data)
     labelled, folds = as_slides(tiles, given.data), folds_of(tiles)
@@ -190,6 +218,8 @@ def main() -> int:
         }
         given.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
     given.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if given.record is not None:
+        record_recalls(record, given.systems, given.epochs, given.record)
     return 0
 
 

@@ -3,13 +3,15 @@
 Usage::
 
     python scripts/evaluate_radiology.py DATA OUT [--only features,nomograms,...] [--device cuda] [--small]
-                                             [--minutes M]
+                                             [--minutes M] [--record FOLDER]
 
 DATA holds ``sts/<patient>/<sequence>_image.nii.gz`` and ``sts_clinical.csv`` (collection Soft-tissue-Sarcoma of The
 Cancer Imaging Archive, Vallières et al. 2015, CC BY 3.0).  Every part writes its figures to ``OUT/<part>.json``; a part
 whose file is there is not run again.  The longest (segmentation, deep, permuted, constructed) stop once ``--minutes``
 are over and go on when called again.  ``--small`` shortens the training of networks to what a CPU does in minutes; such
-figures say that the machinery works and are a lower bound of what it can do.
+figures say that the machinery works and are a lower bound of what it can do.  ``--record pathology/systems/measured``
+writes what was measured into the files that ``pathology systems`` shows, also from parts that are there already;
+controls on shuffled outcomes are not recorded.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from pathology.stats.splits import grouped_k_fold
 from pathology.stats.within_fold import within_fold_area
 from pathology.survival.outcome import Outcome
 from pathology.survival.plots import draw_kaplan_meier
+from pathology.systems.own_metrics import record_by_system
 from pathology.systems.radiology import (
     banerjee_2018,
     gao_2021,
@@ -62,6 +65,7 @@ from pathology.systems.radiology import (
     yang_2022_lipoma,
     ye_2021,
 )
+from pathology.systems.system import system_modules
 from pathology.testing.radiology_constructed import constructed_cohort
 
 SEQUENCES = ("MR_T1", "CT", "PET")
@@ -455,6 +459,19 @@ def constructed(work: Path, seed: int, device: str, small: bool, until: float) -
     return found
 
 
+def record_part(path: Path, folder: Path | None) -> list[Path]:
+    """Write what a finished part measured into the systems' files; returns them."""
+    part = json.loads(path.read_text())
+    if folder is None or part["part"] == "permuted":
+        return []
+    shortened = "; shortened training" if part["small"] and part["part"] != "nomograms" else ""
+    found = {
+        name: [Metric.model_validate(metric | {"data": metric["data"] + shortened}) for metric in metrics]
+        for name, metrics in part["figures"].items()
+    }
+    return record_by_system(found, f"scripts/evaluate_radiology.py {part['part']}", tuple(system_modules()), folder)
+
+
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -465,6 +482,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--small", action="store_true")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FOLDER",
+        help="also update the systems' files here: pathology/systems/measured",
+    )
     options = parser.parse_args()
     cohort = patients(options.data, options.out)
     until = time.monotonic() + 60 * options.minutes
@@ -482,6 +505,7 @@ def main() -> None:
     for name in options.only.split(","):
         path = options.out / f"{name}.json"
         if path.exists():
+            record_part(path, options.record)
             continue
         started = time.monotonic()
         print(f"{name}:", flush=True)
@@ -499,6 +523,7 @@ def main() -> None:
             "figures": {k: [f.model_dump(mode="json") for f in v] for k, v in found.items()},
         }
         path.write_text(json.dumps(record, indent=1) + "\n")
+        record_part(path, options.record)
         for key, metrics in found.items():
             for f in metrics:
                 where = "" if f.interval is None else f" ({f.interval[0]:.3f}-{f.interval[1]:.3f})"

@@ -1,10 +1,11 @@
 """Compare survival models on a clinical table by nested cross-validation, side by side.
 
-    python scripts/evaluate_survival.py tcga_sarc_clinical.csv OUT
+    python scripts/evaluate_survival.py tcga_sarc_clinical.csv OUT [--record pathology/systems/measured]
 
 The table is that of TCGA-SARC with the curated outcomes of Liu et al. 2018 (Cell 173:400); times are in days.
 For each outcome (overall, disease-specific and progression-free survival) every model sees the same patients, the same
 covariates and the same folds.  OUT gets ``scores.json``, ``scores.csv`` and the out-of-fold predictions.
+``--record`` also writes overall survival into the files that ``pathology systems`` shows.
 Research use only.
 """
 
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +29,7 @@ from pathology.survival.crossvalidation import (
     cross_validate,
     score_predictions,
 )
+from pathology.systems.own_metrics import OwnMetric, record_own_metrics
 
 # Known at diagnosis or at the resection.  Treatment after it is left out: who lives long enough is treated more.
 COVARIATES = CovariateSettings(
@@ -64,6 +68,41 @@ MODELS = {
 }
 
 
+RECORDED = {
+    "han-2018": (("RED_SNN", "C-index"), ("Cox", "C-index")),
+    "ryu-2020": (("RED_SNN", "C-index"), ("RED_SNN", "AUC at 5 years"), ("Cox", "C-index")),
+    "bhambhvani-2021": (("Bhambhvani", "AUC at 5 years"), ("Cox", "AUC at 5 years")),
+}
+"""Which models' metrics stand in which system's file."""
+
+
+def record_scores(scores: Sequence[Mapping[str, Any]], repeats: int, folder: Path) -> list[Path]:
+    """Write the scores of overall survival into the systems' files; returns them."""
+    by_model = {score["model"]: score for score in scores if score["outcome"] == "OS"}
+    data = f"TCGA-SARC, overall survival; nested cross-validation, 5 folds x {repeats}"
+    written = []
+    for system, wanted in RECORDED.items():
+        own = []
+        for model, metric in wanted:
+            if model in by_model:
+                score = by_model[model]
+                found = score["harrell"] if metric == "C-index" else score["auc"][f"{5 * 365.25:g}"]
+                name = metric if model == "Bhambhvani" else f"{metric}, {model}"
+                own.append(
+                    OwnMetric(
+                        metric=name,
+                        value=round(found["value"], 3),
+                        interval=(round(found["low"], 3), round(found["high"], 3)),
+                        n=score["patients"],
+                        unit="patients",
+                        data=data,
+                    )
+                )
+        if own:
+            written.append(record_own_metrics(system, "scripts/evaluate_survival.py", own, folder))
+    return written
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -73,6 +112,12 @@ def main() -> None:
     parser.add_argument("--outcomes", nargs="+", default=list(OUTCOMES))
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FOLDER",
+        help="also update the systems' files here: pathology/systems/measured",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -134,6 +179,8 @@ def main() -> None:
         for s in scores
     ]
     pd.DataFrame(flat).to_csv(options.out / "scores.csv", index=False)
+    if options.record is not None:
+        record_scores(scores, options.repeats, options.record)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ of other packages and implements no algorithm itself.
 
 from __future__ import annotations
 
+from functools import cached_property
 from importlib import import_module
 from pkgutil import walk_packages
 from types import ModuleType
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from pathology.settings import Record
+from pathology.systems.own_metrics import OwnMetric, read_own_metrics
 
 __all__ = ["PublishedMetric", "System", "all_systems", "system_modules"]
 
@@ -28,20 +30,6 @@ class PublishedMetric(Record):
     """Evaluation data, with n."""
     source: str = ""
     """Where it was published: abstract, table, review."""
-
-
-class OwnMetric(Record):
-    """A metric measured with this implementation."""
-
-    metric: str
-    value: float
-    interval: tuple[float, float]
-    """95 % confidence interval."""
-    n: Annotated[int, Field(ge=1)]
-    unit: str
-    """What n counts: patients, slides, tiles."""
-    data: str
-    """Evaluation data and split."""
 
 
 class System(Record):
@@ -62,9 +50,14 @@ class System(Record):
     data: str
     """What the authors trained on."""
     published: tuple[PublishedMetric, ...] = ()
-    own: tuple[OwnMetric, ...] = ()
     notes: tuple[str, ...] = ()
     """Choices made where the publication is silent, and known defects of the publication."""
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's way to write a property
+    @cached_property
+    def own(self) -> tuple[OwnMetric, ...]:
+        """Metrics measured with this implementation, from the file that the measuring scripts write."""
+        return read_own_metrics(self.id)
 
 
 def system_modules() -> dict[str, ModuleType]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.training.classifier.recipe import SlideRecipe
@@ -36,16 +36,6 @@ SYSTEM = System(
             value="46.3 ± 15.5 % and 87.1 ± 11.1 %",
             cohort="51 patients from several centres",
             source="abstract",
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="recall of non-tumour tiles (colour-only baseline: 0.412)",
-            value=0.0,
-            interval=(0.0, 0.184),
-            n=17,
-            unit="tiles",
-            data="45 osteosarcoma tiles, leave-one-case-out, two epochs from random weights; did not converge",
         ),
     ),
     notes=(

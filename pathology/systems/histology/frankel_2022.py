@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.training.classifier.recipe import SlideRecipe
@@ -32,16 +32,6 @@ SYSTEM = System(
         ),
         PublishedMetric(
             metric="slide AUC, ARMS, ERMS, CCS", value="0.89, 0.61, 0.64", cohort=_EXTERNAL, source="tables and figures"
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="recall of non-tumour tiles (colour-only baseline: 0.412)",
-            value=0.235,
-            interval=(0.096, 0.473),
-            n=17,
-            unit="tiles",
-            data="45 osteosarcoma tiles, leave-one-case-out, two epochs from random weights; did not converge",
         ),
     ),
     notes=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.training.classifier.recipe import SlideRecipe
@@ -27,16 +27,6 @@ SYSTEM = System(
         PublishedMetric(metric="slide AUC, ARMS", value="0.94", cohort="192 test slides", source="abstract"),
         PublishedMetric(metric="slide AUC, ERMS", value="0.92", cohort="192 test slides", source="abstract"),
         PublishedMetric(metric="patch accuracy", value="87.9 %", cohort="1,674 test patches", source="review"),
-    ),
-    own=(
-        OwnMetric(
-            metric="recall of non-tumour tiles (colour-only baseline: 0.412)",
-            value=0.0,
-            interval=(0.0, 0.184),
-            n=17,
-            unit="tiles",
-            data="45 osteosarcoma tiles, leave-one-case-out, two epochs from random weights; did not converge",
-        ),
     ),
     notes=(
         "Patch size, scale, class list and hyper-parameters are not published: --target-mpp must be given; 299 px, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -28,32 +28,6 @@ SYSTEM = System(
             value='95 % "after testing"',
             cohort="not stated",
             source="review only; not in the abstract",
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="accuracy, both sequences",
-            value=1.0,
-            interval=(0.926, 1.0),
-            n=48,
-            unit="patients",
-            data="constructed, no clinical claim; 2-fold by patient, 100 steps on 64 x 64 pixels",
-        ),
-        OwnMetric(
-            metric="AUC, T1GD alone",
-            value=0.543,
-            interval=(0.375, 0.711),
-            n=48,
-            unit="patients",
-            data="constructed, no clinical claim; 2-fold by patient, 100 steps on 64 x 64 pixels",
-        ),
-        OwnMetric(
-            metric="AUC, DWI alone",
-            value=0.51,
-            interval=(0.342, 0.679),
-            n=48,
-            unit="patients",
-            data="constructed, no clinical claim; 2-fold by patient, 100 steps on 64 x 64 pixels",
         ),
     ),
     notes=(

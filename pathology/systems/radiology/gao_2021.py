@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -36,24 +36,6 @@ SYSTEM = System(
             value="100 % in six rounds, 80 % in one",
             cohort="5 test patients per round, 7 rounds",
             source="review",
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="accuracy of patients",
-            value=0.625,
-            interval=(0.427, 0.788),
-            n=24,
-            unit="patients",
-            data="constructed, no clinical claim; 2-fold by patient, GAN 500 steps, VGG-19 100 steps on 32 x 32 pixels",
-        ),
-        OwnMetric(
-            metric="mean AUC",
-            value=0.94,
-            interval=(0.875, 0.99),
-            n=24,
-            unit="patients",
-            data="constructed, no clinical claim; 2-fold by patient, GAN 500 steps, VGG-19 100 steps on 32 x 32 pixels",
         ),
     ),
     notes=(

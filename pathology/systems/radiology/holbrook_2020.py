@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -25,40 +25,6 @@ SYSTEM = System(
         PublishedMetric(metric="Dice, multicontrast", value="0.863", cohort="mice", source="abstract"),
         PublishedMetric(metric="Dice, T2 only", value="0.861", cohort="mice", source="abstract"),
         PublishedMetric(metric="AUC, recurrence", value="0.79", cohort="mice, tumour and shell", source="abstract"),
-    ),
-    own=(
-        OwnMetric(
-            metric="Dice coefficient, T1",
-            value=0.531,
-            interval=(0.463, 0.592),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 4 mm, half the widths",
-        ),
-        OwnMetric(
-            metric="95 % Hausdorff distance, mm, T1",
-            value=45.2,
-            interval=(40.1, 50.1),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 4 mm, half the widths",
-        ),
-        OwnMetric(
-            metric="Dice coefficient, T1, image-free baseline",
-            value=0.637,
-            interval=(0.577, 0.689),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, mean training tumour in the frame",
-        ),
-        OwnMetric(
-            metric="Dice coefficient, PET-CT",
-            value=0.689,
-            interval=(0.645, 0.73),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 2-fold by patient, 700 steps (after 200 gave 0.43)",
-        ),
     ),
     notes=(
         "Widths and training are ours.  The shell is a true distance in mm.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -27,32 +27,6 @@ SYSTEM = System(
             value="not found in the accessible text",
             cohort="mice",
             source="abstract",
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="AUC of pixels",
-            value=0.991,
-            interval=(0.99, 0.992),
-            n=16,
-            unit="cases",
-            data="constructed, no clinical claim; 4-fold by case, 400 steps on patches of 15 x 15",
-        ),
-        OwnMetric(
-            metric="correlation of hypoxic fractions",
-            value=0.998,
-            interval=(0.995, 0.999),
-            n=16,
-            unit="cases",
-            data="constructed, no clinical claim; 4-fold by case, 400 steps on patches of 15 x 15",
-        ),
-        OwnMetric(
-            metric="mean absolute error of the hypoxic fraction",
-            value=0.014,
-            interval=(0.01, 0.019),
-            n=16,
-            unit="cases",
-            data="constructed, no clinical claim; 4-fold by case, 400 steps on patches of 15 x 15",
         ),
     ),
     notes=(

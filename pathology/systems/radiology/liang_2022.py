@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -25,48 +25,6 @@ SYSTEM = System(
         PublishedMetric(metric="AUC, nomogram", value="0.833", cohort="126 external patients", source="abstract"),
         PublishedMetric(metric="AUC, radiomics", value="0.799", cohort="126 external patients", source="abstract"),
         PublishedMetric(metric="AUC, clinical", value="0.664", cohort="126 external patients", source="abstract"),
-    ),
-    own=(
-        OwnMetric(
-            metric="AUC, clinical data alone",
-            value=0.787,
-            interval=(0.586, 0.946),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
-        ),
-        OwnMetric(
-            metric="AUC, radiomics of T1",
-            value=0.537,
-            interval=(0.32, 0.751),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
-        ),
-        OwnMetric(
-            metric="AUC, T1 and clinical data",
-            value=0.7,
-            interval=(0.513, 0.868),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
-        ),
-        OwnMetric(
-            metric="AUC, deep features of T1",
-            value=0.662,
-            interval=(0.493, 0.826),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
-        ),
-        OwnMetric(
-            metric="AUC, T1, deep features and clinical data",
-            value=0.781,
-            interval=(0.585, 0.937),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
-        ),
     ),
     notes=(
         "SMOTE runs inside each training fold; every synthetic row records its parents and an audit checks them.",

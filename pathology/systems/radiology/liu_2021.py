@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -28,32 +28,6 @@ SYSTEM = System(
         ),
         PublishedMetric(
             metric="integrated Brier score", value="0.159 and less", cohort="282 patients, 3 centres", source="abstract"
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="C-index, clinical data alone",
-            value=0.619,
-            interval=(0.437, 0.787),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
-        ),
-        OwnMetric(
-            metric="C-index, radiomics of T1",
-            value=0.585,
-            interval=(0.401, 0.771),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
-        ),
-        OwnMetric(
-            metric="C-index, T1 and clinical data",
-            value=0.642,
-            interval=(0.487, 0.801),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient",
         ),
     ),
     notes=(

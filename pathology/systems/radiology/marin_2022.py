@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -24,72 +24,6 @@ SYSTEM = System(
     published=(
         PublishedMetric(metric="continuous Dice", value="87 %", cohort="68 patients", source="abstract"),
         PublishedMetric(metric="Hausdorff distance", value="14 mm", cohort="68 patients", source="review"),
-    ),
-    own=(
-        OwnMetric(
-            metric="Dice coefficient, T1",
-            value=0.577,
-            interval=(0.501, 0.641),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 3 mm",
-        ),
-        OwnMetric(
-            metric="continuous Dice coefficient, T1",
-            value=0.52,
-            interval=(0.45, 0.581),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 3 mm",
-        ),
-        OwnMetric(
-            metric="95 % Hausdorff distance, mm, T1",
-            value=38.5,
-            interval=(32.5, 44.2),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, 600 steps at 3 mm",
-        ),
-        OwnMetric(
-            metric="Dice coefficient, T1, image-free baseline",
-            value=0.637,
-            interval=(0.577, 0.689),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 5-fold by patient, mean training tumour in the frame",
-        ),
-        OwnMetric(
-            metric="Dice coefficient, PET-CT",
-            value=0.683,
-            interval=(0.638, 0.727),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), cropped images, 2-fold by patient, 200 steps at 3 mm",
-        ),
-        OwnMetric(
-            metric="Dice coefficient",
-            value=0.951,
-            interval=(0.914, 0.984),
-            n=12,
-            unit="patients",
-            data="constructed, four readers, no clinical claim; 2-fold by patient, 1500 steps on slices of 48 x 48",
-        ),
-        OwnMetric(
-            metric="continuous Dice coefficient",
-            value=0.781,
-            interval=(0.755, 0.803),
-            n=12,
-            unit="patients",
-            data="constructed, four readers, no clinical claim; 2-fold by patient, 1500 steps on slices of 48 x 48",
-        ),
-        OwnMetric(
-            metric="soft Dice coefficient against the readers' confidence map",
-            value=0.747,
-            interval=(0.718, 0.771),
-            n=12,
-            unit="patients",
-            data="constructed, four readers, no clinical claim; 2-fold by patient, 1500 steps on slices of 48 x 48",
-        ),
     ),
     notes=(
         'The exact form of the published "self-taught attention" is not public: attention gates of Oktay et al. 2018 '

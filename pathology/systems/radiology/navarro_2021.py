@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -25,40 +25,6 @@ SYSTEM = System(
         PublishedMetric(metric="AUC, T1FSGd", value="0.75", cohort="158 external patients", source="abstract"),
         PublishedMetric(metric="AUC, T2FS", value="0.76", cohort="158 external patients", source="abstract"),
         PublishedMetric(metric="best F1, T1FSGd", value="0.90", cohort="158 external patients", source="abstract"),
-    ),
-    own=(
-        OwnMetric(
-            metric="AUC",
-            value=0.939,
-            interval=(0.842, 1.0),
-            n=25,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
-        ),
-        OwnMetric(
-            metric="balanced accuracy",
-            value=0.811,
-            interval=(0.477, 1.0),
-            n=25,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
-        ),
-        OwnMetric(
-            metric="concordance of the probability with overall survival, 6 deaths",
-            value=0.517,
-            interval=(0.2, 0.714),
-            n=25,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
-        ),
-        OwnMetric(
-            metric="hazard ratio of overall survival, predicted high grade (22) against low (3)",
-            value=1.465,
-            interval=(0.163, 13.146),
-            n=25,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), T1, 3 low grade and 22 not, 5-fold by patient, 60 steps on 64 pixels",
-        ),
     ),
     notes=(
         "An F1 of 0.90 reflects the share of high grades; balanced accuracy is reported here as well.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -29,16 +29,6 @@ SYSTEM = System(
         PublishedMetric(metric="sensitivity", value="0.9167", cohort="probably 48 patients", source="review"),
         PublishedMetric(
             metric="AUC, successor without delineation", value="0.903", cohort="the same collection", source="abstract"
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="AUC",
-            value=0.544,
-            interval=(0.268, 0.819),
-            n=28,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), 5-fold by patient, 60 steps on 24 voxel cubes",
         ),
     ),
     notes=(

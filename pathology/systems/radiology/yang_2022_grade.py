@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -22,48 +22,6 @@ SYSTEM = System(
     status="works",
     data="known only from a review",
     published=(PublishedMetric(metric="none", value="no value accessible", cohort="not stated", source="review"),),
-    own=(
-        OwnMetric(
-            metric="AUC, clinical data alone",
-            value=0.68,
-            interval=(0.42, 0.91),
-            n=25,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
-        ),
-        OwnMetric(
-            metric="AUC, radiomics of T1",
-            value=0.493,
-            interval=(0.286, 0.694),
-            n=25,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
-        ),
-        OwnMetric(
-            metric="AUC, T1 and clinical data",
-            value=0.633,
-            interval=(0.396, 0.852),
-            n=25,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), nested 5-fold by patient, 5 repeats",
-        ),
-        OwnMetric(
-            metric="AUC, deep features of T1",
-            value=0.667,
-            interval=(0.458, 0.843),
-            n=25,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
-        ),
-        OwnMetric(
-            metric="AUC, T1, deep features and clinical data",
-            value=0.58,
-            interval=(0.338, 0.815),
-            n=25,
-            unit="patients",
-            data="Soft-tissue-Sarcoma (TCIA), T1, nested 5-fold by patient, 5 repeats; untrained ResNet-34",
-        ),
-    ),
     notes=(
         "Built like B4, for grade instead of lung metastasis: the publication is known only from a review.",
         "Tested on T1 MRI of 28 public patients: high grade against low and intermediate.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.radiology.models.recipe import Recipe
@@ -45,24 +45,6 @@ SYSTEM = System(
             value="0.942 (0.867-1.000)",
             cohort="38 external",
             source="abstract",
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="AUC, clinical data alone",
-            value=0.55,
-            interval=(0.284, 0.798),
-            n=16,
-            unit="patients",
-            data="constructed, no clinical claim; nested 4-fold by patient, 5 repeats, without deep features",
-        ),
-        OwnMetric(
-            metric="AUC, radiomics and clinical data",
-            value=0.963,
-            interval=(0.793, 1.0),
-            n=16,
-            unit="patients",
-            data="constructed, no clinical claim; nested 4-fold by patient, 5 repeats, without deep features",
         ),
     ),
     notes=(

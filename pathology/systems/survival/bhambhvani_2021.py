@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.survival.crossvalidation import Candidate
@@ -25,24 +25,6 @@ SYSTEM = System(
         PublishedMetric(metric="AUC, overall survival", value="0.93", cohort="201 patients of SEER", source="review"),
         PublishedMetric(
             metric="AUC, disease-specific survival", value="0.91", cohort="201 patients of SEER", source="review"
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="AUC at 5 years",
-            value=0.574,
-            interval=(0.480, 0.662),
-            n=197,
-            unit="patients",
-            data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
-        ),
-        OwnMetric(
-            metric="AUC at 5 years, Cox",
-            value=0.679,
-            interval=(0.576, 0.776),
-            n=197,
-            unit="patients",
-            data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
         ),
     ),
     notes=(

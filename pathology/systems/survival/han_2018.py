@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.survival.crossvalidation import Candidate
@@ -30,24 +30,6 @@ SYSTEM = System(
         ),
         PublishedMetric(
             metric="AUC, test", value="0.814 (Cox 0.629, p = 0.0001)", cohort="20 % of 242 patients", source="abstract"
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="C-index, RED_SNN",
-            value=0.624,
-            interval=(0.557, 0.691),
-            n=197,
-            unit="patients",
-            data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
-        ),
-        OwnMetric(
-            metric="C-index, Cox",
-            value=0.640,
-            interval=(0.570, 0.710),
-            n=197,
-            unit="patients",
-            data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
         ),
     ),
     notes=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pathology.systems.system import OwnMetric, PublishedMetric, System
+from pathology.systems.system import PublishedMetric, System
 
 if TYPE_CHECKING:
     from pathology.survival.covariates import CovariateSettings
@@ -33,32 +33,6 @@ SYSTEM = System(
         PublishedMetric(metric="C-index, test", value="0.82", cohort="218 patients", source="abstract"),
         PublishedMetric(
             metric="AUC, mean of 30 windows", value="0.85 (SD 0.02)", cohort="218 patients", source="abstract"
-        ),
-    ),
-    own=(
-        OwnMetric(
-            metric="C-index, RED_SNN",
-            value=0.624,
-            interval=(0.557, 0.691),
-            n=197,
-            unit="patients",
-            data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
-        ),
-        OwnMetric(
-            metric="AUC at 5 years, RED_SNN",
-            value=0.663,
-            interval=(0.563, 0.758),
-            n=197,
-            unit="patients",
-            data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
-        ),
-        OwnMetric(
-            metric="C-index, Cox",
-            value=0.640,
-            interval=(0.570, 0.710),
-            n=197,
-            unit="patients",
-            data="TCGA-SARC, overall survival; nested cross-validation, 5 folds x 3",
         ),
     ),
     notes=(
