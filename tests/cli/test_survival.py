@@ -82,7 +82,7 @@ def test_modalities(table, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--numeric", "none"), InputTableError, "no column 'none'"),
+        (("--numeric", "none"), InputTableError, "missing column 'none'"),
         ((), UsageError, "at least one covariate"),
         (("--numeric", "age", "--model", "oracle"), BundleError, "unknown survival model 'oracle'"),
         (("--numeric", "age", "--model", "deepsurv", "--set", "hiden=3"), UsageError, "hiden: Extra inputs"),

@@ -256,7 +256,7 @@ def test_bad_input_is_one_clear_error_before_any_work(cohort, tmp_path, change, 
         (["--set", "patch"], "NAME=VALUE"),
         (["--set", "network.aux_logits=true"], "needs 299 px"),
         (["--init", "nowhere"], "Use random, imagenet"),
-        (["--folds", "1"], "folds is 1"),
+        (["--folds", "1"], "folds: expected 0 or at least 2"),
         (["--pixels", "jpeg"], "Choose decoded or reference"),
         (["--folds", "5"], "needs at least 5"),
         (["--keep-sites"], "Fill in the column 'site'"),
@@ -292,7 +292,7 @@ def test_a_nested_cross_validation_tests_every_slide_once(cohort, tmp_path):
     record = json.loads((out / "evaluation.json").read_text())["internal"]
     assert (record["slides"], record["patients"]) == (8, 8)
     card = read_card(out / "card.yaml")
-    assert "4-fold cross-validation by patient" in card.split
+    assert "4-fold patient-level cross-validation" in card.split
     assert card.training_data[0].patients == 8
     assert any("mean over folds" in figure.metric for figure in card.metrics)
     with (out / "predictions.csv").open() as file:

@@ -92,7 +92,7 @@ def test_figures_of_a_card_become_a_table():
     assert [(row[1].value, row[1].ci) for row in section.table.rows] == [
         ("0.800", "0.700 to 0.900, n = 20 patients"),
         ("1.000", "no interval: no resample differs, n = 3 patients"),
-        ("no figure", "too few patients"),
+        ("not available", "too few patients"),
     ]
 
 

@@ -50,7 +50,7 @@ def test_info_says_what_is_there_and_what_is_wrong(folder, tmp_path, mr):
     image, mask = mr
     write_nifti(image, tmp_path / "P1" / "MR_T1_image.nii.gz")
     write_nifti(Mask(np.zeros_like(mask.array), mask.geometry), tmp_path / "P1" / "MR_T1_mask.nii.gz")
-    assert "marks no voxel" in call("info", tmp_path, status=1)
+    assert "is empty" in call("info", tmp_path, status=1)
     write_series(image, tmp_path / "dicom", pseudonym="P1", description="T1")
     assert call("info", tmp_path / "dicom").startswith("T1 (MR): 40 x 36 x 14 voxels")
 

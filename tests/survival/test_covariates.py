@@ -100,7 +100,7 @@ def test_errors_name_row_and_column(table):
         p.transform(table.drop(columns="size"))
     with pytest.raises(UsageError, match="not been fitted"):
         Preparation(SETTINGS).transform(table)
-    with pytest.raises(ValueError, match="named twice"):
+    with pytest.raises(ValueError, match="listed twice"):
         CovariateSettings(numeric=("age", "age"))
 
 

@@ -70,7 +70,7 @@ def test_a_hand_computed_curve():
         ([1, -2], [0, 1], "row 1 is -2"),
         ([1, np.nan], [0, 1], "row 1 is nan"),
         ([1, 2], [0, 2], "event in row 1 is 2"),
-        ([1, 2], [1], "two equal lists"),
+        ([1, 2], [1], "equal length"),
         ([], [], "not empty"),
     ],
 )

@@ -162,7 +162,7 @@ def test_shells_have_their_width_in_millimetres():
     assert dilate(ball, -4).volume_mm3 < ball.volume_mm3
     half = Mask(np.indices(geometry.shape)[2] > 30, geometry)
     assert not (peritumoural_shell(tumour, 6, within=half).array & ~half.array).any()
-    with pytest.raises(EmptyMaskError, match="nothing is left"):
+    with pytest.raises(EmptyMaskError, match="is empty after erosion"):
         dilate(ball, -40)
     with pytest.raises(UsageError):
         peritumoural_shell(tumour, 0)

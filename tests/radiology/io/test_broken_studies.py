@@ -19,10 +19,10 @@ from pathology.testing.radiology_phantoms import tumour_phantom
 
 GRID = Geometry(size=(20, 20, 8), spacing=(3.0, 3.0, 4.0))
 BROKEN = {
-    "empty-mask": ("MR_T1", "marks no voxel"),
+    "empty-mask": ("MR_T1", "is empty"),
     "missing-slice": ("MR_T1", "1 slice(s) are missing"),
     "mixed-orientations": ("MR_T1", "2 orientations"),
-    "other-geometry": ("MR_T1", "do not lie on the same grid"),
+    "other-geometry": ("MR_T1", "are not on the same grid"),
     "pet-without-dose": ("PET", "injected dose is missing"),
 }
 

@@ -27,7 +27,7 @@ def test_the_hazard_ratio_equals_lifelines(followed):
     lifelines = pytest.importorskip("lifelines")
     outcome, probability = followed
     found = {f.metric: f for f in stratification_metrics(outcome, probability, ("0", "1"), data="made", what="death")}
-    ratio = found["hazard ratio, predicted 1 against predicted 0"]
+    ratio = found["hazard ratio, predicted 1 vs predicted 0"]
     frame = pd.DataFrame({"time": outcome.time, "event": outcome.event, "high": (probability >= 0.5).astype(float)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lifelines warns about pandas' future

@@ -318,5 +318,5 @@ class TestRiskGroups:
 
     def test_tied_risks(self):
         assert RiskGroups.cut([0, 0, 0, 0, 1], 2).assign([0, 1]) == ["low", "high"]
-        with pytest.raises(UsageError, match="cannot be cut"):
+        with pytest.raises(UsageError, match="too few to discretise"):
             RiskGroups.cut([1, 1, 1], 2)

@@ -66,9 +66,9 @@ def test_one_seed_one_result():
 
 
 def test_bad_input():
-    with pytest.raises(UsageError, match="expected as many"):
+    with pytest.raises(UsageError, match="expected one label per slide"):
         fit_aggregator([np.zeros((2, 3))], [0, 1], 2, MilSettings(), validation=([np.zeros((2, 3))], [0]))
-    with pytest.raises(UsageError, match="of every slide"):
+    with pytest.raises(UsageError, match="for every slide"):
         fit_aggregator([np.zeros((0, 3))], [0], 2, MilSettings(), validation=([np.zeros((2, 3))], [0]))
     with pytest.raises(LookupError):
         build_aggregator("mean", 3, 2)

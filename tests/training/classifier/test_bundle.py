@@ -30,6 +30,6 @@ def test_trust_is_measured_with_its_stated_rates():
     covered = Coverage(covered=9, n=10, share=0.9, interval=(0.6, 0.98), mean_size=1.4, single=0.6, empty=0.0)
     metrics = trust_metrics(covered, wilson(1, 20), "test patients", coverage=0.9, rate=0.05)
     assert [f.n for f in metrics] == [10, 20]
-    assert "stated: 90%" in metrics[0].metric
+    assert "nominal: 90%" in metrics[0].metric
     assert "at most 5%" in metrics[1].metric
     assert trust_metrics(None, None, "d", coverage=0.9, rate=0.05) == []

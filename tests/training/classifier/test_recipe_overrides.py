@@ -27,7 +27,7 @@ def test_settings_of_recipe_stages_and_network():
         ("patch=9", "patch"),
         ("stages=7", "has 2 stages"),
         ("epochs=0", "epochs"),
-        ("patch=[1", "cannot be read"),
+        ("patch=[1", "cannot parse"),
     ],
 )
 def test_mistakes_are_named(change, what):
