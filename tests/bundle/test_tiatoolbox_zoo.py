@@ -131,10 +131,10 @@ def test_scored_end_to_end(home, tmp_path):
 
 
 def test_a_hub_out_of_reach_is_said_with_the_way_out(home):
-    with pytest.raises(BundleError, match="its hub does not give them") as caught:
+    with pytest.raises(BundleError, match="its hub cannot provide them") as caught:
         load_bundle("tiatoolbox:resnet18-pcam")
     assert caught.value.where == str(home / "models" / "resnet18-pcam.pth")
-    assert "download resnet18-pcam.pth from its repository TIACentre/" in caught.value.remedy
+    assert "Download resnet18-pcam.pth from the hub's repository TIACentre/" in caught.value.remedy
 
 
 def test_a_checkpoint_that_runs_code_is_refused_and_does_not(home, tmp_path):

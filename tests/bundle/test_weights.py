@@ -64,7 +64,7 @@ def test_written_weights_are_readable_as_any_new_file(tmp_path):
 
 def test_a_weight_too_large_for_fp16_is_refused_and_nothing_written(tmp_path):
     path = tmp_path / "weights.safetensors"
-    with pytest.raises(OutputError, match="fp16 cannot hold"):
+    with pytest.raises(OutputError, match="outside the range of fp16"):
         write_state_dict({"weight": torch.tensor([1e6])}, path)
     assert list(tmp_path.iterdir()) == []
 
@@ -141,7 +141,7 @@ class TestFit:
             load_weights(linear(), {"weight": torch.zeros(2, 3)})
 
     def test_superfluous(self):
-        with pytest.raises(BundleError, match="extra does not belong"):
+        with pytest.raises(BundleError, match="extra is not part of it"):
             load_weights(linear(), {**linear().state_dict(), "extra": torch.zeros(1)})
 
     def test_shape(self):
