@@ -13,13 +13,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "GridSettings",
     "QualitySettings",
     "Record",
     "RegionSettings",
+    "RunSettings",
+    "ScoreConfig",
     "ScoreSettings",
     "TissueSettings",
     "cache_folder",
@@ -106,22 +108,22 @@ class RegionSettings(Record):
     """Which places of a slide are searched, by a classifier's map."""
 
     results: str
-    """Results folder of the classifier on the same slides."""
+    """Results folder of a classifier on the same slides: search only what it calls tumour."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Its classes that are tumour."""
+    """Its class that is tumour; may be given again."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Their probability, added up, from which on a place is searched."""
+    """Probability of its tumour classes, added up, from which on a place is searched."""
 
 
 class ScoreSettings(Record):
-    """How slides are scored.  Everything here that can change a result is part of the resume key."""
+    """How slides are scored.  Everything here can change a result and is part of the resume key."""
 
     tissue: TissueSettings = TissueSettings()
     """Tissue detection."""
     quality: QualitySettings | None = None
-    """Quality limits; ``None`` scores every tissue patch, spoilt or not."""
+    """Leave out patches spoilt by pen, blur, folds, bubbles or dirt; ``None``: every tissue patch is scored."""
     stride: Annotated[int, Field(ge=1)] | None = None
-    """Overrides the distance between patches, in pixels at the model's scale; ``None``: patches touch."""
+    """Pixels between patches at the model's scale; ``None``: patches touch."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] | None = None
     """Smallest share of a patch that must be tissue; ``None``: 0.5 for a classifier, whose patches have neighbours like
     themselves, and 0.01 for a detector, which would miss what lies at the edge of the tissue."""
@@ -130,10 +132,78 @@ class ScoreSettings(Record):
     precision: Literal["fast", "exact"] = "fast"
     """``exact`` computes everything in fp32; ``fast`` may use lower precision within the stated agreement."""
     block: Annotated[int, Field(ge=256, le=65536)] = 2048
-    """Side of a block in pixels at the model's scale; see :attr:`GridSettings.block`."""
+    """Side of a block in pixels at the model's scale: what is read, resampled and stored at once."""
     aggregator: Literal["mean", "share", "majority", "top", "attention", "transformer"] = "mean"
-    """How a slide's patches become one answer: mean probability, a rule of :mod:`pathology.findings.aggregation`,
-    or a network learned for it that the model must bring."""
+    """How patches become one answer: by a rule (mean, share, majority, top), or by a network that the model must bring
+    (attention, transformer)."""
+
+
+class RunSettings(Record):
+    """How a run of scoring is carried out.
+
+    Who computes, and with how many processes, does not change a result.  Two settings here do, :attr:`mpp` and
+    :attr:`engine`: the resume key holds them beside those of :class:`ScoreSettings`.
+    """
+
+    mpp: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Micrometres per pixel of every slide's finest level; ``None``: as manifests and files say."""
+    engine: str = "auto"
+    """Inference engine: auto, torch or openvino."""
+    device: str | None = None
+    """cpu, cuda or cuda:N; ``None``: CUDA where there is a device."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Local worker processes; ``None``: one for each GPU, else one."""
+    scheduler: str | None = None
+    """A running Dask scheduler in place of local workers: its address, such as tcp://host:8786, or its scheduler
+    file."""
+    slurm: Path | None = None
+    """YAML file that says which SLURM jobs to start as workers."""
+    readers: Annotated[int, Field(ge=0)] | None = None
+    """Processes of each worker that read patches; ``None``: all cores but two with a GPU, else 0, for threads of the
+    worker itself."""
+    retry_failed: bool = False
+    """Try slides again that failed before and have not changed."""
+
+    @model_validator(mode="after")
+    def _one_source_of_workers(self) -> RunSettings:
+        if self.scheduler is not None and self.slurm is not None:
+            raise ValueError("a running scheduler and SLURM jobs are both asked for; give one of them")
+        return self
+
+
+class _ScoreInputs(Record):
+    """What is scored, and with what."""
+
+    slides: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Slide files, folders of slides, CSV manifests, or addresses such as s3://bucket/folder."""
+    model: str
+    """Name of a model bundle, or its folder; or tiatoolbox:NAME for a patch classifier of TIAToolbox's zoo."""
+
+    @field_validator("slides", mode="before")
+    @classmethod
+    def _one_slide_or_several(cls, value: object) -> object:
+        """Take one text for a list of one."""
+        return [value] if isinstance(value, str) else value
+
+
+class ScoreConfig(RunSettings, ScoreSettings, _ScoreInputs):
+    """All that a run of scoring is told but where to write: what the command line and a YAML file fill."""
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _quality_by_yes_or_no(cls, value: object) -> object:
+        """Take yes for the default limits and no for none."""
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+    @property
+    def scoring(self) -> ScoreSettings:
+        """How slides are scored."""
+        return ScoreSettings.model_validate({name: getattr(self, name) for name in ScoreSettings.model_fields})
+
+    @property
+    def run(self) -> RunSettings:
+        """How the run is carried out."""
+        return RunSettings.model_validate({name: getattr(self, name) for name in RunSettings.model_fields})
 
 
 def cache_folder() -> Path:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pathology._version import __version__
+from pathology.cli.settings_options import Config, given_settings, option_names, settings_command
 from pathology.errors import PathologyError
+
+if TYPE_CHECKING:
+    from pathology.settings import Record
 
 __all__ = ["app", "main"]
 
@@ -51,14 +55,6 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", help="Local worker processes; by default one a GPU, else one.", show_default=False),
 ]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(
-        "--scheduler",
-        help="A running Dask scheduler: its address, such as tcp://host:8786, or its scheduler file.",
-        show_default=False,
-    ),
-]
 Stride = Annotated[
     int | None,
     typer.Option(
@@ -88,97 +84,37 @@ def _root(
         typer.echo(context.get_help())
 
 
-@app.command("score")
+def _score_config() -> type[Record]:
+    from pathology.settings import ScoreConfig
+
+    return ScoreConfig
+
+
+@app.command(
+    "score",
+    cls=settings_command(
+        _score_config,
+        arguments=("slides",),
+        named={
+            "model": "--model -m",
+            "quality": "--quality/--no-quality",
+            "region.results": "--tumour-map",
+            "region.classes": "--tumour-class",
+        },
+    ),
+)
 def score_command(
-    slides: Slides,
-    model: Model,
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Results folder; the same command again resumes.", show_default=False)
     ],
-    mpp: Mpp = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    slurm: Annotated[
-        Path | None,
-        typer.Option("--slurm", help="YAML file that says which SLURM jobs to start as workers.", show_default=False),
-    ] = None,
-    readers: Annotated[
-        int | None,
-        typer.Option(
-            "--readers",
-            help="Processes of each worker that read patches; by default all cores but two with a GPU, else none.",
-            show_default=False,
-        ),
-    ] = None,
-    stride: Stride = None,
-    min_tissue: Annotated[
-        float | None,
-        typer.Option(
-            "--min-tissue",
-            min=0,
-            max=1,
-            help="Smallest share of a patch that must be tissue; by default 0.5, for a detector 0.01.",
-            show_default=False,
-        ),
-    ] = None,
-    tumour_map: Annotated[
-        Path | None,
-        typer.Option(
-            "--tumour-map",
-            help="Results folder of a classifier on the same slides: search only what it calls tumour.",
-            show_default=False,
-        ),
-    ] = None,
-    tumour_class: Annotated[
-        list[str] | None,
-        typer.Option("--tumour-class", help="Its class that is tumour; may be given again.", show_default=False),
-    ] = None,
-    quality: Annotated[
-        bool,
-        typer.Option("--quality/--no-quality", help="Leave out patches spoilt by pen, blur, folds, bubbles, dirt."),
-    ] = False,
-    engine: Engine = "auto",
-    device: Device = None,
-    precision: Annotated[str, typer.Option("--precision", help="fast, or exact: everything in fp32.")] = "fast",
-    aggregator: Annotated[
-        str,
-        typer.Option(
-            "--aggregator",
-            help="How patches become one answer: mean, share, majority, top; attention or transformer if the model"
-            " has them.",
-        ),
-    ] = "mean",
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try slides again that failed before and have not changed.")
-    ] = False,
+    config: Config = None,
     verbose: Verbose = False,
 ) -> None:
     """Score slides: a table, a heatmap and a report for each."""
     from pathology.cli.score import run
 
-    raise typer.Exit(
-        run(
-            slides,
-            model,
-            out,
-            mpp=mpp,
-            workers=workers,
-            scheduler=scheduler,
-            slurm=slurm,
-            readers=readers,
-            stride=stride,
-            min_tissue=min_tissue,
-            tumour_map=tumour_map,
-            tumour_class=tumour_class or [],
-            quality=quality,
-            engine=engine,
-            device=device,
-            precision=precision,
-            aggregator=aggregator,
-            retry_failed=retry_failed,
-            verbose=verbose,
-        )
-    )
+    raise typer.Exit(run(given_settings(context), out, config=config, options=option_names(context), verbose=verbose))
 
 
 @app.command("info")

@@ -3,78 +3,45 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pathology.cli.display import shown_progress
-from pathology.settings import ScoreSettings
 
 __all__ = ["run"]
 
 
-def run(
-    slides: list[Path],
-    model: str,
-    out: Path,
-    *,
-    mpp: float | None,
-    workers: int | None,
-    scheduler: str | None,
-    slurm: Path | None,
-    readers: int | None,
-    stride: int | None,
-    min_tissue: float | None,
-    tumour_map: Path | None,
-    tumour_class: list[str],
-    quality: bool,
-    engine: str,
-    device: str | None,
-    precision: str,
-    aggregator: str,
-    retry_failed: bool,
-    verbose: bool,
-) -> int:
-    """Score and return the exit status: 0 all scored, 1 some failed."""
-    from pydantic import ValidationError
+def run(given: Mapping[str, Any], out: Path, *, config: Path | None, options: Mapping[str, str], verbose: bool) -> int:
+    """Score and return the exit status: 0 all scored, 1 some failed.
 
-    from pathology.errors import UsageError
+    Parameters
+    ----------
+    given
+        Fields of :class:`pathology.settings.ScoreConfig` that the command line gives.
+    out
+        The results folder.
+    config
+        YAML file with further fields.
+    options
+        The command line's option for each field.
+    verbose
+        Say what reading took.
+    """
+    from pathology.configuration import configured
     from pathology.scoring.batch import score
+    from pathology.settings import ScoreConfig
 
-    if (tumour_map is not None) != bool(tumour_class):
-        raise UsageError(
-            "a tumour map and the classes in it that are tumour are given together",
-            remedy='Give both, such as: --tumour-map RESULTS --tumour-class "viable tumour"',
-        )
-    region = None if tumour_map is None else {"results": str(tumour_map.absolute()), "classes": tumour_class}
-    try:
-        settings = ScoreSettings.model_validate(
-            {
-                "stride": stride,
-                "min_tissue": min_tissue,
-                "precision": precision,
-                "quality": {} if quality else None,
-                "aggregator": aggregator,
-                "region": region,
-            }
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
+    asked = configured(ScoreConfig, given, file=config, options=options)
+    settings = asked.scoring
+    if settings.region is not None:
+        # Workers may run in another folder.
+        results = str(Path(settings.region.results).absolute())
+        settings = settings.model_copy(update={"region": settings.region.model_copy(update={"results": results})})
     began = time.monotonic()
     with shown_progress() as display:
         batch = score(
-            slides,
-            model,
-            out,
-            settings=settings,
-            mpp=mpp,
-            workers=workers,
-            scheduler=scheduler,
-            slurm=slurm,
-            readers=readers,
-            engine=engine,
-            device=device,
-            retry_failed=retry_failed,
-            progress=display,
+            asked.slides, asked.model, out, settings=settings, progress=display, **asked.run.model_dump(mode="json")
         )
     failed = batch.failed
     abstained = sum(result.abstained for result in batch)

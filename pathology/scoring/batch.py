@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathology.atomic_files import write_text
 from pathology.bundle.catalogue import load_bundle
+from pathology.configuration import CONFIG_NAME, configured, write_config
 from pathology.errors import OutputError, PathologyError, SlideError, UsageError
 from pathology.findings.slide_result import SlideResult
 from pathology.inference.engines.base import ENGINES
@@ -27,7 +28,8 @@ from pathology.progress import Progress, SilentProgress
 from pathology.scoring.jobs import SlideJob
 from pathology.scoring.region import check_region, region_key
 from pathology.scoring.select import SlideEntry, select_slides
-from pathology.settings import ScoreSettings
+from pathology.settings import RunSettings, ScoreConfig, ScoreSettings
+from pathology.slide.remote import url_of, without_access
 from pathology.tiling.tile_work import TileWork
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from pathology.inference.workers.slurm import SlurmSettings
 
 __all__ = ["BatchResult", "score"]
+
+_AGAIN = f"pathology score --config {CONFIG_NAME} --out OTHER"
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,8 @@ def score(
     out: str | PathLike[str],
     *,
     settings: ScoreSettings | None = None,
-    mpp: float | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    slurm: str | PathLike[str] | None = None,
-    readers: int | None = None,
-    engine: str = "auto",
-    device: str | None = None,
-    retry_failed: bool = False,
     progress: Progress | None = None,
+    **options: Any,
 ) -> BatchResult:
     """Score slides with a model and write the results folder.
 
@@ -103,24 +100,11 @@ def score(
         The results folder; made if it is not there.
     settings
         How to score; ``None``: the defaults.
-    mpp
-        Micrometres per level-0 pixel of every slide, overriding what files and manifests say.
-    workers
-        Local worker processes; ``None``: one a GPU, else one.
-    scheduler
-        Address of a running Dask scheduler, or its scheduler file, instead of local workers.
-    slurm
-        YAML file that says which SLURM jobs to start as workers
-        (:class:`pathology.inference.workers.slurm.SlurmSettings`), instead of local workers.
-    readers
-        Processes of each worker that read patches; ``None``: all cores but two where it predicts on a GPU, else 0,
-        for threads of the worker itself.
-    engine, device
-        See :func:`pathology.inference.engines.select.make_engine`.
-    retry_failed
-        Try slides again that failed before and have not changed.
     progress
         Told how the batch advances.
+    **options
+        Any field of :class:`pathology.settings.ScoreConfig`, by the name it has in a ``--config`` file:
+        ``workers=2``, ``engine="torch"``, ``mpp=0.25``, ``stride=112``.  One that ``settings`` has too goes before it.
 
     Returns
     -------
@@ -130,27 +114,29 @@ def score(
     Raises
     ------
     UsageError, BundleError
-        If the selection or the model is unusable; nothing has been written then.
+        If an option, the selection or the model is unusable; nothing has been written then.
     OutputError
         If ``out`` cannot be written.
     """
-    settings = settings or ScoreSettings()
+    sources = [slides] if isinstance(slides, str | PathLike) else list(slides)
+    config = configured(
+        ScoreConfig,
+        {
+            **(settings.model_dump(mode="json") if settings is not None else {}),
+            **options,
+            "slides": [fspath(source) for source in sources],
+            "model": fspath(model),
+        },
+    )
+    settings, run = config.scoring, config.run
     progress = progress or SilentProgress()
-    if mpp is not None and not mpp > 0:
-        raise UsageError(f"mpp is {mpp}; it must be above 0 micrometres per pixel")
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers is {workers}; it must be at least 1")
-    if readers is not None and readers < 0:
-        raise UsageError(f"readers is {readers}; it must be at least 0")
-    if scheduler is not None and slurm is not None:
-        raise UsageError("a running scheduler and SLURM jobs are both asked for", remedy="Give one of them")
     jobs_of_slurm = None
-    if slurm is not None:
+    if run.slurm is not None:
         from pathology.inference.workers.slurm import read_slurm_settings
 
-        jobs_of_slurm = read_slurm_settings(Path(slurm))
-    if engine not in ENGINES:
-        raise UsageError(f"engine {engine!r} does not exist", remedy=f"Choose one of: {', '.join(ENGINES)}")
+        jobs_of_slurm = read_slurm_settings(run.slurm)
+    if run.engine not in ENGINES:
+        raise UsageError(f"engine {run.engine!r} does not exist", remedy=f"Choose one of: {', '.join(ENGINES)}")
     bundle = load_bundle(model)
     if settings.aggregator != "mean":
         from pathology.scoring.aggregate import check_aggregator
@@ -158,13 +144,13 @@ def score(
         check_aggregator(bundle.card, settings.aggregator)
     if settings.region is not None:
         check_region(settings.region)
-    entries = select_slides([slides] if isinstance(slides, str | PathLike) else slides)
+    entries = select_slides(sources)
     out = Path(out).absolute()
     with _results_folder(out):
-        jobs = [replace(_job(entry, bundle, out, settings, mpp, engine, device), readers=readers) for entry in entries]
+        jobs = [_job(entry, bundle, out, settings, run) for entry in entries]
         results: dict[str, SlideResult] = {}
         for job in jobs:
-            earlier = _earlier(job, retry_failed=retry_failed)
+            earlier = _earlier(job, retry_failed=run.retry_failed)
             if earlier is not None:
                 results[job.slide_id] = earlier
         todo = [job for job in jobs if job.slide_id not in results]
@@ -173,10 +159,11 @@ def score(
         order = [job.slide_id for job in jobs]
         tiles: dict[str, TileWork] = {}
         if todo:
-            record = _run_record(bundle, settings, mpp, workers, scheduler, engine, device)
+            record = _run_record(bundle, settings, run)
             if jobs_of_slurm is not None:
                 record["options"]["slurm"] = jobs_of_slurm.model_dump(mode="json")
-            record["engine_used"] = _earlier_engine(out, bundle, engine)
+            record["engine_used"] = _earlier_engine(out, bundle, run.engine)
+            write_config(out / CONFIG_NAME, _from_anywhere(config), _AGAIN)
             _write_run(out, {**record, "state": "running"})
 
             def settled(result: SlideResult) -> None:
@@ -193,10 +180,8 @@ def score(
                 bundle.card,
                 settled,
                 progress,
-                workers=workers,
-                scheduler=scheduler,
-                slurm=jobs_of_slurm,
-                device=device,
+                run,
+                jobs_of_slurm,
                 engine_used=record["engine_used"],
                 chosen=chosen,
             )
@@ -242,9 +227,7 @@ def _job(
     bundle: Bundle,
     out: Path,
     settings: ScoreSettings,
-    mpp: float | None,
-    engine: str,
-    device: str | None,
+    run: RunSettings,
 ) -> SlideJob:
     return SlideJob(
         slide_id=entry.slide_id,
@@ -252,7 +235,7 @@ def _job(
         # Resolves "..", but not links.
         path=entry.path if entry.url else Path(os.path.abspath(entry.path)),  # noqa: PTH100
         url=entry.url,
-        option_mpp=mpp,
+        option_mpp=run.mpp,
         manifest_mpp=entry.mpp,
         bundle=bundle.directory,
         weights_sha256=bundle.card.weights_sha256,
@@ -260,8 +243,9 @@ def _job(
         card_digest=bundle.card.digest(),
         model=f"{bundle.card.name} {bundle.card.version}",
         settings=settings,
-        engine=engine,
-        device=device,
+        engine=run.engine,
+        device=run.device,
+        readers=run.readers,
         out=out / "slides" / entry.slide_id,
         region_key=region_key(settings.region, entry.slide_id) if settings.region is not None else "",
     )
@@ -346,15 +330,26 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _run_record(
-    bundle: Bundle,
-    settings: ScoreSettings,
-    mpp: float | None,
-    workers: int | None,
-    scheduler: str | None,
-    engine: str,
-    device: str | None,
-) -> dict[str, Any]:
+def _from_anywhere(config: ScoreConfig) -> ScoreConfig:
+    """Return a configuration that means the same in any working directory, without what gives access to addresses."""
+
+    def full(path: str) -> str:
+        url = url_of(path)
+        return str(Path(path).absolute()) if url is None else without_access(url)
+
+    model, scheduler, region = config.model, config.scheduler, config.region
+    return config.model_copy(
+        update={
+            "slides": tuple(map(full, config.slides)),
+            "model": full(model) if Path(model).is_dir() and len(Path(model).parts) > 1 else model,
+            "scheduler": full(scheduler) if scheduler is not None and Path(scheduler).is_file() else scheduler,
+            "slurm": config.slurm.absolute() if config.slurm is not None else None,
+            "region": region.model_copy(update={"results": full(region.results)}) if region is not None else None,
+        }
+    )
+
+
+def _run_record(bundle: Bundle, settings: ScoreSettings, run: RunSettings) -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     def installed(name: str) -> str | None:
@@ -387,7 +382,7 @@ def _run_record(
             **({"int8_sha256": _int8(bundle)} if _int8(bundle) else {}),
         },
         "settings": settings.model_dump(mode="json"),
-        "options": {"mpp": mpp, "workers": workers, "scheduler": scheduler, "engine": engine, "device": device},
+        "options": run.model_dump(mode="json", include={"mpp", "workers", "scheduler", "engine", "device"}),
         "research_use_only": True,
     }
 
@@ -414,11 +409,9 @@ def _run(
     card: Card,
     settled: Callable[[SlideResult], None],
     progress: Progress,
-    *,
-    workers: int | None,
-    scheduler: str | None,
+    run: RunSettings,
     slurm: SlurmSettings | None,
-    device: str | None,
+    *,
     engine_used: str,
     chosen: Callable[[str], None],
 ) -> tuple[dict[str, TileWork], str]:
@@ -427,9 +420,15 @@ def _run(
     from pathology.inference.workers.schedule import Steps, run_slides
     from pathology.scoring.tasks import engine_for, finish_slide, prepare_slide, score_chunk
 
+<<<<<<< HEAD
     steps = Steps(prepare_slide, score_chunk, finish_slide, partial(_failed, card))
     local = 0 if scheduler or slurm else workers or default_workers(device)
     with connect(workers=local, scheduler=scheduler, slurm=slurm, device=device) as pool:
+=======
+    steps = Steps(prepare_slide, score_chunk, finish_slide, _failed)
+    local = 0 if run.scheduler or slurm else run.workers or default_workers(run.device)
+    with connect(workers=local, scheduler=run.scheduler, slurm=slurm, device=run.device) as pool:
+>>>>>>> 76fb613 (The options of scoring exist once: one settings model that the command line, Python and a YAML file fill)
         progress.workers(pool.slots, pool.dashboard)
         if jobs[0].engine != "auto":
             engine_used = jobs[0].engine

@@ -21,7 +21,7 @@ from typing import Any
 from pathology.errors import MissingDependencyError, OutputError, SlideError, SlideNotFoundError, UsageError
 from pathology.settings import cache_folder
 
-__all__ = ["local_copy", "remote_signature", "slides_at", "url_of"]
+__all__ = ["local_copy", "remote_signature", "slides_at", "url_of", "without_access"]
 
 _URL = re.compile(r"((?:[a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
 _SEVERAL_FILES = frozenset({".mrxs", ".vms", ".vmu", ".dcm", ".dicom"})
@@ -42,6 +42,19 @@ def url_of(source: str | PathLike[str]) -> str | None:
         return None
     scheme, rest = match.groups()
     return f"{scheme}://{'/' if scheme.rpartition(':')[2] in ('file', 'local') else ''}{rest}"
+
+
+def without_access(url: str) -> str:
+    """Return an address without a user's name, password and signature, which no record may hold.
+
+    Parameters
+    ----------
+    url
+        Such as ``https://me:secret@host/slide.svs?signature=...``, of which ``https://host/slide.svs`` is left.
+    """
+    scheme, mark, rest = re.split("[?#]", url, maxsplit=1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def slides_at(url: str) -> list[str]:
