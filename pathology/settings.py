@@ -183,7 +183,7 @@ class _ScoreInputs(Record):
     @classmethod
     def _one_slide_or_several(cls, value: object) -> object:
         """Take one text for a list of one."""
-        return [value] if isinstance(value, str) else value
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 class ScoreConfig(RunSettings, ScoreSettings, _ScoreInputs):

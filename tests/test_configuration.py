@@ -116,6 +116,9 @@ def test_what_is_wrong_on_the_command_line_names_the_option_and_no_file(file):
         configured(ScoreConfig, {**GIVEN, "strid": 4})
 
 
+BOMB = "a: &a [x]\n" + "".join(f"{c}: &{c} [*{b}, *{b}]\n" for b, c in zip("abcdefgh", "bcdefghi", strict=True))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
