@@ -17,7 +17,7 @@ from pathology.atomic_files import write_text
 from pathology.errors import UsageError
 from pathology.settings import Record
 
-__all__ = ["CONFIG_NAME", "configured", "merged", "read_config", "write_config"]
+__all__ = ["CONFIG_NAME", "configured", "merged", "read_config", "refined", "write_config"]
 
 CONFIG_NAME = "config.yaml"
 """The file beside results and bundles that says with which settings they were made."""
@@ -123,9 +123,35 @@ def configured(
         # still takes lists for tuples and texts for paths.
         return model.model_validate_json(json.dumps(values, default=_as_json), strict=True)
     except ValidationError as error:
-        # What is misspelt is told first: it is often why something else is missing.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        raise _usage_error(first, model, given, file, options or {}) from error
+        raise _usage_error(_first(error), model, given, file, options or {}) from error
+
+
+def refined(record: _Settings, values: Mapping[str, Any], *, file: Path | None, under: str) -> _Settings:
+    """Return a record with some values changed.
+
+    Parameters
+    ----------
+    record
+        Where to start, such as a published recipe.
+    values
+        What differs, in mappings as deep as need be.
+    file
+        The YAML file that says so.
+    under
+        The setting in that file that holds the values.
+
+    Raises
+    ------
+    UsageError
+        As :func:`configured`.
+    """
+    if not values:
+        return record
+    changed = merged(record.model_dump(mode="json"), values)
+    try:
+        return type(record).model_validate_json(json.dumps(changed, default=_as_json))
+    except ValidationError as error:
+        raise _usage_error(_first(error), type(record), {}, file, {}, above=under) from error
 
 
 def write_config(path: Path, settings: Record, command: str) -> None:
@@ -187,15 +213,22 @@ def _in_one_line(error: yaml.YAMLError) -> str:
     return line + str(getattr(error, "problem", None) or error).splitlines()[0]
 
 
+def _first(error: ValidationError) -> ErrorDetails:
+    """Choose the error to tell: what is misspelt first, because it is often why something else is missing."""
+    return min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+
+
 def _usage_error(
     first: ErrorDetails,
     model: type[BaseModel],
     given: Mapping[str, Any],
     file: Path | None,
     options: Mapping[str, str],
+    *,
+    above: str = "",
 ) -> UsageError:
     parts = [str(part) for part in first["loc"]]
-    key = ".".join(parts)
+    key = ".".join([above, *parts] if above else parts)
     names = [".".join(parts[: end + 1]) for end in range(len(parts))]
     option = next((options[name] for name in reversed(names) if name in options), key)
     if first["type"] == "missing":

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pathology.cli.settings_options import Config, given_settings, option_names, settings_command
+
+if TYPE_CHECKING:
+    from pathology.settings import Record
 
 __all__ = ["add_commands"]
 
@@ -37,33 +42,27 @@ Device = Annotated[
 ]
 
 
+def _train_settings() -> type[Record]:
+    from pathology.training.classifier.settings import TrainSettings
+
+    return TrainSettings
+
+
 def train_command(
-    system: Annotated[
-        str, typer.Argument(help="Published classifier, such as foersch-2021; list them with 'pathology systems'.")
-    ],
-    slides: Slides,
-    labels: Labels,
+    context: typer.Context,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Output bundle folder; repeat the command to resume.", show_default=False),
     ],
-    init: Annotated[
-        str, typer.Option("--init", help="Initial weights: imagenet, random, a safetensors file or a bundle.")
-    ] = "imagenet",
-    classes: Annotated[
-        str | None, typer.Option("--classes", help="Classes, if not the published ones: a,b,c.", show_default=False)
+    config: Config = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a recipe setting: patch=299, epochs=10; repeatable.", show_default=False),
     ] = None,
     target_mpp: Annotated[
         float | None,
         typer.Option("--target-mpp", help="Patch resolution in micrometres per pixel.", show_default=False),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a recipe setting: patch=299, epochs=10; repeatable.", show_default=False),
-    ] = None,
-    folds: Annotated[
-        int, typer.Option("--folds", help="Folds of a nested cross-validation; 0: a single test set.")
-    ] = 0,
     aggregator: Annotated[
         str | None,
         typer.Option(
@@ -72,32 +71,6 @@ def train_command(
             show_default=False,
         ),
     ] = None,
-    keep_sites: Annotated[
-        bool, typer.Option("--keep-sites", help="Keep each hospital (column site) in one set.")
-    ] = False,
-    pixels: Annotated[
-        str,
-        typer.Option(
-            "--pixels",
-            help="decoded: store patches on disk; reference: decode slides in every epoch.",
-        ),
-    ] = "decoded",
-    mpp: Mpp = None,
-    device: Device = None,
-    loaders: Annotated[
-        int | None,
-        typer.Option("--loaders", help="Data loader processes; 0: load in the main process.", show_default=False),
-    ] = None,
-    workers: Workers = None,
-    seed: Annotated[
-        int, typer.Option("--seed", help="Random seed for split, sampling, augmentation and initial weights.")
-    ] = 0,
-    data_name: Annotated[str, typer.Option("--data-name", help="Name of the data set, for the model card.")] = (
-        "own slides"
-    ),
-    data_source: Annotated[str, typer.Option("--data-source", help="Source of the data set.")] = "not stated",
-    data_licence: Annotated[str, typer.Option("--data-licence", help="Licence of the data set.")] = "not stated",
-    licence: Annotated[str, typer.Option("--licence", help="Licence of the trained weights.")] = "not stated",
 ) -> None:
     """Train a published classifier on labelled slides and write a bundle with its metrics.
 
@@ -105,29 +78,13 @@ def train_command(
     """
     from pathology.cli.train import run
 
+    changes = [
+        *([] if target_mpp is None else [f"mpp={target_mpp}"]),
+        *(changes or []),
+        *([f"aggregator={aggregator}"] if aggregator else []),
+    ]
     raise typer.Exit(
-        run(
-            system,
-            slides,
-            labels,
-            out,
-            start=init,
-            classes=classes,
-            target_mpp=target_mpp,
-            changes=[*(changes or []), *([f"aggregator={aggregator}"] if aggregator else [])],
-            folds=folds,
-            keep_sites=keep_sites,
-            pixels=pixels,
-            mpp=mpp,
-            device=device,
-            loaders=loaders,
-            workers=workers,
-            seed=seed,
-            data_name=data_name,
-            data_source=data_source,
-            data_licence=data_licence,
-            licence=licence,
-        )
+        run(given_settings(context), out, config=config, options=option_names(context), changes=changes)
     )
 
 
@@ -200,7 +157,13 @@ def readers_command(
 
 
 def add_commands(app: typer.Typer) -> None:
+<<<<<<< HEAD
     """Register the commands."""
     app.command("train")(train_command)
+=======
+    """Give the commands to the program."""
+    named = {"slides": "--slides -s", "labels": "--labels -l"}
+    app.command("train", cls=settings_command(_train_settings, arguments=("system",), named=named))(train_command)
+>>>>>>> 11d9151 (Training of slide classifiers: one settings model that the command line and a YAML file fill, written beside the bundle)
     app.command("evaluate")(evaluate_command)
     app.command("readers")(readers_command)

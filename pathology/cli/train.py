@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,77 +17,55 @@ __all__ = ["run"]
 
 
 def run(
-    system: str,
-    slides: list[Path],
-    labels: Path,
-    out: Path,
-    *,
-    start: str,
-    classes: str | None,
-    target_mpp: float | None,
-    changes: list[str],
-    folds: int,
-    keep_sites: bool,
-    pixels: str,
-    mpp: float | None,
-    device: str | None,
-    loaders: int | None,
-    workers: int | None,
-    seed: int,
-    data_name: str,
-    data_source: str,
-    data_licence: str,
-    licence: str,
+    given: Mapping[str, Any], out: Path, *, config: Path | None, options: Mapping[str, str], changes: list[str]
 ) -> int:
-    """Train and return the exit status."""
-    from pathology.errors import UsageError
-    from pathology.scoring.select import select_slides
+    """Train and return the exit status.
+
+    Parameters
+    ----------
+    given
+        Fields of :class:`pathology.training.classifier.settings.TrainSettings` that the command line gives.
+    out
+        The bundle's folder.
+    config
+        YAML file with further fields.
+    options
+        The command line's option for each field.
+    changes
+        ``NAME=VALUE`` of the recipe.
+    """
+    from pathology.configuration import configured, refined
     from pathology.systems.slide_classifier import find_classifier
     from pathology.training.classifier.bundle import BundleDescription
     from pathology.training.classifier.recipe_overrides import changed_recipe
+    from pathology.training.classifier.settings import TrainSettings
     from pathology.training.classifier.train import plan_training, train_classifier
     from pathology.training.common.distributed import distributed_training
 
-    if pixels not in ("decoded", "reference"):
-        raise UsageError(f"unknown value --pixels {pixels!r}", remedy="Choose decoded or reference")
-    chosen = find_classifier(system)
-    scale = [] if target_mpp is None else [f"mpp={target_mpp}"]
-    recipe = changed_recipe(chosen.recipe, [*scale, *changes])
-    names = tuple(name.strip() for name in classes.split(",")) if classes else chosen.classes
-    plan = plan_training(
-        system,
-        recipe,
-        names,
-        select_slides(slides),
-        labels,
-        out,
-        start=start,
-        folds=folds,
-        keep_sites=keep_sites,
-        seed=seed,
-    )
+    settings = configured(TrainSettings, given, file=config, options=options)
+    chosen = find_classifier(settings.system)
+    recipe = changed_recipe(refined(chosen.recipe, settings.recipe, file=config, under="recipe"), changes)
+    plan = plan_training(settings, recipe, settings.classes or chosen.classes, out)
     description = BundleDescription(
         title=f"{chosen.system.title} (reimplementation; research use only)",
-        data_name=data_name,
-        data_source=data_source,
-        data_licence=data_licence,
-        licence=licence,
+        data_name=settings.data_name,
+        data_source=settings.data_source,
+        data_licence=settings.data_licence,
+        licence=settings.licence,
         reference=chosen.system.reference,
-        command=" ".join(["pathology", "train", system, *(f"--set {change}" for change in changes)]),
+        command=" ".join(
+            [
+                *("pathology", "train", settings.system),
+                *(f"--set {change}" for change in changes),
+                *([f"--config {config.name}"] if config is not None else []),
+            ]
+        ),
     )
-    with distributed_training(device) as ranks, _Shown() as progress:
-        given = loaders if loaders is not None else _loaders(ranks.device.type, ranks.world)
-        trained = train_classifier(
-            plan,
-            out,
-            description,
-            ranks,
-            progress,
-            pixels="reference" if pixels == "reference" else "decoded",
-            mpp=mpp,
-            loaders=given,
-            workers=workers,
-        )
+    with distributed_training(settings.device) as ranks, _Shown() as progress:
+        loaders = settings.loaders
+        if loaders is None:
+            loaders = _loaders(ranks.device.type, ranks.world)
+        trained = train_classifier(plan, out, description, ranks, progress, loaders=loaders)
     if trained is None:
         return 0
     waiting = sum(r.waiting * r.seconds for r in trained.fitted.history)

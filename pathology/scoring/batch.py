@@ -27,9 +27,8 @@ from pathology.inference.engines.base import ENGINES
 from pathology.progress import Progress, SilentProgress
 from pathology.scoring.jobs import SlideJob
 from pathology.scoring.region import check_region, region_key
-from pathology.scoring.select import SlideEntry, select_slides
+from pathology.scoring.select import SlideEntry, lasting_source, select_slides
 from pathology.settings import RunSettings, ScoreConfig, ScoreSettings
-from pathology.slide.remote import url_of, without_access
 from pathology.tiling.tile_work import TileWork
 
 if TYPE_CHECKING:
@@ -332,11 +331,7 @@ def _now() -> str:
 
 def _from_anywhere(config: ScoreConfig) -> ScoreConfig:
     """Return a configuration that means the same in any working directory, without what gives access to addresses."""
-
-    def full(path: str) -> str:
-        url = url_of(path)
-        return str(Path(path).absolute()) if url is None else without_access(url)
-
+    full = lasting_source
     model, scheduler, region = config.model, config.scheduler, config.region
     return config.model_copy(
         update={
@@ -420,15 +415,9 @@ def _run(
     from pathology.inference.workers.schedule import Steps, run_slides
     from pathology.scoring.tasks import engine_for, finish_slide, prepare_slide, score_chunk
 
-<<<<<<< HEAD
     steps = Steps(prepare_slide, score_chunk, finish_slide, partial(_failed, card))
-    local = 0 if scheduler or slurm else workers or default_workers(device)
-    with connect(workers=local, scheduler=scheduler, slurm=slurm, device=device) as pool:
-=======
-    steps = Steps(prepare_slide, score_chunk, finish_slide, _failed)
     local = 0 if run.scheduler or slurm else run.workers or default_workers(run.device)
     with connect(workers=local, scheduler=run.scheduler, slurm=slurm, device=run.device) as pool:
->>>>>>> 76fb613 (The options of scoring exist once: one settings model that the command line, Python and a YAML file fill)
         progress.workers(pool.slots, pool.dashboard)
         if jobs[0].engine != "auto":
             engine_used = jobs[0].engine

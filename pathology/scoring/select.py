@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pathology.errors import InputTableError, UsageError
 from pathology.slide.open import find_slides
-from pathology.slide.remote import slides_at, url_of
+from pathology.slide.remote import slides_at, url_of, without_access
 
-__all__ = ["SlideEntry", "read_manifest", "select_slides"]
+__all__ = ["SlideEntry", "lasting_source", "read_manifest", "select_slides"]
 
 _COLUMNS = {"path", "slide_id", "patient_id", "mpp"}
 
@@ -84,6 +84,12 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
         if key not in unique or entry.slide_id:
             unique[key] = entry
     return _with_ids(list(unique.values()))
+
+
+def lasting_source(source: str) -> str:
+    """Return a source as a record may hold it: a full path, or an address without what gives access to it."""
+    url = url_of(source)
+    return str(Path(source).absolute()) if url is None else without_access(url)
 
 
 def _at_address(url: str) -> SlideEntry:

@@ -1,4 +1,7 @@
-"""Recipe overrides from the command line: ``--set patch=96 --set epochs=2``."""
+"""Recipe overrides from the command line: ``--set patch=96 --set epochs=2``.
+
+Those of a YAML file have the recipe's own form: :func:`pathology.configuration.refined`.
+"""
 
 from __future__ import annotations
 

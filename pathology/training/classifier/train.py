@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,13 +21,14 @@ from pathology._version import __version__
 from pathology.atomic_files import write_text
 from pathology.bundle.card import Card
 from pathology.bundle.export import EVALUATION_NAME
+from pathology.configuration import CONFIG_NAME, write_config
 from pathology.errors import UsageError
 from pathology.evaluation.classifier import Evaluation, SlidePrediction, evaluate_slides, fit_thresholds, slide_scores
 from pathology.evaluation.labels import LabelledSlides, read_labels
 from pathology.evaluation.report import evaluation_pictures, metrics_section, write_evaluation_report
 from pathology.networks.registry import build_network
 from pathology.progress import Progress
-from pathology.scoring.select import SlideEntry
+from pathology.scoring.select import lasting_source, select_slides
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.classification import classification_report, score_by_patient
 from pathology.stats.conformal import coverage, one_per_patient, prediction_sets
@@ -48,6 +49,7 @@ from pathology.training.classifier.colour_baseline import colour_baseline, slide
 from pathology.training.classifier.fit import FitProgress, FittedClassifier, fit_slides
 from pathology.training.classifier.patches import SlidePatches, prepare_patches, slide_fingerprints
 from pathology.training.classifier.recipe import SlideRecipe
+from pathology.training.classifier.settings import TrainSettings
 from pathology.training.classifier.split import DEFAULT_SHARES, audit_sets, split_slides
 from pathology.training.common.checkpoint import Checkpoint
 from pathology.training.common.distributed import Distributed
@@ -76,8 +78,8 @@ class Plan:
 
     Attributes
     ----------
-    system_id
-        Published system ID.
+    settings
+        Training settings, with the complete recipe and the classes.
     recipe
         Recipe, with the user's overrides.
     labelled
@@ -90,21 +92,23 @@ class Plan:
         Leakage audit of the sets.
     start
         Initial weights.
-    seed
-        Random seed.
     fingerprints
         Fingerprints of the slides.
     """
 
-    system_id: str
+    settings: TrainSettings
     recipe: SlideRecipe
     labelled: LabelledSlides
     sets: Mapping[str, Rows]
     folds: tuple[Mapping[str, Rows], ...]
     audit: SplitAudit
     start: InitialWeights
-    seed: int
     fingerprints: tuple[str, ...]
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything."""
+        return self.settings.seed
 
     def identity(self, rows: Mapping[str, Rows]) -> str:
         """Return a hash of all inputs that determine a fit."""
@@ -145,41 +149,25 @@ class TrainedClassifier:
 
 
 def plan_training(
-    system_id: str,
+    settings: TrainSettings,
     recipe: SlideRecipe,
     classes: Sequence[str],
-    slides: Sequence[SlideEntry],
-    labels: Path,
     out: Path,
     *,
-    start: str = "random",
-    folds: int = 0,
     shares: Mapping[str, float] = DEFAULT_SHARES,
-    keep_sites: bool = False,
-    seed: int = 0,
 ) -> Plan:
     """Validate all inputs before any work starts.
 
     Parameters
     ----------
-    system_id, recipe, classes
-        Published system, its recipe and its classes.
-    slides
-        Available slides.
-    labels
-        Label table; see :func:`pathology.evaluation.labels.read_labels`.
+    settings
+        Training settings.
+    recipe, classes
+        The system's recipe and classes, with the user's overrides.
     out
         Bundle folder; its name is the bundle name.
-    start
-        See :func:`pathology.training.common.initialisation.resolve_start`.
-    folds
-        Outer folds of a nested cross-validation; 0: one test set.
     shares
         Fraction of patients per set; with folds, ``test`` is the held-out fold.
-    keep_sites
-        Keep each hospital in one set.
-    seed
-        Random seed.
 
     Raises
     ------
@@ -192,14 +180,17 @@ def plan_training(
         )
     if recipe.mpp is None:
         raise UsageError(
-            f"the patch resolution of {system_id} is not published",
+            f"the patch resolution of {settings.system} is not published",
             remedy="Pass --target-mpp in micrometres per pixel, such as 0.5",
         )
-    if folds == 1 or folds < 0:
+    folds, keep_sites, seed = settings.folds, settings.keep_sites, settings.seed
+    if folds == 1:
         raise UsageError(f"folds: expected 0 or at least 2, got {folds}")
     inner = {name: share for name, share in shares.items() if name != "test" or not folds}
-    labelled = read_labels(labels, slides, classes, patients_per_class=_fewest(len(inner), folds))
-    beginning = resolve_start(start, recipe.architecture)
+    labelled = read_labels(
+        settings.labels, select_slides(settings.slides), classes, patients_per_class=_fewest(len(inner), folds)
+    )
+    beginning = resolve_start(settings.init, recipe.architecture)
     beginning.load(_network(recipe, len(labelled.classes)))
     fingerprints = slide_fingerprints(labelled)
     sets = split_slides(labelled, shares=inner, seed=seed, keep_sites=keep_sites)
@@ -212,7 +203,8 @@ def plan_training(
             parts["test"] = fold.test
             audit_sets(labelled, parts, fingerprints=fingerprints, keep_sites=keep_sites)
             outer.append(parts)
-    return Plan(system_id, recipe, labelled, sets, tuple(outer), audit, beginning, seed, tuple(fingerprints))
+    used = settings.model_copy(update={"recipe": recipe.model_dump(mode="json"), "classes": tuple(classes)})
+    return Plan(used, recipe, labelled, sets, tuple(outer), audit, beginning, tuple(fingerprints))
 
 
 def _fewest(sets: int, folds: int) -> int:
@@ -233,10 +225,7 @@ def train_classifier(
     ranks: Distributed,
     progress: TrainingProgress,
     *,
-    pixels: Literal["decoded", "reference"] = "decoded",
-    mpp: float | None = None,
     loaders: int = 0,
-    workers: int | None = None,
 ) -> TrainedClassifier | None:
     """Train, calibrate, evaluate and write the bundle; repeat the call to resume.
 
@@ -252,14 +241,8 @@ def train_classifier(
         Rank of this process in distributed training; only the first writes files.
     progress
         Progress callbacks.
-    pixels
-        Pixel mode of the patch stores; see :func:`pathology.training.classifier.patches.prepare_patches`.
-    mpp
-        Level-0 micrometres per pixel of all slides.
     loaders
         Data loader processes per training process.
-    workers
-        Number of tiling processes.
 
     Returns
     -------
@@ -269,15 +252,17 @@ def train_classifier(
     work = out / _WORK
     if ranks.first:
         _describe(plan, progress)
+        if not (out / CONFIG_NAME).exists():  # what began this training is not replaced until it has ended
+            _write_settings(plan.settings, out)
     patches = ranks.made_by_first(
         lambda: prepare_patches(
             plan.labelled,
             plan.recipe,
             work / "patches",
-            pixels=pixels,
-            mpp=mpp,
+            pixels=plan.settings.pixels,
+            mpp=plan.settings.mpp,
             seed=plan.seed,
-            workers=workers,
+            workers=plan.settings.workers,
             progress=progress.tiling,
         )
     )
@@ -287,6 +272,19 @@ def train_classifier(
     if not ranks.first:
         return None
     return run.finish(out, description, fitted, start, held_out)
+
+
+def _write_settings(settings: TrainSettings, out: Path) -> None:
+    """Write the settings beside the bundle, meaning the same in any working directory."""
+    start = Path(settings.init)
+    everywhere = settings.model_copy(
+        update={
+            "slides": tuple(lasting_source(source) for source in settings.slides),
+            "labels": settings.labels.absolute(),
+            "init": str(start.absolute()) if start.exists() else settings.init,
+        }
+    )
+    write_config(out / CONFIG_NAME, everywhere, f"pathology train --config {CONFIG_NAME} --out OTHER")
 
 
 def _describe(plan: Plan, progress: TrainingProgress) -> None:
@@ -452,7 +450,7 @@ class _Run:
             fitted.network.cpu(),
             plan.recipe,
             plan.labelled,
-            system_id=plan.system_id,
+            system_id=plan.settings.system,
             description=description,
             start=start,
             split=self._split_description(held_out),
@@ -463,6 +461,7 @@ class _Run:
             learned=None if model.learned is None else (plan.recipe.aggregator, model.learned.network),
         )
         self._record(out, evaluation, fitted, start)
+        _write_settings(plan.settings, out)
         write_text(out / "predictions.csv", _predictions(predictions, classes))
         write_evaluation_report(
             out / "report.html",
@@ -576,7 +575,7 @@ class _Run:
         """Write metrics and training history, without slide or patient identifiers."""
         seconds = sum(record.seconds for record in fitted.history)
         record = {
-            "system": self.plan.system_id,
+            "system": self.plan.settings.system,
             "program": f"pathology {__version__}",
             "torch": torch.__version__,
             "device": str(self.ranks.device),
