@@ -157,13 +157,8 @@ def readers_command(
 
 
 def add_commands(app: typer.Typer) -> None:
-<<<<<<< HEAD
     """Register the commands."""
-    app.command("train")(train_command)
-=======
-    """Give the commands to the program."""
     named = {"slides": "--slides -s", "labels": "--labels -l"}
     app.command("train", cls=settings_command(_train_settings, arguments=("system",), named=named))(train_command)
->>>>>>> 11d9151 (Training of slide classifiers: one settings model that the command line and a YAML file fill, written beside the bundle)
     app.command("evaluate")(evaluate_command)
     app.command("readers")(readers_command)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathology.cli.settings_options import Config, given_settings, option_names, settings_command
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from pathology.radiology.io.cohort import Cohort
     from pathology.radiology.models.bundle import CardText
     from pathology.radiology.models.recipe import Recipe
+    from pathology.radiology.models.train_settings import EvaluateSettings, TrainSettings
 
 __all__ = ["app"]
 
@@ -28,16 +31,6 @@ CohortFolder = Annotated[
         help="Cohort folder: one subfolder per patient with <sequence>_image and <sequence>_mask.", show_default=False
     ),
 ]
-SystemName = Annotated[
-    str,
-    typer.Argument(
-        help="Published system, such as holbrook-2020; list them with 'pathology systems'.", show_default=False
-    ),
-]
-Clinical = Annotated[
-    Path | None, typer.Option("--clinical", help="Clinical CSV, one row per patient.", show_default=False)
-]
-PatientColumn = Annotated[str, typer.Option("--patient-column", help="Patient ID column of the clinical CSV.")]
 Change = Annotated[
     list[str] | None,
     typer.Option(
@@ -47,12 +40,6 @@ Change = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
-Folds = Annotated[int, typer.Option("--folds", min=2, help="Cross-validation folds, grouped by patient.")]
-Seed = Annotated[int, typer.Option("--seed", help="Random seed for folds, initial weights and sampling.")]
-Features = Annotated[
-    Path | None,
-    typer.Option("--features", help="Precomputed table from 'pathology radiology features'.", show_default=False),
-]
 
 
 @app.command("info")
@@ -214,75 +201,61 @@ def features(
     typer.echo(f"{len(table)} patients, {table.shape[1]} features: {out}")
 
 
-@app.command("evaluate")
-def evaluate(
-    system: SystemName,
-    cohort: CohortFolder,
-    clinical: Clinical = None,
-    patient_column: PatientColumn = "patient",
-    change: Change = None,
-    features_table: Features = None,
-    folds: Folds = 5,
-    seed: Seed = 0,
-    device: Device = "cpu",
-) -> None:
+def _evaluate_settings() -> type[EvaluateSettings]:
+    from pathology.radiology.models.train_settings import EvaluateSettings
+
+    return EvaluateSettings
+
+
+def _train_settings() -> type[TrainSettings]:
+    from pathology.radiology.models.train_settings import TrainSettings
+
+    return TrainSettings
+
+
+@app.command("evaluate", cls=settings_command(_evaluate_settings, arguments=("system", "cohort")))
+def evaluate(context: typer.Context, change: Change = None, config: Config = None) -> None:
     """Evaluate a system on a cohort by patient-level cross-validation."""
+    from pathology.configuration import configured
     from pathology.radiology.io.cohort import read_cohort
 
-    recipe = _recipe(system, change or [])
-    found = read_cohort(cohort, clinical, patient_column=patient_column)
-    for figure in _evaluated(recipe, found, features_table, folds, seed, device):
-        typer.echo(_metric_line(figure))
+    settings = configured(_evaluate_settings(), given_settings(context), file=config, options=option_names(context))
+    recipe = _recipe(settings, config, change or [])
+    found = read_cohort(settings.cohort, settings.clinical, patient_column=settings.patient_column)
+    for metric in _evaluated(recipe, found, settings):
+        typer.echo(_metric_line(metric))
 
 
-@app.command("train")
+@app.command(
+    "train", cls=settings_command(_train_settings, arguments=("system", "cohort"), named={"limits": "--limit"})
+)
 def train(
-    system: SystemName,
-    cohort: CohortFolder,
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output bundle folder.", show_default=False)],
-    data_name: Annotated[
-        str, typer.Option("--data-name", help="Name of the data set, for the model card.", show_default=False)
-    ],
-    data_source: Annotated[str, typer.Option("--data-source", help="Source of the data set.", show_default=False)],
-    data_licence: Annotated[str, typer.Option("--data-licence", help="Licence of the data set.", show_default=False)],
-    clinical: Clinical = None,
-    patient_column: PatientColumn = "patient",
     change: Change = None,
-    features_table: Features = None,
-    measure: Annotated[
-        bool,
-        typer.Option("--evaluate/--no-evaluate", help="Cross-validate first and record the metrics on the model card."),
-    ] = True,
-    constructed: Annotated[
-        bool, typer.Option("--constructed", help="The data are synthetic, not from patients.")
-    ] = False,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option("--limit", help="A limitation for the model card; repeatable.", show_default=False),
-    ] = None,
-    folds: Folds = 5,
-    seed: Seed = 0,
-    device: Device = "cpu",
+    config: Config = None,
 ) -> None:
     """Train a system on a cohort and write a bundle with its model card."""
+    from pathology.configuration import CONFIG_NAME, configured, write_config
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.models.bundle import CardText
     from pathology.radiology.models.recipe import NOT_MEASURED
 
-    recipe = _recipe(system, change or [])
-    found = read_cohort(cohort, clinical, patient_column=patient_column)
-    limits = [*(limit or []), f"Trained on {len(found)} patients from one source; no external validation."]
-    if constructed:
+    settings = configured(_train_settings(), given_settings(context), file=config, options=option_names(context))
+    recipe = _recipe(settings, config, change or [])
+    found = read_cohort(settings.cohort, settings.clinical, patient_column=settings.patient_column)
+    limits = [*settings.limits, f"Trained on {len(found)} patients from one source; no external validation."]
+    if settings.constructed:
         limits.append("Trained on constructed data: no clinical claim of any kind is possible.")
     text = CardText.model_validate(
         {
             "name": out.name.lower().replace("_", "-"),
-            "title": _system_module(system).SYSTEM.title,
+            "title": _system_module(settings.system).SYSTEM.title,
             "training_data": [
                 {
-                    "name": data_name,
-                    "source": data_source,
-                    "licence": data_licence,
+                    "name": settings.data_name,
+                    "source": settings.data_source,
+                    "licence": settings.data_licence,
                     "patients": len(found),
                     "images": len(found),
                     "used_for": "training",
@@ -291,23 +264,23 @@ def train(
             "limits": limits,
         }
     )
-    if features_table is not None:
-        _check_table(recipe, found, features_table, device)
-    metrics = _evaluated(recipe, found, features_table, folds, seed, device) if measure else (NOT_MEASURED,)
-    card = _trained(
-        recipe,
-        found,
-        features_table,
-        out,
-        text,
-        system=system,
-        metrics=metrics,
-        constructed=constructed,
-        seed=seed,
-        device=device,
+    if settings.features is not None:
+        _check_table(recipe, found, settings.features, settings.device)
+    metrics = _evaluated(recipe, found, settings) if settings.evaluate else (NOT_MEASURED,)
+    card = _trained(recipe, found, out, text, settings, metrics)
+    used = settings.model_copy(
+        update={
+            "recipe": recipe.model_dump(mode="json"),
+            **{
+                name: path.absolute()
+                for name in ("cohort", "clinical", "features")
+                if (path := getattr(settings, name)) is not None
+            },
+        }
     )
-    for figure in card.metrics:
-        typer.echo(_metric_line(figure))
+    write_config(out / CONFIG_NAME, used, f"pathology radiology train --config {CONFIG_NAME} --out OTHER")
+    for metric in card.metrics:
+        typer.echo(_metric_line(metric))
     typer.echo(f"wrote {out}: {card.parameters:,} parameters, {card.split}")
 
 
@@ -341,14 +314,16 @@ def _system_module(system: str) -> Any:  # noqa: ANN401  # a module of pathology
     return systems[system]
 
 
-def _recipe(system: str, changes: list[str]) -> Recipe:
-    """Return the recipe of a system with overridden settings."""
+def _recipe(settings: EvaluateSettings, config: Path | None, changes: list[str]) -> Recipe:
+    """Return the system's recipe with the overrides of the YAML file, then of ``--set``."""
     import yaml
     from pydantic import ValidationError
 
+    from pathology.configuration import refined
     from pathology.errors import UsageError
 
-    recipe: Recipe = _system_module(system).recipe()
+    published: Recipe = _system_module(settings.system).recipe()
+    recipe = refined(published, settings.recipe, file=config, under="recipe")
     values = recipe.model_dump(mode="json")
     for text in changes:
         name, sign, value = text.partition("=")
@@ -379,41 +354,36 @@ def _table(path: Path) -> pd.DataFrame:
     return table.set_index("patient_id")
 
 
-def _evaluated(
-    recipe: Recipe, cohort: Cohort, features_table: Path | None, folds: int, seed: int, device: str
-) -> tuple[Metric, ...]:
+def _evaluated(recipe: Recipe, cohort: Cohort, settings: EvaluateSettings) -> tuple[Metric, ...]:
     from pathology.radiology.models.signature_recipe import SignatureRecipe
     from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
+    shared: dict[str, Any] = {"folds": settings.folds, "seed": settings.seed}
     with _ProgressBar() as progress:
-        if features_table is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
-            chosen = _with_table(recipe, cohort, features_table)
-            return recipe.evaluate_table(_table(features_table), chosen, folds=folds, seed=seed, progress=progress)
-        return recipe.evaluate(cohort, folds=folds, seed=seed, device=device, progress=progress)
+        if settings.features is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
+            chosen = _with_table(recipe, cohort, settings.features)
+            return recipe.evaluate_table(_table(settings.features), chosen, **shared, progress=progress)
+        return recipe.evaluate(cohort, **shared, device=settings.device, progress=progress)
 
 
 def _trained(
-    recipe: Recipe,
-    cohort: Cohort,
-    features_table: Path | None,
-    out: Path,
-    text: CardText,
-    *,
-    system: str,
-    metrics: tuple[Metric, ...],
-    constructed: bool,
-    seed: int,
-    device: str,
+    recipe: Recipe, cohort: Cohort, out: Path, text: CardText, settings: TrainSettings, metrics: tuple[Metric, ...]
 ) -> Any:  # noqa: ANN401  # a RadiologyCard
     from pathology.radiology.models.signature_recipe import SignatureRecipe
     from pathology.radiology.models.survival_recipe import SurvivalRecipe
 
-    shared: dict[str, Any] = {"system": system, "metrics": metrics, "constructed": constructed, "seed": seed}
+    shared: dict[str, Any] = {
+        "system": settings.system,
+        "metrics": metrics,
+        "constructed": settings.constructed,
+        "seed": settings.seed,
+        "device": settings.device,
+    }
     with _ProgressBar() as progress:
-        if features_table is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
-            chosen = _with_table(recipe, cohort, features_table)
-            return recipe.train_table(_table(features_table), chosen, out, text, **shared, device=device)
-        return recipe.train(cohort, out, text, **shared, device=device, progress=progress)
+        if settings.features is not None and isinstance(recipe, SignatureRecipe | SurvivalRecipe):
+            chosen = _with_table(recipe, cohort, settings.features)
+            return recipe.train_table(_table(settings.features), chosen, out, text, **shared)
+        return recipe.train(cohort, out, text, **shared, progress=progress)
 
 
 def _check_table(recipe: Recipe, cohort: Cohort, path: Path, device: str) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
 from pathology.bundle.card import read_card
 from pathology.bundle.verify import verify_bundle
 from pathology.cli.app import app
-from pathology.errors import LeakageError, PathologyError
+from pathology.errors import LeakageError, PathologyError, UsageError
 from pathology.stats.intervals import Interval
 from pathology.testing.constructed_slides import construct_cohort, drawn_tiles
 
@@ -214,6 +215,47 @@ def test_a_killed_training_goes_on_and_ends_alike(trained, cohort, tmp_path):
         CliRunner().invoke(app, arguments(system, cohort, out, "--seed", "9"), catch_exceptions=False)
 
 
+def test_the_settings_beside_a_bundle_train_it_again(trained, tmp_path):
+    system, out = "foersch-2021", tmp_path / "foersch-2021"
+    written = yaml.safe_load((trained / system / "config.yaml").read_text())
+    assert (written["system"], written["classes"], written["init"]) == (system, list(CLASSES), "random")
+    assert (written["recipe"]["patch"], written["recipe"]["mpp"], written["recipe"]["aggregator"]) == (
+        96,
+        1,
+        "attention",
+    )
+    assert written["seed"] == 0
+    told = ["train", "--config", str(trained / system / "config.yaml"), "--out", str(out)]
+    result = CliRunner().invoke(app, told, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    cards = [read_card(folder / "card.yaml") for folder in (trained / system, out)]
+    assert cards[0].weights_sha256 == cards[1].weights_sha256
+    assert cards[0].metrics == cards[1].metrics
+    assert (out / "config.yaml").read_text() == (trained / system / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "said"),
+    [
+        ("fold: 3", [], "config.yaml: fold: there is no such setting. Did you mean folds"),
+        ("recipe: {pach: 96}", [], "config.yaml: recipe.pach: there is no such setting. Did you mean patch"),
+        ("recipe: {patch: wide}", [], "config.yaml: recipe.patch: "),
+        ("recipe: {batch: 0}", [], "config.yaml: recipe.batch: "),
+        ("workers: 0", [], "config.yaml: workers: "),
+        ("workers: 0", ["--workers", "1", "--set", "pach=3"], "--set pach"),  # the command line goes before the file
+        ("recipe: {patch: 96}", ["--set", "patch=banana"], "--set patch"),
+    ],
+)
+def test_a_wrong_file_of_settings_is_one_clear_error(cohort, tmp_path, text, more, said):
+    (tmp_path / "config.yaml").write_text(text)
+    call = ["train", "foersch-2021", "--slides", str(cohort), "--labels", str(cohort / "labels.csv")]
+    call += ["--out", str(tmp_path / "model"), "--config", str(tmp_path / "config.yaml"), *more]
+    with pytest.raises(UsageError, match=said) as caught:
+        CliRunner().invoke(app, call, catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
 def edited(cohort, tmp_path, change):
     with (cohort / "labels.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -257,7 +299,8 @@ def test_bad_input_is_one_clear_error_before_any_work(cohort, tmp_path, change, 
         (["--set", "network.aux_logits=true"], "needs 299 px"),
         (["--init", "nowhere"], "Use random, imagenet"),
         (["--folds", "1"], "folds: expected 0 or at least 2"),
-        (["--pixels", "jpeg"], "Choose decoded or reference"),
+        (["--pixels", "jpeg"], "--pixels: .*'decoded' or 'reference', not 'jpeg'"),
+        (["--workers", "0"], "--workers: "),
         (["--folds", "5"], "needs at least 5"),
         (["--keep-sites"], "Fill in the column 'site'"),
     ],

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pathology.cli.patient import app as patient
 from pathology.cli.radiology import app
-from pathology.errors import PathologyError
+from pathology.errors import PathologyError, UsageError
 from pathology.patient.record import read_radiology_results
 from pathology.radiology.io.nifti import write_nifti
 from pathology.radiology.io.open import open_mask, open_volume
@@ -64,6 +64,38 @@ def test_train_writes_a_card_that_says_everything(bundle):
     metrics = {f["metric"]: f for f in card["metrics"]}
     assert metrics["Dice coefficient"]["n"] == 4
     assert "2-fold cross-validation by patient" in metrics["Dice coefficient"]["data"]
+
+
+def test_the_settings_beside_a_bundle_train_it_again(bundle, folder, tmp_path):
+    written = yaml.safe_load((bundle / "config.yaml").read_text())
+    assert (written["system"], written["cohort"], written["folds"]) == ("marin-2022", str(folder / "images"), 2)
+    assert (written["recipe"]["optimiser"]["steps"], written["constructed"], written["limits"]) == (3, True, [])
+    call("train", "--config", bundle / "config.yaml", "--out", tmp_path / "model")
+    cards = [yaml.safe_load((path / "card.yaml").read_text()) for path in (bundle, tmp_path / "model")]
+    assert cards[0] == cards[1]
+    assert (tmp_path / "model" / "config.yaml").read_text() == (bundle / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "said"),
+    [
+        ("fold: 3", (), "config.yaml: fold: there is no such setting. Did you mean folds"),
+        ("folds: 1", (), "config.yaml: folds: .* not 1"),
+        ("folds: 1", ("--folds", 0), "--folds: .* not 0"),
+        ("recipe: {widht: 3}", (), "config.yaml: recipe.widht: there is no such setting. Did you mean widths"),
+        ("recipe: {optimiser: {steps: 0}}", (), "config.yaml: recipe.optimiser.steps: "),
+        ("recipe: {optimiser: {stepz: 9}}", (), "recipe.optimiser.stepz: there is no .* Did you mean steps"),
+    ],
+)
+def test_a_wrong_file_of_settings_is_one_clear_error(folder, tmp_path, text, more, said):
+    (tmp_path / "config.yaml").write_text(text)
+    given = ["--out", tmp_path / "m", "--config", tmp_path / "config.yaml", *DATA, *more]
+    with pytest.raises(UsageError, match=said) as caught:
+        call("train", "marin-2022", folder / "images", *given)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="data_source is missing. Give --data-source, or data_source in the --config"):
+        call("train", "marin-2022", folder / "images", "--out", tmp_path / "m", "--data-name", "phantoms")
+    assert not (tmp_path / "m").exists()
 
 
 def test_segment_prints_what_it_found(bundle, folder, tmp_path):
