@@ -25,7 +25,7 @@ from pathology.testing.synthetic_slides import TissuePicture, write_svs
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = re.compile(r"<!-- not run: (.{10,}?) -->\s*$")
-LANGUAGES = {"python", "console", "sh", "json", "text"}
+LANGUAGES = {"python", "console", "sh", "json", "text", "yaml"}
 
 pytestmark = [
     # lifelines 0.30 calls pandas in a way that pandas 4 will drop.
@@ -97,6 +97,24 @@ def test_every_command_exists_with_its_options(name):
     for block in ALL[name]:
         for command in block.commands:
             parse(command)
+
+
+@pytest.mark.parametrize("name", [name for name, found in ALL.items() if any(b.language == "yaml" for b in found)])
+def test_every_file_of_settings_can_be_given(name, tmp_path):
+    from pathology.configuration import configured, refined
+    from pathology.radiology.models.train_settings import TrainSettings as RadiologyTrainSettings
+    from pathology.settings import ScoreConfig
+    from pathology.systems.system import system_modules
+    from pathology.training.classifier.settings import TrainSettings
+
+    models = {"README.md": ScoreConfig, "classifiers.md": TrainSettings, "radiology.md": RadiologyTrainSettings}
+    for block in ALL[name]:
+        if block.language == "yaml":
+            file = tmp_path / "config.yaml"
+            file.write_text(block.code)
+            settings = configured(models[name], {}, file=file)
+            if name != "README.md":
+                refined(system_modules()[settings.system].recipe(), settings.recipe, file=file, under="recipe")
 
 
 def test_a_command_that_does_not_exist_would_be_noticed():

@@ -93,7 +93,7 @@ def test_a_wrong_file_of_settings_is_one_clear_error(folder, tmp_path, text, mor
     with pytest.raises(UsageError, match=said) as caught:
         call("train", "marin-2022", folder / "images", *given)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="data_source is missing. Give --data-source, or data_source in the --config"):
+    with pytest.raises(UsageError, match=r"data_source is missing. Give --data-source, or data_source in the --config"):
         call("train", "marin-2022", folder / "images", "--out", tmp_path / "m", "--data-name", "phantoms")
     assert not (tmp_path / "m").exists()
 
