@@ -83,9 +83,7 @@ def train_command(
         *(changes or []),
         *([f"aggregator={aggregator}"] if aggregator else []),
     ]
-    raise typer.Exit(
-        run(given_settings(context), out, config=config, options=option_names(context), changes=changes)
-    )
+    raise typer.Exit(run(given_settings(context), out, config=config, options=option_names(context), changes=changes))
 
 
 def evaluate_command(
