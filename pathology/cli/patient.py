@@ -113,17 +113,9 @@ def build(
         f"{report.patients} patients: {report.with_slides} with slides, {report.with_imaging} with imaging, "
         f"{report.with_clinical} with clinical data, {report.complete} with all supplied sources."
     )
-    for what, ids in (
-        ("slides without a patient ID", report.slides_without_patient),
-        ("patients with slides only", report.only_in_slides),
-        ("patients with imaging only", report.only_in_imaging),
-        ("patients in the clinical table only", report.only_in_clinical),
-        ("similar IDs, not merged", report.lookalikes),
-        ("warnings", report.warnings),
-    ):
-        if ids:
-            more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
-            typer.echo(f"{len(ids)} {what}: {'; '.join(ids[:5])}{more}")
+    for what, entries in report.findings():
+        more = f" and {len(entries) - 5} more" if len(entries) > 5 else ""
+        typer.echo(f"{len(entries)} {what}: {'; '.join(entries[:5])}{more}")
     typer.echo(f"{out / 'index.html'}. Research use only.")
 
 

@@ -66,21 +66,7 @@ def summary_page(summary: PatientSummary) -> str:
 
 def index_page(records: Sequence[PatientRecord], report: BuildReport) -> str:
     """Return the list of all patients and of unmatched entries."""
-    problems = [
-        (what, ids)
-        for what, ids in (
-            ("slides without a patient ID", report.slides_without_patient),
-            ("patients with slides only", report.only_in_slides),
-            ("patients with imaging only", report.only_in_imaging),
-            ("patients in the clinical table only", report.only_in_clinical),
-            ("similar IDs, not merged", report.lookalikes),
-            ("columns outside the vocabulary", report.columns_outside_vocabulary),
-            ("columns dropped for pseudonymisation", report.dropped_for_hashing),
-            ("warnings", report.warnings),
-        )
-        if ids
-    ]
-    return _render("index.html", records=records, report=report, problems=problems)
+    return _render("index.html", records=records, report=report, problems=report.findings())
 
 
 def write_folder(

@@ -146,6 +146,20 @@ class BuildReport(Record):
     dropped_for_hashing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    def findings(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return what a person should look at: what it is, with the IDs, columns or texts; nothing that is empty."""
+        every = (
+            ("slides without a patient ID", self.slides_without_patient),
+            ("patients with slides only", self.only_in_slides),
+            ("patients with imaging only", self.only_in_imaging),
+            ("patients in the clinical table only", self.only_in_clinical),
+            ("similar IDs, not merged", self.lookalikes),
+            ("columns outside the vocabulary", self.columns_outside_vocabulary),
+            ("columns dropped for pseudonymisation", self.dropped_for_hashing),
+            ("warnings", self.warnings),
+        )
+        return [(what, entries) for what, entries in every if entries]
+
 
 def read_slide_results(folder: Path) -> list[tuple[str | None, PatientSlide]]:
     """Read the results folder of ``pathology score``.

@@ -126,6 +126,8 @@ def test_everything_is_joined_or_reported(slides, clinical, tmp_path):
     assert report.only_in_clinical == ("C", "D")
     assert report.lookalikes == ("C / c",)
     assert report.columns_outside_vocabulary == ("doctor",)
+    assert ("columns outside the vocabulary", ("doctor",)) in report.findings()
+    assert all(entries for _, entries in report.findings())
     b = records[1]
     assert b.notes == ("no imaging for this patient", "1 of 1 slides could not be scored")
     assert "age_years" not in b.clinical
