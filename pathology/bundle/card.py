@@ -297,6 +297,12 @@ def read_card(path: Path) -> Card:
     ------
     BundleError
         If the file is missing or not valid YAML, or a field is missing or wrong; the message names the field.
+
+    Examples
+    --------
+    >>> card = read_card(bundle_path / "card.yaml")
+    >>> card.architecture, card.classes
+    ('densenet121', ('a', 'b', 'c'))
     """
     return validate_card(read_card_fields(path), path)
 

@@ -238,6 +238,11 @@ def load_bundle(model: str | Path) -> Bundle:
         fetched.
     MissingDependencyError
         If a model of TIAToolbox's zoo is used for the first time and that library is not installed.
+
+    Examples
+    --------
+    >>> load_bundle(bundle_path)
+    Bundle('example': classification, densenet121, 3 classes, patches of 64 px at 1 µm/px)
     """
     return open_bundle(find_bundle_folder(model))
 
@@ -330,6 +335,11 @@ def list_bundles() -> list[Listed]:
     """Return every bundle on the search path, by name; a broken one with its error.
 
     Cards are validated; weights must exist but are not read (see :func:`verify_bundle`).
+
+    Examples
+    --------
+    >>> [(bundle.name, bundle.error) for bundle in list_bundles()][:1]
+    [('mitosis-yolov4', None)]
     """
     listed: list[Listed] = []
     first: dict[str, Path] = {}

@@ -77,6 +77,11 @@ def export_bundle(model: str | Path, destination: Path) -> Path:
         If there is no such bundle or it is broken.
     OutputError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> export_bundle(bundle_path, folder / "model.zip").name
+    'model.zip'
     """
     bundle = load_bundle(model)
     card = bundle.card
@@ -141,6 +146,12 @@ def import_bundle(
         any other check of :func:`pathology.bundle.verify.verify_bundle` fails.
     OutputError
         If the folder cannot be written.
+
+    Examples
+    --------
+    >>> archive = export_bundle(bundle_path, folder / "model.zip")
+    >>> import_bundle(archive, folder=folder).name
+    'example'
     """
     refuse_unsafe(source)
     if not source.exists():

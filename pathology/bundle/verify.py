@@ -64,6 +64,11 @@ def verify_bundle(model: str | Path) -> list[Check]:
     ------
     UnknownModelError
         If there is no such bundle.
+
+    Examples
+    --------
+    >>> all(check.error is None for check in verify_bundle(bundle_path))
+    True
     """
     directory = find_bundle_folder(model)
     bundle: Bundle | None = None

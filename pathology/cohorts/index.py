@@ -157,6 +157,11 @@ def find_cohort(name: str) -> PublicCohort:
     ------
     UsageError
         If there is none; the message lists the cohorts.
+
+    Examples
+    --------
+    >>> find_cohort(COHORTS[0].name).title
+    'TCGA-SARC: H&E slides of soft tissue sarcomas, FFPE diagnostic and frozen'
     """
     for cohort in COHORTS:
         if name.lower() in (cohort.name, cohort.collection):

@@ -36,7 +36,7 @@ class CohortLabels:
 
 
 def read_diagnoses(table: Path, *, patient: str, label: str) -> dict[str, str]:
-    """Read patients and diagnoses from a table.
+    r"""Read patients and diagnoses from a table.
 
     Parameters
     ----------
@@ -49,6 +49,13 @@ def read_diagnoses(table: Path, *, patient: str, label: str) -> dict[str, str]:
     ------
     InputTableError
         If a column is missing, the table is empty, or a patient has two diagnoses.
+
+    Examples
+    --------
+    >>> table = folder / "clinical.csv"
+    >>> _ = table.write_text("case,diagnosis\nP1,liposarcoma\nP2,leiomyosarcoma\n")
+    >>> read_diagnoses(table, patient="case", label="diagnosis")
+    {'P1': 'liposarcoma', 'P2': 'leiomyosarcoma'}
     """
     tabs = table.suffix.lower() in (".tsv", ".txt")
     try:

@@ -161,6 +161,15 @@ def evaluate_slides(
     ------
     UsageError
         If there are no slides.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> odds = [[4, 1], [1, 4]]
+    >>> found = [SlidePrediction(f"S{i}", f"P{i}", i % 2, rng.dirichlet(odds[i % 2], 20)) for i in range(8)]
+    >>> evaluation = evaluate_slides(found, ("stroma", "tumour"), name="test", data="constructed", resamples=100)
+    >>> evaluation.slides, evaluation.patches
+    (8, 160)
     """
     if not predictions:
         raise UsageError("there are no slides to evaluate on")

@@ -116,7 +116,17 @@ class Image:
 
 
 def rates(images: Sequence[Image], threshold: float, distance: float) -> Rates:
-    """Return the rates at a score threshold; detections are matched one to one within a distance in pixels."""
+    """Return the rates at a score threshold; detections are matched one to one within a distance in pixels.
+
+    Examples
+    --------
+    >>> from pathology.findings import Detections
+    >>> boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
+    >>> found = Detections(boxes, np.array([0.9, 0.4], np.float32))
+    >>> images = [Image("S1", found, np.array([[6.0, 5.0]]), area_mm2=1.0)]
+    >>> rates(images, threshold=0.5, distance=8.0).precision
+    1.0
+    """
     counts = np.zeros(3, int)
     for image in images:
         matches = match_by_distance(image.detections.at_least(threshold), image.mitoses, distance)
@@ -186,6 +196,15 @@ def froc(images: Sequence[Image], distance: float) -> Froc:
     ------
     UsageError
         If the images hold no mitosis or no area.
+
+    Examples
+    --------
+    >>> from pathology.findings import Detections
+    >>> boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
+    >>> found = Detections(boxes, np.array([0.9, 0.4], np.float32))
+    >>> curve = froc([Image("S1", found, np.array([[6.0, 5.0]]), area_mm2=1.0)], distance=8.0)
+    >>> curve.sensitivity.tolist()
+    [1.0, 1.0]
     """
     scores, hits, total = _ranked(images, distance)
     area = sum(image.area_mm2 for image in images)

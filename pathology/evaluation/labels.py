@@ -100,7 +100,7 @@ class LabelledSlides:
 def read_labels(
     table: Path, slides: Sequence[SlideEntry], classes: Sequence[str], *, patients_per_class: int = 1
 ) -> LabelledSlides:
-    """Read a label table, match it to the slides and validate both.
+    r"""Read a label table, match it to the slides and validate both.
 
     Parameters
     ----------
@@ -123,6 +123,17 @@ def read_labels(
         or is in two sets, or a class has too few patients.
     UsageError
         If there are fewer than two classes.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from pathology.scoring.select import SlideEntry
+    >>> table = folder / "labels.csv"
+    >>> _ = table.write_text("slide_id,patient_id,label\na,P1,stroma\nb,P2,tumour\n")
+    >>> slides = [SlideEntry("a", Path("a.svs")), SlideEntry("b", Path("b.svs"))]
+    >>> labelled = read_labels(table, slides, ["stroma", "tumour"])
+    >>> labelled.labels
+    [0, 1]
     """
     if len(set(classes)) < 2 or len(set(classes)) != len(classes):
         raise UsageError(f"at least two different classes are required, got {', '.join(classes) or 'none'}")

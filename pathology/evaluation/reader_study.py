@@ -16,7 +16,7 @@ _COLUMNS = ("reader", "case", "truth", "unaided", "aided")
 
 
 def read_reader_study(path: Path, *, resamples: int = 2000, seed: int = 0) -> ReaderStudy:
-    """Compare the accuracy of readers with and without AI assistance.
+    r"""Compare the accuracy of readers with and without AI assistance.
 
     Parameters
     ----------
@@ -32,6 +32,15 @@ def read_reader_study(path: Path, *, resamples: int = 2000, seed: int = 0) -> Re
         If a column or value is missing, a reader read a case twice or not at all, or a case has two truth values.
     UsageError
         If there are fewer than two readers or cases.
+
+    Examples
+    --------
+    >>> table = folder / "readers.csv"
+    >>> rows = ["reader,case,truth,unaided,aided"]
+    >>> rows += [f"R{r},C{c},a,{'a' if (r + c) % 2 else 'b'},a" for r in range(3) for c in range(6)]
+    >>> _ = table.write_text("\n".join(rows))
+    >>> read_reader_study(table, resamples=200).gain.value
+    0.5
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)

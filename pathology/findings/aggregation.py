@@ -160,6 +160,14 @@ def aggregate(
     ------
     NoTissueError
         If no patch has probabilities.
+
+    Examples
+    --------
+    >>> from pathology.settings import GridSettings
+    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], np.float32)
+    >>> answer = aggregate(probabilities, np.ones(3, np.float32), GridSettings())
+    >>> answer.probabilities.round(2).tolist()
+    [0.67, 0.33]
     """
     readable = np.asarray(~np.isnan(probabilities).any(axis=1))
     if not readable.any():

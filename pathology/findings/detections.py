@@ -131,6 +131,12 @@ def suppress(detections: Detections, *, iou: float = 0.4, distance: float = 0.0)
     -------
     Detections
         By falling score; ties by position, so that the order of the windows changes nothing.
+
+    Examples
+    --------
+    >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]], np.float32)
+    >>> len(suppress(Detections(boxes, np.array([0.9, 0.8, 0.7], np.float32))))
+    2
     """
     if not len(detections):
         return detections
@@ -216,6 +222,14 @@ def match_by_distance(detections: Detections, reference: NDArray[np.floating], d
     -------
     Matches
         Each detection, the surest first, takes the nearest object that is still free.
+
+    Examples
+    --------
+    >>> boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
+    >>> found = Detections(boxes, np.array([0.9, 0.4], np.float32))
+    >>> matches = match_by_distance(found, np.array([[6.0, 5.0]]), distance=8)
+    >>> matches.true_positives, matches.false_positives, matches.false_negatives
+    (1, 1, 0)
     """
     away = detections.centres[:, None] - np.asarray(reference, np.float64).reshape(-1, 2)[None]
     return _match(detections.scores, -np.hypot(away[..., 0], away[..., 1]), -distance)
@@ -232,6 +246,12 @@ def match_by_iou(detections: Detections, reference: NDArray[np.floating], iou: f
         ``(M, 4)`` boxes ``(left, top, right, bottom)``.
     iou
         Smallest overlap.
+
+    Examples
+    --------
+    >>> found = Detections(np.array([[0, 0, 10, 10]], np.float32), np.array([0.9], np.float32))
+    >>> match_by_iou(found, np.array([[1.0, 0.0, 11.0, 10.0]]), iou=0.5).true_positives
+    1
     """
     boxes = np.asarray(reference, np.float64).reshape(-1, 4)
     return _match(detections.scores, box_iou(detections.boxes, boxes), iou)

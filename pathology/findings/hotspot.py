@@ -130,6 +130,13 @@ def find_hotspot(points: NDArray[np.floating], mpp: float, window: HotspotWindow
     ------
     UsageError
         If the coordinates are not finite, or mpp is not positive.
+
+    Examples
+    --------
+    >>> points = np.array([[100.0, 100.0], [120.0, 110.0], [5000.0, 5000.0]])
+    >>> hotspot = find_hotspot(points, 0.5, HotspotWindow(area_mm2=0.1))
+    >>> hotspot.count
+    2
     """
     points = np.asarray(points, np.float64).reshape(-1, 2)
     if not np.isfinite(points).all() or not mpp > 0:
@@ -503,6 +510,12 @@ def expected_maximum(
     ------
     UsageError
         If ``tissue_mm2`` is not positive.
+
+    Examples
+    --------
+    >>> chance = expected_maximum(20, tissue_mm2=100.0, window=HotspotWindow(area_mm2=2.0), observed=9)
+    >>> chance.p_value < 0.05
+    True
     """
     if not tissue_mm2 > 0:
         raise UsageError("the bias of a hotspot needs the area of tissue searched, in mm²")

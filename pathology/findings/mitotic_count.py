@@ -212,6 +212,13 @@ def count_mitoses(
     ------
     UsageError
         If coordinates, scale or areas make no sense.
+
+    Examples
+    --------
+    >>> points = np.array([[100.0, 100.0], [120.0, 110.0], [9000.0, 9000.0]])
+    >>> count = count_mitoses(points, 0.25, tissue_mm2=12.0)
+    >>> count.total, count.hotspot.count
+    (3, 2)
     """
     points = np.asarray(points, np.float64).reshape(-1, 2)
     window = window or HotspotWindow()

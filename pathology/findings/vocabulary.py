@@ -148,7 +148,13 @@ _BY_NAME = {_plain(name): entry for entry in _ENTRIES for name in (entry.code, e
 
 
 def histotypes() -> tuple[Histotype, ...]:
-    """Return all entities of the list."""
+    """Return all entities of the list.
+
+    Examples
+    --------
+    >>> len(histotypes()) > 30
+    True
+    """
     return _ENTRIES
 
 
@@ -159,6 +165,11 @@ def find_histotype(name: str) -> Histotype:
     ------
     UsageError
         If the name is unknown, or covers several entities today; the message then lists them.
+
+    Examples
+    --------
+    >>> find_histotype("UPS").name
+    'undifferentiated pleomorphic sarcoma'
     """
     plain = _plain(name)
     if plain in _BY_NAME:

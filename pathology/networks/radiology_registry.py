@@ -27,7 +27,13 @@ _BUILDERS: Final[dict[str, tuple[str, str]]] = {
 
 
 def radiology_architectures() -> tuple[str, ...]:
-    """Return the names :func:`build_radiology_network` knows, in alphabetical order."""
+    """Return the names :func:`build_radiology_network` knows, in alphabetical order.
+
+    Examples
+    --------
+    >>> "attention-unet" in radiology_architectures()
+    True
+    """
     return tuple(sorted(_BUILDERS))
 
 
@@ -51,5 +57,10 @@ def build_radiology_network(architecture: str, classes: int, **options: Any) -> 
         If the architecture has no such option.
     ValueError
         If ``classes`` is below 1.
+
+    Examples
+    --------
+    >>> type(build_radiology_network("resnet18", 2)).__name__
+    'ResNet'
     """
     return build_from(_BUILDERS, architecture, classes, "radiology network", **options)

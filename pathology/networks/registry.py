@@ -25,7 +25,13 @@ _BUILDERS: Final[dict[str, tuple[str, str]]] = {
 
 
 def architectures() -> tuple[str, ...]:
-    """Return the names :func:`build_network` knows, in alphabetical order."""
+    """Return the names :func:`build_network` knows, in alphabetical order.
+
+    Examples
+    --------
+    >>> "densenet121" in architectures()
+    True
+    """
     return tuple(sorted(_BUILDERS))
 
 
@@ -54,6 +60,12 @@ def build_network(architecture: str, classes: int, **options: Any) -> nn.Module:
         If the architecture has no such option.
     ValueError
         If ``classes`` is below 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> build_network("densenet121", 3).eval()(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 3])
     """
     return build_from(_BUILDERS, architecture, classes, "network", **options)
 

@@ -225,6 +225,11 @@ def predict_activity(network: ActivityNetwork, features: npt.NDArray[np.floating
     ------
     UsageError
         Features of another shape, or missing values.
+
+    Examples
+    --------
+    >>> predict_activity(ActivityNetwork(), np.zeros((5, 2, 20, 4))).shape
+    (5,)
     """
     x = _input(features)
     network.eval()

@@ -159,6 +159,14 @@ def promoter_features(promoters: pd.DataFrame, calls: pd.DataFrame) -> Floats:
         Window sizes, windows in the direction of transcription, features in the order of :data:`CHANNELS`, rounded
         to three decimals; NaN where a window has no call.  Where the whole region does not vary, SSD, its fraction and
         the variance are 0.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> promoters = pd.DataFrame({"Chr": ["chr1"], "Start": [10_000], "End": [12_000], "Strand": ["+"]})
+    >>> calls = pd.DataFrame({"chrom": ["chr1"] * 3, "pos": [9_900, 10_050, 10_400], "mval": [0.1, 0.8, 0.4]})
+    >>> promoter_features(promoters, calls).shape
+    (1, 2, 20, 4)
     """
     result = np.full((len(promoters), len(WINDOW_SIZES), WINDOWS, len(CHANNELS)), np.nan)
     by_chromosome = {
@@ -213,6 +221,11 @@ def scale_features(features: Floats) -> Floats:
     Returns
     -------
     ndarray, shape (N, 2, 20, 4)
+
+    Examples
+    --------
+    >>> scale_features(np.ones((1, 2, 20, 4))).shape
+    (1, 2, 20, 4)
     """
     low = np.nanmin(features, axis=(0, 2), keepdims=True)
     high = np.nanmax(features, axis=(0, 2), keepdims=True)

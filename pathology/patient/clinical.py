@@ -206,7 +206,7 @@ class ClinicalTable:
 def read_clinical(
     path: Path, *, columns: Mapping[str, str] | None = None, today: dt.date | None = None
 ) -> ClinicalTable:
-    """Read and validate a clinical table.
+    r"""Read and validate a clinical table.
 
     Parameters
     ----------
@@ -221,6 +221,13 @@ def read_clinical(
     ------
     InputTableError
         The file cannot be read or is invalid; see :func:`validate_clinical`.
+
+    Examples
+    --------
+    >>> table = folder / "clinical.csv"
+    >>> _ = table.write_text("patient_id,age,sex\nP1,54,female\nP2,61,male\n")
+    >>> list(read_clinical(table).rows.index)
+    ['P1', 'P2']
     """
     try:
         if path.suffix.lower() in (".xlsx", ".xls"):

@@ -76,7 +76,7 @@ class _Notes:
 
 
 def summarise_record(record: PatientRecord) -> PatientSummary:
-    """Write the plain-language summary of one patient.
+    r"""Write the plain-language summary of one patient.
 
     Parameters
     ----------
@@ -87,6 +87,15 @@ def summarise_record(record: PatientRecord) -> PatientSummary:
     -------
     PatientSummary
         Lists every number as a fact.  For a patient who has died it states that no summary was written.
+
+    Examples
+    --------
+    >>> from pathology.patient import build_records, read_clinical
+    >>> table = folder / "clinical.csv"
+    >>> _ = table.write_text("patient_id,age,sex\nP1,54,female\n")
+    >>> records, _ = build_records(clinical=read_clinical(table))
+    >>> list(summarise_record(records[0]).sections)
+    ['About this page', 'What your records say']
     """
     notes = _Notes()
     if record.clinical.get("status") == "dead" or record.clinical.get("os_event") == 1:

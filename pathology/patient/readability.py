@@ -40,6 +40,11 @@ def readability(text: str) -> Readability:
     Readability
         Reading ease is 206.835 - 1.015 words / sentences - 84.6 syllables / words (Flesch 1948, J Appl Psychol 32:221);
         the grade is 0.39 words / sentences + 11.8 syllables / words - 15.59 (Kincaid 1975, Navy report 8-75).
+
+    Examples
+    --------
+    >>> readability("The tumour is large. It grows fast.").grade < 5
+    True
     """
     closed = re.sub(r"(?<![.!?:])\n", ".\n", text.strip())
     words = _WORD.findall(closed)

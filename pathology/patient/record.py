@@ -275,7 +275,7 @@ def build_records(
     clinical: ClinicalTable | None = None,
     pseudonyms: Pseudonyms | None = None,
 ) -> tuple[list[PatientRecord], BuildReport]:
-    """Merge the sources by patient ID.
+    r"""Merge the sources by patient ID.
 
     IDs must match exactly.  Similar IDs are reported but never merged, because a wrong match puts one patient's
     tumour into another's record.
@@ -296,6 +296,15 @@ def build_records(
     ------
     UsageError
         No source is given.
+
+    Examples
+    --------
+    >>> from pathology.patient import read_clinical
+    >>> table = folder / "clinical.csv"
+    >>> _ = table.write_text("patient_id,age,sex\nP1,54,female\nP2,61,male\n")
+    >>> records, report = build_records(clinical=read_clinical(table))
+    >>> len(records)
+    2
     """
     if slides is None and imaging is None and clinical is None:
         raise UsageError("no source to build patient records from", remedy="Supply --slides, --radiology or --clinical")
@@ -378,7 +387,7 @@ def build_records(
 
 
 def patient_table(records: Sequence[PatientRecord]) -> pd.DataFrame:
-    """Return one row per patient for statistics, with prefixed columns.
+    r"""Return one row per patient for statistics, with prefixed columns.
 
     ``clinical.*`` unchanged; ``slides.scored`` and, over scored slides, ``slide.p_<class>`` (mean probability),
     ``slide.tissue_mm2`` (sum) and ``slide.<finding>`` (mean); ``imaging.studies`` and ``imaging.<finding>`` (mean).
@@ -388,6 +397,15 @@ def patient_table(records: Sequence[PatientRecord]) -> pd.DataFrame:
     ----------
     records
         Patients.
+
+    Examples
+    --------
+    >>> from pathology.patient import read_clinical
+    >>> table = folder / "clinical.csv"
+    >>> _ = table.write_text("patient_id,age,sex\nP1,54,female\n")
+    >>> records, _ = build_records(clinical=read_clinical(table))
+    >>> len(patient_table(records))
+    1
     """
     rows = []
     for record in records:

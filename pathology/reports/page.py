@@ -63,6 +63,11 @@ def write_report(
         Sections, in order.
     warnings
         Warnings, shown first.
+
+    Examples
+    --------
+    >>> section = Section(heading="Methods", text="What was done.")
+    >>> write_report(folder / "report.html", "A report", "Two patients", [section])
     """
     template = page_environment().get_template("report.html")
     html = template.render(title=title, subtitle=subtitle, sections=sections, warnings=list(warnings))

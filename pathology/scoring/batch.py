@@ -116,6 +116,12 @@ def score(
         If an option, the selection or the model is unusable; nothing has been written then.
     OutputError
         If ``out`` cannot be written.
+
+    Examples
+    --------
+    >>> batch = score(slide_path, bundle_path, folder / "results", engine="torch")
+    >>> [(result.slide_id, result.status) for result in batch.slides]
+    [('slide', 'scored')]
     """
     sources = [slides] if isinstance(slides, str | PathLike) else list(slides)
     config = configured(

@@ -142,6 +142,14 @@ def tile(
         If the selection is unusable, or stain normalisation is asked for with ``encoded``.
     OutputError
         If ``out`` cannot be written.
+
+    Examples
+    --------
+    >>> from pathology import GridSettings, PatchStore
+    >>> (made,) = tile(slide_path, folder, GridSettings(patch=64, stride=64, mpp=1.0))
+    >>> with PatchStore.open(made.store) as store:
+    ...     store[0].shape
+    (64, 64, 3)
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; it must be at least 1")

@@ -186,6 +186,11 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     ------
     SlideNotFoundError
         If a path does not exist.
+
+    Examples
+    --------
+    >>> [path.name for path in find_slides([slide_path.parent])]
+    ['slide.svs']
     """
     found: dict[Path, None] = {}
     for given in paths:

@@ -60,6 +60,13 @@ def bootstrap(
     ------
     UsageError
         Lengths differ, a patient lies in two strata, or too few resamples.
+
+    Examples
+    --------
+    >>> values = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    >>> patients = ["P1", "P1", "P2", "P2", "P3", "P3"]
+    >>> print(bootstrap(lambda rows: float(values[rows].mean()), patients))
+    3.5 (95 % CI 1.5-5.5, n = 3)
     """
     if resamples < 100:
         raise UsageError(f"{resamples} resamples cannot give an interval", remedy="Use at least 100, better 2000")

@@ -146,6 +146,14 @@ def fit_conformal(
     ------
     UsageError
         If shapes do not fit, a probability is missing, or there are no slides.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> right = rng.uniform(0.4, 1.0, 200)
+    >>> rule = fit_conformal(np.column_stack([right, 1 - right]), np.zeros(200, int), coverage=0.9)
+    >>> prediction_sets(np.array([[0.95, 0.05], [0.5, 0.5]]), rule).tolist()
+    [[True, False], [True, True]]
     """
     p, truth = _checked(probabilities), np.asarray(labels, np.int64)
     if len(p) != len(truth) or not len(p):
@@ -175,6 +183,13 @@ def prediction_sets(probabilities: Floats, rule: ConformalRule) -> Bools:
     -------
     numpy.ndarray
         ``(N, C)`` bool.  A ``lac`` set may be empty: no class is probable enough.
+
+    Examples
+    --------
+    >>> right = np.linspace(0.4, 1.0, 200)
+    >>> rule = fit_conformal(np.column_stack([right, 1 - right]), np.zeros(200, int))
+    >>> prediction_sets(np.array([[0.95, 0.05]]), rule).tolist()
+    [[True, False]]
     """
     p = _checked(probabilities)
     if rule.threshold is None:

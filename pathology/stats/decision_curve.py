@@ -47,6 +47,12 @@ def decision_curve(
     ------
     UsageError
         Lengths differ, or values outside their range.
+
+    Examples
+    --------
+    >>> curve = decision_curve(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.6, 0.9]), thresholds=[0.5])
+    >>> curve.model
+    (0.5,)
     """
     truth, p = np.asarray(labels), np.asarray(probabilities, float)
     q = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, float)

@@ -79,6 +79,11 @@ def wilson(successes: int, n: int, *, level: float = 0.95, continuity: bool = Fa
     ------
     UsageError
         Counts that cannot be.
+
+    Examples
+    --------
+    >>> print(wilson(18, 20))
+    0.9 (95 % CI 0.699-0.972, n = 20)
     """
     _check_counts(successes, n)
     kind: Literal["wilson", "wilsoncc"] = "wilsoncc" if continuity else "wilson"
@@ -108,6 +113,11 @@ def poisson_interval(count: int, *, exposure: float = 1.0, level: float = 0.95) 
     ------
     UsageError
         A negative count or an exposure that is not positive.
+
+    Examples
+    --------
+    >>> print(poisson_interval(12, exposure=1.734))
+    6.92 (95 % CI 3.58-12.1, n = 12)
     """
     if count < 0 or not exposure > 0:
         raise UsageError(
@@ -136,6 +146,11 @@ def mean_interval(values: Sequence[float] | Floats, *, level: float = 0.95) -> I
         data and are not independent.
     level
         Confidence level, 0 to 1.
+
+    Examples
+    --------
+    >>> print(mean_interval([0.71, 0.75, 0.68, 0.74]))
+    0.72 (95 % CI 0.67-0.77, n = 4)
     """
     array = np.asarray(values, dtype=float)
     if array.size == 0:
@@ -171,6 +186,13 @@ def mcnemar(
     ------
     UsageError
         Lengths differ or there are no cases.
+
+    Examples
+    --------
+    >>> first = np.array([True] * 18 + [False] * 2)
+    >>> second = np.array([True] * 12 + [False] * 8)
+    >>> round(mcnemar(first, second).p, 3)
+    0.031
     """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:

@@ -57,6 +57,14 @@ def reader_study(
     ------
     UsageError
         Shapes differ, or fewer than two readers or cases.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> unaided, aided = rng.random((4, 30)) < 0.7, rng.random((4, 30)) < 0.9
+    >>> study = reader_study(unaided, aided, resamples=200)
+    >>> study.gain.value > 0
+    True
     """
     before, after = np.asarray(unaided, dtype=bool), np.asarray(aided, dtype=bool)
     if before.shape != after.shape or before.ndim != 2 or min(before.shape) < 2:

@@ -131,6 +131,12 @@ def grouped_k_fold(
     ------
     UsageError
         Lengths differ, an id is missing, or there are fewer patients (or sites) than folds.
+
+    Examples
+    --------
+    >>> folds = grouped_k_fold(["P1", "P1", "P2", "P3", "P4", "P4"], k=2)
+    >>> [fold.test.tolist() for fold in folds]
+    [[0, 1, 4, 5], [2, 3]]
     """
     return _k_fold(_Table(patients, labels, sites), k, seed, repeat=0)
 
@@ -242,6 +248,12 @@ def grouped_split(
     ------
     UsageError
         As in :func:`grouped_k_fold`; shares that are not positive or do not sum to 1.
+
+    Examples
+    --------
+    >>> split = grouped_split([f"P{i // 2}" for i in range(20)], shares={"train": 0.6, "test": 0.4})
+    >>> {name: len(rows) for name, rows in split.items()}
+    {'train': 12, 'test': 8}
     """
     if len(shares) < 2 or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise UsageError(f"shares are {dict(shares)}, expected at least two positive numbers that sum to 1")
@@ -301,6 +313,11 @@ def audit_leakage(
         A row, patient, slide, content or site is on two sides; the message names up to five of them.
     UsageError
         Lengths differ, an id is missing, a row number does not exist, fewer than two sides, or an empty side.
+
+    Examples
+    --------
+    >>> audit_leakage({"train": [0, 1], "test": [2, 3]}, patients=["P1", "P2", "P3", "P4"]).patients
+    {'train': 2, 'test': 2}
     """
     owner = _ids(patients, "patients")
     if len(sides) < 2:

@@ -98,6 +98,15 @@ def fit_temperature(
     ------
     UsageError
         If there are no rows, the lengths differ, or a logit is not finite.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> labels = rng.integers(0, 2, 500)
+    >>> logits = rng.normal(size=(500, 2))
+    >>> logits[np.arange(500), labels] += 1.0
+    >>> fit_temperature(4 * logits, labels).temperature > 1
+    True
     """
     values, truth = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     if values.ndim != 2 or not len(values) or len(values) != len(truth):
@@ -139,6 +148,11 @@ def tempered(probabilities: Floats, temperature: float) -> npt.NDArray[np.float6
         ``(N, C)`` at temperature 1; rows of NaN stay NaN.
     temperature
         Above 0.
+
+    Examples
+    --------
+    >>> tempered(np.array([[0.9, 0.1]]), 2.0).round(2).tolist()
+    [[0.75, 0.25]]
     """
     powers = np.log(np.maximum(np.asarray(probabilities, np.float64), _TINY)) / temperature
     powers = np.exp(powers - powers.max(axis=1, keepdims=True))

@@ -236,6 +236,13 @@ def read_outcome_columns(table: pd.DataFrame, time: str, event: str) -> tuple[Ou
     InputTableError
         A column is missing, a time is invalid or negative, an event is neither 0 nor 1, or no row has both; the
         message names the first row.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> outcome, rows = read_outcome_columns(pd.DataFrame({"days": [100, 250], "died": [1, 0]}), "days", "died")
+    >>> outcome.time.tolist(), outcome.event.tolist()
+    ([100.0, 250.0], [True, False])
     """
     t, e = _numbers(table, time), _numbers(table, event)
     rows = np.flatnonzero(np.isfinite(t) & np.isfinite(e))

@@ -194,6 +194,23 @@ def cross_validate(
     ------
     UsageError
         Lengths differ, a model has no candidate, or none can be fitted.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> grade = rng.integers(1, 4, 80).astype(float)
+    >>> outcome = Outcome(rng.exponential(1000 / grade), rng.random(80) < 0.8)
+    >>> result = cross_validate(
+    ...     pd.DataFrame({"grade": grade}),
+    ...     outcome,
+    ...     CovariateSettings(numeric=("grade",)),
+    ...     {"Cox": [Candidate(kind="cox")]},
+    ...     [300.0, 600.0],
+    ...     CrossValidationSettings(outer=2, resamples=100),
+    ... )
+    >>> list(result.predictions)
+    ['Cox']
     """
     how = settings or CrossValidationSettings()
     at = np.atleast_1d(np.asarray(times, dtype=float))

@@ -96,6 +96,13 @@ def harrell_c(outcome: Outcome, risk: npt.ArrayLike) -> float:
         Fraction of comparable pairs in which the patient with the earlier event had the higher risk; tied risks count
         one half.  A pair is comparable when the shorter time ends in an event, or both times are equal and exactly
         one ends in an event.  NaN without comparable pairs.
+
+    Examples
+    --------
+    >>> from pathology.survival import Outcome
+    >>> outcome = Outcome(np.array([100.0, 200.0, 300.0, 400.0]), np.array([1, 0, 1, 1]))
+    >>> harrell_c(outcome, [4.0, 3.0, 2.0, 1.0])
+    1.0
     """
     good, comparable = _concordance(outcome, _risks(outcome, risk), np.ones(len(outcome)))
     return good / comparable if comparable > 0 else float("nan")
@@ -124,6 +131,13 @@ def uno_c(train: Outcome, test: Outcome, risk: npt.ArrayLike, *, tau: float | No
     ------
     UsageError
         An event lies where the estimated censoring survival is zero.
+
+    Examples
+    --------
+    >>> from pathology.survival import Outcome
+    >>> outcome = Outcome(np.array([100.0, 200.0, 300.0, 400.0]), np.array([1, 0, 1, 1]))
+    >>> uno_c(outcome, outcome, [4.0, 3.0, 2.0, 1.0])
+    1.0
     """
     r = _risks(test, risk)
     counted = test.event if tau is None else test.event & (test.time < tau)
@@ -209,7 +223,15 @@ def brier_score(train: Outcome, test: Outcome, survival: npt.ArrayLike, times: n
 
 
 def integrated_brier_score(train: Outcome, test: Outcome, survival: npt.ArrayLike, times: npt.ArrayLike) -> float:
-    """Return the mean of :func:`brier_score` over ``times`` by the trapezoidal rule; two times at least."""
+    """Return the mean of :func:`brier_score` over ``times`` by the trapezoidal rule; two times at least.
+
+    Examples
+    --------
+    >>> from pathology.survival import Outcome
+    >>> outcome = Outcome(np.array([100.0, 200.0, 300.0, 400.0]), np.array([1, 0, 1, 1]))
+    >>> integrated_brier_score(outcome, outcome, np.full((4, 2), 0.5), [150.0, 250.0])
+    0.25
+    """
     at = _times(times)
     if len(at) < 2:
         raise UsageError("an integrated Brier score needs at least two times")
@@ -409,6 +431,13 @@ def log_rank(outcome: Outcome, groups: Sequence[str] | npt.NDArray[np.generic]) 
     ------
     UsageError
         Fewer than two groups or no event.
+
+    Examples
+    --------
+    >>> from pathology.survival import Outcome
+    >>> outcome = Outcome(np.array([100.0, 200.0, 300.0, 400.0]), np.array([1, 1, 1, 1]))
+    >>> round(log_rank(outcome, ["high", "high", "low", "low"]).p, 3)
+    0.09
     """
     column = np.asarray([str(g) for g in groups])
     if column.shape != outcome.time.shape:

@@ -95,6 +95,13 @@ def kaplan_meier(outcome: Outcome, *, level: float = 0.95) -> KaplanMeier:
         Follow-up of N patients.
     level
         Confidence level, 0 to 1.
+
+    Examples
+    --------
+    >>> from pathology.survival import Outcome
+    >>> curve = kaplan_meier(Outcome(np.array([100.0, 200.0, 300.0, 400.0]), np.array([1, 0, 1, 1])))
+    >>> curve.at([250.0]).round(3).tolist()
+    [0.75]
     """
     times, events, _, at_risk = _table(outcome)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -111,7 +118,15 @@ def kaplan_meier(outcome: Outcome, *, level: float = 0.95) -> KaplanMeier:
 
 
 def nelson_aalen(outcome: Outcome) -> StepFunction:
-    """Estimate the cumulative hazard (Nelson 1972, Aalen 1978)."""
+    """Estimate the cumulative hazard (Nelson 1972, Aalen 1978).
+
+    Examples
+    --------
+    >>> from pathology.survival import Outcome
+    >>> hazard = nelson_aalen(Outcome(np.array([100.0, 200.0, 300.0, 400.0]), np.array([1, 0, 1, 1])))
+    >>> hazard([250.0]).tolist()
+    [0.25]
+    """
     times, events, _, at_risk = _table(outcome)
     hazard: Floats = np.asarray(events / at_risk, dtype=np.float64)
     return StepFunction(times, hazard.cumsum(), 0.0)

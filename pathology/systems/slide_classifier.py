@@ -36,7 +36,13 @@ class SlideClassifier:
 
 
 def slide_classifiers() -> tuple[str, ...]:
-    """Return the ids of all classifiers that can be trained, in alphabetical order."""
+    """Return the ids of all classifiers that can be trained, in alphabetical order.
+
+    Examples
+    --------
+    >>> slide_classifiers()
+    ('foersch-2021', 'foersch-2021-survival', 'frankel-2022', 'zhang-2022', 'zhang-2022-prognosis')
+    """
     return tuple(sorted(_modules()))
 
 
@@ -47,6 +53,11 @@ def find_classifier(system_id: str) -> SlideClassifier:
     ------
     UsageError
         If no slide classifier has this id.
+
+    Examples
+    --------
+    >>> find_classifier("foersch-2021").classes
+    ('DDLPS', 'LMS', 'MFS', 'SS', 'UPS')
     """
     modules = _modules()
     if system_id not in modules:

@@ -68,6 +68,12 @@ def system_modules() -> dict[str, ModuleType]:
 
 
 def all_systems() -> tuple[System, ...]:
-    """Return every system of this package, in the order of their codes (A1, A2, ..., B1, ...)."""
+    """Return every system of this package, in the order of their codes (A1, A2, ..., B1, ...).
+
+    Examples
+    --------
+    >>> any(system.id == "foersch-2021" for system in all_systems())
+    True
+    """
     found = [module.SYSTEM for module in system_modules().values()]
     return tuple(sorted(found, key=lambda s: (s.code[0], int(s.code[1:] or 0), s.id)))

@@ -147,6 +147,12 @@ def write_constructed_results(
     -------
     Path
         ``out``.
+
+    Examples
+    --------
+    >>> from pathology import open_results
+    >>> open_results(write_constructed_results(folder / "results", slide_ids=("one", "two"))).slide_ids
+    ('one', 'two')
     """
     card = constructed_card(classes=classes, patch=patch)
     grid = Grid(GridSettings(patch=patch, mpp=1.0, stride=stride, min_tissue=0.3, block=512), dimensions, mpp)

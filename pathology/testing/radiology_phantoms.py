@@ -42,6 +42,13 @@ def tumour_phantom(
     -------
     Volume, Mask
         Image and tumour.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry
+    >>> volume, tumour = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> volume.array.shape == tumour.array.shape
+    True
     """
     random = np.random.default_rng(seed)
     extent = np.asarray(geometry.size) * np.asarray(geometry.spacing)

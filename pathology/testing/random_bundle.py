@@ -46,6 +46,12 @@ def write_random_bundle(
     -------
     Path
         ``folder``.
+
+    Examples
+    --------
+    >>> from pathology import load_bundle
+    >>> load_bundle(write_random_bundle(folder / "example")).card.classes
+    ('a', 'b', 'c')
     """
     torch.manual_seed(seed)
     network = build_network(architecture, len(classes))

@@ -329,6 +329,13 @@ def write_svs(
     -------
     Path
         ``path``.
+
+    Examples
+    --------
+    >>> from pathology import open_slide
+    >>> path = write_svs(folder / "made.svs", TissuePicture(600, 400, seed=1), mpp=0.5)
+    >>> open_slide(path).dimensions
+    (600, 400)
     """
     stated = [f"AppMag = {objective_power:g}"] if objective_power is not None else []
     stated += [f"MPP = {mpp:.4f}"] if mpp is not None else []

@@ -339,6 +339,11 @@ def tissue_tile(
     -------
     numpy.ndarray
         ``(side, side, 3)`` uint8 RGB.
+
+    Examples
+    --------
+    >>> tissue_tile("spindle cells", 64).shape
+    (64, 64, 3)
     """
     random = np.random.default_rng((seed, 2))
     texture = _texture(kind, mpp, seed % 2)

@@ -100,6 +100,16 @@ def plan_tiles(grid: Grid, share: TissueShare, quality: PatchQuality | None = No
     -------
     TilePlan
         Possibly without patches.
+
+    Examples
+    --------
+    >>> from pathology.settings import GridSettings
+    >>> grid = Grid(GridSettings(patch=256, stride=256, mpp=1.0), dimensions=(4096, 3072), slide_mpp=0.5)
+    >>> tissue = np.zeros((12, 16), bool)
+    >>> tissue[2:6, 4:8] = True
+    >>> plan = plan_tiles(grid, TissueShare(tissue, (4096, 3072)))
+    >>> len(plan), plan.coords[0].tolist()
+    (4, [1024, 512])
     """
     coords, tissue, positions, spoilt, blocks, offsets = [], [], [], [], [], [0]
     bad_coords, bad_tissue, bad_spoilt, bad_over = [], [], [], []

@@ -96,6 +96,11 @@ def stage_ajcc8(
         For another site.
     UsageError
         If a value is out of its range.
+
+    Examples
+    --------
+    >>> stage_ajcc8(site="extremity", size_cm=6.0, nodes="N0", metastasis="M0", grade=2).result
+    'stage IIIA'
     """
     require(
         SYSTEM,

@@ -98,6 +98,11 @@ def mitotic_score(per_ten_fields: float) -> int:
     """Return 1 (0-9), 2 (10-19) or 3 (20 and more) for mitoses per ten fields of 0.1734 mm².
 
     A converted count need not be whole; the score rises where the cut-off itself is reached.
+
+    Examples
+    --------
+    >>> mitotic_score(9), mitotic_score(10), mitotic_score(20)
+    (1, 2, 3)
     """
     if not per_ten_fields >= 0:
         raise UsageError(f"a mitotic count cannot be {per_ten_fields}")
@@ -150,6 +155,19 @@ def grade_fnclcc(
         If the specimen was taken after treatment.
     UsageError
         If a value is out of its range.
+
+    Examples
+    --------
+    >>> from pathology.findings.grading import MitosesInArea
+    >>> graded = grade_fnclcc(
+    ...     histotype="leiomyosarcoma",
+    ...     histotype_confirmed=True,
+    ...     mitoses=MitosesInArea(count=12, area_mm2=1.734),
+    ...     necrosis_percent=10,
+    ...     pretreated=False,
+    ... )
+    >>> graded.result
+    'grade 2'
     """
     require(
         SYSTEM,

@@ -147,6 +147,18 @@ def assess_uterine(
         If anything is ``None``, naming all of it.
     NotApplicableError
         If the tumour is not uterine.
+
+    Examples
+    --------
+    >>> from pathology.findings.grading import MitosesInArea
+    >>> assess_uterine(
+    ...     site="uterus",
+    ...     subtype="spindle",
+    ...     coagulative_necrosis=True,
+    ...     atypia="diffuse moderate to severe",
+    ...     mitoses=MitosesInArea(count=30, area_mm2=1.734),
+    ... ).result
+    'leiomyosarcoma'
     """
     require(
         SYSTEM,

@@ -111,6 +111,14 @@ def make_engine(
         If the engine is unknown or its device is not available.
     MissingDependencyError
         If the engine is not installed.
+
+    Examples
+    --------
+    >>> from pathology import load_bundle
+    >>> engine = make_engine(load_bundle(bundle_path), kind="torch", device="cpu")
+    >>> engine.predict(np.zeros((2, 64, 64, 3), np.uint8)).shape
+    (2, 3)
+    >>> engine.close()
     """
     if kind not in ENGINES:
         raise UsageError(f"unknown engine {kind!r}", remedy=f"Choose one of: {', '.join(ENGINES)}")

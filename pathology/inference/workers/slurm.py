@@ -49,12 +49,19 @@ class SlurmSettings(Record):
 
 
 def read_slurm_settings(path: Path) -> SlurmSettings:
-    """Read a YAML file with the fields of :class:`SlurmSettings`.
+    r"""Read a YAML file with the fields of :class:`SlurmSettings`.
 
     Raises
     ------
     InputTableError
         If the file cannot be read or a field is unknown or out of range.
+
+    Examples
+    --------
+    >>> settings = folder / "slurm.yaml"
+    >>> _ = settings.write_text("jobs: 4\ncores: 16\n")
+    >>> read_slurm_settings(settings).jobs
+    4
     """
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -302,6 +302,13 @@ def export_slide(slide: SlideFolder, name: str, folder: Path, settings: ExportSe
         If the slide was not scored or its results are damaged.
     OutputError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> from pathology import open_results
+    >>> slide = open_results(results_path)["first"]
+    >>> export_slide(slide, "geojson", folder).name
+    'first.geojson'
     """
     if name not in FORMATS:
         raise UsageError(f"there is no format {name!r}", remedy=f"Choose one of: {', '.join(FORMATS)}")
@@ -338,6 +345,12 @@ def export_batch(results: Results, name: str, folder: Path) -> Path:
         If there is no such format, or no slide.
     OutputError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> from pathology import open_results
+    >>> export_batch(open_results(results_path), "excel", folder).name
+    'results.xlsx'
     """
     if name not in BATCH_FORMATS:
         raise UsageError(f"there is no format {name!r}", remedy=f"Choose one of: {', '.join(BATCH_FORMATS)}")

@@ -162,6 +162,12 @@ def read_geojson(path: Path) -> Iterator[Feature]:
         If there is no such file.
     StoreError
         If it is no GeoJSON, or ends early.
+
+    Examples
+    --------
+    >>> features = list(read_geojson(results_path / "slides" / "first" / "annotations.geojson"))
+    >>> len(features) > 0
+    True
     """
     with path.open("rb") as file:
         for number, entry in enumerate(_entries(file, path)):

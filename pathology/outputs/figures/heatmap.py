@@ -199,6 +199,19 @@ def build_heatmap(
     ------
     UsageError
         If shapes do not fit, a corner does not lie on the grid, or two patches lie at the same place.
+
+    Examples
+    --------
+    >>> heatmap = build_heatmap(
+    ...     np.array([[0, 0], [256, 0]], np.int32),
+    ...     np.array([[0.9, 0.1], [0.2, 0.8]], np.float32),
+    ...     np.ones(2, np.float32),
+    ...     classes=("stroma", "tumour"),
+    ...     extent=256,
+    ...     stride=256,
+    ... )
+    >>> heatmap.probability("tumour").shape
+    (1, 2)
     """
     _check(coords, probabilities, tissue, classes, extent, stride)
     names = tuple(classes)

@@ -61,6 +61,12 @@ def class_colours(card: Card) -> tuple[str, ...]:
 
     Beyond 16 classes no palette stays tellable apart; the standard colours then repeat, and legends rely on
     the names.
+
+    Examples
+    --------
+    >>> from pathology.bundle import read_card
+    >>> class_colours(read_card(bundle_path / "card.yaml"))
+    ('#0072b2', '#e69f00', '#009e73')
     """
     if card.colours:
         return card.colours

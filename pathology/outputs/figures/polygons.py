@@ -46,6 +46,13 @@ def outlines(
     list of tuple
         One polygon an area, from top to bottom by its first cell.  With x to the right and y *down*, outer rings run
         clockwise on the screen; in GeoJSON's sense (y up) that is counter-clockwise, as RFC 7946 asks.
+
+    Examples
+    --------
+    >>> mask = np.zeros((4, 4), bool)
+    >>> mask[1:3, 1:3] = True
+    >>> len(outlines(mask, cell=(16.0, 16.0)))
+    1
     """
     labels = np.asarray(label(mask)[0], np.int32)  # connected by edges
     scale, shift = np.asarray(cell, np.float64), np.asarray(origin, np.float64)

@@ -131,6 +131,11 @@ def write_excel(path: Path, results: Sequence[SlideResult]) -> None:
         If openpyxl is not installed.
     OutputError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> from pathology import open_results
+    >>> write_excel(folder / "results.xlsx", [slide.record for slide in open_results(results_path)])
     """
     try:
         from openpyxl import Workbook

@@ -313,6 +313,16 @@ def open_results(folder: str | PathLike[str]) -> Results:
     ------
     StoreError
         If it is no results folder.
+
+    Examples
+    --------
+    >>> results = open_results(results_path)
+    >>> results
+    Results('results': 3 slides, 2 scored, 1 failed)
+    >>> results["first"]
+    SlideFolder('first': stroma)
+    >>> results["first"].heatmap("tumour").shape
+    (12, 15)
     """
     root = Path(folder).absolute()
     within = root / "slides"

@@ -210,6 +210,14 @@ def read_results(path: Path) -> pd.DataFrame:
         If there is no such file.
     StoreError
         If it is no results table.
+
+    Examples
+    --------
+    >>> read_results(results_path / "results.csv")[["slide_id", "status"]]
+      slide_id  status
+    0    first  scored
+    1   second  scored
+    2   broken  failed
     """
     try:
         table = pq.read_table(path) if path.suffix == ".parquet" else _read_csv(path)

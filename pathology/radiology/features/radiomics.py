@@ -102,6 +102,14 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
         If the mask is empty or on another grid.
     StudyError
         If the region is too small.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry
+    >>> from pathology.testing import tumour_phantom
+    >>> volume, tumour = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> len(extract_features(volume, tumour)) > 100
+    True
     """
     mask.check(volume)
     chosen = settings or default_features(volume.modality)

@@ -161,6 +161,16 @@ def fit_signature(
         Lengths differ, a class is missing, or no column varies.
     LeakageError
         If a held-out patient is among the rows.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 30)
+    >>> table = pd.DataFrame({"volume": labels + rng.normal(0, 0.5, 60), "noise": rng.normal(size=60)})
+    >>> signature = fit_signature(table, labels, [f"P{i}" for i in range(60)])
+    >>> "volume" in signature.columns
+    True
     """
     chosen = settings or SignatureSettings()
     if not len(table) == len(labels) == len(patients):

@@ -66,6 +66,14 @@ def normalise(volume: Volume, settings: IntensitySettings | None = None, *, fore
         If the foreground is empty or constant.
     UsageError
         If bias correction is requested for another modality than MR.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry
+    >>> from pathology.testing import tumour_phantom
+    >>> volume, _ = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> normalise(volume).array.shape
+    (16, 32, 32)
     """
     chosen = settings or default_intensity(volume.modality)
     if chosen.bias_correction:

@@ -49,6 +49,14 @@ def resample(
         Value outside the volume; ``None``: the minimum of the volume (air).
     smooth
         Whether to smooth before downsampling.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry
+    >>> from pathology.testing import tumour_phantom
+    >>> volume, _ = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> resample(volume, Geometry((16, 16, 16), (2.0, 2.0, 2.0))).array.shape
+    (16, 16, 16)
     """
     image = to_image(volume.array, volume.geometry)
     if smooth:
@@ -206,6 +214,15 @@ def register(
     ------
     StudyError
         If the volumes do not overlap.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry
+    >>> from pathology.testing import tumour_phantom
+    >>> fixed, _ = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> moved, _ = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0), origin=(3.0, 0.0, 0.0)))
+    >>> type(register(fixed, moved)).__name__
+    'Registration'
     """
     chosen = settings or RegistrationSettings()
     still, mobile = (to_image(_clipped(v), v.geometry) for v in (fixed, moving))

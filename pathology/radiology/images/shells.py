@@ -58,6 +58,15 @@ def peritumoural_shell(tumour: Mask, width_mm: float, *, gap_mm: float = 0.0, wi
         If the width is not positive or the gap negative.
     EmptyMaskError
         If no voxel lies in the shell.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry
+    >>> from pathology.testing import tumour_phantom
+    >>> _, tumour = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> shell = peritumoural_shell(tumour, 2.0)
+    >>> bool((shell.array & tumour.array).any())
+    False
     """
     if width_mm <= 0 or gap_mm < 0:
         raise UsageError(f"a shell of {width_mm:g} mm at {gap_mm:g} mm has no extent")

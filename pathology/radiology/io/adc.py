@@ -37,6 +37,15 @@ def adc_map(volumes: Mapping[float, Volume], *, floor: float | None = None) -> V
         If there are fewer than two b-values or one is negative.
     GeometryError
         If the volumes do not lie on one grid.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry, Volume
+    >>> grid = Geometry((4, 4, 2), (1.0, 1.0, 4.0))
+    >>> b0 = Volume(np.full((2, 4, 4), 1000.0, np.float32), grid, "MR")
+    >>> b800 = Volume(np.full((2, 4, 4), 449.3, np.float32), grid, "MR")
+    >>> round(float(adc_map({0.0: b0, 800.0: b800}).array.mean()), 6)
+    0.001
     """
     b = np.asarray(sorted(volumes), float)
     if len(b) < 2 or b[0] < 0:

@@ -186,6 +186,13 @@ def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: s
         If no patient has an image.
     InputTableError
         If the table lacks the patient column or has duplicate patients.
+
+    Examples
+    --------
+    >>> from pathology.testing.radiology_constructed import two_sequence_cohort
+    >>> _ = two_sequence_cohort(folder, patients=2)
+    >>> [case.patient_id for case in read_cohort(folder / "images").cases]
+    ['C000', 'C001']
     """
     if not folder.is_dir():
         raise UsageError("folder not found", where=folder)

@@ -72,7 +72,15 @@ def read_nifti_labels(path: Path, label: int | None = None, name: str = "tumour"
 
 
 def write_nifti(item: Volume | Mask, path: Path) -> None:
-    """Write a volume (float32) or mask (uint8) as NIfTI-1."""
+    """Write a volume (float32) or mask (uint8) as NIfTI-1.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry
+    >>> from pathology.testing import tumour_phantom
+    >>> volume, mask = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> write_nifti(volume, folder / "t1.nii.gz")
+    """
     array = item.array.astype(np.uint8) if isinstance(item, Mask) else item.array
     image = nibabel.Nifti1Image(array.transpose(2, 1, 0), _RAS_TO_LPS @ item.geometry.affine)
     image.header.set_xyzt_units("mm")

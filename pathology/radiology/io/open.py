@@ -57,6 +57,15 @@ def open_volume(
     ------
     StudyError
         And its kinds, saying what is wrong with the study.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry, write_nifti
+    >>> from pathology.testing import tumour_phantom
+    >>> volume, mask = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> write_nifti(volume, folder / "t1.nii.gz")
+    >>> open_volume(folder / "t1.nii.gz", modality="MR").volume.array.shape
+    (16, 32, 32)
     """
     if path.is_dir():
         from pathology.radiology.io.dicom import read_series
@@ -101,6 +110,17 @@ def open_mask(path: Path, image: OpenedVolume, *, structure: str | None = None, 
     ------
     EmptyMaskError, GeometryError, StudyError
         If it marks nothing, lies on another grid, or cannot be read.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry, write_nifti
+    >>> from pathology.testing import tumour_phantom
+    >>> volume, mask = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> write_nifti(volume, folder / "t1.nii.gz")
+    >>> write_nifti(mask, folder / "tumour.nii.gz")
+    >>> image = open_volume(folder / "t1.nii.gz", modality="MR")
+    >>> bool((open_mask(folder / "tumour.nii.gz", image).array == mask.array).all())
+    True
     """
     lower = path.name.lower()
     if lower.endswith(_NIFTI):

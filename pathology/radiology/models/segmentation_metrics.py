@@ -36,7 +36,15 @@ class Agreement(Record):
 
 
 def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Return ``2 |A ∩ B| / (|A| + |B|)``; 1 where both are empty."""
+    """Return ``2 |A ∩ B| / (|A| + |B|)``; 1 where both are empty.
+
+    Examples
+    --------
+    >>> first = np.zeros((4, 4, 4), bool)
+    >>> first[:2] = True
+    >>> round(dice(first, np.ones((4, 4, 4), bool)), 3)
+    0.667
+    """
     total = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
     return 1.0 if total == 0 else 2 * int(np.count_nonzero(first & second)) / total
 
@@ -119,6 +127,14 @@ def segmentation_agreement(segmentation: Mask, reference: Mask) -> Agreement:
     ------
     GeometryError
         If they do not lie on the same grid.
+
+    Examples
+    --------
+    >>> from pathology.radiology.io import Geometry
+    >>> from pathology.testing import tumour_phantom
+    >>> _, tumour = tumour_phantom(Geometry((32, 32, 16), (1.0, 1.0, 2.0)))
+    >>> segmentation_agreement(tumour, tumour).dice
+    1.0
     """
     check_same_geometry(reference.geometry, segmentation.geometry, names=("the reference", "the segmentation"))
     overlap = dice(segmentation.array, reference.array)

@@ -175,6 +175,15 @@ def fit_look(pixels: NDArray[np.uint8], method: StainMethod, *, source: str = ""
         If too few pixels are stained, or all alike.
     UsageError
         If the array is no RGB image.
+
+    Examples
+    --------
+    >>> from pathology import open_slide
+    >>> with open_slide(slide_path) as slide:
+    ...     pixels = slide.thumbnail(mpp=2)
+    >>> normaliser = StainNormaliser(fit_look(pixels, "reinhard"))
+    >>> normaliser.apply(pixels).shape == pixels.shape
+    True
     """
     if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[-1] != 3:
         raise UsageError(f"stain colours are fitted to (..., 3) uint8 RGB; this is {pixels.shape} {pixels.dtype}")

@@ -331,6 +331,16 @@ def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettin
     ------
     UsageError
         If the array is no RGB image or the scale is not positive.
+
+    Examples
+    --------
+    >>> from pathology import open_slide
+    >>> with open_slide(slide_path) as slide:
+    ...     found = find_tissue(slide.thumbnail(mpp=8), 8.0)
+    >>> found
+    TissueMask(0.12 mm² of tissue, 64 x 48 px at 8 µm/px)
+    >>> found.counts["glass"] > 0
+    True
     """
     settings = settings or TissueSettings()
     if thumbnail.ndim != 3 or thumbnail.shape[2] != 3 or thumbnail.dtype != np.uint8 or 0 in thumbnail.shape:

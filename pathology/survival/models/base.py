@@ -179,6 +179,19 @@ def fit_model(
     ------
     UsageError
         The table and the outcome have different lengths, or the model cannot be fitted.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from pathology.survival import CovariateSettings, Outcome
+    >>> from pathology.survival.models import make_model
+    >>> rng = np.random.default_rng(0)
+    >>> grade = rng.integers(1, 4, 80).astype(float)
+    >>> outcome = Outcome(rng.exponential(1000 / grade), rng.random(80) < 0.8)
+    >>> table = pd.DataFrame({"grade": grade})
+    >>> fitted = fit_model(table, outcome, CovariateSettings(numeric=("grade",)), make_model("cox"))
+    >>> fitted.predict(pd.DataFrame({"grade": [1.0, 3.0]}), [365.0]).shape
+    (2, 3)
     """
     if len(table) != len(outcome):
         raise UsageError(f"the table has {len(table)} rows for {len(outcome)} outcomes")

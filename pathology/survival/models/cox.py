@@ -225,6 +225,19 @@ def hazard_ratios(
     ------
     UsageError
         The model is not a Cox model.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from pathology.survival import CovariateSettings, Outcome
+    >>> from pathology.survival.models import fit_model
+    >>> rng = np.random.default_rng(0)
+    >>> grade = rng.integers(1, 4, 80).astype(float)
+    >>> outcome = Outcome(rng.exponential(1000 / grade), rng.random(80) < 0.8)
+    >>> table = pd.DataFrame({"grade": grade})
+    >>> fitted = fit_model(table, outcome, CovariateSettings(numeric=("grade",)), CoxModel())
+    >>> hazard_ratios(fitted)[0].ratio > 1
+    True
     """
     model = fitted.model
     if not isinstance(model, CoxModel):

@@ -20,7 +20,13 @@ __all__ = ["load_model", "make_model", "model_kinds"]
 
 @cache
 def model_kinds() -> dict[str, type[SurvivalModel]]:
-    """Return all models by kind."""
+    """Return all models by kind.
+
+    Examples
+    --------
+    >>> "cox" in model_kinds()
+    True
+    """
     from pathology.survival.models.bhambhvani import Bhambhvani
     from pathology.survival.models.cox import CoxModel
     from pathology.survival.models.neural import DeepHit, DeepSurv, DiscreteHazard
@@ -44,6 +50,11 @@ def make_model(kind: str, **settings: Any) -> SurvivalModel:
     ------
     UnknownModelError
         Unknown kind.
+
+    Examples
+    --------
+    >>> type(make_model("cox")).__name__
+    'CoxModel'
     """
     kinds = model_kinds()
     if kind not in kinds:
@@ -60,6 +71,18 @@ def load_model(folder: Path) -> FittedModel:
         A file is missing, corrupt or of another version.
     UnknownModelError
         The kind of model is unknown to this version.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from pathology.survival import CovariateSettings, Outcome
+    >>> from pathology.survival.models import fit_model
+    >>> rng = np.random.default_rng(0)
+    >>> outcome = Outcome(rng.exponential(500, 80), rng.random(80) < 0.8)
+    >>> table = pd.DataFrame({"age": rng.normal(60, 10, 80)})
+    >>> fit_model(table, outcome, CovariateSettings(numeric=("age",)), make_model("cox")).save(folder)
+    >>> load_model(folder).predict(table, [365.0]).shape
+    (80, 3)
     """
     try:
         record = json.loads((folder / "model.json").read_text(encoding="utf-8"))

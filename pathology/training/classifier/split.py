@@ -28,7 +28,7 @@ def split_slides(
     keep_sites: bool = False,
     among: Rows | None = None,
 ) -> dict[str, Rows]:
-    """Split slides into sets.
+    r"""Split slides into sets.
 
     Every patient is in one set.  Classes are split separately, so that each set has at least one patient per class.
     With ``keep_sites`` this cannot be guaranteed and is checked instead.  Sets assigned in the table are kept.
@@ -57,6 +57,19 @@ def split_slides(
         If a class has fewer patients than there are sets, or a site is missing.
     InputTableError
         If the table assigns the sets and one of them lacks a class.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from pathology.evaluation import read_labels
+    >>> from pathology.scoring.select import SlideEntry
+    >>> table = folder / "labels.csv"
+    >>> rows = "".join(f"s{i},P{i},{'stroma' if i % 2 else 'tumour'}\n" for i in range(40))
+    >>> _ = table.write_text("slide_id,patient_id,label\n" + rows)
+    >>> slides = [SlideEntry(f"s{i}", Path(f"s{i}.svs")) for i in range(40)]
+    >>> labelled = read_labels(table, slides, ["stroma", "tumour"])
+    >>> {name: len(rows) for name, rows in split_slides(labelled).items()}
+    {'train': 22, 'validation': 6, 'calibration': 6, 'test': 6}
     """
     rows = np.arange(len(labelled)) if among is None else np.sort(np.asarray(among, np.int64))
     slides = [labelled.slides[i] for i in rows]

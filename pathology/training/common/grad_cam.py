@@ -46,6 +46,15 @@ def grad_cam(
     ------
     UsageError
         If the layer is not part of the forward pass or has no spatial dimensions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pathology.networks import build_network
+    >>> network = build_network("densenet121", 2).eval()
+    >>> layer = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    >>> grad_cam(network, layer, torch.zeros(1, 3, 64, 64)).shape
+    (1, 64, 64)
     """
     seen: list[Tensor] = []
 
