@@ -1,4 +1,4 @@
-"""Public cohorts of sarcoma slides: which there are, and what tables and maps go with them.
+"""Public cohorts of sarcoma slides: which there are, and the diagnoses that go with them.
 
 ``pathology cohort fetch`` downloads them.
 """

@@ -1,1 +1,3 @@
 from . import features, images, io, models
+
+__all__ = ["features", "images", "io", "models"]
