@@ -34,9 +34,6 @@ ENVIRONMENT: Final = "PATHOLOGY_MODELS"
 
 _APPLICATION: Final = "sarcoma-pathology"
 
-_METRICS_SHOWN: Final = 4
-"""Metrics of the card that a notebook shows; the card has them all."""
-
 
 @dataclass(frozen=True)
 class Bundle:
@@ -64,19 +61,16 @@ class Bundle:
     def _repr_html_(self) -> str:
         """Show the essentials of the card in a notebook."""
         card = self.card
-        facts: dict[str, object] = {
+        facts = {
             "Model": f"{card.name} {card.version}",
             "Network": f"{card.architecture}, {card.parameters:,} parameters",
             "Classes": ", ".join(card.classes),
             "Patches": f"{card.patch} px at {scale(card.mpp)}",
+            "Metrics": f"{len(card.metrics)} on the card",
+            "Intended use": card.intended_use,
+            "Licence": card.licence,
+            "Note": RESEARCH_USE_ONLY,
         }
-        for metric in card.metrics[:_METRICS_SHOWN]:
-            if metric.value is not None and metric.interval is not None:
-                low, high = metric.interval
-                facts[metric.metric] = (
-                    f"{metric.value:.3g} ({metric.level:.0%}: {low:.3g} to {high:.3g}; {metric.n} {metric.unit})"
-                )
-        facts |= {"Intended use": card.intended_use, "Licence": card.licence, "Note": RESEARCH_USE_ONLY}
         return html_summary(card.title, facts)
 
     @property

@@ -108,12 +108,19 @@ class PatchStore:
         }
         if self.stain is not None:
             facts["Stain normalisation"] = self.attributes["stain"]["method"]
+        return html_summary(self.path.name, facts, self._map())
+
+    def _map(self) -> NDArray[np.uint8]:
+        """Return ``(H, W, 3)`` RGB of where on the slide the patches lie."""
+        width, height = self.grid.dimensions
         shrink = PICTURE_SIDE / max(width, height)
         picture = np.full((max(1, round(height * shrink)), max(1, round(width * shrink)), 3), BACKGROUND, np.uint8)
-        side = max(1, round(grid.patch * self.grid.scale * shrink))
-        for left, top in (np.maximum(self.coords, 0) * shrink).astype(int):
-            picture[top : top + side, left : left + side] = _PATCH_COLOUR
-        return html_summary(self.path.name, facts, picture)
+        corners = np.maximum(self.coords, 0)
+        first = np.floor(corners * shrink).astype(int)
+        until = np.ceil((corners + self.grid.settings.patch * self.grid.scale) * shrink).astype(int)
+        for (left, top), (right, bottom) in zip(first, until, strict=True):
+            picture[top:bottom, left:right] = _PATCH_COLOUR
+        return picture
 
     # -- opening and creating ------------------------------------------------------------------------------
 
