@@ -1,8 +1,7 @@
-"""What can go wrong, as one small tree.
+"""The package's exceptions, as one small hierarchy.
 
-Every error carries three things a person needs: *what* is wrong, *where* (a path, a column, a row) and
-*what to do*.  Each class also derives from the built-in exception a caller would already be catching, so
-``except OSError`` keeps working for code that has never heard of this package.
+Every error says *what* is wrong, *where* (a path, a column, a row) and *how to fix it*.  Each class also derives from
+the matching built-in exception, so that ``except OSError`` works in code that does not know this package.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ __all__ = [
 
 
 class PathologyError(Exception):
-    """Root of every error raised on purpose by this package.
+    """Base class of every error that this package raises.
 
     Parameters
     ----------
     what
-        What is wrong, in words a pathologist understands, without a trailing full stop.
+        What is wrong, in terms a pathologist understands, without a full stop at the end.
     where
         The file, folder, row or column concerned.
     remedy
-        What the reader can do about it.
+        What the user can do about it.
 
     Attributes
     ----------
@@ -69,7 +68,7 @@ class PathologyError(Exception):
         return f"{prefix}{self.what}{suffix}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross process borders (Dask workers); the default reduction would lose the keywords.
+        # Errors are pickled between processes (Dask workers); the default reduction would lose the keywords.
         return _rebuild, (type(self), self.what, self.where, self.remedy)
 
 
@@ -78,7 +77,7 @@ def _rebuild(kind: type[PathologyError], what: str, where: str | None, remedy: s
 
 
 class UsageError(PathologyError, ValueError):
-    """The request itself cannot be carried out: a wrong option, an empty selection, a bad value."""
+    """The request is invalid: a wrong option, an empty selection, a bad value."""
 
 
 class InputTableError(UsageError):
@@ -86,11 +85,11 @@ class InputTableError(UsageError):
 
 
 class LeakageError(UsageError):
-    """The same patient, slide or content stands on both sides of a split, so a test would flatter the model."""
+    """The same patient, slide or content is on both sides of a split, which would inflate test results."""
 
 
 class MissingDependencyError(PathologyError, ImportError):
-    """An optional library is needed for this and is not installed."""
+    """A required optional library is not installed."""
 
 
 class OutputError(PathologyError, OSError):
@@ -98,25 +97,25 @@ class OutputError(PathologyError, OSError):
 
 
 class StoreError(PathologyError, ValueError):
-    """A patch store or results folder is not what its metadata says."""
+    """A patch store or results folder does not match its metadata."""
 
 
 class SlideError(PathologyError):
-    """One slide cannot be used; the rest of the batch goes on."""
+    """One slide cannot be used; the rest of the batch continues."""
 
     exit_status = 1
 
 
 class UnsupportedSlideError(SlideError, ValueError):
-    """The file is intact as far as can be told, but is no brightfield RGB slide this package reads."""
+    """The file appears intact but is not a brightfield RGB slide in a supported format."""
 
 
 class NotBrightfieldError(UnsupportedSlideError):
-    """The picture is no RGB brightfield picture: fluorescence, a mask, 16-bit data; no reader will take it."""
+    """The image is not brightfield RGB (fluorescence, a mask, 16-bit data), so no reader supports it."""
 
 
 class SlideNotFoundError(SlideError, FileNotFoundError):
-    """There is no file of this name."""
+    """No file with this name exists."""
 
 
 class CorruptSlideError(SlideError, OSError):
@@ -128,7 +127,7 @@ class UnreadableTileError(SlideError, OSError):
 
 
 class MissingScaleError(SlideError, ValueError):
-    """The slide does not say how large a pixel is, and nobody else did."""
+    """The slide does not state its pixel size, and none was given."""
 
 
 class ImplausibleScaleError(SlideError, ValueError):
@@ -136,11 +135,11 @@ class ImplausibleScaleError(SlideError, ValueError):
 
 
 class NoTissueError(SlideError, ValueError):
-    """No tissue was found, so there is nothing to score."""
+    """No tissue was detected, so there is nothing to score."""
 
 
 class BundleError(PathologyError, ValueError):
-    """A model bundle is incomplete or its card does not validate."""
+    """A model bundle is incomplete or its card is invalid."""
 
 
 class UnknownModelError(BundleError, LookupError):
@@ -148,12 +147,12 @@ class UnknownModelError(BundleError, LookupError):
 
 
 class UnknownArchitectureError(BundleError):
-    """The card names a network that this version does not have."""
+    """The card names a network architecture that this version does not support."""
 
 
 class WeightsHashError(BundleError):
-    """The weights are not the ones the card was written for."""
+    """The weights do not match the hash on the card."""
 
 
 class UnsafeWeightsError(BundleError):
-    """The weights are in a format that can run code when loaded (pickle)."""
+    """The weights are in a format that can execute code when loaded (pickle)."""

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them, the same in tables, pictures and reports."""
+"""Numbers and names formatted for reading, consistently in tables, figures and reports."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = [
 ]
 
 RESEARCH_USE_ONLY = "Research use only. Not for diagnosis or treatment."
-"""Said on every picture, card and page."""
+"""Printed on every figure, card and page."""
 
 NOT_KNOWN = "not known"
-"""Stands where a value is missing."""
+"""Shown where a value is missing."""
 
 MPP_SOURCES = {
-    "option": "given with --mpp",
+    "option": "set with --mpp",
     "manifest": "from the manifest",
-    "file": "stated in the slide file",
-    "objective power": "estimated from the objective power, so uncertain by some per cent",
+    "file": "from the slide file",
+    "objective power": "estimated from the objective power, accurate to a few per cent",
 }
-"""Where a slide's scale came from, by the names used in results."""
+"""Source of a slide's scale, by the names used in results."""
 
 
 def percent(share: float | None) -> str:
@@ -61,7 +61,7 @@ def area(mm2: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time span in the units people say it in."""
+    """Return a duration in seconds, minutes or hours."""
     if seconds is None or math.isnan(seconds):
         return NOT_KNOWN
     if 0 < seconds < 0.05:
@@ -82,7 +82,7 @@ def scale(mpp: float | None) -> str:
 
 
 def round_length(longest: float) -> float:
-    """Return the longest round length (1, 2 or 5 times a power of ten) that is not above ``longest``.
+    """Return the longest round length (1, 2 or 5 times a power of ten) up to ``longest``.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def round_length(longest: float) -> float:
         In µm (or any unit), above 0.
     """
     power = 10.0 ** math.floor(math.log10(longest))
-    # Floor of a logarithm can come out one too low or high beside a power of ten.
+    # The floor of a logarithm can be one too low or too high near a power of ten.
     return max(
         step * candidate
         for candidate in (power / 10, power, power * 10)
@@ -121,14 +121,14 @@ def length(micrometres: float) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a reason or warning as a sentence: a capital first, unless it begins with a file's name, and a stop."""
+    """Return a reason or warning as a sentence: capitalised, unless it starts with a file name, with a full stop."""
     if re.match(r"[a-z]+[ ,]", text):
         text = text[0].upper() + text[1:]
     return text if not text or text[-1] in ".!?…" else f"{text}."
 
 
 def heading(answer: str) -> str:
-    """Return what is said of a slide without an answer as a line of its own: a capital first and no stop."""
+    """Return the status of a slide without a prediction as a heading: capitalised, without a full stop."""
     if answer == "no prediction":
         return "No prediction: the model abstained"
     return sentence(answer).removesuffix(".")
@@ -137,7 +137,7 @@ def heading(answer: str) -> str:
 def valid_text(text: str) -> str:
     r"""Return text that can be written as UTF-8.
 
-    Bytes of a file name that are no valid text (Python holds them as lone surrogates) become ``\udcNN``.
+    Bytes of a file name that are not valid text (lone surrogates in Python) become ``\udcNN``.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

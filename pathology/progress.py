@@ -13,7 +13,7 @@ class Progress(Protocol):
     """
 
     def began(self, slides: int, unchanged: int) -> None:
-        """``slides`` are to be done; ``unchanged`` were finished before."""
+        """``slides`` are to be done; ``unchanged`` are already done."""
 
     def workers(self, count: int, dashboard: str | None) -> None:
         """``count`` tasks run at once; ``dashboard`` is the address of Dask's, if any."""

@@ -1,7 +1,7 @@
-"""Every setting, with its unit and the reason for its default.
+"""Settings, each with its unit and the reason for its default.
 
-Settings are frozen: one that differs is a new object (``settings.model_copy(update={...})``).  Their JSON form
-goes into every result, and its hash decides whether a finished slide is still valid.
+Settings are frozen: to change one, create a new object (``settings.model_copy(update={...})``).  Their JSON form is
+stored with every result, and its hash determines whether a finished slide is still valid.
 """
 
 from __future__ import annotations
@@ -40,58 +40,58 @@ class Record(BaseModel):
 
 
 class TissueSettings(Record):
-    """How tissue is told from glass."""
+    """Settings of tissue detection."""
 
     mpp: Annotated[float, Field(gt=0)] = 8.0
-    """Micrometres per pixel of the mask.  At 8 a nucleus is about one pixel: texture is gone, shape is kept."""
+    """Micrometres per pixel of the mask.  At 8, a nucleus is about one pixel: texture is lost, shape is kept."""
     most_pixels: Annotated[int, Field(gt=0)] = 12_000_000
-    """Most pixels of the mask; that of a larger slide is coarser, so that memory does not grow with the slide.
-    12 million are 768 mm² at 8 µm/px; a slide of 50 x 50 mm comes to 14.4 µm/px."""
+    """Largest number of pixels of the mask; larger slides get a coarser mask, so that memory does not grow with the
+    slide.  12 million are 768 mm² at 8 µm/px; a slide of 50 x 50 mm is masked at 14.4 µm/px."""
     min_area_mm2: Annotated[float, Field(ge=0)] = 0.02
-    """Smallest piece of tissue kept, in mm².  A needle core fragment of 0.1 x 0.2 mm; dust is smaller."""
+    """Smallest piece of tissue kept, in mm²: a needle core fragment of 0.1 x 0.2 mm; dust is smaller."""
     max_hole_mm2: Annotated[float, Field(ge=0)] = 0.05
-    """Largest hole filled, in mm².  Vessels and fat vacuoles belong to tissue, tears do not."""
+    """Largest hole filled, in mm².  Vessels and fat vacuoles are part of the tissue, tears are not."""
 
 
 class QualitySettings(Record):
-    """When a patch counts as spoilt.  Shares are of the patch's area, 0 to 1."""
+    """Artefact limits above which a patch is excluded, as fractions of the patch's area, 0 to 1."""
 
     max_pen: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Largest share covered by pen marks."""
+    """Largest fraction covered by pen marks."""
     max_blur: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Largest share out of focus."""
+    """Largest fraction out of focus."""
     max_fold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Largest share covered by tissue folds."""
+    """Largest fraction covered by tissue folds."""
     max_bubble: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Largest share under an air bubble or its rim."""
+    """Largest fraction under an air bubble or its rim."""
     max_dark: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Largest share covered by dark artefacts: dirt, ink clumps, coverslip edges."""
+    """Largest fraction covered by dark artefacts: dirt, ink clumps, coverslip edges."""
     focus_mpp: Annotated[float, Field(gt=0)] = 2.0
-    """Micrometres per pixel at which focus is judged.  Fine enough to see a defocus of 2 µm, and as coarse as the
-    second level of most scanners' pyramids, so that the full resolution need not be decoded."""
+    """Micrometres per pixel at which focus is assessed.  Fine enough to detect a defocus of 2 µm, and as coarse as the
+    second level of most scanners' pyramids, so that full resolution need not be decoded."""
     focus_ratio: Annotated[float, Field(gt=0)] = 0.70
-    """Below this ratio of fine to coarse detail a place is out of focus.  At 2 µm/px, 98 % of 45 sharp H&E fields
+    """Ratio of fine to coarse detail below which a region is out of focus.  At 2 µm/px, 98 % of 45 sharp H&E fields
     lie above 0.89; blurred by a Gaussian of 2 µm, their median is 0.56, and of 3 µm, 0.34."""
     fold_density: Annotated[float, Field(gt=1)] = 1.6
-    """A fold absorbs at least this many times as much as the tissue around it, with the same hue.  Two layers absorb
+    """A fold absorbs at least this many times as much as the surrounding tissue, with the same hue.  Two layers absorb
     twice as much; bone beside marrow, the usual false alarm, up to 1.6 times."""
     dark_density: Annotated[float, Field(gt=0)] = 0.30
-    """Least optical density, in every colour, that dirt adds to what is around it: half the light."""
+    """Least optical density that dirt adds to its surroundings in every colour: half the light."""
 
 
 class GridSettings(Record):
-    """Where patches are taken and at what scale."""
+    """Position, size and scale of patches."""
 
     patch: Annotated[int, Field(ge=16, le=8192)] = 224
-    """Side of a patch, in pixels at the target scale."""
+    """Side length of a patch, in pixels at the target scale."""
     mpp: Annotated[float, Field(gt=0)] = 1.0
     """Target scale, in micrometres per pixel."""
     stride: Annotated[int, Field(ge=1)] = 224
-    """Distance between neighbouring patches, in pixels at the target scale; below ``patch`` they overlap."""
+    """Distance between neighbouring patches, in pixels at the target scale; patches overlap if it is below ``patch``."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Smallest share of a patch that must be tissue, 0 to 1; 0 keeps patches without any."""
+    """Smallest tissue fraction of a patch, 0 to 1; 0 keeps patches without tissue."""
     block: Annotated[int, Field(ge=256, le=65536)] = 2048
-    """Side of a block, in pixels at the target scale: the unit that is read, resampled and stored at once.
+    """Side length of a block, in pixels at the target scale: the unit of reading, resampling and storage.
     2048 x 2048 RGB at twice the target resolution is 50 MB, which bounds a reading thread's memory."""
 
     @model_validator(mode="after")
@@ -105,7 +105,7 @@ class GridSettings(Record):
 
 
 class RegionSettings(Record):
-    """Which places of a slide are searched, by a classifier's map."""
+    """Regions of a slide to search, defined by a classifier's results."""
 
     results: str
     """Results folder of a classifier on the same slides: search only what it calls tumour."""
@@ -125,10 +125,10 @@ class ScoreSettings(Record):
     stride: Annotated[int, Field(ge=1)] | None = None
     """Pixels between patches at the model's scale; ``None``: patches touch."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Smallest share of a patch that must be tissue; ``None``: 0.5 for a classifier, whose patches have neighbours like
-    themselves, and 0.01 for a detector, which would miss what lies at the edge of the tissue."""
+    """Smallest tissue fraction of a patch; ``None``: 0.5 for a classifier, since neighbouring patches look alike, and 0.01
+    for a detector, which would otherwise miss objects at the edge of the tissue."""
     region: RegionSettings | None = None
-    """Search there only; ``None``: all tissue."""
+    """Regions to search; ``None``: all tissue."""
     precision: Literal["fast", "exact"] = "fast"
     """``exact`` computes everything in fp32; ``fast`` may use lower precision within the stated agreement."""
     block: Annotated[int, Field(ge=256, le=65536)] = 2048
@@ -207,9 +207,9 @@ class ScoreConfig(RunSettings, ScoreSettings, _ScoreInputs):
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again, such as converted models and copies of remote slides.
+    """Return the cache folder, for reproducible files such as converted models and copies of remote slides.
 
-    ``PATHOLOGY_CACHE``, or the platform's place for caches.
+    ``PATHOLOGY_CACHE`` if set, else the platform's cache folder.
     """
     if given := os.environ.get("PATHOLOGY_CACHE"):
         return Path(given)

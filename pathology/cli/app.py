@@ -266,21 +266,21 @@ def export_command(
     )
 
 
-@app.command("decisions")
-def decisions_command(
+@app.command("import-review")
+def import_review_command(
     results: Annotated[Path, typer.Argument(help="A results folder of pathology score.", show_default=False)],
     slide: Annotated[str, typer.Argument(help="Name of the slide.", show_default=False)],
-    edited: Annotated[
+    reviewed: Annotated[
         Path,
         typer.Argument(
-            help="Its detections as QuPath exported them (GeoJSON), or the edited table (CSV).", show_default=False
+            help="Reviewed detections: GeoJSON exported from QuPath, or the edited table (CSV).", show_default=False
         ),
     ],
 ) -> None:
-    """Take in detections that were accepted, rejected or deleted in QuPath or in a spreadsheet."""
-    from pathology.cli.export import take_in
+    """Import detections reviewed in QuPath or in a spreadsheet: accepted, rejected or deleted."""
+    from pathology.cli.export import import_review
 
-    take_in(results, slide, edited)
+    import_review(results, slide, reviewed)
 
 
 @app.command("doctor")

@@ -1,4 +1,4 @@
-"""How a long command shows that it advances: bars on a terminal, lines in a log."""
+"""Progress of long commands: bars on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ __all__ = ["BarProgress", "LineProgress", "shown_bytes", "shown_progress"]
 
 
 def shown_progress() -> BarProgress | LineProgress:
-    """Return bars if standard error is a terminal, else lines."""
+    """Return progress bars if standard error is a terminal, else log lines."""
     terminal = Console(stderr=True)
     return BarProgress(terminal) if terminal.is_terminal else LineProgress()
 
 
 @contextmanager
 def shown_bytes(total: float) -> Iterator[Callable[[str, int], None]]:
-    """Show bytes that arrive: a bar on a terminal; a line for each name in a log.
+    """Show the progress of a download: a bar on a terminal; a line per file in a log.
 
     Parameters
     ----------
     total
-        Bytes expected in all.
+        Total number of bytes expected.
 
     Yields
     ------
     callable
-        Takes the name of what arrives and a number of bytes.
+        Takes the name of the file and the number of bytes received.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -51,7 +51,7 @@ def shown_bytes(total: float) -> Iterator[Callable[[str, int], None]]:
             del count
             if name not in seen:
                 seen.add(name)
-                print(f"fetching {name}", file=sys.stderr, flush=True)
+                print(f"downloading {name}", file=sys.stderr, flush=True)
 
         yield say
         return
@@ -62,7 +62,7 @@ def shown_bytes(total: float) -> Iterator[Callable[[str, int], None]]:
 
 
 class BarProgress:
-    """Two bars: the batch, and the slides on their way."""
+    """Progress bars: one for the batch, and one per slide in progress."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
@@ -89,12 +89,12 @@ class BarProgress:
     def began(self, slides: int, unchanged: int) -> None:
         """Show the batch's bar."""
         if unchanged:
-            self._bars.console.print(f"{unchanged} slides were finished before and have not changed.")
+            self._bars.console.print(f"{unchanged} slides are already scored and unchanged.")
         if slides:
             self._batch = self._bars.add_task("all slides", total=slides, unit="slides")
 
     def workers(self, count: int, dashboard: str | None) -> None:
-        """Say where the dashboard is."""
+        """Print the address of the dashboard."""
         del count
         if dashboard:
             self._bars.console.print(f"Dask dashboard: {dashboard}")
@@ -105,13 +105,13 @@ class BarProgress:
             self._slides[slide_id] = self._bars.add_task(_short(slide_id), total=patches, unit="patches")
 
     def advanced(self, slide_id: str, patches: int) -> None:
-        """Move the slide's bar."""
+        """Advance the slide's bar."""
         with self._lock:
             if slide_id in self._slides:
                 self._bars.advance(self._slides[slide_id], patches)
 
     def finished(self, slide_id: str, outcome: str, *, failed: bool) -> None:
-        """Take the slide's bar away and move the batch's."""
+        """Remove the slide's bar and advance the batch's."""
         with self._lock:
             if (bar := self._slides.pop(slide_id, None)) is not None:
                 self._bars.remove_task(bar)
@@ -124,7 +124,7 @@ class BarProgress:
 
 
 class LineProgress:
-    """One plain line a slide, for logs."""
+    """One plain line per slide, for logs."""
 
     def __init__(self) -> None:
         self._total = 0
@@ -137,25 +137,25 @@ class LineProgress:
         return None
 
     def began(self, slides: int, unchanged: int) -> None:
-        """Say what is to do."""
+        """Print the number of slides to process."""
         self._total = slides
         if slides:
-            self._say(f"{slides} slide{'' if slides == 1 else 's'} to score, {unchanged} finished before.")
+            self._say(f"{slides} slide{'' if slides == 1 else 's'} to process, {unchanged} already done.")
 
     def workers(self, count: int, dashboard: str | None) -> None:
-        """Say where the dashboard is."""
+        """Print the address of the dashboard."""
         del count
         if dashboard:
             self._say(f"Dask dashboard: {dashboard}")
 
     def prepared(self, slide_id: str, patches: int) -> None:
-        """Nothing: a line when the slide is done is enough for a log."""
+        """Do nothing: one line when the slide is done is enough for a log."""
 
     def advanced(self, slide_id: str, patches: int) -> None:
-        """Nothing, likewise."""
+        """Do nothing."""
 
     def finished(self, slide_id: str, outcome: str, *, failed: bool) -> None:
-        """One line for the slide."""
+        """Print one line for the slide."""
         self._done += 1
         self._say(f"[{self._done}/{self._total}] {slide_id}: {'failed: ' if failed else ''}{outcome}")
 

@@ -1,4 +1,4 @@
-"""``pathology doctor``: what works on this machine, and what to do about what does not."""
+"""``pathology doctor``: check the installation and explain how to fix problems."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXTRAS = {
 
 
 def run() -> int:
-    """Print a line a check; return 0 if scoring works, 1 if not."""
+    """Print one line per check; return 0 if scoring works, 1 if not."""
     from pathology._version import __version__
 
     print(f"pathology {__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -34,7 +34,7 @@ def run() -> int:
     for what, check in _CHECKS:
         try:
             print(f"ok    {what}: {check()}")
-        except Exception as error:  # a doctor reports every ailment
+        except Exception as error:  # every problem is reported
             problems += 1
             print(f"FAIL  {what}: {type(error).__name__}: {error}")
     for extra, modules in _EXTRAS.items():
@@ -45,9 +45,9 @@ def run() -> int:
         else:
             print(f"ok    extra '{extra}'")
     print(
-        "All that scoring needs works."
+        "Ready to score."
         if not problems
-        else f"{problems} problem(s): mend them, then run pathology doctor again."
+        else f"{problems} problem{'' if problems == 1 else 's'} found. Fix and run pathology doctor again."
     )
     return 1 if problems else 0
 
@@ -65,7 +65,7 @@ def _libraries() -> str:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError as error:
-            raise ModuleNotFoundError(f"{name} is missing; install again with pip") from error
+            raise ModuleNotFoundError(f"{name} is missing; reinstall with pip") from error
     return ", ".join(found)
 
 
@@ -88,7 +88,7 @@ def _devices() -> str:
     torch = import_module("torch")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{cores} processor cores ({torch.backends.cpu.get_cpu_capability()}), " + (
+    return f"{cores} CPU cores ({torch.backends.cpu.get_cpu_capability()}), " + (
         ", ".join(gpus) if gpus else "no CUDA device"
     )
 
@@ -100,13 +100,13 @@ def _models() -> str:
     broken = [f"{b.name}: {b.error}" for b in bundles if b.error]
     if broken:
         raise ValueError("; ".join(broken))
-    return ", ".join(b.name for b in bundles) or "none found; put bundles into models/"
+    return ", ".join(b.name for b in bundles) or "none found; place bundles in models/"
 
 
 def _space() -> str:
     free = shutil.disk_usage(".").free / 2**30
     if free < 1:
-        raise OSError(f"only {free:.1f} GiB free here")
+        raise OSError(f"only {free:.1f} GiB free in this folder")
     return f"{free:.0f} GiB free in this folder"
 
 
@@ -120,7 +120,7 @@ def _workers() -> str:
 
     with connect(workers=1) as pool:
         found: str = pool.client.submit(_interpreter).result(timeout=60)
-    return f"a worker process starts and answers (Python {found})"
+    return f"a worker process starts and responds (Python {found})"
 
 
 def _interpreter() -> str:

@@ -1,4 +1,4 @@
-"""``pathology export`` and ``pathology heatmap``: results in the formats of other programs, and as a picture."""
+"""``pathology export``, ``import-review`` and ``heatmap``: results for other programs, and reviewed results back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["draw_heatmap", "run", "take_in"]
+__all__ = ["draw_heatmap", "import_review", "run"]
 
 
 def run(
@@ -19,7 +19,7 @@ def run(
     width: int,
     smooth: float | None,
 ) -> int:
-    """Export and return the exit status: 0 all written, 1 some slides have nothing to write."""
+    """Export and return the exit status: 0 all written, 1 some slides could not be exported."""
     from pathology.errors import OutputError, PathologyError, UsageError
     from pathology.outputs.export.exports import BATCH_FORMATS, FORMATS, ExportSettings, export_batch, export_slide
     from pathology.outputs.results.results_folder import open_results
@@ -28,8 +28,8 @@ def run(
     unknown = [name for name in formats if name not in known]
     if unknown or not formats:
         listed = "; ".join(f"{name} ({what})" for name, what in known.items())
-        problem = f"there is no format {unknown[0]!r}" if unknown else "no format is given"
-        raise UsageError(problem, remedy=f"Give --format once or more: {listed}")
+        problem = f"unknown format {unknown[0]!r}" if unknown else "no format given"
+        raise UsageError(problem, remedy=f"Give --format one or more times: {listed}")
     if smooth is not None and not smooth > 0:
         raise UsageError(f"--smooth is {smooth:g}; it must be above 0 µm")
     batch = open_results(results)
@@ -47,7 +47,7 @@ def run(
             try:
                 print(export_slide(slide, name, folder, settings))
             except OutputError:
-                raise  # the next one could not be written either
+                raise  # further files could not be written either
             except PathologyError as error:
                 problems += 1
                 print(f"{slide.slide_id}: not exported as {name}: {error.what}", file=sys.stderr)
@@ -55,8 +55,8 @@ def run(
     return 1 if problems else 0
 
 
-def take_in(results: Path, slide_id: str, edited: Path) -> None:
-    """Turn detections edited in QuPath or in a spreadsheet into decisions, saved beside the results."""
+def import_review(results: Path, slide_id: str, reviewed: Path) -> None:
+    """Import detections reviewed in QuPath or in a spreadsheet and save the decisions with the results."""
     from pathology.errors import UsageError
     from pathology.findings.reviewed_count import count_reviewed
     from pathology.outputs.export.annotations import decided
@@ -67,21 +67,21 @@ def take_in(results: Path, slide_id: str, edited: Path) -> None:
 
     slide = open_results(results)[slide_id]
     if slide.detections is None:
-        raise UsageError("there are no detections: the model is no detector", where=slide.folder)
-    if not edited.is_file():
-        raise UsageError("there is no such file", where=edited)
+        raise UsageError("this slide has no detections: the model is not a detector", where=slide.folder)
+    if not reviewed.is_file():
+        raise UsageError("file not found", where=reviewed)
     earlier = slide.decisions()
-    if edited.suffix.lower() in (".csv", ".tsv"):
-        decisions = read_detection_table(edited, slide.detections, earlier)
+    if reviewed.suffix.lower() in (".csv", ".tsv"):
+        decisions = read_detection_table(reviewed, slide.detections, earlier)
     else:
-        decisions = decided(read_geojson(edited), slide.detections, earlier)
+        decisions = decided(read_geojson(reviewed), slide.detections, earlier)
     write_decisions(slide.folder, slide.detections, decisions.values())
     record = slide.record
     before = count_reviewed(slide.detections, earlier, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
     after = count_reviewed(slide.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
     print(
         f"{slide_id}: {after.accepted} accepted, {after.rejected} rejected; "
-        f"{before.total} counted before, {after.total} now."
+        f"count {before.total} before review, {after.total} now."
     )
     if after.hotspot is not None:
         low, high = after.hotspot.per_mm2_interval
@@ -103,7 +103,7 @@ def draw_heatmap(
     engine: str,
     device: str | None,
 ) -> None:
-    """Score the slide in a scratch folder and draw its heatmap."""
+    """Score the slide in a temporary folder and draw its heatmap."""
     from pathology.atomic_files import write_bytes
     from pathology.bundle.catalogue import load_bundle
     from pathology.cli.display import shown_progress
@@ -113,13 +113,13 @@ def draw_heatmap(
     from pathology.scoring.batch import score
 
     if out.suffix.lower() != ".png":
-        raise UsageError(f"the picture must be a .png file, not {out.name!r}", remedy="Give --out NAME.png")
+        raise UsageError(f"the image must be a .png file, not {out.name!r}", remedy="Give --out NAME.png")
     if not out.absolute().parent.is_dir():
-        raise OutputError("this folder does not exist", where=out.absolute().parent, remedy="Make it first")
+        raise OutputError("this folder does not exist", where=out.absolute().parent, remedy="Create it first")
     bundle = load_bundle(model)
     if class_name is not None and class_name not in bundle.card.classes:
         raise UsageError(
-            f"there is no class {class_name!r}", remedy=f"The model's classes are: {', '.join(bundle.card.classes)}"
+            f"unknown class {class_name!r}", remedy=f"The model's classes are: {', '.join(bundle.card.classes)}"
         )
     with tempfile.TemporaryDirectory(prefix="pathology-") as scratch, shown_progress() as display:
         batch = score([slide], model, scratch, mpp=mpp, engine=engine, device=device, progress=display)

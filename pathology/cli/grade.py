@@ -1,4 +1,4 @@
-"""``pathology grade``: grades and stages from inputs that a pathologist has confirmed."""
+"""``pathology grade``: grade and stage tumours from inputs that a pathologist has confirmed."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Grades and stages by published tables. Nothing missing is assumed. Research use only.", no_args_is_help=True
+    help="Grade and stage tumours by published criteria. Missing inputs are never assumed. Research use only.",
+    no_args_is_help=True,
 )
 
 Mitoses = Annotated[
-    int | None, typer.Option("--mitoses", min=0, help="Mitoses counted, with --area.", show_default=False)
+    int | None, typer.Option("--mitoses", min=0, help="Number of mitoses counted; requires --area.", show_default=False)
 ]
 Area = Annotated[
     float | None,
-    typer.Option("--area", help="Area in which they were counted, mm² (all fields together).", show_default=False),
+    typer.Option("--area", help="Area in which mitoses were counted, mm² (sum of all fields).", show_default=False),
 ]
 Slide = Annotated[
     Path | None,
     typer.Option(
         "--slide",
-        help="Folder of a slide scored by a mitosis detector: takes the count of its hotspot, with your decisions.",
+        help="Results folder of a slide scored with a mitosis detector; uses the reviewed count in its hotspot.",
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _count(mitoses: int | None, area: float | None, slide: Path | None) -> MitosesInArea | None:
@@ -46,18 +47,18 @@ def _count(mitoses: int | None, area: float | None, slide: Path | None) -> Mitos
         return _count_of_slide(slide)
     if (mitoses is None) != (area is None):
         raise UsageError(
-            "mitoses mean nothing without the area they were counted in",
+            "a mitotic count requires the area in which it was made",
             remedy="Give --mitoses and --area, such as --mitoses 12 --area 1.734 for ten fields of 0.1734 mm²",
         )
     if mitoses is None or area is None:
         return None
     if not area > 0:
-        raise UsageError(f"--area is in mm² and positive, got {area}")
+        raise UsageError(f"--area must be above 0 mm², got {area}")
     return MitosesInArea(count=mitoses, area_mm2=area)
 
 
 def _count_of_slide(folder: Path) -> MitosesInArea:
-    """Return the count of a scored slide's hotspot, rejected candidates left out."""
+    """Return the count in a scored slide's hotspot, excluding rejected detections."""
     from pathology.errors import UsageError
     from pathology.findings.grading.assessment import MitosesInArea
     from pathology.findings.reviewed_count import count_reviewed
@@ -73,11 +74,11 @@ def _count_of_slide(folder: Path) -> MitosesInArea:
     area = detections.header.window.area_mm2
     if count.hotspot is None:
         if count.total:
-            raise UsageError("this slide has detections but no hotspot: its scale is not known", where=folder)
+            raise UsageError("this slide has detections but no hotspot, because its scale is unknown", where=folder)
         return MitosesInArea(count=0, area_mm2=area, origin="model")
-    # Only when every counted candidate was looked at is the count a pathologist's.
-    seen = all(member in decisions for member in count.hotspot.members)
-    return MitosesInArea(count=count.hotspot.count, area_mm2=area, origin="pathologist" if seen else "model")
+    # The count is a pathologist's only if every counted detection was reviewed.
+    reviewed = all(member in decisions for member in count.hotspot.members)
+    return MitosesInArea(count=count.hotspot.count, area_mm2=area, origin="pathologist" if reviewed else "model")
 
 
 def _show(assessment: Assessment, as_json: bool) -> None:
@@ -97,28 +98,35 @@ def _show(assessment: Assessment, as_json: bool) -> None:
 @app.command("fnclcc")
 def fnclcc(
     histotype: Annotated[
-        str | None, typer.Option("--histotype", help="Code, name or synonym, such as LMS.", show_default=False)
+        str | None,
+        typer.Option("--histotype", help="WHO 2020 histotype: code, name or synonym, such as LMS.", show_default=False),
     ] = None,
     confirmed: Annotated[
         bool | None,
-        typer.Option("--confirmed/--not-confirmed", help="A pathologist confirmed the histotype.", show_default=False),
+        typer.Option(
+            "--confirmed/--not-confirmed", help="Whether a pathologist confirmed the histotype.", show_default=False
+        ),
     ] = None,
     mitoses: Mitoses = None,
     area: Area = None,
     slide: Slide = None,
     necrosis: Annotated[
-        float | None, typer.Option("--necrosis", help="Necrotic share of the tumour, per cent.", show_default=False)
+        float | None, typer.Option("--necrosis", help="Necrosis, percentage of the tumour.", show_default=False)
     ] = None,
-    necrosis_by_model: Annotated[bool, typer.Option("--necrosis-by-model", help="The model estimated it.")] = False,
+    necrosis_by_model: Annotated[
+        bool, typer.Option("--necrosis-by-model", help="The necrosis value is a model's estimate.")
+    ] = False,
     pretreated: Annotated[
         bool | None,
         typer.Option(
-            "--pretreated/--untreated", help="Chemotherapy or radiation before the specimen.", show_default=False
+            "--pretreated/--untreated",
+            help="Whether the patient had preoperative chemotherapy or radiotherapy.",
+            show_default=False,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Grade a soft tissue sarcoma of an adult (FNCLCC)."""
+    """Grade an adult soft tissue sarcoma (FNCLCC)."""
     from pathology.findings.grading.fnclcc import grade_fnclcc
 
     _show(
@@ -144,7 +152,7 @@ def uterine(
         bool | None,
         typer.Option(
             "--tumour-cell-necrosis/--no-tumour-cell-necrosis",
-            help="Coagulative tumour cell necrosis.",
+            help="Whether coagulative tumour cell necrosis is present.",
             show_default=False,
         ),
     ] = None,
@@ -157,7 +165,7 @@ def uterine(
     slide: Slide = None,
     as_json: Json = False,
 ) -> None:
-    """Classify a uterine smooth muscle tumour (Stanford criteria, with the WHO 2020 thresholds beside)."""
+    """Classify a uterine smooth muscle tumour (Stanford criteria, with WHO 2020 thresholds)."""
     from pathology.findings.grading.uterine import assess_uterine
 
     _show(
@@ -175,13 +183,15 @@ def uterine(
 @app.command("ajcc")
 def ajcc(
     site: Annotated[str | None, typer.Option("--site", help="trunk or extremity.", show_default=False)] = None,
-    size: Annotated[float | None, typer.Option("--size", help="Greatest dimension, cm.", show_default=False)] = None,
+    size: Annotated[
+        float | None, typer.Option("--size", help="Greatest tumour dimension, cm.", show_default=False)
+    ] = None,
     nodes: Annotated[Literal["N0", "N1", "unknown"] | None, typer.Option("--nodes", show_default=False)] = None,
     metastasis: Annotated[Literal["M0", "M1"] | None, typer.Option("--metastasis", show_default=False)] = None,
     grade: Annotated[int | None, typer.Option("--grade", help="FNCLCC grade, 1 to 3.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """Stage a soft tissue sarcoma of trunk or extremities (AJCC, 8th edition)."""
+    """Stage a soft tissue sarcoma of the trunk or extremities (AJCC, 8th edition)."""
     from pathology.findings.grading.ajcc import stage_ajcc8
 
     _show(stage_ajcc8(site=site, size_cm=size, nodes=nodes, metastasis=metastasis, grade=grade), as_json)

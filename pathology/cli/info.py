@@ -1,4 +1,4 @@
-"""``pathology info``: what a slide is."""
+"""``pathology info``: properties of a slide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["run"]
 
 
 def run(slide: Path, *, mpp: float | None, as_json: bool) -> None:
-    """Print a slide's levels, scale and origin."""
+    """Print a slide's levels, scale, format and scanner."""
     from pathology.errors import SlideError
     from pathology.slide.open import open_reader
     from pathology.slide.scale import resolve_mpp

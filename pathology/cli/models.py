@@ -1,4 +1,4 @@
-"""``pathology models``: the catalogue of model bundles."""
+"""``pathology models``: manage model bundles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["app"]
 
 app = typer.Typer(help="List, show, verify, export and import model bundles.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Name of a bundle, or its folder.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name of a model bundle, or its folder.", show_default=False)]
 
 
 @app.command("list")
@@ -69,7 +69,7 @@ def verify_command(name: Name) -> None:
 @app.command("export")
 def export_command(
     name: Name,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The zip file to write, or a folder.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Zip file to write, or a folder.", show_default=False)],
 ) -> None:
     """Write a bundle as one zip file."""
     from pathology.bundle.export import export_bundle
@@ -80,23 +80,25 @@ def export_command(
 @app.command("import")
 def import_command(
     source: Annotated[
-        Path, typer.Argument(help="An exported zip, a bundle's folder, or a .safetensors file.", show_default=False)
+        Path, typer.Argument(help="An exported zip file, a bundle folder, or a .safetensors file.", show_default=False)
     ],
     card: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time
-        typer.Option("--card", help="The card (YAML) for a bare .safetensors file.", show_default=False),
+        typer.Option("--card", help="Model card (YAML) for a .safetensors file without one.", show_default=False),
     ] = None,
     names: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--names", help="YAML: tensor names of the file to the network's.", show_default=False),
+        typer.Option(
+            "--names", help="YAML file that maps the file's tensor names to the network's.", show_default=False
+        ),
     ] = None,
     folder: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--into", help="Where bundles are kept; by default the user's folder.", show_default=False),
+        typer.Option("--into", help="Folder for bundles; by default the user's bundle folder.", show_default=False),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle of the same name.")] = False,
 ) -> None:
-    """Check a model from card to output and put it where models are found."""
+    """Validate a model, from its card to its outputs, and install it."""
     import yaml
 
     from pathology.bundle.export import import_bundle
@@ -107,9 +109,11 @@ def import_command(
         try:
             mapping = yaml.safe_load(names.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise InputTableError(f"the names cannot be read ({str(error).splitlines()[0]})", where=names) from error
+            raise InputTableError(
+                f"cannot read the tensor names ({str(error).splitlines()[0]})", where=names
+            ) from error
         if not isinstance(mapping, dict):
-            raise InputTableError("the names are no mapping of tensor names", where=names)
+            raise InputTableError("the file does not map tensor names to tensor names", where=names)
     bundle = import_bundle(source, folder=folder, card=card, names=mapping, replace=replace)
     print(f"{bundle.card.name} {bundle.card.version}: {bundle.directory}")
 
@@ -119,19 +123,26 @@ def quantise_command(
     name: Name,
     slides: Annotated[
         list[Path],
-        typer.Argument(help="Slides, folders or a CSV manifest: some calibrate, the others check.", show_default=False),
+        typer.Argument(
+            help="Slides, folders or CSV manifests; some are used for calibration, the rest for validation.",
+            show_default=False,
+        ),
     ],
     new_name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--name", help="Name of the new bundle; by default the model's with -int8.", show_default=False),
+        typer.Option(
+            "--name", help="Name of the new bundle; by default the model's name with -int8.", show_default=False
+        ),
     ] = None,
     folder: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--into", help="Where bundles are kept; by default the user's folder.", show_default=False),
+        typer.Option("--into", help="Folder for bundles; by default the user's bundle folder.", show_default=False),
     ] = None,
     stride: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--stride", help="Pixels between patches; by default the model's.", show_default=False),
+        typer.Option(
+            "--stride", help="Distance between patches in pixels; by default the model's.", show_default=False
+        ),
     ] = None,
     mpp: Annotated[
         Optional[float],  # noqa: UP045
@@ -139,7 +150,7 @@ def quantise_command(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle of the same name.")] = False,
 ) -> None:
-    """Make a classifier's form in 8-bit integers, if it answers like fp32 on patches it was not calibrated on."""
+    """Quantise a classifier to int8; saved only if it agrees with fp32 on patches not used for calibration."""
     import sys
 
     from pathology.scoring.quantise import quantise_bundle
@@ -155,8 +166,8 @@ def quantise_command(
     found = int8.agreement
     print(
         f"Against fp32, {found.patches:,} patches of {len(found.slides)} slides: mean difference"
-        f" {found.mean_difference:.4f}, same class {found.same_class:.2%} ({found.same_class_alone:.2%} before near"
-        f" ties), {found.computed_again:.1%} computed again (margin {int8.margin:.3f}), largest difference of a slide"
-        f" {found.slide_difference:.4f}"
+        f" {found.mean_difference:.4f}, same class {found.same_class:.2%} ({found.same_class_alone:.2%} before"
+        f" rechecking near ties), {found.computed_again:.1%} recomputed (margin {int8.margin:.3f}), largest difference"
+        f" of a slide's mean {found.slide_difference:.4f}"
     )
     print(f"{made.card.name} {made.card.version}: {made.directory}\nResearch use only.")

@@ -1,4 +1,4 @@
-"""``pathology systems``: the published systems, what was published of them, and what was measured here."""
+"""``pathology systems``: published systems, their reported performance, and the performance measured here."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ def run(*, as_json: bool) -> None:
             print(
                 f"     here: {own.metric} {own.value:.3g} ({low:.3g} to {high:.3g}), n={own.n} {own.unit}, {own.data}"
             )
-    print("Published figures are their authors' on their own cohorts; figures measured here are on other data.")
+    print("Published values are the authors' results on their own cohorts; values measured here are on other data.")

@@ -1,4 +1,4 @@
-"""``pathology tile``: slides into patch stores."""
+"""``pathology tile``: cut slides into patch stores."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(
     modes, stains = get_args(StoreMode), ("none", *get_args(StainMethod))
     for name, value, allowed in (("pixels", pixels, modes), ("stain", stain, stains)):
         if value not in allowed:
-            raise UsageError(f"--{name} {value!r} does not exist", remedy=f"Choose one of: {', '.join(allowed)}")
+            raise UsageError(f"--{name}: unknown value {value!r}", remedy=f"Choose one of: {', '.join(allowed)}")
     native = target_mpp == "native"
     try:
         grid: dict[str, Any] = {"patch": patch, "stride": stride or patch, "min_tissue": min_tissue}
@@ -62,8 +62,8 @@ def run(
         if result.error:
             print(f"failed: {result.slide_id}: {result.error}")
             continue
-        left_out = f", {result.left_out} left out for quality" if result.left_out else ""
-        print(f"{result.store}: {result.patches} patches{left_out}{' (finished before)' if result.unchanged else ''}")
+        excluded = f", {result.left_out} excluded for quality" if result.left_out else ""
+        print(f"{result.store}: {result.patches} patches{excluded}{' (already done)' if result.unchanged else ''}")
         if verbose:
             print(f"  stored tiles: {result.tiles}")
     return 1 if any(result.error for result in tiled) else 0

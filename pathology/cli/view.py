@@ -1,4 +1,4 @@
-"""``pathology view``: results in the browser."""
+"""``pathology view``: browse results."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["run"]
 
 
 def run(results: list[Path], *, slides: list[Path], patients: Path | None, port: int, browser: bool) -> None:
-    """Serve until Ctrl-C (or a signal to end)."""
+    """Serve until Ctrl-C or SIGTERM."""
     from pathology.errors import UsageError
     from pathology.viewer.batch import Batch
     from pathology.viewer.server import ViewerServer
 
     for folder in slides:
         if not folder.is_dir():
-            raise UsageError("--slides names no folder", where=folder)
+            raise UsageError("--slides is not a folder", where=folder)
     batch = Batch(results, slides, patients=patients)
     server = ViewerServer(batch, _page(), port=port)
 
@@ -29,25 +29,25 @@ def run(results: list[Path], *, slides: list[Path], patients: Path | None, port:
     signal.signal(signal.SIGTERM, end)
     try:
         print(f"Viewer: {server.address}")
-        print("Only this machine can open it. Ctrl-C ends it. Research use only.", flush=True)
+        print("Accessible only from this machine. Press Ctrl-C to stop. Research use only.", flush=True)
         if browser:
             webbrowser.open(server.address)
         server.serve()
     except KeyboardInterrupt:
-        print("\nThe viewer is closed.")
+        print("\nViewer stopped.")
     finally:
         server.close()
 
 
 def _page() -> Path | None:
-    """Return the built page; in a source tree without it, build it first."""
+    """Return the built page; in a source tree, build it if it is missing."""
     from pathology.viewer.page import SOURCE, PageBuildError, build_page, find_page
 
     found = find_page()
     if found is None and SOURCE.exists():
-        print("Building the viewer's page; this happens once.", flush=True)
+        print("Building the viewer page (first run only).", flush=True)
         try:
             build_page()
         except PageBuildError as error:
-            print(f"The page could not be built: {error}")
+            print(f"Cannot build the viewer page: {error}")
     return find_page()

@@ -1,4 +1,4 @@
-"""What is found on a slide: predictions put together from patches, detections, counts, hotspots.
+"""Slide-level findings: aggregated predictions, detections, mitotic counts, hotspots, grades.
 
 Nothing here reads a slide or a model.
 """

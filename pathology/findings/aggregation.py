@@ -1,6 +1,6 @@
-"""From the class probabilities of patches to those of a slide, and to areas.
+"""Aggregation of patch class probabilities to slide probabilities and areas.
 
-Every rule takes ``(N, C)`` probabilities, leaves rows of NaN out, and gives ``(C,)`` numbers that sum to 1.
+Every rule takes ``(N, C)`` probabilities, ignores rows of NaN, and returns ``(C,)`` values that sum to 1.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ def average_probability(probabilities: NDArray[np.floating]) -> Floats:
 
 
 def share_of_selected(probabilities: NDArray[np.floating], threshold: float | None = None) -> Floats:
-    """Return the share of the selected patches that each class has: DeepPATH's "percentage of selected tiles".
+    """Return each class's share of the selected patches: DeepPATH's "percentage of selected tiles".
 
     Parameters
     ----------
     probabilities
         ``(N, C)``.
     threshold
-        A patch is selected for every class whose probability reaches it; ``None``: for its leading class.
+        A patch is selected for every class whose probability reaches it; ``None``: for its most probable class.
 
     Returns
     -------
     numpy.ndarray
-        ``(C,)``; equal shares where no patch is selected for any class, which says that nothing is known.
+        ``(C,)``; equal shares, the uninformative result, if no patch is selected for any class.
     """
     known = _known(probabilities)
     if threshold is None:
@@ -58,22 +58,22 @@ def share_of_selected(probabilities: NDArray[np.floating], threshold: float | No
 
 
 def majority_vote(probabilities: NDArray[np.floating]) -> Floats:
-    """Return 1 for the class that leads in most patches, the surer of equals first, and 0 for the others."""
+    """Return 1 for the class predicted in most patches, ties resolved by mean probability, and 0 for the others."""
     known = _known(probabilities)
     votes = share_of_selected(known)
-    # A mean probability is at most 1 and breaks ties only: one vote in a million patches weighs more.
+    # The mean probability is at most 1 and only breaks ties: one vote in a million patches weighs more.
     winner = int(np.argmax(votes + known.mean(axis=0) * 1e-9))
     result: Floats = np.eye(known.shape[1])[winner]
     return result
 
 
 def top_patches(probabilities: NDArray[np.floating], k: int = 10) -> Floats:
-    """Return for each class the mean of its ``k`` highest probabilities, divided by their sum over the classes.
+    """Return each class's mean of its ``k`` highest probabilities, normalised to sum to 1 over the classes.
 
     Parameters
     ----------
     probabilities
-        ``(N, C)``; with fewer than ``k`` patches all are taken.
+        ``(N, C)``; with fewer than ``k`` patches, all are used.
     k
         At least 1.
     """
@@ -90,7 +90,7 @@ RULES: Final[dict[str, Callable[[NDArray[np.floating]], Floats]]] = {
     "majority": majority_vote,
     "top": top_patches,
 }
-"""By the names used on cards and in reports."""
+"""The rules, by the names used on cards and in reports."""
 
 
 def _known(probabilities: NDArray[np.floating]) -> Floats:
@@ -112,13 +112,13 @@ class SlideAggregate:
     probabilities
         ``(C,)`` class probabilities: the mean over the patches scored, or another aggregator's.
     shares
-        ``(C,)`` share of the scored tissue area whose leading class this is; sums to 1.
+        ``(C,)`` share of the scored tissue area in which this is the predicted class; sums to 1.
     areas_mm2
         ``(C,)`` those areas in mm².
     scored
-        Patches that count.
+        Number of patches scored.
     masked
-        Patches left out because their pixels or probabilities are missing.
+        Number of patches excluded because their pixels or probabilities are missing.
     """
 
     probabilities: NDArray[np.float64]
@@ -128,8 +128,8 @@ class SlideAggregate:
     masked: int
 
     @property
-    def leading(self) -> int:
-        """Index of the class with the highest mean probability (the first of equals)."""
+    def predicted(self) -> int:
+        """Index of the class with the highest slide probability (the first if tied)."""
         return int(self.probabilities.argmax())
 
 
@@ -141,20 +141,20 @@ def aggregate(
 ) -> SlideAggregate:
     """Aggregate patches by mean probability and by tissue area.
 
-    The mean is the plain one over patches ("average probability" of DeepPATH, Coudray et al. 2018).  For areas a
-    patch stands for one grid cell (``stride`` squared, at most ``patch`` squared, at the target mpp) times its
-    tissue share, so that overlapping patches count no tissue twice.
+    The mean over patches is unweighted ("average probability" of DeepPATH, Coudray et al. 2018).  For areas, a patch
+    represents one grid cell (``stride`` squared, at most ``patch`` squared, at the target mpp) times its tissue
+    fraction, so that overlapping patches do not count tissue twice.
 
     Parameters
     ----------
     probabilities
         ``(N, C)`` float32; rows of NaN are patches that could not be read.
     tissue
-        ``(N,)`` tissue share of each patch, 0 to 1.
+        ``(N,)`` tissue fraction of each patch, 0 to 1.
     settings
         The grid the patches lie on.
     slide_probabilities
-        ``(C,)`` of another aggregator, in place of the mean.
+        ``(C,)`` from another aggregator, instead of the mean.
 
     Raises
     ------
@@ -172,8 +172,8 @@ def aggregate(
     readable = np.asarray(~np.isnan(probabilities).any(axis=1))
     if not readable.any():
         raise NoTissueError(
-            "no patch could be scored" if len(readable) else "no patch holds enough tissue",
-            remedy="Look at the slide; lower --min-tissue if it holds tissue",
+            "no patch could be scored" if len(readable) else "no patch contains enough tissue",
+            remedy="Inspect the slide; lower --min-tissue if it contains tissue",
         )
     kept = probabilities[readable].astype(np.float64)
     cell_mm2 = (min(settings.stride, settings.patch) * settings.mpp / 1000) ** 2
@@ -181,7 +181,7 @@ def aggregate(
     leading = kept.argmax(axis=1)
     areas = np.bincount(leading, weights=weights, minlength=kept.shape[1]).astype(np.float64)
     total = areas.sum()
-    # Without any tissue weight (a grid that keeps bare patches) the patches themselves are counted.
+    # If no patch contains tissue (a grid that keeps patches without any), patches are counted instead.
     votes = areas if total > 0 else np.bincount(leading, minlength=kept.shape[1]).astype(np.float64)
     of_slide = kept.mean(axis=0) if slide_probabilities is None else np.asarray(slide_probabilities, np.float64)
     return SlideAggregate(of_slide, votes / votes.sum(), areas, int(readable.sum()), int((~readable).sum()))

@@ -1,7 +1,7 @@
-"""Boxes on a slide: joined across overlapping windows, and compared with a reference.
+"""Boxes on a slide: merged across overlapping windows, and matched with a reference.
 
-A detector looks at windows that overlap, so one mitosis may be found two or four times.  :func:`suppress` keeps
-the surest of each group of boxes that mean the same, whatever window or block they came from and in whatever order.
+A detector runs on overlapping windows, so one mitosis may be detected two or four times.  :func:`suppress` keeps the
+box with the highest score for each object, regardless of the window or block it came from and of their order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathology.errors import UsageError
 __all__ = ["MATCH_DISTANCE_UM", "Detections", "Matches", "box_iou", "match_by_distance", "match_by_iou", "suppress"]
 
 MATCH_DISTANCE_UM = 7.5
-"""Largest distance of centres, in µm, at which a detection is the mitosis: the convention of the MIDOG challenges
+"""Largest distance between centres, in µm, at which a detection matches a mitosis: the MIDOG challenges' convention
 (Aubreville et al. 2023, Med Image Anal 84:102699)."""
 
 
@@ -53,7 +53,7 @@ class Detections:
         return result
 
     def take(self, which: NDArray[np.intp] | NDArray[np.bool_]) -> Detections:
-        """Return the chosen detections."""
+        """Return the selected detections."""
         return Detections(self.boxes[which], self.scores[which])
 
     def at_least(self, score: float) -> Detections:
@@ -67,12 +67,12 @@ class Detections:
 
     @classmethod
     def of_patches(cls, outputs: NDArray[np.float32], corners: NDArray[np.integer], scale: float) -> Detections:
-        """Return the boxes of many patches in level-0 pixels, those of overlapping patches not yet joined.
+        """Return the boxes of many patches in level-0 pixels, before those of overlapping patches are merged.
 
         Parameters
         ----------
         outputs
-            ``(N, K * 5)`` float32: left, top, right, bottom in patch pixels and confidence; rows of zeros are no
+            ``(N, K * 5)`` float32: left, top, right, bottom in patch pixels and confidence; rows of zeros are not
             boxes, and patches of NaN could not be read.
         corners
             ``(N, 2)`` level-0 ``(x, y)`` of the patches' top left corners.
@@ -87,8 +87,8 @@ class Detections:
         return cls(boxes.astype(np.float32), found[:, 4])
 
     @classmethod
-    def join(cls, parts: list[Detections]) -> Detections:
-        """Put sets one after the other."""
+    def concatenate(cls, parts: list[Detections]) -> Detections:
+        """Concatenate sets of detections."""
         if not parts:
             return cls.none()
         return cls(np.concatenate([p.boxes for p in parts]), np.concatenate([p.scores for p in parts]))
@@ -115,22 +115,22 @@ def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArra
 
 
 def suppress(detections: Detections, *, iou: float = 0.4, distance: float = 0.0) -> Detections:
-    """Keep the surest of boxes that overlap (greedy non-maximum suppression).
+    """Keep the highest-scoring of overlapping boxes (greedy non-maximum suppression).
 
     Parameters
     ----------
     detections
         From any number of windows, in any order.
     iou
-        A box that overlaps a surer one by more than this is dropped.
+        A box that overlaps a higher-scoring one by more than this is dropped.
     distance
-        In level-0 pixels: a box whose centre lies within this distance of a surer one's is dropped too.  At the
-        edge of a window a box is cut, and overlaps its whole twin from the neighbouring window too little.
+        In level-0 pixels: a box whose centre lies within this distance of a higher-scoring one's is also dropped.  A
+        box truncated at the edge of a window overlaps its complete counterpart from the next window too little.
 
     Returns
     -------
     Detections
-        By falling score; ties by position, so that the order of the windows changes nothing.
+        By decreasing score; ties by position, so that the order of the windows has no effect.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def suppress(detections: Detections, *, iou: float = 0.4, distance: float = 0.0)
     centres = detections.centres
     order = np.lexsort((centres[:, 0], centres[:, 1], -detections.scores))
     boxes, centres = detections.boxes[order].astype(np.float64), centres[order]
-    # Boxes that overlap have centres no further apart than the mean of their sizes.
+    # The centres of overlapping boxes are no further apart than the mean of their sizes.
     reach = max(float((boxes[:, 2:] - boxes[:, :2]).max(initial=0)), distance)
     tree = cKDTree(centres)
     dropped = np.zeros(len(order), bool)
@@ -163,14 +163,14 @@ def suppress(detections: Detections, *, iou: float = 0.4, distance: float = 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Which detection is which reference object, one to one.
+    """One-to-one assignment of detections to reference objects.
 
     Attributes
     ----------
     reference_of
-        ``(N,)`` for each detection the index of its reference object, -1 for a false positive.
+        ``(N,)`` index of each detection's reference object, -1 for a false positive.
     found
-        ``(M,)`` for each reference object whether it was found.
+        ``(M,)`` whether each reference object was detected.
     """
 
     reference_of: NDArray[np.intp]
@@ -178,22 +178,22 @@ class Matches:
 
     @property
     def true_positives(self) -> int:
-        """Reference objects found."""
+        """Number of reference objects detected."""
         return int(self.found.sum())
 
     @property
     def false_positives(self) -> int:
-        """Detections that are none."""
+        """Number of detections without a reference object."""
         return int((self.reference_of < 0).sum())
 
     @property
     def false_negatives(self) -> int:
-        """Reference objects missed."""
+        """Number of reference objects missed."""
         return int((~self.found).sum())
 
 
 def _match(scores: NDArray[np.floating], closeness: NDArray[np.float64], least: float) -> Matches:
-    """Give each detection, the surest first, the closest reference object still free."""
+    """Assign to each detection, highest score first, the closest reference object not yet assigned."""
     count, references = closeness.shape
     reference_of = np.full(count, -1, np.intp)
     found = np.zeros(references, bool)
@@ -207,7 +207,7 @@ def _match(scores: NDArray[np.floating], closeness: NDArray[np.float64], least: 
 
 
 def match_by_distance(detections: Detections, reference: NDArray[np.floating], distance: float) -> Matches:
-    """Match detections with reference points one to one by the distance of centres.
+    """Match detections one to one with reference points, by distance between centres.
 
     Parameters
     ----------
@@ -216,12 +216,12 @@ def match_by_distance(detections: Detections, reference: NDArray[np.floating], d
     reference
         ``(M, 2)`` centres ``(x, y)`` in the same pixels.
     distance
-        Largest distance in those pixels; :data:`MATCH_DISTANCE_UM` ``/ mpp`` for the MIDOG convention.
+        Largest distance in these pixels; :data:`MATCH_DISTANCE_UM` ``/ mpp`` for the MIDOG convention.
 
     Returns
     -------
     Matches
-        Each detection, the surest first, takes the nearest object that is still free.
+        Each detection, highest score first, takes the nearest object not yet assigned.
 
     Examples
     --------
@@ -236,7 +236,7 @@ def match_by_distance(detections: Detections, reference: NDArray[np.floating], d
 
 
 def match_by_iou(detections: Detections, reference: NDArray[np.floating], iou: float = 0.5) -> Matches:
-    """Match detections with reference boxes one to one by intersection over union.
+    """Match detections one to one with reference boxes, by intersection over union.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ def match_by_iou(detections: Detections, reference: NDArray[np.floating], iou: f
     reference
         ``(M, 4)`` boxes ``(left, top, right, bottom)``.
     iou
-        Smallest overlap.
+        Smallest intersection over union of a match.
 
     Examples
     --------

@@ -1,10 +1,10 @@
-"""Where the most mitoses are: the exact maximum over all windows of a stated area.
+"""Mitotic hotspot: the exact maximum over all windows of a given area.
 
-A hotspot is the position of a window (circle or axis-parallel rectangle, of fixed size) that holds the most points
-among *all* positions, not among those of a grid.  Such a maximum always has a position at which two points lie on
-the window's edge, so it can be found by trying every pair; that takes time with the cube of the number of points.
-Here a branch-and-bound search discards whole areas of positions whose enlarged window already holds too few, and
-tries pairs only in the few that remain.  The result is the same (the tests compare the two), in milliseconds.
+A hotspot is the window (circle or axis-parallel rectangle, of fixed size) that contains the most points over *all*
+positions, not only those of a grid.  Such a maximum always has a position at which two points lie on the window's edge,
+so it can be found by trying every pair, in time cubic in the number of points.  Here, a branch-and-bound search
+discards whole regions of positions whose enlarged window contains too few points, and tries pairs only in the few that
+remain.  The result is the same (the tests compare the two), in milliseconds.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from pathology.settings import Record
 __all__ = ["ExpectedMaximum", "Hotspot", "HotspotWindow", "expected_maximum", "find_hotspot", "find_hotspots"]
 
 _EDGE = 1e-9
-"""A point this far outside a window, as a share of its half width, still counts: windows include their edge, and
-rounding must not exclude the very points that a window's position was computed from."""
+"""A point this far outside a window, as a fraction of its half width, still counts: windows include their edge, and
+rounding must not exclude the points from which a window's position was computed."""
 
 _FEW = 12
-"""Undecided points of a cell up to which all pairs are tried instead of splitting the cell further."""
+"""Largest number of undecided points in a cell for which all pairs are tried instead of splitting the cell."""
 
 
 _MANY = 200
-"""Squares from which on a first look at larger ones pays."""
+"""Number of squares above which checking larger squares first pays off."""
 
 _FINE = 2**-10
 _LINES = 1000
-"""Side of a cell, and how many of them, from which on a search for rectangles is stuck on lines; see :func:`_sweep`."""
+"""Size and number of cells at which a search for rectangles stalls on lines; see :func:`_sweep`."""
 
 
 class HotspotWindow(Record):
     """The window in which mitoses are counted."""
 
     shape: Literal["circle", "rectangle"] = "circle"
-    """A circle has no preferred direction; a rectangle is what a camera or a screen shows."""
+    """A circle has no preferred direction; a rectangle matches a camera or a screen."""
     area_mm2: Annotated[float, Field(gt=0)] = 1.734
-    """Area in mm².  1.734 is the area of the FNCLCC's ten high-power fields of 0.1734 mm²."""
+    """Area in mm².  1.734 is the area of ten FNCLCC high-power fields of 0.1734 mm²."""
     aspect: Annotated[float, Field(gt=0)] = 4 / 3
     """Width divided by height of a rectangle."""
 
@@ -62,7 +62,7 @@ class HotspotWindow(Record):
 
 @dataclass(frozen=True)
 class Hotspot:
-    """One window and what it holds.
+    """A window and the points in it.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Hotspot:
     x, y
         Its centre in level-0 pixels.
     half_width, half_height
-        In level-0 pixels; both the radius of a circle.
+        In level-0 pixels; for a circle, both are the radius.
     members
         Indices of the points inside, ascending.
     """
@@ -108,7 +108,7 @@ class Hotspot:
 
 
 def find_hotspot(points: NDArray[np.floating], mpp: float, window: HotspotWindow) -> Hotspot | None:
-    """Find the window that holds the most points.
+    """Find the window that contains the most points.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def find_hotspot(points: NDArray[np.floating], mpp: float, window: HotspotWindow
     -------
     Hotspot or None
         The exact maximum over all positions.  The window is centred on its points (smallest enclosing circle or
-        rectangle), so that none lies on its edge by accident of the search.  Where several windows hold equally
+        rectangle), so that no point lies on its edge by accident of the search.  If several windows contain equally
         many points, the same one is returned whatever the order of the points.  ``None`` without points.
 
     Raises
@@ -144,10 +144,10 @@ def find_hotspot(points: NDArray[np.floating], mpp: float, window: HotspotWindow
     if not len(points):
         return None
     half = np.array(window.half_extent_mm) * 1000 / mpp
-    # A canonical order makes every later tie fall the same way.
+    # A canonical order makes all ties resolve the same way.
     order = np.lexsort((points[:, 0], points[:, 1]))
     unit = points[order] / half
-    # The search works near the origin, where floating point is finest.
+    # The search works near the origin, where floating point is most precise.
     shift = np.floor(unit.min(axis=0))
     unit -= shift
     power = 2.0 if window.shape == "circle" else np.inf
@@ -161,7 +161,7 @@ def find_hotspot(points: NDArray[np.floating], mpp: float, window: HotspotWindow
 
 
 def find_hotspots(points: NDArray[np.floating], mpp: float, window: HotspotWindow, most: int) -> tuple[Hotspot, ...]:
-    """Find several windows one after the other, each without the points of those before it.
+    """Find several windows in succession, each excluding the points of the previous ones.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def find_hotspots(points: NDArray[np.floating], mpp: float, window: HotspotWindo
     Returns
     -------
     tuple of Hotspot
-        By falling count; no point is a member of two.
+        By decreasing count; no point belongs to two windows.
     """
     points = np.asarray(points, np.float64).reshape(-1, 2)
     left = np.arange(len(points))
@@ -192,20 +192,20 @@ def find_hotspots(points: NDArray[np.floating], mpp: float, window: HotspotWindo
 
 
 def _inside(unit: NDArray[np.float64], centre: NDArray[np.float64], power: float) -> NDArray[np.bool_]:
-    """Tell which points lie in the unit window about a centre."""
+    """Return which points lie in the unit window around a centre."""
     result: NDArray[np.bool_] = _norm(unit - centre, power) <= 1 + _EDGE
     return result
 
 
 def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
-    """Return the centre of a unit ball of the given norm that holds the most points."""
+    """Return the centre of a unit ball of the given norm that contains the most points."""
     tree: Any = cKDTree(unit)
     side = 0.5
     slant = math.sqrt(2) if power == 2 else 1.0
-    # A cell's column and row in one whole number, which sorts faster than pairs; all are positive.
+    # A cell's column and row in one integer, which sorts faster than pairs; all are positive.
     columns, rows = (np.floor(unit / side).astype(np.int64) + 2).T
     high = int(rows.max()) + 3
-    # A window that holds a point has its centre within a distance of 1 of it: two cells in every direction.
+    # The centre of a window that contains a point is within a distance of 1 of it: two cells in every direction.
     reach = np.arange(-2, 3)
     around = (reach[:, None] * high + reach).ravel()
     keys = np.unique((np.unique(columns * high + rows)[:, None] + around).ravel())
@@ -239,7 +239,7 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
         ends = np.cumsum(length)
         away = columns_of[near] - np.repeat(centres[:, 0], length)
         down = rows_of[near] - np.repeat(centres[:, 1], length)
-        # All lengths are near 1: nothing that hypot guards against, at a fraction of its time.
+        # All lengths are near 1, so hypot's protection against overflow is not needed; this is much faster.
         distance = np.sqrt(away * away + down * down) if power == 2 else np.maximum(np.abs(away), np.abs(down))
         here = surely + _sums(distance <= 1 + _EDGE, ends)
         if here.max() > best:
@@ -266,14 +266,14 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
                 if count > best:
                     best, winner = count, position
         if side < 1e-9:
-            # Only reached by more than _FEW points in one place, whose windows all count the same.
+            # Only reached by more than _FEW coincident points, whose windows all have the same count.
             break
         kept = ~few & (surely + length > best)
         near = near[kept[owner]]
         cells, length, surely = cells[kept], length[kept], surely[kept]
         if power != 2 and side <= _FINE and len(cells) > _LINES:
             return _sweep(unit)
-        # Four quarters of each cell inherit its undecided points.
+        # The four quarters of each cell inherit its undecided points.
         side /= 2
         cells = (2 * cells[:, None] + np.array([(0, 0), (1, 0), (0, 1), (1, 1)])).reshape(-1, 2)
         starts = np.repeat(np.cumsum(length) - length, 4)
@@ -284,14 +284,13 @@ def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
 
 
 def _sweep(unit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the centre of a square of side 2 that holds the most points, from every left edge there can be.
+    """Return the centre of a square of side 2 that contains the most points, trying every possible left edge.
 
-    Where many points lie in two columns that are all but a window's width apart, neither in one window nor clearly in
-    two, all cells along a whole line stay undecided and double with every step of the search: whole pixels of
-    coordinates make such columns.  A sweep takes time with the square of the number of points, but never more, and
-    little memory.
+    If many points lie in two columns almost exactly one window width apart, all cells along a line stay undecided and
+    double with every step of the search; integer pixel coordinates produce such columns.  A sweep takes time quadratic
+    in the number of points, but never more, and little memory.
     """
-    # Room for rounding, so that both far sides are inside when counted from the middle.
+    # A margin for rounding, so that both far sides are inside when counted from the centre.
     extent = 2 + 1.9 * _EDGE
     x, y = unit[np.argsort(unit[:, 1], kind="stable")].T
     best, corners = 0, unit[:1]
@@ -315,7 +314,7 @@ def _worthwhile(
     slant: float,
     power: float,
 ) -> NDArray[np.bool_]:
-    """Tell which cells can hold the centre of the fullest window, by a look at squares of four of them together."""
+    """Return which cells can contain the centre of the best window, by checking squares of four cells together."""
     corners = cells // 2
     high = int(corners[:, 1].max()) + 2
     keys, first, owner = np.unique((corners[:, 0] + 1) * high + corners[:, 1], return_index=True, return_inverse=True)
@@ -326,7 +325,7 @@ def _worthwhile(
     fullest = centres[np.argsort(-upper, kind="stable")[:24]]
     steps = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1)), axis=-1).reshape(-1, 2) * side / 2
     held = tree.query_ball_point((fullest[:, None] + steps).reshape(-1, 2), 1 + _EDGE, p=power, return_length=True)
-    # Equal counts stay, so that nothing is decided here that the search itself would decide otherwise.
+    # Ties are kept, so that this step never excludes a result of the search itself.
     result: NDArray[np.bool_] = (upper >= held.max())[owner]
     return result
 
@@ -351,16 +350,16 @@ def _best_in_cells(
     margin: float,
     power: float,
 ) -> tuple[int, NDArray[np.float64]]:
-    """Try, in each of several cells, the windows that have two of the undecided points on their edge.
+    """Try, in each of several cells, the windows with two of the undecided points on their edge.
 
     Parameters
     ----------
     edge
-        ``(M, K, 2)`` undecided points of each cell; NaN fills the places of those with fewer.
+        ``(M, K, 2)`` undecided points of each cell, padded with NaN.
     surely
-        ``(M,)`` points that every window centred in the cell holds.
+        ``(M,)`` number of points in every window centred in the cell.
     centres, margin, power
-        ``(M, 2)`` centres of the cells, their reach in the norm, and the norm.
+        ``(M, 2)`` centres of the cells, their extent in the norm, and the norm.
 
     Returns
     -------
@@ -373,7 +372,7 @@ def _best_in_cells(
         length = _norm(apart, 2)
         with np.errstate(invalid="ignore", divide="ignore"):
             middle = (edge[:, first] + edge[:, second]) / 2
-            # Not a number where two points coincide or lie more than a diameter apart.
+            # NaN where two points coincide or are more than a diameter apart.
             usable = (length > 0) & (length <= 2)
             height = np.where(usable, np.sqrt(np.maximum(1 - length**2 / 4, 0)) / length, np.nan)
         normal = np.stack([-apart[..., 1], apart[..., 0]], axis=-1) * height[..., None]
@@ -414,7 +413,7 @@ def _centre_of(points: NDArray[np.float64], power: float) -> NDArray[np.float64]
 
 
 def _circumcentres(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the centres of circles through three points each; points on a line are left out."""
+    """Return the centres of circles through three points each, excluding collinear points."""
     p, q = b - a, c - a
     twice = 2 * (p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0])
     usable = np.abs(twice) > 1e-15
@@ -427,7 +426,7 @@ def _circumcentres(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np
 
 
 def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the convex hull's corners (Andrew's monotone chain), also of points on a line or in one place."""
+    """Return the corners of the convex hull (Andrew's monotone chain), also for collinear or coincident points."""
     unique = np.unique(points, axis=0)
     if len(unique) < 3:
         return unique
@@ -448,21 +447,21 @@ def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class ExpectedMaximum:
-    """What the hotspot of points without any clustering would hold.
+    """Expected hotspot count if the points were not clustered.
 
-    A maximum over many windows is high even where mitoses are spread evenly, and the more tissue is searched, the
-    higher.  This is the figure to hold a hotspot count against.
+    A maximum over many windows is high even if mitoses are evenly distributed, and higher the more tissue is searched.
+    Compare a hotspot count with this value.
 
     Attributes
     ----------
     mean
         Mean maximum over the simulations.
     interval
-        Their 2.5 % and 97.5 % quantiles.
+        2.5 % and 97.5 % quantiles of the maximum.
     anywhere
-        Expected count of a window at a place chosen beforehand: density times area.
+        Expected count of a window at a predefined position: density times area.
     p_value
-        Share of simulations whose maximum reaches the observed one, ``(k + 1) / (n + 1)``.
+        Proportion of simulations whose maximum reaches the observed one, ``(k + 1) / (n + 1)``.
     simulations
         Number of simulations.
     """
@@ -475,19 +474,19 @@ class ExpectedMaximum:
 
     @property
     def bias(self) -> float:
-        """How much higher the maximum is than a window at a place chosen beforehand, as a factor."""
+        """Ratio of the maximum to the expected count of a window at a predefined position."""
         return self.mean / self.anywhere if self.anywhere > 0 else math.nan
 
 
 def expected_maximum(
     total: int, tissue_mm2: float, window: HotspotWindow, *, observed: int, simulations: int = 199, seed: int = 0
 ) -> ExpectedMaximum:
-    """Simulate the hotspot count of evenly spread mitoses.
+    """Simulate the hotspot count of evenly distributed mitoses.
 
     Parameters
     ----------
     total
-        Mitoses on the slide.
+        Number of mitoses on the slide.
     tissue_mm2
         Tissue searched, in mm².
     window
@@ -497,14 +496,14 @@ def expected_maximum(
     simulations
         Number of simulated slides.
     seed
-        Of the random numbers; the same seed gives the same figures.
+        Seed of the random numbers; the same seed gives the same values.
 
     Returns
     -------
     ExpectedMaximum
-        From homogeneous Poisson processes (``total`` points in the mean) on a square of ``tissue_mm2``.  The
-        square's short edge favours no window over another, while real tissue of a ragged shape has more edge and
-        a slightly lower maximum; the figure is therefore a cautious one.
+        From homogeneous Poisson processes (``total`` points on average) on a square of ``tissue_mm2``.  Real tissue has
+        an irregular shape with a longer edge and therefore a slightly lower maximum than a square, so the estimate is
+        conservative.
 
     Raises
     ------
@@ -518,7 +517,7 @@ def expected_maximum(
     True
     """
     if not tissue_mm2 > 0:
-        raise UsageError("the bias of a hotspot needs the area of tissue searched, in mm²")
+        raise UsageError("the expected maximum requires the area of tissue searched, in mm²")
     generator = np.random.default_rng(seed)
     side = math.sqrt(tissue_mm2)
     maxima = np.empty(simulations)

@@ -1,8 +1,7 @@
-"""Mitotic counts in units that mean the same everywhere.
+"""Mitotic counts in comparable units.
 
-"Per ten high-power fields" is no unit: a field of an older microscope measures 0.17 mm², a modern one 0.24 mm².
-A count is therefore first given per mm², with its interval, and then in the field convention that a grading system
-was written for.
+"Per ten high-power fields" is not a unit: a field of an older microscope measures 0.17 mm², a modern one 0.24 mm².
+Counts are therefore given per mm², with an interval, and then converted to the field convention of a grading system.
 """
 
 from __future__ import annotations
@@ -33,32 +32,32 @@ __all__ = [
 
 
 class FieldConvention(Record):
-    """What "ten high-power fields" means to somebody."""
+    """A definition of "ten high-power fields"."""
 
     name: str
-    """For the report."""
+    """Name shown in the report."""
     field_mm2: Annotated[float, Field(gt=0)]
     """Area of one field in mm²."""
     fields: Annotated[int, Field(ge=1)] = 10
-    """Number of fields counted together."""
+    """Number of fields counted."""
 
     @property
     def area_mm2(self) -> float:
-        """Area of all fields in mm²."""
+        """Total area of the fields in mm²."""
         return self.field_mm2 * self.fields
 
     @classmethod
     def of_microscope(cls, field_number: float, objective: float = 40, *, tube_factor: float = 1) -> FieldConvention:
-        """Describe ten fields of a given microscope.
+        """Return the convention for ten fields of a given microscope.
 
         Parameters
         ----------
         field_number
-            Diameter in mm of the eyepiece's field stop, engraved on it (18 to 26.5).
+            Field number engraved on the eyepiece: diameter of its field stop in mm (18 to 26.5).
         objective
             Magnification of the objective.
         tube_factor
-            Magnification between objective and eyepiece, 1 on most stands.
+            Magnification between objective and eyepiece, 1 on most microscopes.
 
         Returns
         -------
@@ -85,7 +84,7 @@ class FieldConvention(Record):
 
 
 FNCLCC_FIELD = FieldConvention(name="FNCLCC, 0.1734 mm² fields", field_mm2=0.1734)
-"""The field for which the FNCLCC cut-offs hold: ten fields of 0.1734 mm² (WHO classification, as cited by
+"""The field on which the FNCLCC cut-offs are based: ten fields of 0.1734 mm² (WHO classification, as cited by
 Guillou & Coindre and by the 2013 and 2020 editions)."""
 
 MODERN_FIELD = FieldConvention(name="modern 40x, FN 22, 0.237 mm² fields", field_mm2=0.237)
@@ -112,19 +111,19 @@ class HotspotCount(Record):
     per_mm2: float
     """Count divided by area."""
     per_mm2_interval: tuple[float, float]
-    """Exact 95 % Poisson interval of the density.  It describes the chance of a count, not the detector's errors,
-    and holds for a window chosen beforehand; see :class:`MitoticCount` for what choosing the maximum adds."""
+    """Exact 95 % Poisson interval of the density.  It covers the random variation of a count, not the detector's errors,
+    and applies to a predefined window; see :class:`MitoticCount` for the effect of selecting the maximum."""
     per_fields: dict[str, float]
-    """The density as a count per ten fields, by convention."""
+    """The density as a count per ten fields, keyed by convention."""
     members: tuple[int, ...] = ()
-    """Indices of the mitoses counted."""
+    """Indices of the mitoses in the window."""
     tissue_share: float | None = None
-    """Share of the window that is tissue, 0 to 1; ``None`` where no map of the tissue was given.  A window that lies
-    half on glass holds less tissue than its area says, and its density is too low by as much."""
+    """Tissue fraction of the window, 0 to 1; ``None`` without a tissue mask.  A window partly over glass contains less
+    tissue than its area, so its density is underestimated accordingly."""
 
     @classmethod
     def of(cls, hotspot: Hotspot, conventions: tuple[FieldConvention, ...]) -> HotspotCount:
-        """Make the record of a hotspot."""
+        """Create the record of a hotspot."""
         area = hotspot.window.area_mm2
         density = hotspot.count / area
         interval = poisson_interval(hotspot.count)
@@ -149,33 +148,33 @@ class MitoticCount(Record):
     total: int
     """Mitoses on the whole slide."""
     tissue_mm2: float | None
-    """Tissue searched, in mm²; ``None`` where it is not known."""
+    """Tissue searched, in mm²; ``None`` if unknown."""
     overall_per_mm2: float | None
     """Mean density over all tissue."""
     hotspot: HotspotCount | None
-    """The window with the most mitoses; ``None`` where there is not one mitosis."""
+    """The window with the most mitoses; ``None`` without any mitosis."""
     expected_maximum: float | None
-    """What the maximum would be, in the mean, if the same number of mitoses were spread evenly."""
+    """Mean maximum count if the same number of mitoses were evenly distributed."""
     expected_maximum_interval: tuple[float, float] | None
     """Its 2.5 % and 97.5 % quantiles."""
     bias: float | None
-    """``expected_maximum`` divided by the count expected in a window chosen beforehand: the share of the hotspot's
-    excess that choosing the maximum alone explains."""
+    """``expected_maximum`` divided by the count expected in a predefined window: the part of the hotspot's excess that
+    is explained by selecting the maximum alone."""
     clustering_p_value: float | None
-    """Chance of a maximum as high as this without any clustering."""
+    """Probability of a maximum at least this high without clustering."""
 
 
 class SlideMitoses(MitoticCount):
-    """The mitotic count of a slide as a detector left it, before anybody reviewed a detection."""
+    """The mitotic count of a slide by the detector alone, before any review."""
 
     threshold: float
-    """Score from which on a detection counts."""
+    """Lowest score at which a detection counts."""
     candidates: int
-    """All detections, whatever their score."""
+    """Number of detections of any score."""
 
     @property
     def hotspot_per_mm2(self) -> float | None:
-        """Density in the hotspot; 0 where there is no mitosis, ``None`` where no hotspot was searched."""
+        """Density in the hotspot; 0 without mitoses, ``None`` if no hotspot was searched for."""
         if self.hotspot is not None:
             return self.hotspot.per_mm2
         return 0.0 if self.total == 0 else None
@@ -196,22 +195,22 @@ def count_mitoses(
     Parameters
     ----------
     points
-        ``(N, 2)`` centres of mitoses in level-0 pixels, already restricted to tumour where a map of it is known.
+        ``(N, 2)`` centres of mitoses in level-0 pixels, already restricted to tumour if a tumour map is available.
     mpp
         Micrometres per level-0 pixel.
     window
-        Shape and area of the hotspot; a circle of 1.734 mm² unless given.
+        Shape and area of the hotspot; by default a circle of 1.734 mm².
     tissue_mm2
-        Area searched; without it neither overall density nor the maximum's bias are given.
+        Area searched; without it, neither the overall density nor the expected maximum is computed.
     conventions
         Fields to convert to.
     simulations, seed
-        For the bias; see :func:`pathology.findings.hotspot.expected_maximum`.
+        For the expected maximum; see :func:`pathology.findings.hotspot.expected_maximum`.
 
     Raises
     ------
     UsageError
-        If coordinates, scale or areas make no sense.
+        If coordinates, scale or areas are invalid.
 
     Examples
     --------
@@ -223,7 +222,7 @@ def count_mitoses(
     points = np.asarray(points, np.float64).reshape(-1, 2)
     window = window or HotspotWindow()
     if tissue_mm2 is not None and not tissue_mm2 > 0:
-        raise UsageError(f"the tissue's area must be positive, got {tissue_mm2} mm²")
+        raise UsageError(f"the tissue area must be positive, got {tissue_mm2} mm²")
     found = find_hotspots(points, mpp, window, most=1)
     expected: ExpectedMaximum | None = None
     if tissue_mm2 is not None and found:
@@ -243,7 +242,7 @@ def count_mitoses(
 
 
 def tissue_share(hotspot: HotspotCount, mask: NDArray[np.bool_], dimensions: tuple[int, int]) -> float:
-    """Return the share of a hotspot's window that is tissue.
+    """Return the tissue fraction of a hotspot's window.
 
     Parameters
     ----------
@@ -257,10 +256,10 @@ def tissue_share(hotspot: HotspotCount, mask: NDArray[np.bool_], dimensions: tup
     Returns
     -------
     float
-        0 to 1, over mask pixels whose centre lies in the window; what hangs over the slide's edge is no tissue.
+        0 to 1, over mask pixels whose centre lies in the window; parts beyond the slide boundary count as glass.
     """
     per_x, per_y = dimensions[0] / mask.shape[1], dimensions[1] / mask.shape[0]
-    # The raster goes on beyond the slide, so that the part of the window there counts too.
+    # The raster extends beyond the slide, so that the part of the window there is included.
     columns = np.arange(
         math.floor((hotspot.x - hotspot.half_width) / per_x), math.ceil((hotspot.x + hotspot.half_width) / per_x) + 1
     )
@@ -271,7 +270,7 @@ def tissue_share(hotspot: HotspotCount, mask: NDArray[np.bool_], dimensions: tup
     down = np.abs((rows + 0.5) * per_y - hotspot.y)[:, None] / hotspot.half_height
     inside = np.hypot(across, down) <= 1 if hotspot.shape == "circle" else np.maximum(across, down) <= 1
     if not inside.any():
-        # A window smaller than a pixel of the mask.
+        # The window is smaller than a pixel of the mask.
         inside = np.maximum(across, down) == np.maximum(across, down).min()
     seen = np.zeros(inside.shape, bool)
     on_slide = np.ix_((rows >= 0) & (rows < mask.shape[0]), (columns >= 0) & (columns < mask.shape[1]))
@@ -287,21 +286,21 @@ def tissue_share(hotspot: HotspotCount, mask: NDArray[np.bool_], dimensions: tup
 def bell_counts(
     points: NDArray[np.floating], mpp: float, convention: FieldConvention = MODERN_FIELD
 ) -> tuple[HotspotCount, ...]:
-    """Count as Bell et al. do for uterine smooth muscle: four sets of ten fields, of which the highest counts.
+    """Count as in Bell et al. for uterine smooth muscle tumours: the highest of four sets of ten fields.
 
     Parameters
     ----------
     points, mpp
         As in :func:`count_mitoses`.
     convention
-        The fields; each set is one circle of their joint area.
+        Definition of a field; each set is one circle of the total area of its fields.
 
     Returns
     -------
     tuple of HotspotCount
-        Up to four sets, by falling count; the first is the one to report.  The microscopist takes the four sets
-        in the most active area (Bell, Kempson & Hendrickson 1994, Am J Surg Pathol 18:535); here the search is
-        exhaustive and no mitosis counts in two sets, so the first can only be as high or higher than by eye.
+        Up to four sets, by decreasing count; report the first.  At the microscope, the four sets are chosen in the
+        most active area (Bell, Kempson & Hendrickson 1994, Am J Surg Pathol 18:535); here the search is exhaustive
+        and no mitosis belongs to two sets, so the first is at least as high as by eye.
     """
     window = HotspotWindow(area_mm2=convention.area_mm2)
     return tuple(HotspotCount.of(h, (convention,)) for h in find_hotspots(points, mpp, window, most=4))

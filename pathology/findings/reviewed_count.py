@@ -1,4 +1,4 @@
-"""The count of a slide's detections with people's decisions taken in."""
+"""Mitotic count of a slide after review of its detections."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pathology.settings import Record
 __all__ = ["HOTSPOT_LIMIT", "ReviewedCount", "count_reviewed"]
 
 HOTSPOT_LIMIT: Final = 20_000
-"""Counted detections up to which the hotspot is searched (2 s at that number, 40 ms at 2,000).  More than that on a
-slide are no mitoses, and their densest place means nothing."""
+"""Largest number of counted detections for which a hotspot is searched (2 s at this number, 40 ms at 2,000).  If a
+slide has more, they are not mitoses, and their hotspot is meaningless."""
 
 
 class ReviewedCount(Record):
-    """Detections of a slide as they count now."""
+    """Counts of a slide's detections, taking the review into account."""
 
     detections: int
-    """All, whatever their score."""
+    """Number of detections of any score."""
     total: int
-    """Those that count."""
+    """Number of detections that count."""
     accepted: int
-    """Accepted by somebody."""
+    """Number accepted by a reviewer."""
     rejected: int
-    """Rejected by somebody."""
+    """Number rejected by a reviewer."""
     tissue_mm2: float | None
     """Tissue searched."""
     per_mm2: float | None
-    """Mean density over the tissue; ``None`` where its area is not known."""
+    """Mean density over the tissue; ``None`` if its area is unknown."""
     hotspot: HotspotCount | None
-    """Its members are rows of ``detections.parquet``.  ``None`` without any that count, without a scale, or above
+    """Its members are rows of ``detections.parquet``.  ``None`` if no detection counts, the scale is unknown, or above
     :data:`HOTSPOT_LIMIT`."""
 
 

@@ -1,7 +1,7 @@
-"""The finished answer about one slide: everything that tables, reports, maps and exports are written from.
+"""The complete result of one slide, from which tables, reports, maps and exports are written.
 
-It is made once, in :mod:`pathology.scoring.decide`, and never changed.  Whoever writes it decides nothing, opens no
-slide and loads no model, so that what is known in one place is known in all.
+It is computed once, in :mod:`pathology.scoring.decide`, and never changed.  Writers make no decisions, open no slide
+and load no model, so that all outputs agree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["DetectionCrop", "RepresentativePatch", "ScoredSlide"]
 
 @dataclass(frozen=True, eq=False)
 class DetectionCrop:
-    """A picture of one detection in the hotspot.
+    """An image of one detection in the hotspot.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class DetectionCrop:
 
 @dataclass(frozen=True, eq=False)
 class RepresentativePatch:
-    """A picture of one of the patches most probable for a class.
+    """An image of one of the patches with the highest probability of a class.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class RepresentativePatch:
     probability
         Of that class.
     attention
-        Its weight in a learned aggregator's answer, as a multiple of an even share; ``None`` without one.
+        Its weight in a trained aggregator's prediction, as a multiple of the mean weight; ``None`` without one.
     pixels
         ``(168, 168, 3)`` uint8 RGB.
     """
@@ -76,28 +76,28 @@ class ScoredSlide:
     card
         The model.
     made
-        When the answer was finished, with its time zone.
+        When the result was computed, with time zone.
     plan
         The patches.
     probabilities
         ``(N, C)`` float32 class probabilities of the patches (for a detector ``(N, 1)``: the highest score in each);
         rows of NaN could not be read.
     masks
-        Over the whole slide, each ``(rows, columns)`` bool at its own scale: ``tissue``, and what spoils it.
+        Over the whole slide, each ``(rows, columns)`` bool at its own scale: ``tissue``, and the artefacts.
     overview
-        ``(H, W, 3)`` uint8 picture of the whole slide.
+        ``(H, W, 3)`` uint8 image of the whole slide.
     attention
-        ``(N,)`` weight of each patch in a learned aggregator's answer, NaN where it could not be read; ``None`` without
-        one.
+        ``(N,)`` weight of each patch in a trained aggregator's prediction, NaN where it could not be read; ``None``
+        without one.
     domain_scores
         ``(N,)`` out-of-distribution score of each patch, NaN where it could not be read; ``None`` where the model has
         none.
     detections
-        What a detector found; ``None`` of a classifier.
+        Detections; ``None`` for a classifier.
     crops
-        The detections of the hotspot, the most certain first.
+        The detections in the hotspot, by decreasing score.
     representative
-        The patches most probable for each class.
+        The patches with the highest probability of each class.
     """
 
     result: SlideResult

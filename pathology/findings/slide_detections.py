@@ -1,4 +1,4 @@
-"""Detections of a slide and what reviewers decided about them."""
+"""Detections of a slide and the reviewers' decisions about them."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ __all__ = ["Decision", "DetectionClass", "DetectionHeader", "SlideDetections", "
 
 
 class DetectionClass(Record):
-    """One kind of object that a detector finds."""
+    """One class of objects that a detector finds."""
 
     name: str
     """As on the model card, such as ``mitosis``."""
     colour: str
     """Display colour ``#rrggbb``."""
     counted: bool = True
-    """Whether it goes into the count; look-alikes do not."""
+    """Whether it is counted; mimics are not."""
 
 
 class DetectionHeader(Record):
-    """What the detections of a slide are."""
+    """Provenance and counting rules of a slide's detections."""
 
     slide_id: str
     fingerprint: str | None = None
-    """Of the slide."""
+    """Fingerprint of the slide."""
     model: str
     """``name version`` of the detector."""
     model_sha256: str
-    """SHA-256 of its weights."""
+    """SHA-256 of the detector's weights."""
     classes: Annotated[tuple[DetectionClass, ...], Field(min_length=1)]
     threshold: Annotated[float, Field(ge=0, le=1)]
-    """Score from which on a detection counts without anybody's decision."""
+    """Lowest score at which a detection counts without review."""
     window: HotspotWindow = HotspotWindow()
     """The window of the hotspot."""
 
@@ -56,7 +56,7 @@ class SlideDetections:
     Attributes
     ----------
     header
-        What they are.
+        Their provenance and counting rules.
     found
         Boxes and scores.
     kinds
@@ -85,13 +85,13 @@ class SlideDetections:
         return digest.hexdigest()[:32]
 
     def uuid(self, row: int) -> str:
-        """Return the UUID under which a detection is exported; :meth:`row_of` leads back."""
+        """Return the UUID under which a detection is exported; :meth:`row_of` is the inverse."""
         # Version 8: custom content (RFC 9562).
         digits = f"{self.identity[:12]}8{self.identity[13:16]}8{row:015x}"
         return "-".join(digits[a:b] for a, b in ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32)))
 
     def row_of(self, uuid: str) -> int | None:
-        """Return the row that was exported under a UUID, ``None`` if it is none of these detections."""
+        """Return the row that was exported under a UUID, ``None`` if it does not belong to these detections."""
         digits = uuid.replace("-", "").lower()
         try:
             row = int(digits[17:], 16)
@@ -100,10 +100,10 @@ class SlideDetections:
         return row if row < len(self) and self.uuid(row).replace("-", "") == digits else None
 
     def counted(self, decisions: Mapping[int, Decision] | None = None) -> NDArray[np.bool_]:
-        """Tell which detections count.
+        """Return which detections count.
 
-        A detection of a counted class counts if somebody accepted it, or if its score is at least the threshold
-        and nobody rejected it.
+        A detection of a counted class counts if a reviewer accepted it, or if its score is at least the threshold and
+        no reviewer rejected it.
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class SlideDetections:
 
 
 class Decision(Record):
-    """What somebody decided about one detection."""
+    """A reviewer's decision about one detection."""
 
     row: Annotated[int, Field(ge=0)]
     """Row in ``detections.parquet``, from 0."""
@@ -128,11 +128,11 @@ class Decision(Record):
     y: float
     """Centre of the box, level-0 pixels."""
     at: str
-    """When, ISO 8601."""
+    """Time of the decision, ISO 8601."""
 
     @classmethod
     def on(cls, detections: SlideDetections, row: int, verdict: Verdict) -> Decision:
-        """Decide now.
+        """Create a decision with the current time.
 
         Raises
         ------

@@ -1,7 +1,8 @@
-"""Names of soft tissue tumours as the WHO classification of 2020 gives them, with older and shorter names.
+"""Soft tissue tumour names of the WHO classification 2020, with older names and abbreviations.
 
-A grade or a training label hangs on a histotype, and public data call one tumour by many names.  Every name here
-leads to one code; an old name that today covers several entities leads to none, but says which they are.
+Grades and training labels depend on the histotype, and public data use many names for the same tumour.  Every name
+here maps to one code; an outdated name that now covers several entities maps to none and raises an error that lists
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathology.errors import UsageError
 __all__ = ["VOCABULARY_VERSION", "Histotype", "find_histotype", "histotypes"]
 
 VOCABULARY_VERSION = "WHO 2020 (5th edition), list 2"
-"""Edition of the classification and revision of this list; goes into every record that uses a code."""
+"""Edition of the classification and revision of this list; stored in every record that uses a code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,11 @@ class Histotype:
     Attributes
     ----------
     code
-        Short name used in tables and on the command line.
+        Abbreviation used in tables and on the command line.
     name
         Name in the classification.
     synonyms
-        Other names in use, without regard to case, hyphens or the ending "NOS".
+        Other names in use, ignoring case, hyphens and the suffix "NOS".
     """
 
     code: str
@@ -135,7 +136,7 @@ _AMBIGUOUS = {
     "liposarcoma": ("ALT-WDLPS", "DDLPS", "MLPS", "MLPS-HG", "PLPS"),
     "undifferentiated sarcoma": ("UPS", "USCS"),
 }
-"""Names that today cover several entities; which of them it is needs a review of the case."""
+"""Names that now cover several entities; choosing one requires review of the case."""
 
 
 def _plain(name: str) -> str:
@@ -159,12 +160,12 @@ def histotypes() -> tuple[Histotype, ...]:
 
 
 def find_histotype(name: str) -> Histotype:
-    """Return the entity that a code, name or synonym means.
+    """Return the entity for a code, name or synonym.
 
     Raises
     ------
     UsageError
-        If the name is unknown, or covers several entities today; the message then lists them.
+        If the name is unknown, or now covers several entities; the message then lists them.
 
     Examples
     --------
@@ -174,7 +175,7 @@ def find_histotype(name: str) -> Histotype:
     plain = _plain(name)
     if plain in _BY_NAME:
         return _BY_NAME[plain]
-    # "Leiomyosarcoma (LMS)": a name and its code, if they agree.
+    # "Leiomyosarcoma (LMS)": a name with its code, if they agree.
     twice = re.fullmatch(r"(.+?)\s*\(([^()]+)\)", name.strip())
     if twice is not None:
         first, second = (_BY_NAME.get(_plain(part)) for part in twice.groups())
@@ -183,8 +184,6 @@ def find_histotype(name: str) -> Histotype:
     if plain in _AMBIGUOUS:
         raise UsageError(
             f"{name!r} covers several entities of {VOCABULARY_VERSION}: {', '.join(_AMBIGUOUS[plain])}",
-            remedy="Have the case reviewed and give one of these codes",
+            remedy="Review the case and use one of these codes",
         )
-    raise UsageError(
-        f"no tumour of the list is called {name!r}", remedy=f"Give one of {', '.join(e.code for e in _ENTRIES)}"
-    )
+    raise UsageError(f"unknown histotype {name!r}", remedy=f"Use one of {', '.join(e.code for e in _ENTRIES)}")

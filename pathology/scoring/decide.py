@@ -79,8 +79,8 @@ def decide_classified(
     trust = assess_trust(card, whole.probabilities, found.domain_scores, aggregator=found.aggregator)
     result = SlideResult(
         status="abstained" if trust.because else "scored",
-        prediction=None if trust.because else card.classes[whole.leading],
-        most_probable_class=card.classes[whole.leading],
+        prediction=None if trust.because else card.classes[whole.predicted],
+        most_probable_class=card.classes[whole.predicted],
         classes=tuple(
             ClassFinding(name=name, colour=colour, probability=float(p), share=float(s), area_mm2=float(a))
             for name, colour, p, s, a in zip(

@@ -171,4 +171,4 @@ def test_heatmap(slide, model, tmp_path):
 def test_doctor():
     done = run("doctor")
     assert done.returncode == 0, done.stdout
-    assert "All that scoring needs works." in done.stdout
+    assert "Ready to score." in done.stdout

@@ -13,7 +13,7 @@ def test_by_hand():
     assert found.probabilities == pytest.approx([1.3 / 3, 1.7 / 3])
     assert found.areas_mm2 == pytest.approx([0.01, 0.015])
     assert found.shares == pytest.approx([0.4, 0.6])
-    assert (found.scored, found.masked, found.leading) == (3, 1, 1)
+    assert (found.scored, found.masked, found.predicted) == (3, 1, 1)
 
 
 def test_overlapping_patches_count_no_tissue_twice():

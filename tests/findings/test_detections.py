@@ -91,7 +91,7 @@ def test_empty_sets():
     assert len(suppress(nothing)) == 0
     assert match_by_distance(nothing, np.array([[1.0, 1]]), 30).false_negatives == 1
     assert match_by_iou(random_detections(0, 3), np.empty((0, 4))).false_positives == 3
-    assert len(Detections.join([])) == 0
-    assert len(Detections.join([random_detections(0, 3), random_detections(1, 4)]).at_least(0)) == 7
+    assert len(Detections.concatenate([])) == 0
+    assert len(Detections.concatenate([random_detections(0, 3), random_detections(1, 4)]).at_least(0)) == 7
     with pytest.raises(UsageError):
         Detections(np.zeros((2, 3), np.float32), np.zeros(2, np.float32))

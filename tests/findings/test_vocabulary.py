@@ -25,8 +25,8 @@ def test_spellings_of_public_tables(name, code):
     [
         ("Pleomorphic 'MFH' / Undifferentiated pleomorphic sarcoma", "covers several entities"),
         ("MFH", "covers several entities"),
-        ("Leiomyosarcoma (UPS)", "no tumour of the list"),  # a name and a code that contradict each other
-        ("Desmoid Tumor", "no tumour of the list"),
+        ("Leiomyosarcoma (UPS)", "unknown histotype"),  # a name and a code that contradict each other
+        ("Desmoid Tumor", "unknown histotype"),
     ],
 )
 def test_names_that_need_a_review(name, said):

@@ -1,6 +1,6 @@
-"""Grades and stages from confirmed inputs, by published tables; one system per file.
+"""Grades and stages from confirmed inputs, by published criteria; one system per file.
 
-A missing input is an error that says which; nothing is graded from a model's answer alone.
+A missing input raises an error that names it; nothing is graded from a model's prediction alone.
 """
 
 import lazy_loader

@@ -1,9 +1,9 @@
 """Stage of a soft tissue sarcoma of trunk or extremities, AJCC 8th edition.
 
-Source: World J Clin Oncol 2023;14:89, table 2, which gives the AJCC manual's table; the change of nodal disease to
-stage IV is discussed in Ann Surg Oncol 2018 (doi 10.1245/s10434-018-6419-4).  The 8th edition has a system of its
-own for each of four sites; in the retroperitoneum, for one, nodal disease alone is not stage IV.  Only trunk and
-extremities are given here.
+Source: World J Clin Oncol 2023;14:89, table 2, which reproduces the AJCC manual's table; the reclassification of nodal
+disease as stage IV is discussed in Ann Surg Oncol 2018 (doi 10.1245/s10434-018-6419-4).  The 8th edition has separate
+systems for four sites; in the retroperitoneum, for example, nodal disease alone is not stage IV.  Only trunk and
+extremities are implemented here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = Literal["T1", "T2", "T3", "T4"]
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
-    """One row of the table: categories and the stage they give."""
+    """One row of the table: categories and the resulting stage."""
 
     t: tuple[T, ...]
     nodes: tuple[Literal["N0", "N1"], ...]
@@ -45,7 +45,7 @@ STAGES: tuple[StageRow, ...] = (
     StageRow(("T1", "T2", "T3", "T4"), ("N1",), ("M0",), (1, 2, 3), "IV"),
     StageRow(("T1", "T2", "T3", "T4"), ("N0", "N1"), ("M1",), (1, 2, 3), "IV"),
 )
-"""The whole table; every combination of categories belongs to exactly one row."""
+"""The complete table; every combination of categories matches exactly one row."""
 
 
 def t_category(size_cm: float) -> T:
@@ -57,7 +57,7 @@ def t_category(size_cm: float) -> T:
         If the size is not positive.
     """
     if not size_cm > 0:
-        raise UsageError(f"the tumour's greatest dimension is given in cm and is positive, got {size_cm}")
+        raise UsageError(f"the greatest tumour dimension must be above 0 cm, got {size_cm}")
     if size_cm <= 5:
         return "T1"
     if size_cm <= 10:
@@ -82,7 +82,7 @@ def stage_ajcc8(
     size_cm
         Greatest dimension in cm, measured grossly or on imaging.
     nodes
-        Regional lymph nodes.  The edition counts unknown nodes as N0, which is then said in the notes.
+        Regional lymph nodes.  The edition treats unknown nodes as N0, which is then stated in the notes.
     metastasis
         Distant metastasis.
     grade
@@ -91,7 +91,7 @@ def stage_ajcc8(
     Raises
     ------
     MissingInputsError
-        If anything is ``None``, naming all of it.
+        If any input is ``None``, naming all of them.
     NotApplicableError
         For another site.
     UsageError
@@ -116,11 +116,11 @@ def stage_ajcc8(
     assert size_cm is not None
     if site.strip().lower() not in {"trunk", "extremity", "extremities"}:
         raise NotApplicableError(
-            f"this table is for trunk and extremities, not for {site}",
-            remedy="The 8th edition has tables of its own for head and neck, retroperitoneum and viscera",
+            f"this table applies to the trunk and extremities, not to {site}",
+            remedy="The 8th edition has separate tables for head and neck, retroperitoneum and viscera",
         )
     if grade not in {1, 2, 3}:
-        raise UsageError(f"the FNCLCC grade is 1, 2 or 3, got {grade}")
+        raise UsageError(f"the FNCLCC grade must be 1, 2 or 3, got {grade}")
     t = t_category(size_cm)
     n = "N1" if nodes == "N1" else "N0"
     row = next(r for r in STAGES if t in r.t and n in r.nodes and metastasis in r.metastasis and grade in r.grades)
@@ -131,5 +131,5 @@ def stage_ajcc8(
         Part("G", f"FNCLCC grade {grade}", f"G{grade}", _SOURCE),
         Part("stage", f"{t} {n} {metastasis} G{grade}", row.stage, row.source),
     )
-    notes = ("The nodes' state is unknown; the edition then counts N0.",) if nodes == "unknown" else ()
+    notes = ("Nodal status is unknown and treated as N0, as the edition specifies.",) if nodes == "unknown" else ()
     return Assessment(SYSTEM, f"stage {row.stage}", parts, notes)

@@ -1,4 +1,4 @@
-"""What every grading system needs: inputs that can be missing, rows with a source, and a record of the result."""
+"""Common parts of the grading systems: inputs that may be missing, criteria with a source, and the result."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from pathology.settings import Record
 __all__ = ["Assessment", "MissingInputsError", "MitosesInArea", "NotApplicableError", "Origin", "Part", "require"]
 
 Origin = Literal["pathologist", "model"]
-"""Who supplied a value.  A model may supply mitoses and necrosis; everything else is a pathologist's to say."""
+"""Who supplied a value.  A model may supply mitoses and necrosis; everything else requires a pathologist."""
 
 
 class MissingInputsError(UsageError):
-    """A grade was asked for and not all of its inputs are known.  Nothing is assumed in their place."""
+    """A grade was requested without all of its inputs.  Missing inputs are never assumed."""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The inputs still needed, in words."""
+        """Descriptions of the missing inputs."""
         return tuple(self.what.partition(": ")[2].split("; "))
 
 
 class NotApplicableError(UsageError):
-    """The system was not made for this tumour, site or specimen."""
+    """The system does not apply to this tumour, site or specimen."""
 
 
 def require(system: str, inputs: Mapping[str, object]) -> None:
-    """Refuse to go on while an input is ``None``.
+    """Raise an error if an input is ``None``.
 
     Parameters
     ----------
     system
         Name for the message.
     inputs
-        Description in words to value.
+        Values, keyed by their descriptions.
 
     Raises
     ------
@@ -48,20 +48,20 @@ def require(system: str, inputs: Mapping[str, object]) -> None:
     missing = [description for description, value in inputs.items() if value is None]
     if missing:
         raise MissingInputsError(
-            f"{system} cannot be given yet, these inputs are missing: {'; '.join(missing)}",
-            remedy="Supply them; none is assumed",
+            f"{system}: missing inputs: {'; '.join(missing)}",
+            remedy="Supply them; missing inputs are never assumed",
         )
 
 
 class MitosesInArea(Record):
-    """A mitotic count with the area in which it was counted, without which it means nothing."""
+    """A mitotic count with the area in which it was counted, which is needed to interpret it."""
 
     count: Annotated[int, Field(ge=0)]
     """Mitoses counted."""
     area_mm2: Annotated[float, Field(gt=0)]
-    """Area of all fields together, in mm²."""
+    """Total area of all fields, in mm²."""
     origin: Origin = "pathologist"
-    """Who counted; a model's count is one of candidates that a pathologist accepted, or not yet."""
+    """Who counted; ``model`` until a pathologist has reviewed every counted detection."""
 
     @property
     def per_mm2(self) -> float:
@@ -69,24 +69,24 @@ class MitosesInArea(Record):
         return self.count / self.area_mm2
 
     def in_area(self, area_mm2: float) -> float:
-        """Return the count expected in another area; exactly the count itself in its own."""
+        """Return the count scaled to another area; unchanged for its own area."""
         return float(self.count) if area_mm2 == self.area_mm2 else self.per_mm2 * area_mm2
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One row of a table that was used.
+    """One criterion that was applied.
 
     Attributes
     ----------
     name
-        What was judged: differentiation, mitoses, T, ...
+        What was assessed: differentiation, mitoses, T, ...
     value
-        The input, in words.
+        The input, as text.
     result
-        Score, category or diagnosis it leads to.
+        Resulting score, category or diagnosis.
     source
-        Where the row stands.
+        Source of the criterion.
     origin
         Who supplied the input.
     """
@@ -100,7 +100,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """A grade, stage or diagnosis and how it came about.
+    """A grade, stage or diagnosis and how it was derived.
 
     Attributes
     ----------
@@ -109,9 +109,9 @@ class Assessment:
     result
         Such as ``grade 2`` or ``stage IIIA``.
     parts
-        The rows used, in the order of the system.
+        The criteria applied, in the order of the system.
     notes
-        What a reader must know.
+        Caveats for the reader.
     """
 
     system: str
@@ -120,7 +120,7 @@ class Assessment:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """Return the record as plain values for JSON."""
+        """Return the record as JSON-compatible values."""
         return {
             "system": self.system,
             "result": self.result,

@@ -1,6 +1,6 @@
-"""The grade of a soft tissue sarcoma by the French federation of cancer centres (FNCLCC).
+"""Grade of a soft tissue sarcoma by the system of the French federation of cancer centres (FNCLCC).
 
-Three scores are added: differentiation (from the histotype), mitoses and necrosis.  The sum gives the grade.
+Three scores are added: differentiation (from the histotype), mitoses and necrosis.  Their sum determines the grade.
 Sources: Trojani et al. 1984 (Int J Cancer 33:37); Guillou et al. 1997 (J Clin Oncol 15:350) with the updated
 differentiation table; the cut-offs as in the NCI's PDQ summary and in Sarcoma 2010;2010:506182, table 1.
 """
@@ -63,25 +63,25 @@ DIFFERENTIATION: dict[str, tuple[int, str]] = {
     "UPS": (3, _GROUPS),
     "USCS": (3, _GROUPS),
 }
-"""Histotype code to differentiation score and the row's source."""
+"""Histotype code to differentiation score and its source."""
 
 _LITTLE_INFORMATIVE = frozenset({"ERMS", "ARMS", "PRMS", "SSRMS", "ES", "ASPS", "EPS", "CCS"})
-"""High grade by definition, so that the sum says little: ESMO, Essentials for clinicians, sarcoma, chapter 1."""
+"""High grade by definition, so that the sum adds little information: ESMO, Essentials for clinicians, sarcoma, chapter 1."""
 
 GRADE_OF_SUM: dict[int, int] = {2: 1, 3: 1, 4: 2, 5: 2, 6: 3, 7: 3, 8: 3}
 """Sum of the three scores to grade."""
 
 _CUTOFFS = (10, 20)
-"""Mitoses per ten FNCLCC fields from which the score is 2 and 3."""
+"""Lowest number of mitoses per ten FNCLCC fields for scores 2 and 3."""
 
 
 def mitotic_cutoffs_per_mm2() -> tuple[float, float]:
-    """Return the densities from which the mitotic score is 2 and 3: 10 and 20 per 1.734 mm²."""
+    """Return the lowest densities for mitotic scores 2 and 3: 10 and 20 per 1.734 mm²."""
     return FNCLCC_FIELD.to_density(_CUTOFFS[0]), FNCLCC_FIELD.to_density(_CUTOFFS[1])
 
 
 def differentiation_score(histotype: str) -> int:
-    """Return the differentiation score (1 to 3) of a histotype, given by code, name or synonym.
+    """Return the differentiation score (1 to 3) of a histotype (code, name or synonym).
 
     Raises
     ------
@@ -97,7 +97,7 @@ def differentiation_score(histotype: str) -> int:
 def mitotic_score(per_ten_fields: float) -> int:
     """Return 1 (0-9), 2 (10-19) or 3 (20 and more) for mitoses per ten fields of 0.1734 mm².
 
-    A converted count need not be whole; the score rises where the cut-off itself is reached.
+    A converted count need not be an integer; the score increases when the cut-off is reached.
 
     Examples
     --------
@@ -105,14 +105,14 @@ def mitotic_score(per_ten_fields: float) -> int:
     (1, 2, 3)
     """
     if not per_ten_fields >= 0:
-        raise UsageError(f"a mitotic count cannot be {per_ten_fields}")
+        raise UsageError(f"invalid mitotic count: {per_ten_fields}")
     return 1 + sum(per_ten_fields >= cutoff for cutoff in _CUTOFFS)
 
 
 def necrosis_score(percent: float) -> int:
     """Return 0 (none), 1 (less than 50 %) or 2 (50 % and more) for tumour necrosis in per cent."""
     if not 0 <= percent <= 100:
-        raise UsageError(f"necrosis is given in per cent of the tumour, 0 to 100, got {percent}")
+        raise UsageError(f"necrosis must be a percentage of the tumour, 0 to 100, got {percent}")
     return 0 if percent == 0 else 1 if percent < 50 else 2
 
 
@@ -132,15 +132,15 @@ def grade_fnclcc(
     histotype
         Code, name or synonym; see :mod:`pathology.findings.vocabulary`.
     histotype_confirmed
-        That a pathologist confirmed it.  A classifier's proposal is not enough.
+        Whether a pathologist confirmed it.  A classifier's prediction is not sufficient.
     mitoses
-        Count with its area, in the area with the most mitoses.
+        Count with its area, in the most mitotically active area.
     necrosis_percent
-        Share of the tumour that is necrotic, grossly and under the microscope, 0 to 100.
+        Necrotic percentage of the tumour, macroscopic and microscopic, 0 to 100.
     necrosis_origin
         Who estimated it.
     pretreated
-        Whether the patient had chemotherapy or radiation before the specimen was taken.
+        Whether the patient had chemotherapy or radiotherapy before the specimen was taken.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def grade_fnclcc(
     Raises
     ------
     MissingInputsError
-        If anything is ``None`` (or the histotype not confirmed), naming all of it.
+        If any input is ``None`` (or the histotype is not confirmed), naming all of them.
     NotApplicableError
         If the specimen was taken after treatment.
     UsageError
@@ -184,7 +184,7 @@ def grade_fnclcc(
     assert necrosis_percent is not None
     if pretreated:
         raise NotApplicableError(
-            "FNCLCC grades are not given after chemotherapy or radiation: both change mitoses and necrosis",
+            "FNCLCC does not apply after chemotherapy or radiotherapy, which alter mitoses and necrosis",
             remedy="Grade the biopsy taken before treatment",
         )
     entry = find_histotype(histotype)
@@ -194,18 +194,20 @@ def grade_fnclcc(
     total = differentiation + mitotic + necrotic
     low, high = mitotic_cutoffs_per_mm2()
     notes = [
-        "A system made for adults; its grade predicts distant metastasis, not local recurrence.",
+        "Developed for adults; the grade predicts distant metastasis, not local recurrence.",
     ]
     as_counted = mitotic_score(mitoses.count)
     if as_counted != mitotic:
         notes.append(
             f"{mitoses.count} mitoses in {mitoses.area_mm2:g} mm² are {per_ten:.1f} per ten fields of 0.1734 mm². "
-            f"Read against the cut-offs without regard to the area they would score {as_counted} instead of {mitotic}."
+            f"Without conversion to this area, they would score {as_counted} instead of {mitotic}."
         )
     if entry.code in _LITTLE_INFORMATIVE:
-        notes.append(f"{entry.name}: high grade by definition, the sum adds little (ESMO Essentials, sarcoma).")
+        notes.append(
+            f"{entry.name}: high grade by definition; the sum adds little information (ESMO Essentials, sarcoma)."
+        )
     if entry.code == "MPNST" or entry.code.startswith("MPNST-"):
-        notes.append("The system's value for MPNST is disputed.")
+        notes.append("The value of the system for MPNST is disputed.")
     parts = (
         Part(
             "differentiation",

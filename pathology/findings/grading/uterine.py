@@ -1,10 +1,10 @@
-"""Uterine smooth muscle tumours of usual (spindle cell) differentiation: the Stanford table of Bell et al. 1994.
+"""Uterine smooth muscle tumours of usual (spindle cell) type: the Stanford criteria of Bell et al. 1994.
 
 Source: Bell, Kempson & Hendrickson, Am J Surg Pathol 1994;18:535-558.  Three features decide: coagulative tumour
-cell necrosis, the degree and spread of atypia, and mitoses per ten high-power fields.  The table is here in full,
-one row for each combination, and each row says how far it is supported: ``published`` rows are categories of the
-publication; ``derived`` rows are combinations it does not name, given the category that its neighbours force or,
-where they differ, "uncertain malignant potential".
+cell necrosis, the degree and extent of atypia, and mitoses per ten high-power fields.  The table is complete, with one
+row per combination, and each row states its support: ``published`` rows are categories of the publication; ``derived``
+rows are combinations it does not name, with the category implied by the adjacent rows or, where these differ,
+"uncertain malignant potential".
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class UterineRow:
     necrosis
         Coagulative tumour cell necrosis.
     atypia
-        Degree and spread.
+        Degree and extent.
     least, most
-        Mitoses per ten fields, both included; ``None``: no upper limit.
+        Range of mitoses per ten fields, inclusive; ``None``: no upper limit.
     result
         The category.
     source
@@ -110,8 +110,8 @@ STANFORD: tuple[UterineRow, ...] = (
 """All 24 combinations of necrosis, atypia and mitoses per ten fields (0-4, 5-9, 10-19, 20 and more)."""
 
 WHO_2020_PER_MM2: dict[Subtype, float] = {"spindle": 4.0, "epithelioid": 1.6, "myxoid": 0.4}
-"""Mitoses per mm² from which the mitotic criterion of leiomyosarcoma is met, by subtype: WHO 2020, female genital
-tumours, where they equal 10, 4 and 1 per ten fields of 0.24 mm².  The epithelioid value agrees with Chapel et al.,
+"""Lowest mitoses per mm² that meet the mitotic criterion of leiomyosarcoma, by subtype: WHO 2020, female genital
+tumours, equal to 10, 4 and 1 per ten fields of 0.24 mm².  The epithelioid value agrees with Chapel et al.,
 Am J Surg Pathol 2022;46:464 (4 in 2.4 mm²)."""
 
 
@@ -129,22 +129,22 @@ def assess_uterine(
     Parameters
     ----------
     site
-        Must be ``uterus``: elsewhere the criteria do not hold.
+        Must be ``uterus``: the criteria do not apply elsewhere.
     subtype
-        ``spindle`` for usual differentiation; the Stanford table excluded the other two.
+        ``spindle`` for the usual type; the Stanford criteria excluded the other two.
     coagulative_necrosis
         Coagulative *tumour cell* necrosis: abrupt, not hyaline or ulcerative.
     atypia
-        Degree and spread.
+        Degree and extent.
     mitoses
         The highest of four sets of ten fields, with the area counted.
     convention
-        The fields that "per ten fields" means; the publication does not state them.
+        Definition of "ten fields"; the publication does not state it.
 
     Raises
     ------
     MissingInputsError
-        If anything is ``None``, naming all of it.
+        If any input is ``None``, naming all of them.
     NotApplicableError
         If the tumour is not uterine.
 
@@ -175,7 +175,7 @@ def assess_uterine(
     assert mitoses is not None
     if site.strip().lower() not in {"uterus", "uterine", "myometrium"}:
         raise NotApplicableError(
-            f"these criteria are for the uterus, not for {site}", remedy="Use FNCLCC for soft tissue elsewhere"
+            f"these criteria apply to the uterus, not to {site}", remedy="Use FNCLCC for soft tissue at other sites"
         )
     threshold = WHO_2020_PER_MM2[subtype]
     who = Part(
@@ -188,12 +188,12 @@ def assess_uterine(
     if subtype != "spindle":
         return Assessment(
             SYSTEM,
-            f"not classified: {subtype} tumours were excluded from the Stanford table",
+            f"not classified: the Stanford criteria exclude {subtype} tumours",
             (who,),
-            ("The WHO threshold for this subtype is shown; the diagnosis needs its other criteria as well.",),
+            ("The WHO threshold for this subtype is shown; the diagnosis also requires its other criteria.",),
         )
     per_ten = mitoses.in_area(convention.area_mm2)
-    # A converted count is compared with the lower limits, so that 9.8 still belongs to 5-9.
+    # A converted count is compared with the lower limits, so that 9.8 belongs to 5-9.
     row = max(
         (r for r in STANFORD if r.necrosis is coagulative_necrosis and r.atypia == atypia and per_ten >= r.least),
         key=lambda r: r.least,
@@ -211,4 +211,4 @@ def assess_uterine(
         Part("category", "", row.result, row.source),
         who,
     )
-    return Assessment(SYSTEM, row.result, parts, ("The publication does not state the area of a field.",))
+    return Assessment(SYSTEM, row.result, parts, ("The publication does not state the area of its fields.",))

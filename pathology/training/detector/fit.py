@@ -420,8 +420,8 @@ def detect_image(
         for found, (left, top) in zip(detector.detect(windows), some, strict=True):
             detections = to_detections(found)
             parts.append(Detections(detections.boxes + np.array([left, top] * 2, np.float32), detections.scores))
-    joined = suppress(Detections.join(parts), distance=MATCH_PIXELS / 2)
-    return joined, float(tissue.sum()) * (cell * MPP / 1000) ** 2
+    merged = suppress(Detections.concatenate(parts), distance=MATCH_PIXELS / 2)
+    return merged, float(tissue.sum()) * (cell * MPP / 1000) ** 2
 
 
 def at_crop_scale(background: Background) -> NDArray[np.uint8]:

@@ -118,11 +118,11 @@ def test_from_results_to_the_spreadsheet_and_back_to_a_grade(detections, tmp_pat
         if row["in_hotspot"]:
             row["decision"] = "rejected" if int(row["number"]) % 2 else "accepted"
     save(path, rows, separator=";")
-    said = run("decisions", tmp_path, "one", path)
+    said = run("import-review", tmp_path, "one", path)
     decisions = read_decisions(folder, detections)
     after = count_reviewed(detections, decisions, mpp=0.25, tissue_mm2=9.0)
     assert len(decisions) == before.hotspot.count > after.hotspot.count
-    assert f"{before.total} counted before, {after.total} now" in said
+    assert f"count {before.total} before review, {after.total} now" in said
     assert f"{after.hotspot.count} mitoses" in said
     run("export", tmp_path, "--format", "count", "--to", tmp_path / "out")
     written = json.loads((tmp_path / "out" / "one.count.json").read_text())

@@ -43,7 +43,7 @@ def test_the_viewers_page_lists_its_keys():
     assert all(f"`{key}`" in page for key in keys)
 
 
-def test_the_command_exports_and_takes_decisions_in(tmp_path):
+def test_the_command_exports_and_imports_a_review(tmp_path):
     from typer.testing import CliRunner
 
     from pathology.cli.app import app
@@ -57,7 +57,7 @@ def test_the_command_exports_and_takes_decisions_in(tmp_path):
     lines = edited.read_text().splitlines(keepends=True)
     counted = next(index for index, line in enumerate(lines) if '"name":"mitosis"' in line)
     edited.write_text("".join(line for index, line in enumerate(lines) if index != counted))
-    done = run(app, ["decisions", str(out), "square", str(edited)])
+    done = run(app, ["import-review", str(out), "square", str(edited)])
     assert done.exit_code == 0, done.output
     assert "0 accepted, 1 rejected" in done.output
     done = run(app, ["export", str(out), "-f", "geojson"])
