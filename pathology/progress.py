@@ -1,4 +1,4 @@
-"""How a batch tells the world that it advances."""
+"""Progress reports of a batch."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ __all__ = ["Progress", "SilentProgress"]
 
 
 class Progress(Protocol):
-    """Told how a batch advances.  Every method is called from the thread that started the batch, except
+    """Receives progress reports of a batch.  Every method is called from the thread that started the batch, except
     :meth:`advanced`, which may come from another.
     """
 
     def began(self, slides: int, unchanged: int) -> None:
-        """``slides`` are to be done; ``unchanged`` are already done."""
+        """``slides`` remain to be processed; ``unchanged`` are already done."""
 
     def workers(self, count: int, dashboard: str | None) -> None:
-        """``count`` tasks run at once; ``dashboard`` is the address of Dask's, if any."""
+        """``count`` tasks run at once; ``dashboard`` is the address of the Dask dashboard, if any."""
 
     def prepared(self, slide_id: str, patches: int) -> None:
-        """A slide has ``patches`` still to be done."""
+        """A slide has ``patches`` left to process."""
 
     def advanced(self, slide_id: str, patches: int) -> None:
-        """So many more patches of a slide are done."""
+        """``patches`` more patches of a slide are done."""
 
     def finished(self, slide_id: str, outcome: str, *, failed: bool) -> None:
-        """A slide is done or has failed; ``outcome`` says in a few words how."""
+        """A slide is done or has failed; ``outcome`` is a short description."""
 
 
 class SilentProgress:

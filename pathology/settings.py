@@ -87,7 +87,7 @@ class GridSettings(Record):
     mpp: Annotated[float, Field(gt=0)] = 1.0
     """Target scale, in micrometres per pixel."""
     stride: Annotated[int, Field(ge=1)] = 224
-    """Distance between neighbouring patches, in pixels at the target scale; patches overlap if it is below ``patch``."""
+    """Distance between neighbouring patches, in pixels at the target scale; below ``patch``, patches overlap."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Smallest tissue fraction of a patch, 0 to 1; 0 keeps patches without tissue."""
     block: Annotated[int, Field(ge=256, le=65536)] = 2048
@@ -108,11 +108,11 @@ class RegionSettings(Record):
     """Regions of a slide to search, defined by a classifier's results."""
 
     results: str
-    """Results folder of a classifier on the same slides: search only what it calls tumour."""
+    """Results folder of a classifier for the same slides; only regions it classifies as tumour are searched."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Its class that is tumour; may be given again."""
+    """Class of this classifier that counts as tumour; may be repeated."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Probability of its tumour classes, added up, from which on a place is searched."""
+    """Smallest sum of the tumour classes' probabilities at which a region is searched."""
 
 
 class ScoreSettings(Record):
@@ -121,88 +121,87 @@ class ScoreSettings(Record):
     tissue: TissueSettings = TissueSettings()
     """Tissue detection."""
     quality: QualitySettings | None = None
-    """Leave out patches spoilt by pen, blur, folds, bubbles or dirt; ``None``: every tissue patch is scored."""
+    """Exclude patches with artefacts (pen marks, blur, folds, bubbles, dirt); ``None``: score all tissue patches."""
     stride: Annotated[int, Field(ge=1)] | None = None
-    """Pixels between patches at the model's scale; ``None``: patches touch."""
+    """Distance between patches in pixels at the model's scale; ``None``: the patch size, without overlap."""
     min_tissue: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Smallest tissue fraction of a patch; ``None``: 0.5 for a classifier, since neighbouring patches look alike, and 0.01
-    for a detector, which would otherwise miss objects at the edge of the tissue."""
+    """Smallest tissue fraction of a patch, 0 to 1; ``None``: 0.5 for classifiers, as neighbouring patches look alike,
+    and 0.01 for detectors, which would otherwise miss objects at the edge of the tissue."""
     region: RegionSettings | None = None
     """Regions to search; ``None``: all tissue."""
     precision: Literal["fast", "exact"] = "fast"
-    """``exact`` computes everything in fp32; ``fast`` may use lower precision within the stated agreement."""
+    """``exact`` computes everything in fp32; ``fast`` may use lower precision, within the documented agreement."""
     block: Annotated[int, Field(ge=256, le=65536)] = 2048
-    """Side of a block in pixels at the model's scale: what is read, resampled and stored at once."""
+    """Side length of a block in pixels at the model's scale: the unit of reading, resampling and storage."""
     aggregator: Literal["mean", "share", "majority", "top", "attention", "transformer"] = "mean"
-    """How patches become one answer: by a rule (mean, share, majority, top), or by a network that the model must bring
-    (attention, transformer)."""
+    """How patch probabilities are aggregated to a slide prediction: by a rule (mean, share, majority, top), or by a
+    trained aggregator that the model must include (attention, transformer)."""
 
 
 class RunSettings(Record):
-    """How a run of scoring is carried out.
+    """Execution settings of a scoring run.
 
-    Who computes, and with how many processes, does not change a result.  Two settings here do, :attr:`mpp` and
-    :attr:`engine`: the resume key holds them beside those of :class:`ScoreSettings`.
+    Devices and numbers of processes do not change results.  Two settings do, :attr:`mpp` and :attr:`engine`: they are
+    part of the resume key, together with :class:`ScoreSettings`.
     """
 
     mpp: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Micrometres per pixel of every slide's finest level; ``None``: as manifests and files say."""
+    """Micrometres per pixel of every slide at level 0; ``None``: from the manifest or the slide file."""
     engine: str = "auto"
     """Inference engine: auto, torch or openvino."""
     device: str | None = None
-    """cpu, cuda or cuda:N; ``None``: CUDA where there is a device."""
+    """cpu, cuda or cuda:N; ``None``: CUDA if available."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Local worker processes; ``None``: one for each GPU, else one."""
+    """Number of local worker processes; ``None``: one per GPU, or one without a GPU."""
     scheduler: str | None = None
-    """A running Dask scheduler in place of local workers: its address, such as tcp://host:8786, or its scheduler
+    """Use a running Dask scheduler instead of local workers: its address, such as tcp://host:8786, or its scheduler
     file."""
     slurm: Path | None = None
-    """YAML file that says which SLURM jobs to start as workers."""
+    """YAML file describing the SLURM jobs to start as workers."""
     readers: Annotated[int, Field(ge=0)] | None = None
-    """Processes of each worker that read patches; ``None``: all cores but two with a GPU, else 0, for threads of the
-    worker itself."""
+    """Reader processes per worker; ``None``: all cores but two with a GPU, else 0 (the worker reads in threads)."""
     retry_failed: bool = False
-    """Try slides again that failed before and have not changed."""
+    """Retry unchanged slides that failed in an earlier run."""
 
     @model_validator(mode="after")
     def _one_source_of_workers(self) -> RunSettings:
         if self.scheduler is not None and self.slurm is not None:
-            raise ValueError("a running scheduler and SLURM jobs are both asked for; give one of them")
+            raise ValueError("scheduler and slurm cannot be combined; give one of them")
         return self
 
 
 class _ScoreInputs(Record):
-    """What is scored, and with what."""
+    """Slides and model of a scoring run."""
 
     slides: Annotated[tuple[str, ...], Field(min_length=1)]
     """Slide files, folders of slides, CSV manifests, or addresses such as s3://bucket/folder."""
     model: str
-    """Name of a model bundle, or its folder; or tiatoolbox:NAME for a patch classifier of TIAToolbox's zoo."""
+    """Name or folder of a model bundle, or tiatoolbox:NAME for a patch classifier of the TIAToolbox model zoo."""
 
     @field_validator("slides", mode="before")
     @classmethod
     def _one_slide_or_several(cls, value: object) -> object:
-        """Take one text for a list of one."""
+        """Accept a single string as a list of one."""
         return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 class ScoreConfig(RunSettings, ScoreSettings, _ScoreInputs):
-    """All that a run of scoring is told but where to write: what the command line and a YAML file fill."""
+    """All settings of a scoring run except the output folder, filled from the command line and a YAML file."""
 
     @field_validator("quality", mode="before")
     @classmethod
     def _quality_by_yes_or_no(cls, value: object) -> object:
-        """Take yes for the default limits and no for none."""
+        """Accept true for the default limits and false for none."""
         return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @property
     def scoring(self) -> ScoreSettings:
-        """How slides are scored."""
+        """Settings that determine the results."""
         return ScoreSettings.model_validate({name: getattr(self, name) for name in ScoreSettings.model_fields})
 
     @property
     def run(self) -> RunSettings:
-        """How the run is carried out."""
+        """Execution settings of the run."""
         return RunSettings.model_validate({name: getattr(self, name) for name in RunSettings.model_fields})
 
 

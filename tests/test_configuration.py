@@ -86,7 +86,7 @@ def test_merging_leaves_what_it_is_given_alone():
         ("slides: []", "slides: .*at least 1 item"),
         ("quality: {max_pen: 2}", "quality.max_pen: "),
         ("region: {results: r}", "region.classes is missing"),
-        ("scheduler: tcp://a\nslurm: b.yaml", "both asked for"),
+        ("scheduler: tcp://a\nslurm: b.yaml", "cannot be combined"),
         ("- a list", "does not map settings to values"),
         ("just text", "does not map settings to values"),
         ("stride: [", "not valid YAML .line 2"),

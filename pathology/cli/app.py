@@ -1,6 +1,6 @@
 """The ``pathology`` command.
 
-Every subcommand imports what it needs when it runs, so that ``pathology --help`` answers at once.
+Subcommands import what they need when they run, so that ``pathology --help`` responds immediately.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Name of a model bundle, or its folder; or tiatoolbox:NAME for a patch classifier of TIAToolbox's zoo.",
+        help="Name or folder of a model bundle, or tiatoolbox:NAME for a patch classifier of the TIAToolbox model zoo.",
         show_default=False,
     ),
 ]
@@ -47,29 +47,35 @@ Mpp = Annotated[
     float | None,
     typer.Option(
         "--mpp",
-        help="Micrometres per pixel of the slide's finest level, overriding what the file says.",
+        help="Micrometres per pixel of the slide at level 0; overrides the value in the file.",
         show_default=False,
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", help="Local worker processes; by default one a GPU, else one.", show_default=False),
+    typer.Option(
+        "--workers",
+        help="Number of local worker processes; by default one per GPU, or one without a GPU.",
+        show_default=False,
+    ),
 ]
 Stride = Annotated[
     int | None,
     typer.Option(
-        "--stride", help="Pixels between patches at the target scale; by default patches touch.", show_default=False
+        "--stride",
+        help="Distance between patches in pixels at the target scale; by default the patch size.",
+        show_default=False,
     ),
 ]
 MinTissue = Annotated[
-    float, typer.Option("--min-tissue", min=0, max=1, help="Smallest share of a patch that must be tissue.")
+    float, typer.Option("--min-tissue", min=0, max=1, help="Smallest tissue fraction of a patch, 0 to 1.")
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA where there is a device.", show_default=False),
+    typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA if available.", show_default=False),
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Inference engine: auto, torch, openvino.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: tiles decoded, reader, timings.")]
+Engine = Annotated[str, typer.Option("--engine", help="Inference engine: auto, torch or openvino.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details: reader, stored tiles decoded, timings.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -106,12 +112,15 @@ def _score_config() -> type[Record]:
 def score_command(
     context: typer.Context,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Results folder; the same command again resumes.", show_default=False)
+        Path,
+        typer.Option(
+            "--out", "-o", help="Results folder. Repeat the command to resume an interrupted run.", show_default=False
+        ),
     ],
     config: Config = None,
     verbose: Verbose = False,
 ) -> None:
-    """Score slides: a table, a heatmap and a report for each."""
+    """Score slides and write a table, heatmaps and reports."""
     from pathology.cli.score import run
 
     raise typer.Exit(run(given_settings(context), out, config=config, options=option_names(context), verbose=verbose))
@@ -123,7 +132,7 @@ def info_command(
     mpp: Mpp = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a slide is: levels, scale, reader, scanner."""
+    """Show a slide's levels, scale, format and scanner."""
     from pathology.cli.info import run
 
     run(slide, mpp=mpp, as_json=as_json)
@@ -134,14 +143,14 @@ def tile_command(
     slides: Slides,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder for the patch stores, one <slide>.zarr each.", show_default=False),
+        typer.Option(
+            "--out", "-o", help="Folder for the patch stores, one <slide>.zarr per slide.", show_default=False
+        ),
     ],
-    patch: Annotated[int, typer.Option("--patch", help="Side of a patch in pixels.")] = 224,
+    patch: Annotated[int, typer.Option("--patch", help="Side length of a patch in pixels.")] = 224,
     target_mpp: Annotated[
         str,
-        typer.Option(
-            "--target-mpp", help="Micrometres per pixel of the patches, or native: as in each slide's finest level."
-        ),
+        typer.Option("--target-mpp", help="Micrometres per pixel of the patches, or native for each slide's level 0."),
     ] = "1.0",
     stride: Stride = None,
     min_tissue: MinTissue = 0.5,
@@ -149,7 +158,7 @@ def tile_command(
         str,
         typer.Option(
             "--pixels",
-            help="reference: coordinates only; encoded: the slide's own compressed tiles, where the patches are these; "
+            help="reference: coordinates only; encoded: the slide's compressed tiles, if patches coincide with tiles; "
             "decoded: pixels.",
         ),
     ] = "reference",
@@ -158,13 +167,15 @@ def tile_command(
     ] = "none",
     quality: Annotated[
         bool,
-        typer.Option("--quality/--no-quality", help="Leave out patches spoilt by pen, blur, folds, bubbles, dirt."),
+        typer.Option(
+            "--quality/--no-quality", help="Exclude patches with artefacts: pen marks, blur, folds, bubbles, dirt."
+        ),
     ] = True,
     mpp: Mpp = None,
     workers: Workers = None,
     verbose: Verbose = False,
 ) -> None:
-    """Cut slides into patch stores (zarr)."""
+    """Cut slides into patches and save them in zarr stores."""
     from pathology.cli.tile import run
 
     raise typer.Exit(
@@ -189,19 +200,21 @@ def tile_command(
 def heatmap_command(
     slide: Slide,
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write (.png).", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.", show_default=False)],
     class_name: Annotated[
         str | None,
         typer.Option(
-            "--class", help="Show this class's probability; by default the leading class.", show_default=False
+            "--class",
+            help="Show the probability of this class; by default the predicted class of each patch.",
+            show_default=False,
         ),
     ] = None,
-    width: Annotated[int, typer.Option("--width", min=64, help="Longer side of the picture in pixels.")] = 1600,
+    width: Annotated[int, typer.Option("--width", min=64, help="Longer side of the image in pixels.")] = 1600,
     mpp: Mpp = None,
     engine: Engine = "auto",
     device: Device = None,
 ) -> None:
-    """Draw one slide's heatmap over the slide."""
+    """Score one slide and draw its heatmap over the slide."""
     from pathology.cli.export import draw_heatmap
 
     draw_heatmap(slide, model, out, class_name=class_name, width=width, mpp=mpp, engine=engine, device=device)
@@ -215,16 +228,20 @@ def view_command(
     ],
     slides: Annotated[
         list[Path] | None,
-        typer.Option("--slides", help="Folder where slides are now, if they were moved.", show_default=False),
+        typer.Option("--slides", help="New folder of the slides, if they were moved.", show_default=False),
     ] = None,
     patients: Annotated[
         Path | None,
-        typer.Option("--patients", help="Folder of pathology patient build, to link to its pages.", show_default=False),
+        typer.Option(
+            "--patients",
+            help="Output folder of pathology patient build, to link to the patient pages.",
+            show_default=False,
+        ),
     ] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 selects a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Look at results in the browser: table, slides, heatmaps, detections."""
+    """Browse results: table, slides, heatmaps and detections."""
     from pathology.cli.view import run
 
     run(results, slides=slides or [], patients=patients, port=port, browser=browser)
@@ -238,7 +255,7 @@ def export_command(
         typer.Option(
             "--format",
             "-f",
-            help="QuPath: geojson, detections, patches. To decide in: detections-csv; then count. "
+            help="QuPath: geojson, detections, patches. Review in a spreadsheet: detections-csv; then count. "
             "Maps: ome-zarr, ome-tiff, npz, overlay. DICOM: dicom-tissue, "
             "dicom-regions, dicom-probabilities, dicom-report. Reports: pdf, batch-pdf, excel. May be repeated.",
             show_default=False,
@@ -251,14 +268,15 @@ def export_command(
         list[str] | None, typer.Option("--slide", help="Only this slide; may be repeated.", show_default=False)
     ] = None,
     class_name: Annotated[
-        str | None, typer.Option("--class", help="Draw this class alone (overlay).", show_default=False)
+        str | None, typer.Option("--class", help="Draw only this class (overlay).", show_default=False)
     ] = None,
     width: Annotated[int, typer.Option("--width", min=64, help="Longer side of an overlay in pixels.")] = 1600,
     smooth: Annotated[
-        float | None, typer.Option("--smooth", help="Smooth maps with a Gaussian of this many µm.", show_default=False)
+        float | None,
+        typer.Option("--smooth", help="Smooth maps with a Gaussian filter of this width in µm.", show_default=False),
     ] = None,
 ) -> None:
-    """Write results for QuPath, napari, PACS, spreadsheets and scripts."""
+    """Export results for QuPath, napari, PACS, spreadsheets and scripts."""
     from pathology.cli.export import run
 
     raise typer.Exit(
@@ -285,7 +303,7 @@ def import_review_command(
 
 @app.command("doctor")
 def doctor_command() -> None:
-    """Check what is installed, which devices and codecs work, and what to do about what does not."""
+    """Check libraries, devices and codecs, and explain how to fix problems."""
     from pathology.cli.doctor import run
 
     raise typer.Exit(run())
@@ -293,7 +311,7 @@ def doctor_command() -> None:
 
 @app.command("systems")
 def systems_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the published systems: what they are, what their authors report, what was measured here."""
+    """List published systems with their reported performance and the performance measured here."""
     from pathology.cli.systems import run
 
     run(as_json=as_json)
@@ -323,16 +341,16 @@ _add_groups()
 
 
 def main() -> None:
-    """Run the command; errors made on purpose become one line and an exit status, and warnings go to stderr."""
-    shown = logging.StreamHandler()
-    shown.setFormatter(logging.Formatter("pathology: %(levelname)s: %(message)s"))
-    shown.setLevel(logging.WARNING)
-    logging.getLogger("pathology").addHandler(shown)
+    """Run the command: expected errors are printed as one line with an exit status, and warnings go to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("pathology: %(levelname)s: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("pathology").addHandler(handler)
     try:
         app()
     except PathologyError as error:
         typer.echo(f"pathology: {error}", err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        typer.echo("pathology: stopped; the same command again goes on from here", err=True)
+        typer.echo("pathology: interrupted; repeat the command to resume", err=True)
         sys.exit(130)

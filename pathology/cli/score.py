@@ -1,4 +1,4 @@
-"""``pathology score``: the batch with its progress shown."""
+"""``pathology score``: score a batch of slides and show progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(given: Mapping[str, Any], out: Path, *, config: Path | None, options: Ma
     Parameters
     ----------
     given
-        Fields of :class:`pathology.settings.ScoreConfig` that the command line gives.
+        Fields of :class:`pathology.settings.ScoreConfig` given on the command line.
     out
         The results folder.
     config
@@ -26,33 +26,38 @@ def run(given: Mapping[str, Any], out: Path, *, config: Path | None, options: Ma
     options
         The command line's option for each field.
     verbose
-        Say what reading took.
+        Print how many stored tiles were decoded and reused.
     """
     from pathology.configuration import configured
     from pathology.scoring.batch import score
     from pathology.settings import ScoreConfig
 
-    asked = configured(ScoreConfig, given, file=config, options=options)
-    settings = asked.scoring
+    requested = configured(ScoreConfig, given, file=config, options=options)
+    settings = requested.scoring
     if settings.region is not None:
         # Workers may run in another folder.
         results = str(Path(settings.region.results).absolute())
         settings = settings.model_copy(update={"region": settings.region.model_copy(update={"results": results})})
-    began = time.monotonic()
+    started = time.monotonic()
     with shown_progress() as display:
         batch = score(
-            asked.slides, asked.model, out, settings=settings, progress=display, **asked.run.model_dump(mode="json")
+            requested.slides,
+            requested.model,
+            out,
+            settings=settings,
+            progress=display,
+            **requested.run.model_dump(mode="json"),
         )
     failed = batch.failed
     abstained = sum(result.abstained for result in batch)
     scored = len(batch) - len(failed) - abstained
     if batch.unchanged == len(batch):
-        print(f"Nothing to do: all {len(batch)} slides were finished before and have not changed.")
-    print(f"{scored} scored, {abstained} abstained, {len(failed)} failed, in {time.monotonic() - began:.1f} s.")
+        print(f"Nothing to do: all {len(batch)} slides are already scored and unchanged.")
+    print(f"{scored} scored, {abstained} abstained, {len(failed)} failed, in {time.monotonic() - started:.1f} s.")
     for result in failed:
         print(f"  failed: {result.slide_id}: {result.error}")
     if failed and batch.unchanged:
-        print("  (slides that failed before are tried again with --retry-failed)")
+        print("  (add --retry-failed to retry slides that failed in an earlier run)")
     if verbose:
         for slide_id, tiles in batch.tiles.items():
             print(f"  {slide_id}: stored tiles: {tiles}")

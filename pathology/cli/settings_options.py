@@ -1,7 +1,7 @@
-"""Commands whose options are the fields of a settings model, with the fields' docstrings as their help.
+"""Commands whose options are the fields of a settings model, with the fields' docstrings as help texts.
 
-A field is written once, in the model; the command line, Python and YAML files all fill that.  The model is imported
-only when such a command runs or shows its own help, so that ``pathology --help`` stays fast.
+A field is defined once, in the model, and filled from the command line, Python or a YAML file.  The model is imported
+only when such a command runs or shows its help, so that ``pathology --help`` stays fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="YAML file with any of these settings, such as the config.yaml of an earlier run. Options go before it.",
+        help="YAML file with any of these settings, such as config.yaml of an earlier run. Options override it.",
         show_default=False,
     ),
 ]
@@ -47,12 +47,12 @@ class SettingsCommand(TyperCommand):
         return list(_parameters(type(self).load(), self.arguments, self.named))
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return arguments, the model's options, and the function's own."""
+        """Return the arguments, the model's options and the function's own options."""
         arguments = [p for p in self.from_model if isinstance(p, click.Argument)]
         return [*arguments, *(p for p in self.from_model if p not in arguments), *super().get_params(ctx)]
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
-        """Take the model's values out of the way of the function, which asks for them by :func:`given_settings`."""
+        """Remove the model's values from the function's arguments; :func:`given_settings` returns them."""
         given: dict[str, Any] = {}
         for parameter in self.from_model:
             value = ctx.params.pop(str(parameter.name))
@@ -70,7 +70,7 @@ class SettingsCommand(TyperCommand):
 def settings_command(
     load: Callable[[], type[Record]], *, arguments: Sequence[str] = (), named: Mapping[str, str] | None = None
 ) -> type[SettingsCommand]:
-    """Return a class of commands, for typer's ``cls``, with the options of a settings model.
+    """Return a command class, for typer's ``cls``, with the options of a settings model.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def settings_command(
 
 
 def given_settings(context: typer.Context) -> dict[str, Any]:
-    """Return what the command line gave of the model's fields, and nothing of what it did not give."""
+    """Return the model's fields that were given on the command line, and no others."""
     given: dict[str, Any] = context.meta[__name__]
     return given
 
@@ -153,7 +153,7 @@ def _option(key: str, kind: Any, field: FieldInfo, declared: str | None) -> Type
 
 
 def _default(field: FieldInfo, declared: str) -> str:
-    """Say what holds if the option is not given, where the docstring has not said it."""
+    """Return the default as text, unless the docstring states it."""
     if field.is_required() or field.default in (None, False, "", ()) or isinstance(field.default, tuple):
         return ""
     value = declared.partition("/")[0].removeprefix("--") if field.default is True else field.default
@@ -161,7 +161,7 @@ def _default(field: FieldInfo, declared: str) -> str:
 
 
 def _kind(annotation: Any) -> Any:  # noqa: ANN401 - a type expression
-    """Return what a field holds if it is not ``None``, without its limits."""
+    """Return the type of a field without ``None`` and without its limits."""
     if get_origin(annotation) is Annotated:
         return _kind(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -171,7 +171,7 @@ def _kind(annotation: Any) -> Any:  # noqa: ANN401 - a type expression
 
 
 def _help(field: FieldInfo) -> str:
-    """Turn a docstring into help: one paragraph, without the marks of code."""
+    """Turn a docstring into a help text: one paragraph, without code markup."""
     text = " ".join((field.description or "").split())
     text = text.replace("``None``: ", "by default: ")
     return re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", text)

@@ -62,7 +62,7 @@ def run(
         if result.error:
             print(f"failed: {result.slide_id}: {result.error}")
             continue
-        excluded = f", {result.left_out} excluded for quality" if result.left_out else ""
+        excluded = f", {result.excluded} excluded for artefacts" if result.excluded else ""
         print(f"{result.store}: {result.patches} patches{excluded}{' (already done)' if result.unchanged else ''}")
         if verbose:
             print(f"  stored tiles: {result.tiles}")

@@ -111,7 +111,7 @@ class HotspotCount(Record):
     per_mm2: float
     """Count divided by area."""
     per_mm2_interval: tuple[float, float]
-    """Exact 95 % Poisson interval of the density.  It covers the random variation of a count, not the detector's errors,
+    """Exact 95 % Poisson interval of the density.  It covers random variation of the count, not the detector's errors,
     and applies to a predefined window; see :class:`MitoticCount` for the effect of selecting the maximum."""
     per_fields: dict[str, float]
     """The density as a count per ten fields, keyed by convention."""

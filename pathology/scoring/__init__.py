@@ -1,4 +1,4 @@
-"""Scoring and tiling of folders of slides: the rooms below put to work one after the other."""
+"""Score and tile folders of slides: the complete workflows."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""From what a classifier's engine gives for patches to the probabilities of patches and slide."""
+"""Conversion of a classifier's engine outputs to patch and slide probabilities."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _LEARNED: Final = ("attention", "transformer")
 
 @dataclass(frozen=True, eq=False)
 class ClassifierOutputs:
-    """A classifier's outputs for a slide, taken apart.
+    """A classifier's outputs for a slide.
 
     Attributes
     ----------
     probabilities
         ``(N, C)`` class probabilities of the patches; rows of NaN could not be read.
     of_slide
-        ``(C,)`` of the slide by another aggregator than the mean over patches; ``None``: the mean.
+        ``(C,)`` of the slide, by an aggregator other than the mean over patches; ``None``: the mean.
     aggregator
         Name of the aggregator.
     attention
-        ``(N,)`` weight of each patch in a learned aggregator's answer, NaN where it could not be read.
+        ``(N,)`` weight of each patch in a trained aggregator's prediction, NaN where it could not be read.
     domain_scores
         ``(N,)`` out-of-distribution score of each patch, NaN where it could not be read.
     """
@@ -46,24 +46,24 @@ class ClassifierOutputs:
 
 
 def needs_features(aggregator: str) -> bool:
-    """Whether an aggregator works on features, not on probabilities."""
+    """Whether an aggregator uses features, not probabilities."""
     return aggregator in _LEARNED
 
 
 def check_aggregator(card: Card, aggregator: str) -> None:
-    """Refuse an aggregator that the model does not have, before any work starts.
+    """Reject an aggregator that the model does not include, before any work starts.
 
     Raises
     ------
     BundleError
-        The message says which there are.
+        The message lists the available ones.
     """
     if needs_features(aggregator):
         learned_aggregator(card, aggregator)
 
 
 def aggregate_outputs(bundle: Bundle, outputs: NDArray[np.float32], aggregator: str) -> ClassifierOutputs:
-    """Take an engine's outputs apart and put the patches together.
+    """Split an engine's outputs and aggregate the patches.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def aggregate_outputs(bundle: Bundle, outputs: NDArray[np.float32], aggregator: 
     Returns
     -------
     ClassifierOutputs
-        The patches' probabilities, and the slide's where they are not the mean.
+        The patch probabilities, and the slide probabilities if they are not the mean.
     """
     card = bundle.card
     probabilities = np.ascontiguousarray(outputs[:, : len(card.classes)])

@@ -1,4 +1,4 @@
-"""Scoring a batch of slides: what is still to do, who does it, and the tables at the end."""
+"""Score a batch of slides: determine the remaining work, distribute it, and write the tables."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class BatchResult:
     out
         The results folder.
     slides
-        One result a slide, in the order of the selection.
+        One result per slide, in the order of the selection.
     unchanged
-        How many of them were finished by an earlier run.
+        Number of slides already finished by an earlier run.
     tiles
-        What reading patches took in this run, by slide.
+        Stored tiles decoded and reused in this run, by slide.
     """
 
     out: Path
@@ -87,33 +87,33 @@ def score(
     """Score slides with a model and write the results folder.
 
     Slides finished by an earlier run into the same folder are not touched unless the slide, the model or the
-    settings changed; interrupted slides go on where they stopped.  One bad slide never stops the batch.
+    settings changed; interrupted slides resume where they stopped.  One bad slide never stops the batch.
 
     Parameters
     ----------
     slides
-        Slide files, folders, CSV manifests, or addresses that fsspec understands (``s3://bucket/folder``).
+        Slide files, folders, CSV manifests, or URLs supported by fsspec (``s3://bucket/folder``).
     model
         A bundle's name or folder.
     out
-        The results folder; made if it is not there.
+        The results folder; created if it does not exist.
     settings
-        How to score; ``None``: the defaults.
+        Scoring settings; ``None``: the defaults.
     progress
-        Told how the batch advances.
+        Receives progress reports.
     **options
-        Any field of :class:`pathology.settings.ScoreConfig`, by the name it has in a ``--config`` file:
-        ``workers=2``, ``engine="torch"``, ``mpp=0.25``, ``stride=112``.  One that ``settings`` has too goes before it.
+        Any field of :class:`pathology.settings.ScoreConfig`, by its name in a ``--config`` file: ``workers=2``,
+        ``engine="torch"``, ``mpp=0.25``, ``stride=112``.  Options override ``settings``.
 
     Returns
     -------
     BatchResult
-        Results of all slides, failed ones included.
+        Results of all slides, including failed ones.
 
     Raises
     ------
     UsageError, BundleError
-        If an option, the selection or the model is unusable; nothing has been written then.
+        If an option, the selection or the model is invalid; nothing is written in that case.
     OutputError
         If ``out`` cannot be written.
 
@@ -141,7 +141,7 @@ def score(
 
         jobs_of_slurm = read_slurm_settings(run.slurm)
     if run.engine not in ENGINES:
-        raise UsageError(f"engine {run.engine!r} does not exist", remedy=f"Choose one of: {', '.join(ENGINES)}")
+        raise UsageError(f"unknown engine {run.engine!r}", remedy=f"Choose one of: {', '.join(ENGINES)}")
     bundle = load_bundle(model)
     if settings.aggregator != "mean":
         from pathology.scoring.aggregate import check_aggregator
@@ -171,7 +171,7 @@ def score(
             write_config(out / CONFIG_NAME, _from_anywhere(config), _AGAIN)
             _write_run(out, {**record, "state": "running"})
 
-            def settled(result: SlideResult) -> None:
+            def record_outcome(result: SlideResult) -> None:
                 results[result.slide_id] = result
                 _write_tables(out, [results[name] for name in order if name in results], bundle)
                 progress.finished(result.slide_id, _outcome(result), failed=result.status == "failed")
@@ -183,7 +183,7 @@ def score(
             tiles, used = _run(
                 todo,
                 bundle.card,
-                settled,
+                record_outcome,
                 progress,
                 run,
                 jobs_of_slurm,
@@ -203,7 +203,7 @@ def score(
 
 @contextmanager
 def _results_folder(out: Path) -> Iterator[None]:
-    """Make the folder, prove that it can be written, and keep a second run out of it."""
+    """Create the folder, check that it is writable, and lock out a second run."""
     made = not out.exists()
     try:
         (out / "slides").mkdir(parents=True, exist_ok=True)
@@ -212,17 +212,19 @@ def _results_folder(out: Path) -> Iterator[None]:
         if made and out.exists():
             shutil.rmtree(out, ignore_errors=True)
         raise OutputError(
-            f"results cannot be written here ({error.strerror})", where=out, remedy="Choose another --out folder"
+            f"cannot write results to this folder ({error.strerror})", where=out, remedy="Choose another --out folder"
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputError(
-                "another run is writing these results", where=out, remedy="Wait for it, or choose another --out"
+                "another run is writing to this folder",
+                where=out,
+                remedy="Wait until it finishes, or choose another --out folder",
             ) from error
         except OSError:
-            pass  # a file system without locks: two runs would only do the same work twice
+            pass  # the file system does not support locks: two runs would merely duplicate work
         yield
     (out / ".lock").unlink(missing_ok=True)
 
@@ -257,7 +259,7 @@ def _job(
 
 
 def _earlier(job: SlideJob, *, retry_failed: bool) -> SlideResult | None:
-    """Return the result of an earlier run if it still holds."""
+    """Return the result of an earlier run if it is still valid."""
     try:
         result = SlideResult.model_validate_json((job.out / "slide.json").read_text(encoding="utf-8"))
         signature = job.signature()
@@ -321,7 +323,7 @@ def _int8(bundle: Bundle) -> str:
 
 
 def _earlier_engine(out: Path, bundle: Bundle, engine: str) -> str:
-    """Return the engine that an earlier run chose, so that one folder holds the results of one engine."""
+    """Return the engine that an earlier run chose, so that all results of a folder come from one engine."""
     try:
         run = json.loads((out / "run.json").read_text(encoding="utf-8"))
         hashes = run["model"]["weights_sha256"], run["model"].get("int8_sha256", "")
@@ -408,7 +410,7 @@ def _outcome(result: SlideResult) -> str:
 def _run(
     jobs: list[SlideJob],
     card: Card,
-    settled: Callable[[SlideResult], None],
+    on_outcome: Callable[[SlideResult], None],
     progress: Progress,
     run: RunSettings,
     slurm: SlurmSettings | None,
@@ -416,7 +418,7 @@ def _run(
     engine_used: str,
     chosen: Callable[[str], None],
 ) -> tuple[dict[str, TileWork], str]:
-    # Imported here: an unchanged batch needs neither Dask nor torch and is answered at once.
+    # Imported here: an unchanged batch needs neither Dask nor torch and returns immediately.
     from pathology.inference.workers.cluster import connect, default_workers
     from pathology.inference.workers.schedule import Steps, run_slides
     from pathology.scoring.tasks import engine_for, finish_slide, prepare_slide, score_chunk
@@ -432,4 +434,4 @@ def _run(
             engine_used = str(trial.result())
             chosen(engine_used)
         jobs = [replace(job, engine_used=engine_used) for job in jobs]
-        return run_slides(jobs, steps, pool, settled, progress), engine_used
+        return run_slides(jobs, steps, pool, on_outcome, progress), engine_used

@@ -1,4 +1,4 @@
-"""Pictures cut out of the slide for its answer: detections of the hotspot, and patches most probable for each class."""
+"""Images cropped from the slide for its result: detections in the hotspot and top-scoring patches of each class."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["MOST_DETECTIONS", "PATCHES_PER_CLASS", "cut_detections", "cut_representative", "representative_rows"]
 
 MOST_DETECTIONS = 60
-"""Detections shown at most; about 4 KB each."""
+"""Largest number of detections shown; about 4 KB each."""
 PATCHES_PER_CLASS = 4
-"""Patches shown of each class."""
+"""Patches shown per class."""
 _DETECTION_UM = 32.0
-"""Side of a detection's picture in µm: the figure and its neighbours."""
+"""Side length of a detection's image in µm: the mitotic figure and its surroundings."""
 _DETECTION_PX = 96
-"""Side of a detection's picture in pixels."""
+"""Side length of a detection's image in pixels."""
 _PATCH_PX = 168
-"""Side of a patch's picture in pixels; about 8 KB."""
+"""Side length of a patch's image in pixels; about 8 KB."""
 
 
 def cut_detections(
     reader: SlideReader, detections: SlideDetections, rows: Sequence[int], mpp: float, most: int = MOST_DETECTIONS
 ) -> tuple[DetectionCrop, ...]:
-    """Cut pictures of detections out of the slide.
+    """Crop images of detections from the slide.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ def cut_detections(
     detections
         All of its detections.
     rows
-        Those to show; the ``most`` most certain of them are.
+        Candidates; the ``most`` with the highest scores are shown.
     mpp
         Micrometres per level-0 pixel.
     most
-        Largest number of pictures.
+        Largest number of images.
     """
     side = max(8, round(_DETECTION_UM / mpp))
     chosen = sorted(rows, key=lambda row: (-float(detections.found.scores[row]), row))[:most]
@@ -54,7 +54,7 @@ def cut_detections(
     gallery = []
     for row in chosen:
         x, y = (round(float(v) - side / 2) for v in centres[row])
-        # Unreadable tiles come as white instead of ending the report.
+        # Unreadable tiles are shown white instead of failing the slide.
         region = Image.fromarray(reader.read_masked(0, x, y, side, side).pixels)
         shown = np.asarray(region.resize((_DETECTION_PX, _DETECTION_PX), Image.Resampling.LANCZOS))
         gallery.append(DetectionCrop(row, float(detections.found.scores[row]), shown))
@@ -68,23 +68,23 @@ def representative_rows(
     *,
     most: int = PATCHES_PER_CLASS,
 ) -> list[list[int]]:
-    """Choose for each class the patches where it leads and is most probable, no two of which overlap.
+    """Select for each class the non-overlapping patches predicted as it with the highest probability.
 
     Parameters
     ----------
     probabilities
-        ``(N, C)``; rows of NaN are left out.
+        ``(N, C)``; rows of NaN are ignored.
     coords
         ``(N, 2)`` level-0 corners.
     extent
-        Side of a patch in level-0 pixels.
+        Side length of a patch in level-0 pixels.
     most
-        Patches of each class.
+        Patches per class.
 
     Returns
     -------
     list of list of int
-        Rows by class, the most probable first; empty where the class leads nowhere.
+        Rows by class, in order of decreasing probability; empty if no patch is predicted as the class.
     """
     leading = np.where(np.isnan(probabilities).any(axis=1), -1, np.nan_to_num(probabilities).argmax(axis=1))
     chosen: list[list[int]] = []
@@ -110,7 +110,7 @@ def cut_representative(
     extent: float,
     attention: NDArray[np.floating] | None = None,
 ) -> tuple[RepresentativePatch, ...]:
-    """Cut chosen patches out of the slide.
+    """Crop the selected patches from the slide.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The answer about a slide: aggregation, abstention, count, hotspot and pictures, decided once, then only written."""
+"""Computation of a slide's result: aggregation, abstention, count, hotspot and images; writers only write it."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ __all__ = ["SlideFacts", "decide_classified", "decide_detected"]
 
 @dataclass(frozen=True, eq=False)
 class SlideFacts:
-    """What is known of a slide before its answer.
+    """What is known about a slide before its result is computed.
 
     Attributes
     ----------
     record
-        Fields of :class:`~pathology.findings.slide_result.SlideResult` that no model decides: identity, scale, reader,
-        timing, warnings.
+        Fields of :class:`~pathology.findings.slide_result.SlideResult` that do not depend on the model: identity,
+        scale, reader, timing, warnings.
     plan
         Its patches.
     overview
-        ``(H, W, 3)`` uint8 picture of the whole slide.
+        ``(H, W, 3)`` uint8 image of the whole slide.
     masks
-        Over the whole slide, each ``(rows, columns)`` bool at its own scale: ``tissue``, and what spoils it.
+        Over the whole slide, each ``(rows, columns)`` bool at its own scale: ``tissue``, and the artefacts.
     """
 
     record: Mapping[str, Any]
@@ -56,18 +56,18 @@ class SlideFacts:
 def decide_classified(
     card: Card, facts: SlideFacts, found: ClassifierOutputs, reader: SlideReader | None = None
 ) -> ScoredSlide:
-    """Decide what a classifier says of a slide.
+    """Compute the result of a classifier for a slide.
 
     Parameters
     ----------
     card
         The model.
     facts
-        What is known of the slide.
+        What is known about the slide.
     found
         The model's outputs.
     reader
-        The slide, for pictures of its representative patches; ``None``: without pictures.
+        The slide, for images of its top-scoring patches; ``None``: no images.
 
     Raises
     ------
@@ -122,20 +122,20 @@ def decide_detected(
     detections: SlideDetections,
     reader: SlideReader | None = None,
 ) -> ScoredSlide:
-    """Decide what a detector says of a slide: no predicted class, but a count.
+    """Compute the result of a detector for a slide: a count, without a predicted class.
 
     Parameters
     ----------
     card
         The model.
     facts
-        What is known of the slide.
+        What is known about the slide.
     outputs
-        ``(N, K * 5)`` float32 boxes of the patches, as a detector's engine gives them.
+        ``(N, K * 5)`` float32 boxes of the patches, as returned by a detector's engine.
     detections
         The boxes of all patches, merged; see :func:`pathology.scoring.detections.slide_detections`.
     reader
-        The slide, for pictures of the hotspot's detections; ``None``: without pictures.
+        The slide, for images of the detections in the hotspot; ``None``: no images.
 
     Raises
     ------
@@ -149,8 +149,8 @@ def decide_detected(
     if count.total > HOTSPOT_LIMIT:
         record["warnings"] = (
             *record.get("warnings", ()),
-            f"{count.total:,} detections count as mitoses: more than a slide can hold, so the model does not suit this "
-            "slide, and no hotspot was searched",
+            f"{count.total:,} detections count as mitoses, an implausible number: the model does not suit this "
+            "slide, and no hotspot was determined",
         )
     result = SlideResult(
         status="scored",

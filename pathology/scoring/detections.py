@@ -1,4 +1,4 @@
-"""From the boxes of patches to the detections of a slide."""
+"""Detections of a slide from the boxes of its patches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["patch_scores", "slide_detections"]
 
 
 def patch_scores(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the surest box's score of each patch, ``(N, 1)``; NaN where the patch could not be read."""
+    """Return the highest box score of each patch, ``(N, 1)``; NaN where the patch could not be read."""
     result: NDArray[np.float32] = outputs.reshape(len(outputs), -1, 5)[..., 4].max(axis=1, initial=0.0)[:, None]
     return result
 
@@ -34,25 +34,25 @@ def slide_detections(
     fingerprint: str,
     region: NDArray[np.bool_] | None = None,
 ) -> SlideDetections:
-    """Join the boxes of all patches of a slide.
+    """Merge the boxes of all patches of a slide.
 
     Parameters
     ----------
     card
-        The detector's.
+        The detector's card.
     plan
         The patches.
     outputs
-        ``(N, K * 5)`` float32, as a detector's engine gives them.
+        ``(N, K * 5)`` float32, as returned by a detector's engine.
     slide_id, fingerprint
         Of the slide.
     region
-        ``(rows, columns)`` bool over the whole slide: detections elsewhere are left out.
+        ``(rows, columns)`` bool over the whole slide: detections elsewhere are discarded.
 
     Returns
     -------
     SlideDetections
-        Each object once, by falling score, whichever patches and blocks it was seen in.
+        Each object once, by decreasing score, regardless of the patches and blocks it was detected in.
     """
     assert card.detection is not None
     rules, grid = card.detection, plan.grid
@@ -60,7 +60,7 @@ def slide_detections(
     found = suppress(boxes, iou=rules.overlap, distance=rules.distance_um / grid.slide_mpp)
     width, height = grid.dimensions
     centres = found.centres
-    # Patches at the right and bottom hang over the slide's edge.
+    # Patches at the right and bottom extend beyond the slide boundary.
     found = found.take(np.flatnonzero(((centres >= 0) & (centres < (width, height))).all(axis=1)))
     if region is not None:
         found = found.take(within(found.centres, region, grid.dimensions))

@@ -1,4 +1,4 @@
-"""Penultimate features of slides, computed once by an engine and kept, for aggregators to be trained on."""
+"""Penultimate features of slides, computed once and stored, for training aggregators."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class SlideFeatures:
     coords
         ``(N, 2)`` int32 level-0 corners.
     features
-        ``(N, F)`` float32, kept as float16.
+        ``(N, F)`` float32, stored as float16.
     probabilities
-        ``(N, C)`` float32 of the bundle's own classifier.
+        ``(N, C)`` float32 of the bundle's classifier.
     """
 
     coords: NDArray[np.int32]
@@ -57,7 +57,7 @@ def extract_features(
     stride: int | None = None,
     progress: Callable[[str], None] = lambda _slide_id: None,
 ) -> dict[str, Path]:
-    """Compute the features of slides, one store a slide; stores that are whole and of the same model are kept.
+    """Compute the features of slides, one store per slide; complete stores of the same model are kept.
 
     Parameters
     ----------
@@ -70,11 +70,11 @@ def extract_features(
     engine, device
         See :func:`pathology.inference.engines.select.make_engine`.
     mpp
-        Micrometres per level-0 pixel, overriding what files and manifests say.
+        Micrometres per level-0 pixel, overriding files and manifests.
     stride
         Distance between patches in pixels at the model's scale; ``None``: the model's.
     progress
-        Called with the id of each slide that is done.
+        Called with the id of each finished slide.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def extract_features(
     Raises
     ------
     SlideError
-        If a slide cannot be read: a cohort with holes would be trained on unnoticed.
+        If a slide cannot be read: otherwise training would silently use an incomplete cohort.
     """
     from pathology.inference.engines.select import make_engine
     from pathology.slide.open import open_reader
@@ -116,12 +116,12 @@ def extract_features(
 
 
 def read_features(path: Path) -> SlideFeatures:
-    """Read what :func:`extract_features` wrote.
+    """Read the features written by :func:`extract_features`.
 
     Raises
     ------
     StoreError
-        If there is no such store.
+        If the store does not exist.
     """
     try:
         group: Any = zarr.open_group(path, mode="r")
@@ -131,7 +131,7 @@ def read_features(path: Path) -> SlideFeatures:
             np.asarray(group["probabilities"][...]),
         )
     except (FileNotFoundError, KeyError, zarr.errors.GroupNotFoundError) as error:
-        raise StoreError("there are no features here", where=path, remedy="Extract them again") from error
+        raise StoreError("no features found", where=path, remedy="Extract them again") from error
 
 
 def _computed(
@@ -170,7 +170,7 @@ def _computed(
 
 
 def _width(bundle: Bundle, engine: Engine) -> int:
-    """Return how many of the engine's columns are features: all that are neither probabilities nor the domain's."""
+    """Return how many of the engine's columns are features: all but probabilities and out-of-distribution score."""
     from pathology.inference.engines.base import extra_outputs
 
     return engine.extras - extra_outputs(bundle.card)
@@ -201,4 +201,4 @@ def _write(path: Path, found: SlideFeatures, about: dict[str, Any]) -> None:
         shutil.rmtree(path, ignore_errors=True)
         aside.replace(path)
     except OSError as error:
-        raise OutputError(f"the features cannot be written ({error.strerror})", where=path) from error
+        raise OutputError(f"cannot write the features ({error.strerror})", where=path) from error

@@ -1,4 +1,4 @@
-"""Turning what goes wrong inside a worker into a reason for people."""
+"""Conversion of exceptions in a worker to readable reasons."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ R = TypeVar("R")
 
 
 def guarded(step: Callable[P, R]) -> Callable[P, R | Failure]:
-    """Make a step, whose first argument is a job with a ``path``, return a :class:`Failure` where it would raise.
+    """Make a step, whose first argument is a job with a ``path``, return a :class:`Failure` instead of raising.
 
-    An error nobody foresaw keeps its traceback; it too ends one slide only.
+    An unexpected error keeps its traceback; it, too, fails one slide only.
     """
 
     @wraps(step)
@@ -34,7 +34,7 @@ def guarded(step: Callable[P, R]) -> Callable[P, R | Failure]:
         except PathologyError as error:
             return Failure(_reason(path, error))
         except MemoryError:
-            return Failure("there was not enough memory; use fewer workers")
+            return Failure("not enough memory; use fewer workers")
         except OSError as error:
             return Failure(f"{error.strerror or error} ({error.filename or path})", traceback.format_exc())
         except Exception as error:
@@ -44,7 +44,7 @@ def guarded(step: Callable[P, R]) -> Callable[P, R | Failure]:
 
 
 def _reason(path: Path, error: PathologyError) -> str:
-    # The row already names the slide; repeating its path would only hide the reason.
+    # The row already names the slide; repeating its path would obscure the reason.
     if error.where is not None and Path(error.where) == path:
         return f"{error.what}. {error.remedy.rstrip('.')}." if error.remedy else error.what
     return str(error)

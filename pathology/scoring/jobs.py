@@ -1,4 +1,4 @@
-"""What one slide's scoring needs to know and leaves behind, as plain data that crosses process borders."""
+"""Input of scoring one slide, as plain data that can be pickled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathology.slide.remote import local_copy, remote_signature
 __all__ = ["SlideJob", "source_signature"]
 
 RESULT_SCHEMA = 2
-"""Part of the resume key: raised when results of older versions must be made again."""
+"""Part of the resume key: increased when results of older versions must be recomputed."""
 
 
 @dataclass(frozen=True)
@@ -25,31 +25,31 @@ class SlideJob:
     slide_id, patient_id, path
         Identity.
     option_mpp, manifest_mpp
-        Micrometres per level-0 pixel as given by the caller and by the manifest.
+        Micrometres per level-0 pixel given by the caller and in the manifest.
     bundle
         Folder of the model bundle.
     weights_sha256, model
-        Hash of the weights; name and version for people.
+        Hash of the weights; name and version for display.
     settings
         Scoring settings.
     engine, device
         Requested engine and device.
     engine_used
-        The engine that was chosen where ``engine`` is ``auto``.
+        The engine that was chosen if ``engine`` is ``auto``.
     out
         The slide's results folder.
     url
-        Address of a slide that is no file here; ``path`` is then for people.
+        URL of a remote slide; ``path`` is then for display only.
     readers
-        Processes that read patches; ``None``: chosen for the device, 0: threads of the predicting process.
+        Number of reader processes; ``None``: chosen for the device, 0: threads of the predicting process.
     attempt
-        1 for the first try.
+        1 for the first attempt.
     region_key
-        What the map depends on that says where to search; empty without one.
+        What the map of regions to search depends on; empty without one.
     int8_sha256
-        Hash of the network in 8-bit integers; empty where the bundle has none.
+        Hash of the int8 network; empty if the bundle has none.
     card_digest
-        Changes with the model's card, so that a long-lived worker does not go on with an older one.
+        Changes with the model's card, so that a long-lived worker does not keep using an outdated one.
     """
 
     slide_id: str
@@ -73,31 +73,31 @@ class SlideJob:
     card_digest: str = ""
 
     def file(self) -> Path:
-        """Return the slide as a file on this machine, fetched where it is at an address.
+        """Return the slide as a local file, downloaded if it is remote.
 
         Raises
         ------
         SlideError
-            If it cannot be fetched.
+            If it cannot be downloaded.
         """
         return local_copy(self.url) if self.url is not None else self.path
 
     def signature(self) -> list[list[str | int]]:
-        """Return what changes when the slide does; see :func:`source_signature`."""
+        """Return a string that changes with the slide; see :func:`source_signature`."""
         return remote_signature(self.url) if self.url is not None else source_signature(self.path)
 
     @property
     def shown(self) -> str:
-        """Where the slide is, for people."""
+        """Location of the slide, for display."""
         return self.url or str(self.path)
 
     @property
     def work(self) -> Path:
-        """Folder for what an unfinished slide has so far."""
+        """Folder for the intermediate results of an unfinished slide."""
         return self.out / "unfinished"
 
     def key(self, fingerprint: str) -> str:
-        """Hash of everything that can change the result; an equal key means a finished result is valid."""
+        """Hash of everything that can change the result; if it is equal, a finished result is valid."""
         parts = {
             "schema": RESULT_SCHEMA,
             "slide": fingerprint,
@@ -113,10 +113,9 @@ class SlideJob:
 
 
 def source_signature(path: Path) -> list[list[str | int]]:
-    """Return name, size and modification time of a slide's file or files: equal means untouched.
+    """Return name, size and modification time of a slide's file or files: if equal, the slide is unchanged.
 
-    Cheap enough to ask of ten thousand slides; a slide whose signature changed is opened and its fingerprint
-    compared.
+    Cheap enough for ten thousand slides; a slide whose signature changed is opened and its fingerprint compared.
     """
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     return [[p.name, (s := p.stat()).st_size, s.st_mtime_ns] for p in files]

@@ -1,4 +1,4 @@
-"""Predicting some blocks of a slide, each on disk as soon as it is done."""
+"""Predict some blocks of a slide and write each to disk as soon as it is done."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["predict_chunk"]
 
 _READING_THREADS = 2
-"""Where the processor predicts, two blocks ahead are enough, and more threads would take its time."""
+"""When predicting on the CPU, two blocks ahead are enough, and more threads would compete with prediction."""
 _CORES_FOR_GPU = 2
-"""Cores left to the process that holds a GPU; all others read."""
+"""Cores reserved for the process that drives the GPU; all others read."""
 
 
 def predict_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None]) -> tuple[int, TileWork]:
@@ -37,14 +37,14 @@ def predict_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], No
     job
         The slide, already prepared.
     ks
-        Places of the blocks in the plan.
+        Indices of the blocks in the plan.
     report
-        Called with the number of patches whenever a block is done.
+        Called with the number of patches of each finished block.
 
     Returns
     -------
     tuple
-        Patches predicted, and what reading them took.
+        Patches predicted, and stored tiles decoded and reused to read them.
     """
     from pathology.inference.reading.pipeline import predict_blocks
     from pathology.slide.stain.normalise import StainNormaliser
@@ -72,7 +72,7 @@ def predict_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], No
 def _reading(
     job: SlideJob, engine: Engine, plan: TilePlan, stain: StainNormaliser | None
 ) -> Iterator[tuple[BlockSource, Callable[[], frozenset[tuple[int, int, int]]], Callable[[], TileWork]]]:
-    """Provide who reads the slide's blocks: threads of this process, or processes where a GPU must be fed."""
+    """Provide the reader of the slide's blocks: threads of this process, or processes to supply a GPU."""
     from pathology.inference.engines.base import available_cores
 
     processes = job.readers
@@ -87,7 +87,7 @@ def _reading(
     from pathology.scoring.reader_pool import pooled_reader
     from pathology.tiling.blocks import BlockReader
 
-    with pooled_reader(job.file()) as lent:
-        blocks = BlockReader(lent.reader, plan.grid, stain.apply if stain is not None else None)
+    with pooled_reader(job.file()) as pooled:
+        blocks = BlockReader(pooled.reader, plan.grid, stain.apply if stain is not None else None)
         with ReadingThreads(blocks, plan, _READING_THREADS) as threads:
-            yield threads, lambda: lent.reader.unreadable_tiles, lent.take_work
+            yield threads, lambda: pooled.reader.unreadable_tiles, pooled.take_work

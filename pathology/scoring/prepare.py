@@ -1,4 +1,4 @@
-"""What is done once for a slide before its patches are read: scale, tissue, quality, patches, stain."""
+"""Preparation of a slide before its patches are read: scale, tissue, artefacts, patches, stain."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ Stain = Literal["none"] | StainMethod
 """A stain normalisation, or none."""
 
 Region = Callable[[tuple[int, int], tuple[int, int]], NDArray[np.bool_]]
-"""From ``(rows, columns)`` of a mask and ``(width, height)`` of the slide in level-0 pixels to where to search."""
+"""Maps ``(rows, columns)`` of a mask and ``(width, height)`` of the slide in level-0 pixels to a search mask."""
 
 
 _MAGNIFIED = 0.8
-"""Level-0 pixels per pixel of a patch below which patches are called magnified.  Scanners at one objective differ by
+"""Level-0 pixels per patch pixel below which patches count as upsampled.  Scanners with the same objective differ by
 less: 0.22 to 0.28 µm per pixel at 40x."""
 
 
 @dataclass(frozen=True)
 class PreparedSlide:
-    """A slide whose patches are chosen.
+    """A slide with its selected patches.
 
     Attributes
     ----------
     scale
-        Its micrometres per pixel and where they come from.
+        Its micrometres per pixel and their source.
     overview
         The slide at the scale of the tissue mask.
     tissue
-        Its tissue.
+        Its tissue mask.
     quality
-        What spoils it; ``None`` where that was not looked for.
+        Its artefact masks; ``None`` without artefact detection.
     plan
         Its patches; at least one.
     stain
-        Changes its colours to the reference's; ``None`` where stain is left alone.
+        Its stain normalisation; ``None`` without normalisation.
     whole_tissue_mm2
-        Area of all tissue in mm² where only part of it is searched, else ``None``.
+        Area of all tissue in mm² if only part of it is searched, else ``None``.
     """
 
     scale: Scale
@@ -76,22 +76,22 @@ class PreparedSlide:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the results must know, in words."""
-        said = [self.scale.warning] if self.scale.warning else []
+        """Warnings for the reader of the results."""
+        warnings = [self.scale.warning] if self.scale.warning else []
         if self.plan.grid.scale < _MAGNIFIED:
-            said.append(
-                f"The slide has {self.scale.mpp:.3g} µm per pixel and the model works at "
-                f"{self.plan.grid.settings.mpp:.3g}: patches were magnified {1 / self.plan.grid.scale:.1f} times and "
-                "lack detail that the model learnt from"
+            warnings.append(
+                f"The slide was scanned at {self.scale.mpp:.3g} µm per pixel and the model expects "
+                f"{self.plan.grid.settings.mpp:.3g}: patches were upsampled {1 / self.plan.grid.scale:.1f} times and "
+                "lack detail that the model was trained on"
             )
         if self.plan.left_out is not None and len(self.plan.left_out):
-            said.append(_left_out_in_words(self.plan))
+            warnings.append(_exclusions(self.plan))
         if self.whole_tissue_mm2 is not None:
-            said.append(
-                f"Searched where the map given calls it tumour: {self.tissue.area_mm2:.2f} of "
+            warnings.append(
+                f"Searched only the tumour region of the given map: {self.tissue.area_mm2:.2f} of "
                 f"{self.whole_tissue_mm2:.2f} mm² of tissue"
             )
-        return tuple(said)
+        return tuple(warnings)
 
 
 def prepare(
@@ -105,28 +105,28 @@ def prepare(
     stain: Stain,
     region: Region | None = None,
 ) -> PreparedSlide:
-    """Find a slide's tissue, choose its patches and fit its stain.
+    """Detect a slide's tissue, select its patches and fit its stain normalisation.
 
     Parameters
     ----------
     reader
         The slide.
     option_mpp, manifest_mpp
-        Micrometres per level-0 pixel as given by the caller and by the manifest.
+        Micrometres per level-0 pixel given by the caller and in the manifest.
     tissue, quality
-        How tissue is found, and when a patch is spoilt; no quality settings: spoilt patches are taken too.
+        Settings of tissue and artefact detection; without quality settings, patches with artefacts are kept.
     grid
-        From the slide's micrometres per level-0 pixel to the grid wanted.
+        Returns the grid for the slide's micrometres per level-0 pixel.
     stain
         Stain normalisation to fit, on pixels sampled from the tissue.
     region
-        Where of the tissue to search; ``None``: everywhere.
+        Part of the tissue to search; ``None``: all of it.
 
     Raises
     ------
     NoTissueError
-        If no patch holds enough tissue, every one that does is spoilt, none of it is to be searched, or too little
-        tissue is stained to fit.
+        If no patch contains enough tissue, every such patch has artefacts, none lies in the region to search, or too
+        little tissue is stained for a fit.
     SlideError
         If the scale is unknown or implausible.
     """
@@ -139,40 +139,42 @@ def prepare(
         rows, columns = found.mask.shape
         found = replace(found, mask=found.mask & region((rows, columns), reader.dimensions))
         if not found.mask.any():
-            raise NoTissueError("the map given calls no tissue of this slide tumour")
-    spoilt = find_quality(reader, scale.mpp, overview, found, quality) if quality is not None else None
+            raise NoTissueError("the given tumour map contains no tumour in this slide's tissue")
+    artefacts = find_quality(reader, scale.mpp, overview, found, quality) if quality is not None else None
     give_back_freed_memory()
-    limits = PatchQuality(spoilt, reader.dimensions, quality) if spoilt is not None and quality is not None else None
+    limits = (
+        PatchQuality(artefacts, reader.dimensions, quality) if artefacts is not None and quality is not None else None
+    )
     plan = plan_tiles(
         Grid(grid(scale.mpp), reader.dimensions, scale.mpp), TissueShare(found.mask, reader.dimensions), limits
     )
     if not len(plan):
         if plan.left_out is not None and len(plan.left_out):
             raise NoTissueError(
-                f"every patch with tissue is spoilt: {_left_out_in_words(plan)}",
-                remedy="Look at the quality picture; --no-quality takes spoilt patches too",
+                f"every tissue patch has artefacts: {_exclusions(plan)}",
+                remedy="Inspect the quality image; --no-quality keeps patches with artefacts",
             )
         raise NoTissueError(
-            "no tissue was found" if not found.mask.any() else "no patch holds enough tissue",
-            remedy="Look at the slide; if it holds tissue, lower --min-tissue",
+            "no tissue was found" if not found.mask.any() else "no patch contains enough tissue",
+            remedy="Inspect the slide; if it contains tissue, lower --min-tissue",
         )
     normaliser = None
     if stain != "none":
         pixels = sample_tissue(reader, scale.mpp, found)
         normaliser = StainNormaliser(fit_look(pixels, stain, source=reader.fingerprint))
-    return PreparedSlide(scale, overview, found, spoilt, plan, normaliser, whole)
+    return PreparedSlide(scale, overview, found, artefacts, plan, normaliser, whole)
 
 
-def _left_out_in_words(plan: TilePlan) -> str:
-    """Return how many patches were left out, and for what most of them."""
+def _exclusions(plan: TilePlan) -> str:
+    """Return how many patches were excluded, with counts by artefact, most frequent first."""
     assert plan.left_out is not None
     counts = plan.left_out.over.sum(axis=0)
     reasons = ", ".join(f"{ARTEFACTS[i]} {counts[i]}" for i in np.argsort(-counts, kind="stable") if counts[i])
-    return f"{len(plan.left_out)} of {len(plan) + len(plan.left_out)} patches were left out for quality ({reasons})"
+    return f"{len(plan.left_out)} of {len(plan) + len(plan.left_out)} patches were excluded for artefacts ({reasons})"
 
 
 def write_quality_picture(path: Path, prepared: PreparedSlide, title: str) -> None:
-    """Write a picture of the tissue and of what was left out, or remove an old one where quality was not looked at.
+    """Write an image of the tissue and the artefacts, or remove an outdated one if artefact detection is off.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""A bundle whose network is also there in 8-bit integers, made from slides and only if it answers like fp32.
+"""Quantise a bundle's network to 8-bit integers using slides, and save it only if it agrees with fp32.
 
-Some of the slides calibrate, the others check: what calibrated says nothing about how well the rest is met.  Every
-figure is of arithmetic, the same network against itself in fp32; no labels are needed and none of it is accuracy.
+Some slides are used for calibration, the others for validation, since agreement on calibration slides says nothing
+about others.  All values compare the network with itself in fp32; they need no labels and do not measure accuracy.
 """
 
 from __future__ import annotations
@@ -44,22 +44,23 @@ LIMITS: Final = {
     "slide_difference": 0.005,
     "domain_difference": 0.05,
 }
-"""What every fast arithmetic has to keep against fp32: mean difference of the probabilities and largest difference of a
-slide's at most, share of patches with the same class at least; and the largest relative change of a slide's
-out-of-distribution score, of which bf16 takes 2 % itself.  No slide's warning may change."""
+"""Required agreement of low precision with fp32: upper limits for the mean difference of probabilities and the largest
+difference of a slide's, a lower limit for the proportion of patches with the same class, and an upper limit for the
+relative change of a slide's out-of-distribution score, of which bf16 alone causes 2 %.  No slide's warning may
+change."""
 
 _CALIBRATION: Final = 256
-"""Patches that layers are measured on, at most."""
+"""Largest number of patches for calibrating layers."""
 _CALIBRATION_READ: Final = 1_000
-"""Patches of the calibration slides that the margin is chosen on, at most."""
+"""Largest number of patches of the calibration slides for choosing the margin."""
 _MOST: Final = 5_000
-"""Patches compared, at most; with more slides, fewer of each."""
+"""Largest number of patches compared; with more slides, fewer of each."""
 _A_SLIDE: Final = 50
-"""Patches from which on a slide is compared alone: over fewer, differences of single patches are no mean of a slide."""
+"""Smallest number of patches for comparing a slide by itself; with fewer, single patches dominate its mean."""
 _SAFETY: Final = 1.5
-"""By how much the margin exceeds the largest shift that was seen where it matters."""
+"""Factor by which the margin exceeds the largest relevant shift observed."""
 _CLOSE: Final = 0.3
-"""Patches count for the margin whose two leading probabilities are no further apart in fp32."""
+"""Patches count for the margin if their two highest probabilities are at most this far apart in fp32."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ class _Planned:
     plan: TilePlan
     stain: StainNormaliser | None
     ks: tuple[int, ...]
-    """Places of the blocks used."""
+    """Indices of the blocks used."""
 
     @property
     def patches(self) -> int:
         return sum(int(self.plan.offsets[k + 1] - self.plan.offsets[k]) for k in self.ks)
 
     def of_about(self, count: int) -> _Planned:
-        """The same slide with blocks of about ``count`` patches at most, spread over it, one at least."""
+        """The same slide with blocks of at most about ``count`` patches, spread over the slide; at least one block."""
         if self.patches <= count:
             return self
         share = max(1, int(len(self.ks) * count / self.patches))
@@ -97,44 +98,45 @@ def quantise_bundle(
     replace: bool = False,
     progress: Callable[[str], None] = lambda _said: None,
 ) -> Bundle:
-    """Write a classifier's bundle anew, with its network also in 8-bit integers, if that agrees with fp32.
+    """Write a copy of a classifier's bundle with an additional int8 network, if it agrees with fp32.
 
-    Slides of about a quarter of the patients calibrate (of the slides, where patients are not known; of one slide the
-    first quarter of its blocks); all others check.  Which, follows from their order alone.
+    Slides of about a quarter of the patients are used for calibration (a quarter of the slides if patients are unknown;
+    of a single slide, the first quarter of its blocks); all others are used for validation.  The split depends only on
+    their order.
 
     Parameters
     ----------
     model
         A classifier's name or folder.
     slides
-        Slide files, folders or CSV manifests; a manifest says which slides are of one patient.
+        Slide files, folders or CSV manifests; a manifest can state the patient of each slide.
     name
-        Of the new bundle; ``None``: the model's with ``-int8``.
+        Name of the new bundle; ``None``: the model's name with ``-int8``.
     folder
-        Where to put it; ``None``: the user's folder (:func:`pathology.bundle.catalogue.user_folder`).
+        Where to save it; ``None``: the user's folder (:func:`pathology.bundle.catalogue.user_folder`).
     stride
         Distance between patches in pixels at the model's scale; ``None``: the model's.
     mpp
-        Micrometres per level-0 pixel, overriding what files and manifests say.
+        Micrometres per level-0 pixel, overriding files and manifests.
     minimum
-        Patches that have to be compared at least.
+        Smallest number of patches to compare.
     replace
         Replace a bundle of the same name.
     progress
-        Called with what is done next.
+        Called with a description of each step.
 
     Returns
     -------
     Bundle
-        The new bundle; its card holds what was found.
+        The new bundle; its card contains the agreement measured.
 
     Raises
     ------
     UsageError
-        If the model is a detector, or the slides give too few patches; the message says how many are missing.
+        If the model is a detector, or the slides yield too few patches; the message states how many are missing.
     BundleError
-        If it does not agree with fp32, the message says by how much and on what; or a bundle of the name is there.
-        Nothing is written then.
+        If it does not agree with fp32 (the message states the differences), or a bundle with this name exists.  Nothing
+        is written in that case.
     MissingDependencyError
         If NNCF or OpenVINO is not installed.
     SlideError
@@ -148,17 +150,19 @@ def quantise_bundle(
     card = bundle.card
     if card.task != "classification":
         raise UsageError(
-            f"{card.name} is a detector; only classifiers are computed in 8-bit integers",
-            remedy="Score with it as it is: boxes have no near ties that could be computed again",
+            f"{card.name} is a detector; only classifiers can be quantised to 8-bit integers",
+            remedy="Use it unquantised: boxes have no near ties that could be rechecked",
         )
     if len(card.classes) < 2:
-        raise UsageError(f"{card.name} has one class: nothing tells where 8-bit integers would err")
+        raise UsageError(f"{card.name} has only one class, so there are no near ties to recheck")
     name = name or f"{card.name}-int8"
     fields = card.model_dump(mode="json", exclude_defaults=True) | {"name": name}
-    validate_card(fields, bundle.directory / CARD_NAME)  # a name that is none is refused before any work
+    validate_card(fields, bundle.directory / CARD_NAME)  # reject an invalid name before any work
     target = (folder or user_folder()) / name
     if target.exists() and not replace:
-        raise BundleError(f"a model called {name!r} is already there", where=target, remedy="Give another, or replace")
+        raise BundleError(
+            f"a model named {name!r} already exists", where=target, remedy="Choose another name, or use --replace"
+        )
     grid = GridSettings(patch=card.patch, mpp=card.mpp, stride=stride or card.stride or card.patch)
     progress("choosing patches")
     planned = [_plan(entry, bundle, grid, mpp) for entry in select_slides(list(slides))]
@@ -166,8 +170,8 @@ def quantise_bundle(
     total = sum(slide.patches for slide in checking)
     if total < minimum:
         raise UsageError(
-            f"{total:,} patches are left to compare with fp32, {minimum:,} are needed: {minimum - total:,} more",
-            remedy="Give more slides, or patches that overlap (--stride), which the card then says",
+            f"only {total:,} patches remain to compare with fp32; {minimum:,} are required ({minimum - total:,} more)",
+            remedy="Add slides, or use overlapping patches (--stride), which the card will state",
         )
     with _staging(target.parent) as staged:
         graph = staged / INT8_NAMES[0]
@@ -211,7 +215,7 @@ def quantise_bundle(
         for file in sorted(bundle.directory.iterdir()):
             if file.suffix == ".safetensors" or file.name == EVALUATION_NAME:
                 shutil.copyfile(file, staged / file.name)
-        fields |= {"title": f"{card.title}, also in 8-bit integers", "int8": int8.model_dump(mode="json")}
+        fields |= {"title": f"{card.title}, with int8 network", "int8": int8.model_dump(mode="json")}
         write_card(validate_card(fields, staged / CARD_NAME), staged / CARD_NAME)
         return import_bundle(staged, folder=target.parent, replace=replace)
 
@@ -222,7 +226,7 @@ def _staging(folder: Path) -> Iterator[Path]:
     try:
         staged.mkdir(parents=True)
     except OSError as error:
-        raise OutputError(f"the bundle cannot be written ({error.strerror or error})", where=folder) from error
+        raise OutputError(f"cannot write the bundle ({error.strerror or error})", where=folder) from error
     try:
         yield staged
     finally:
@@ -252,7 +256,7 @@ def _plan(entry: SlideEntry, bundle: Bundle, grid: GridSettings, mpp: float | No
 def _split(
     slides: Sequence[_Planned],
 ) -> tuple[list[_Planned], list[_Planned], Literal["patients", "slides", "places"]]:
-    """Tell which slides calibrate and which check."""
+    """Split the slides into calibration and validation."""
     if len(slides) == 1:
         (slide,) = slides
         first = max(1, len(slide.ks) // 4)
@@ -262,7 +266,7 @@ def _split(
     by_patient = None not in patients and len(set(patients)) > 1
     owners = [str(p) if by_patient else slide.entry.slide_id for p, slide in zip(patients, slides, strict=True)]
     groups = list(dict.fromkeys(owners))
-    # Each owner's place in an order that has nothing to do with how the slides were sorted, and is always the same.
+    # A reproducible order of the patients that does not depend on how the slides were sorted.
     groups.sort(key=lambda owner: hashlib.sha256(owner.encode()).digest())
     calibrating = set(groups[: max(1, len(groups) // 4)])
     split: tuple[list[_Planned], list[_Planned]] = ([], [])
@@ -272,7 +276,7 @@ def _split(
 
 
 def _read(slides: Sequence[_Planned], most: int) -> NDArray[np.uint8]:
-    """Read patches of slides into memory, spread over them; what cannot be decoded is left out."""
+    """Read patches into memory, spread over the slides, skipping those that cannot be decoded."""
     from pathology.slide.open import open_reader
     from pathology.tiling.blocks import BlockReader
 
@@ -309,15 +313,15 @@ def _compared(slide: _Planned, fast: Engine, exact: Engine) -> tuple[NDArray[np.
     return outputs[:, :width], outputs[:, width:]
 
 
-# -- figures -----------------------------------------------------------------------------------------------------
+# -- metrics -----------------------------------------------------------------------------------------------------
 
 
 def chosen_margin(fast: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
     """Choose the margin of near ties on the calibration patches.
 
-    A call goes wrong unseen where arithmetic moves two probabilities by more than the margin against each other and
-    past each other.  Only patches near a tie can: the margin is half as large again as the largest such move among
-    patches whose two leading probabilities are within 0.3 in fp32, and never below that of bf16.
+    A wrong class goes unnoticed if low precision changes the difference of two probabilities by more than the margin
+    and reverses their order.  This can only happen near a tie: the margin is 1.5 times the largest such change among
+    patches whose two highest probabilities are within 0.3 in fp32, and at least that of bf16.
 
     Parameters
     ----------
@@ -339,19 +343,19 @@ def quantised_agreement(
     stride: int,
     apart: Literal["patients", "slides", "places"],
 ) -> Int8Agreement:
-    """Compare two arithmetics slide by slide, the near ties of the first taken from the second.
+    """Compare two precisions slide by slide, with near ties of the first replaced by the second.
 
     Parameters
     ----------
     slides
-        By slide, the ``(N, C + extras)`` outputs of the fast and of the exact engine; the first of the extras, where
-        there are any, is the out-of-distribution score.
+        By slide, the ``(N, C + extras)`` outputs of the fast and of the exact engine; the first of the extras, if any,
+        is the out-of-distribution score.
     classes
         ``C``.
     margin
         Of near ties.
     stride, apart
-        For the record.
+        Stored in the record.
     """
     mixed, alone, exact = [], [], []
     again = 0
@@ -391,7 +395,7 @@ def quantised_agreement(
 def _whole_slides(
     slides: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Put slides of few patches together as one."""
+    """Pool slides with few patches into one."""
     small = [pair for pair in slides if len(pair[0]) < _A_SLIDE]
     together = [(np.concatenate([a for a, _ in small]), np.concatenate([b for _, b in small]))] if small else []
     return [pair for pair in slides if len(pair[0]) >= _A_SLIDE] + together
@@ -405,10 +409,10 @@ def _require(
     bundle: Bundle,
     minimum: int,
 ) -> None:
-    """Refuse a network that does not keep the agreement, with everything that is wrong."""
+    """Reject a network that does not reach the required agreement, listing all violations."""
     n = f"{found.patches:,} patches of {len(found.slides)} slides"
     if found.patches < minimum:
-        raise UsageError(f"only {n} could be read, {minimum:,} are needed", remedy="Give more slides")
+        raise UsageError(f"only {n} could be read; {minimum:,} are required", remedy="Add slides")
     wrong = []
     if not found.mean_difference <= LIMITS["mean_difference"]:
         wrong.append(f"mean difference {found.mean_difference:.4f} (at most {LIMITS['mean_difference']:g})")
@@ -424,9 +428,9 @@ def _require(
     if limit is not None:
         warned = [[slide_score(outputs[:, classes]) > limit for outputs in pair] for pair in _whole_slides(pairs)]
         if other := sum(fast != exact for fast, exact in warned):
-            wrong.append(f"{other} slides get another warning of being outside the model's domain")
+            wrong.append(f"the out-of-distribution warning changes for {other} slides")
     if wrong:
         raise BundleError(
-            f"in 8-bit integers {bundle.name} does not agree with fp32 on {n}: {'; '.join(wrong)}; nothing was written",
-            remedy="Give more and other slides to calibrate on, or score in bf16 as without this",
+            f"the int8 network of {bundle.name} differs too much from fp32 on {n}: {'; '.join(wrong)}; not saved",
+            remedy="Calibrate on more and different slides, or use the model without quantisation",
         )

@@ -1,7 +1,7 @@
 """Slides kept open between the tasks of one worker process.
 
-A slide's blocks come in many tasks.  Opening it for each would read its index again, which takes a tenth of a second
-for a large slide, and would forget the stored tiles at the border to the blocks of the task before.
+A slide's blocks are processed in many tasks.  Reopening it for each would read its index again, which takes a tenth of
+a second for a large slide, and would discard the cached tiles shared with the previous task's blocks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PooledReader:
     Attributes
     ----------
     reader
-        The slide; the borrower must not close it.
+        The slide; the caller must not close it.
     """
 
     reader: SlideReader
@@ -36,7 +36,7 @@ class PooledReader:
     _counted: TileCounts = field(default_factory=TileCounts)
 
     def take_work(self) -> TileWork:
-        """Return what was decoded since this was last asked for, by whichever task: the sum over all is right."""
+        """Return what was decoded since the last call, by any task: the sum over all tasks is correct."""
         with _lock:
             now, before = self.reader.tile_counts, self._counted
             self._counted = now
@@ -45,17 +45,17 @@ class PooledReader:
 
 _lock = threading.Lock()
 _held: list[PooledReader] = []
-"""Slides in use, and at most one that is not: the one used last."""
+"""Slides in use, and at most one idle slide: the most recently used."""
 
 
 @contextmanager
 def pooled_reader(path: Path) -> Iterator[PooledReader]:
-    """Borrow a slide that stays open for the next task.
+    """Open a slide, or reuse it if it is open; it stays open for the next task.
 
     Parameters
     ----------
     path
-        The slide; one that changed on disk since is opened anew.
+        The slide; it is reopened if it changed on disk.
 
     Raises
     ------
@@ -64,18 +64,18 @@ def pooled_reader(path: Path) -> Iterator[PooledReader]:
     """
     key = (path, source_signature(path))
     with _lock:
-        lent = next((held for held in _held if held._key == key), None)
-        if lent is None:
-            lent = PooledReader(open_reader(path), key)
-            _held.append(lent)
-        lent._users += 1
-        _close_idle(keep=lent)
+        pooled = next((held for held in _held if held._key == key), None)
+        if pooled is None:
+            pooled = PooledReader(open_reader(path), key)
+            _held.append(pooled)
+        pooled._users += 1
+        _close_idle(keep=pooled)
     try:
-        yield lent
+        yield pooled
     finally:
         with _lock:
-            lent._users -= 1
-            _close_idle(keep=lent)
+            pooled._users -= 1
+            _close_idle(keep=pooled)
 
 
 def _close_idle(keep: PooledReader) -> None:

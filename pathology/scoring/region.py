@@ -1,4 +1,4 @@
-"""Where on a slide to search: the places that a classifier, run before on the same slides, calls tumour."""
+"""Region of a slide to search: the tumour according to a classifier that was run on the same slides before."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["check_region", "region_key", "region_mask", "within"]
 
 
 def check_region(region: RegionSettings) -> None:
-    """Refuse a region that no slide could be searched in.
+    """Reject an invalid region before any work starts.
 
     Raises
     ------
     StoreError
-        If the folder holds no results.
+        If the folder is not a results folder of a classifier.
     """
     if not (Path(region.results) / "slides").is_dir():
         raise StoreError(
-            "this is no results folder of a classifier",
+            "not a results folder of a classifier",
             where=region.results,
-            remedy="Give the --out folder of an earlier: pathology score",
+            remedy="Give the --out folder of an earlier run of pathology score",
         )
 
 
 def region_key(region: RegionSettings, slide_id: str) -> str:
-    """Return what the classifier's result for a slide depends on, or nothing if it has none."""
+    """Return what the classifier's result for a slide depends on; empty if there is no result."""
     try:
         record = json.loads((_folder(region, slide_id) / "slide.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -43,7 +43,7 @@ def region_key(region: RegionSettings, slide_id: str) -> str:
 def region_mask(
     region: RegionSettings, slide_id: str, fingerprint: str, shape: tuple[int, int], dimensions: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Return where to search.
+    """Return the mask of the region to search.
 
     Parameters
     ----------
@@ -52,21 +52,21 @@ def region_mask(
     slide_id, fingerprint
         Of the slide.
     shape
-        ``(rows, columns)`` of the mask wanted, over the whole slide.
+        ``(rows, columns)`` of the returned mask, over the whole slide.
     dimensions
         ``(width, height)`` of the slide in level-0 pixels.
 
     Returns
     -------
     numpy.ndarray
-        ``(rows, columns)`` bool: true where the classes' probabilities together reach the threshold.
+        ``(rows, columns)`` bool: true where the sum of the classes' probabilities reaches the threshold.
 
     Raises
     ------
     StoreError
-        If the classifier has no map of this slide, or it is of another file.
+        If the classifier has no map of this slide, or the map belongs to another file.
     UsageError
-        If it has no class of a name given.
+        If the classifier does not have one of the classes.
     """
     from pathology.outputs.results.predictions import read_heatmap
 
@@ -80,7 +80,7 @@ def region_mask(
             "the classifier has no result for this slide", where=folder, remedy="Score it with the classifier first"
         )
     if record.get("fingerprint") != fingerprint:
-        raise StoreError("the classifier's map is of another file with this name", where=folder)
+        raise StoreError("the classifier's map belongs to another file with this name", where=folder)
     heatmap, _ = read_heatmap(folder)
     return _where(heatmap, region, shape, dimensions)
 
@@ -89,11 +89,11 @@ def _where(
     heatmap: Heatmap, region: RegionSettings, shape: tuple[int, int], dimensions: tuple[int, int]
 ) -> NDArray[np.bool_]:
     together = np.sum([heatmap.probability(name) for name in region.classes], axis=0)
-    # Where nothing is known there is no number, and it reaches no threshold.
+    # Unknown values are NaN and reach no threshold.
     tumour = np.zeros((together.shape[0] + 1, together.shape[1] + 1), bool)
     with np.errstate(invalid="ignore"):
         tumour[:-1, :-1] = together >= region.threshold
-    # The last row and column stand for what lies outside the map.
+    # The last row and column represent everything outside the map.
     cells = []
     for axis, (count, extent, start) in enumerate(
         zip(shape, reversed(dimensions), reversed(heatmap.origin), strict=True)
@@ -107,7 +107,7 @@ def _where(
 
 
 def within(points: NDArray[np.floating], mask: NDArray[np.bool_], dimensions: tuple[int, int]) -> NDArray[np.bool_]:
-    """Tell which points lie where a mask over the whole slide is true.
+    """Return which points lie where a mask over the whole slide is true.
 
     Parameters
     ----------

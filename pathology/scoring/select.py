@@ -1,4 +1,4 @@
-"""Which slides a run is about: files, folders and manifests, each with its identity."""
+"""Selection of slides from files, folders and manifests, each with its identity."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _COLUMNS = {"path", "slide_id", "patient_id", "mpp"}
 
 @dataclass(frozen=True, slots=True)
 class SlideEntry:
-    """One slide to be scored.
+    """One slide to score.
 
     Attributes
     ----------
     slide_id
         Unique in the run; also the name of the slide's results folder.
     path
-        The slide; of a slide at an address, the address as a path, for people.
+        The slide file; for a remote slide, its URL as a path, for display.
     patient_id
         From the manifest, else ``None``.
     mpp
-        Micrometres per level-0 pixel as the manifest states it, else ``None``.
+        Micrometres per level-0 pixel from the manifest, else ``None``.
     url
-        Address of a slide that is no file here, such as ``s3://bucket/slide.svs``.
+        URL of a remote slide, such as ``s3://bucket/slide.svs``.
     """
 
     slide_id: str
@@ -48,21 +48,21 @@ class SlideEntry:
 def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, ...]:
     """Expand files, folders and CSV manifests into slides with unique ids.
 
-    A slide without a given id is named after its file without the extension; where two would be equal, their
-    folder's name and then their extension are added.
+    A slide without a given id is named after its file without the extension; if two are equal, the folder name and then
+    the extension are added.
 
     Parameters
     ----------
     sources
-        Slide files, folders of slides, ``.csv`` manifests (see :func:`read_manifest`), or addresses of slides and
-        folders that fsspec understands (``s3://bucket/folder``).
+        Slide files, folders of slides, ``.csv`` manifests (see :func:`read_manifest`), or URLs of slides and folders
+        supported by fsspec (``s3://bucket/folder``).
 
     Raises
     ------
     UsageError
-        If a source does not exist or nothing was found.
+        If a source does not exist or contains no slides.
     InputTableError
-        If a manifest is wrong.
+        If a manifest is invalid.
     """
     given: list[SlideEntry] = []
     for given_source in sources:
@@ -77,9 +77,9 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
         else:
             given.extend(SlideEntry("", path) for path in find_slides([source]))
     if not given:
-        raise UsageError("no slides were found", remedy="Give slide files, folders that hold some, or a CSV manifest")
+        raise UsageError("no slides found", remedy="Give slide files, folders with slides, or a CSV manifest")
     unique: dict[str | Path, SlideEntry] = {}
-    for entry in given:  # the same file named twice is one slide; what a manifest says of it wins
+    for entry in given:  # a file given twice is one slide; values from a manifest take precedence
         key = entry.url or entry.path.resolve()
         if key not in unique or entry.slide_id:
             unique[key] = entry
@@ -115,13 +115,13 @@ def _with_ids(entries: list[SlideEntry]) -> tuple[SlideEntry, ...]:
         seen[name.casefold()] += 1
         number = seen[name.casefold()]
         if number > 1 and entry.slide_id:
-            raise InputTableError(f"slide_id {name!r} is given twice", remedy="Give every slide an id of its own")
+            raise InputTableError(f"duplicate slide_id {name!r}", remedy="Give every slide a unique id")
         result.append(replace(entry, slide_id=name if number == 1 else f"{name}-{number}"))
     return tuple(result)
 
 
 def _folder_name(name: str) -> str:
-    """Make a name safe as a folder on every file system, keeping letters of any script, spaces and emoji."""
+    """Make a name a valid folder name on every file system, keeping letters of any script, spaces and emoji."""
     name = unicodedata.normalize("NFC", name)
     name = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", name).strip(" .")
     return name.encode()[:200].decode(errors="ignore") or "slide"
@@ -133,13 +133,13 @@ def read_manifest(path: Path) -> list[SlideEntry]:
     Parameters
     ----------
     path
-        UTF-8 CSV with a header: ``path`` (relative to the manifest, absolute or an address) and optionally
+        UTF-8 CSV with a header: ``path`` (relative to the manifest, absolute or a URL) and optionally
         ``slide_id``, ``patient_id`` and ``mpp`` (micrometres per level-0 pixel).  Other columns are ignored.
 
     Raises
     ------
     InputTableError
-        With the row and column concerned.
+        With the row and column of the problem.
     """
     entries: list[SlideEntry] = []
     try:
@@ -157,7 +157,7 @@ def read_manifest(path: Path) -> list[SlideEntry]:
     except UnicodeDecodeError as error:
         raise InputTableError("the manifest is not UTF-8 text", where=path, remedy="Save it as CSV UTF-8") from error
     except csv.Error as error:
-        raise InputTableError(f"the manifest is no CSV file ({error})", where=path) from error
+        raise InputTableError(f"the manifest is not a CSV file ({error})", where=path) from error
     if not entries:
         raise InputTableError("the manifest lists no slides", where=path)
     return entries
@@ -178,11 +178,11 @@ def _entry(row: dict[str, str | None], manifest: Path, line: int) -> SlideEntry:
             mpp = float("nan")
         if not mpp > 0:
             raise InputTableError(
-                f"column 'mpp' holds {text!r}", where=where, remedy="Give micrometres per pixel, such as 0.25"
+                f"column 'mpp' contains {text!r}", where=where, remedy="Give micrometres per pixel, such as 0.25"
             ) from None
     identity = (row.get("slide_id") or "").strip()
     if identity and identity != _folder_name(identity):
         raise InputTableError(
-            f"slide_id {identity!r} cannot name a folder", where=where, remedy='Leave out / \\ : * ? " < > |'
+            f"slide_id {identity!r} is not a valid folder name", where=where, remedy='Do not use / \\ : * ? " < > |'
         )
     return SlideEntry(identity, slide, (row.get("patient_id") or "").strip() or None, mpp, url)

@@ -1,8 +1,8 @@
-"""The three steps of scoring a slide, as they run inside a worker process.
+"""The three steps of scoring a slide, run in a worker process.
 
-``prepare_slide`` finds tissue and chooses patches, ``score_chunk`` predicts some blocks, ``finish_slide`` decides and
-writes.  Each leaves its result on disk under the slide's folder before it returns.  None of them raises for a bad
-slide: they return a :class:`~pathology.inference.workers.schedule.Failure` with a reason for people.
+``prepare_slide`` detects tissue and selects patches, ``score_chunk`` predicts some blocks, ``finish_slide`` computes
+and writes the result.  Each saves its output in the slide's folder before it returns.  None raises for a bad slide:
+they return a :class:`~pathology.inference.workers.schedule.Failure` with a readable reason.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
 
 _MIN_TISSUE = {"classification": 0.5, "detection": 0.01}
-"""Smallest tissue share of a patch unless the settings say; see :attr:`pathology.settings.ScoreSettings.min_tissue`."""
+"""Default of the smallest tissue fraction of a patch; see :attr:`pathology.settings.ScoreSettings.min_tissue`."""
 
 
 def grid_settings(job: SlideJob, card: Card) -> GridSettings:
-    """Return the grid a model wants, with the run's overrides."""
+    """Return the model's grid, with the run's overrides."""
     return GridSettings(
         patch=card.patch,
         mpp=card.mpp,
@@ -46,7 +46,7 @@ def grid_settings(job: SlideJob, card: Card) -> GridSettings:
 
 
 def engine_for(job: SlideJob) -> str:
-    """Return the name of the engine that suits a job's model on this worker."""
+    """Return the name of the fastest engine for a job's model on this worker."""
     from pathology.inference.engines.select import choose_engine
 
     return choose_engine(bundle_of(job), device=job.device, precision=job.settings.precision)
@@ -55,7 +55,7 @@ def engine_for(job: SlideJob) -> str:
 @guarded
 @then_gives_back_memory
 def prepare_slide(job: SlideJob) -> Prepared:
-    """Open the slide, find its tissue, choose its patches; or resume what an earlier run left."""
+    """Open the slide, detect its tissue and select its patches, or resume an earlier run."""
     from pathology.outputs.results.layout import OVERVIEW_LONGEST_SIDE
     from pathology.scoring.prepare import prepare, write_quality_picture
     from pathology.scoring.region import region_mask
@@ -85,7 +85,7 @@ def prepare_slide(job: SlideJob) -> Prepared:
             )
             plan, mpp = slide.plan, slide.scale.mpp
             write_quality_picture(job.out / "quality.png", slide, job.slide_id)
-            # The picture everything is drawn on: a small slide deserves a finer one than the mask's.
+            # The image that everything is drawn on: for a small slide, finer than that of the mask.
             shrink = max(1.0, max(reader.dimensions) / OVERVIEW_LONGEST_SIDE)
             unfinished.save_plan(
                 plan,
@@ -123,7 +123,7 @@ def score_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], None
 
 @guarded
 def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
-    """Decide what is said of the slide, write it, and remove what was unfinished.
+    """Compute and write the slide's result, and remove its intermediate files.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         "extra": {"signature": about["signature"], **({"stain": about["stain"]} if about["stain"] else {})},
     }
     facts = SlideFacts(record, plan, overview, masks)
-    with pooled_reader(job.file()) as lent:
+    with pooled_reader(job.file()) as pooled:
         if bundle.card.task == "detection":
             detections = slide_detections(
                 bundle.card,
@@ -176,10 +176,10 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
                 fingerprint=about["fingerprint"],
                 region=masks["tissue"] if job.settings.region is not None else None,
             )
-            scored = decide_detected(bundle.card, facts, outputs.values, detections, lent.reader)
+            scored = decide_detected(bundle.card, facts, outputs.values, detections, pooled.reader)
         else:
             found = aggregate_outputs(bundle, outputs.values, job.settings.aggregator)
-            scored = decide_classified(bundle.card, facts, found, lent.reader)
+            scored = decide_classified(bundle.card, facts, found, pooled.reader)
     write_slide(job.out, scored)
     unfinished.remove()
     return scored.result

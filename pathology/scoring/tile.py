@@ -1,4 +1,4 @@
-"""Tiling a batch of slides into patch stores."""
+"""Tile a batch of slides into patch stores."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class TileJob:
 
     @property
     def picture(self) -> Path:
-        """Where the picture of tissue and quality goes."""
+        """Path of the image of tissue and artefacts."""
         return self.store.with_suffix(".quality.png")
 
 
 @dataclass(frozen=True)
 class TiledSlide:
-    """What became of one slide.
+    """The outcome of tiling one slide.
 
     Attributes
     ----------
@@ -66,21 +66,21 @@ class TiledSlide:
         Its patch store.
     patches
         Number of patches in it.
-    left_out
-        Number of patches left out for their quality.
+    excluded
+        Number of patches excluded for artefacts.
     tiles
         Stored tiles needed, decoded and reused in this run; ``encoded`` stores decode none.
     unchanged
-        Whether an earlier run had finished it.
+        Whether it was already finished by an earlier run.
     error
-        Why there is no store; empty if there is.
+        Why it failed; empty if it succeeded.
     """
 
     slide_id: str
     path: Path
     store: Path
     patches: int = 0
-    left_out: int = 0
+    excluded: int = 0
     tiles: TileWork = field(default_factory=TileWork)
     unchanged: bool = False
     error: str = ""
@@ -100,10 +100,10 @@ def tile(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[TiledSlide, ...]:
-    """Cut slides into patch stores ``<slide_id>.zarr``; an interrupted run goes on with the next block.
+    """Cut slides into patch stores ``<slide_id>.zarr``; an interrupted run resumes with the next block.
 
-    Beside each store whose quality was looked at lies ``<slide_id>.quality.png``: the slide, its tissue and what was
-    left out.
+    With artefact detection, each store is accompanied by ``<slide_id>.quality.png``: the slide with its tissue and
+    artefacts.
 
     Parameters
     ----------
@@ -114,32 +114,32 @@ def tile(
     grid
         Patch size, scale, stride; ``None``: 224 px at 1 µm/px.
     mode
-        ``reference``: coordinates only; ``encoded``: the slide's own compressed tiles, where the grid is theirs;
+        ``reference``: coordinates only; ``encoded``: the slide's compressed tiles, if patches coincide with tiles;
         ``decoded``: pixels.
     native
-        Take patches at the scale of each slide's finest level, whatever ``grid.mpp`` is.
+        Take patches at the scale of each slide's level 0, ignoring ``grid.mpp``.
     tissue
-        How tissue is found.
+        Settings of tissue detection.
     quality
-        When a patch is spoilt and left out; ``None`` does not look.
+        Artefact limits above which a patch is excluded; ``None`` disables artefact detection.
     stain
-        Stain normalisation, fitted once for each slide.
+        Stain normalisation, fitted once per slide.
     mpp
-        Micrometres per level-0 pixel of every slide, overriding what files and manifests say.
+        Micrometres per level-0 pixel of every slide, overriding files and manifests.
     workers
-        Local worker processes, each of which reads two blocks at once; ``None``: one for every two cores.
+        Number of local worker processes, each of which reads two blocks at once; ``None``: one per two cores.
     progress
-        Told how the batch advances.
+        Receives progress reports.
 
     Returns
     -------
     tuple of TiledSlide
-        One a slide, failed ones included.
+        One per slide, including failed ones.
 
     Raises
     ------
     UsageError
-        If the selection is unusable, or stain normalisation is asked for with ``encoded``.
+        If the selection is invalid, or stain normalisation is requested with ``encoded``.
     OutputError
         If ``out`` cannot be written.
 
@@ -155,14 +155,14 @@ def tile(
         raise UsageError(f"workers is {workers}; it must be at least 1")
     if mode == "encoded" and stain != "none":
         raise UsageError(
-            "the slide's own compressed tiles cannot be stain-normalised",
+            "the slide's compressed tiles cannot be stain-normalised",
             remedy="Choose --pixels decoded, or --pixels reference, which normalises when patches are read",
         )
     progress = progress or SilentProgress()
     entries = select_slides([slides] if isinstance(slides, str | PathLike) else slides)
     if remote := next((entry.url for entry in entries if entry.url), None):
         raise UsageError(
-            "slides at an address can be scored, but not tiled: a store refers to its slide",
+            "remote slides can be scored but not tiled, because a store refers to its slide",
             where=remote,
             remedy="Copy the slide to a file system first",
         )
@@ -170,7 +170,7 @@ def tile(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"stores cannot be written here ({error.strerror})", where=out) from error
+        raise OutputError(f"cannot write stores to this folder ({error.strerror})", where=out) from error
     jobs = [
         TileJob(
             entry.slide_id,
@@ -193,21 +193,21 @@ def tile(
     if todo:
         from pathology.inference.workers.cluster import connect
 
-        def settled(result: TiledSlide) -> None:
+        def record_outcome(result: TiledSlide) -> None:
             results[result.slide_id] = result
             outcome = result.error or f"{result.patches} patches"
             progress.finished(result.slide_id, outcome, failed=bool(result.error))
 
         with connect(workers=workers or max(1, (os.cpu_count() or 1) // 2)) as pool:
             progress.workers(pool.slots, pool.dashboard)
-            work = run_slides(todo, Steps(_prepare, _chunk, _finish, _failed), pool, settled, progress)
+            work = run_slides(todo, Steps(_prepare, _chunk, _finish, _failed), pool, record_outcome, progress)
         for slide_id, tiles in work.items():
             results[slide_id] = replace(results[slide_id], tiles=tiles)
     return tuple(results[job.slide_id] for job in jobs)
 
 
 def _asked(job: TileJob) -> dict[str, Any]:
-    """What the store's attributes must say for it to be the one asked for."""
+    """Attributes that identify the requested store."""
     return {
         "asked": {
             "grid": job.grid.model_dump(mode="json", exclude={"mpp"} if job.native else None),
@@ -238,15 +238,15 @@ def _earlier(job: TileJob) -> TiledSlide | None:
 
 
 def _tiled(job: TileJob, store: PatchStore, *, unchanged: bool = False) -> TiledSlide:
-    left_out = len(store.left_out) if store.left_out is not None else 0
-    return TiledSlide(job.slide_id, job.path, job.store, len(store), left_out, unchanged=unchanged)
+    excluded = len(store.left_out) if store.left_out is not None else 0
+    return TiledSlide(job.slide_id, job.path, job.store, len(store), excluded, unchanged=unchanged)
 
 
 @guarded
 @then_gives_back_memory
 def _prepare(job: TileJob) -> Prepared:
-    with pooled_reader(job.path) as lent:
-        reader = lent.reader
+    with pooled_reader(job.path) as pooled:
+        reader = pooled.reader
         slide = prepare(
             reader,
             option_mpp=job.option_mpp,
@@ -256,7 +256,7 @@ def _prepare(job: TileJob) -> Prepared:
             grid=lambda mpp: _grid(job, reader, mpp),
             stain=job.stain,
         )
-        lent.take_work()  # what finding tissue took is not what reading blocks takes
+        pooled.take_work()  # tiles decoded for tissue detection do not count as read for blocks
         plan = slide.plan
         store = PatchStore.create(
             job.store,
@@ -292,9 +292,9 @@ def _chunk(job: TileJob, ks: tuple[int, ...], report: Callable[[int], None]) -> 
     store = PatchStore.resume(job.store)
     plan = store.plan
     done = 0
-    with pooled_reader(job.path) as lent:
-        tiles = StoredTiles(lent.reader, plan.grid) if job.mode == "encoded" else None
-        blocks = BlockReader(lent.reader, plan.grid, store.stain.apply if store.stain is not None else None)
+    with pooled_reader(job.path) as pooled:
+        tiles = StoredTiles(pooled.reader, plan.grid) if job.mode == "encoded" else None
+        blocks = BlockReader(pooled.reader, plan.grid, store.stain.apply if store.stain is not None else None)
         for k in ks:
             positions = plan.positions[plan.of_block(k)]
             if tiles is not None:
@@ -304,19 +304,19 @@ def _chunk(job: TileJob, ks: tuple[int, ...], report: Callable[[int], None]) -> 
             done += len(positions)
             report(len(positions))
         give_back_freed_memory()
-        return ChunkDone(done, lent.take_work())
+        return ChunkDone(done, pooled.take_work())
 
 
 @guarded
 def _finish(job: TileJob, seconds: float) -> TiledSlide:
-    del seconds  # a store says what was done, not how long it took
+    del seconds  # a store records what was done, not how long it took
     store = PatchStore.resume(job.store)
     store.finish()
     return _tiled(job, store)
 
 
 def _failed(job: TileJob, failure: Failure) -> TiledSlide:
-    # A store that was never begun leaves nothing behind; one with finished blocks stays to be resumed.
+    # A store without finished blocks is removed; one with finished blocks is kept for resuming.
     if job.store.exists() and not any((job.store / "pixels").glob("c.*")):
         shutil.rmtree(job.store, ignore_errors=True)
     return TiledSlide(job.slide_id, job.path, job.store, error=failure.reason)

@@ -1,6 +1,6 @@
-"""What an unfinished slide has so far, on disk: its plan, and the predictions of the blocks that are done.
+"""Intermediate results of an unfinished slide on disk: its plan and the predictions of finished blocks.
 
-Each step leaves its result here before it returns, so that an interrupted run loses at most the blocks in flight.
+Each step saves its output here before it returns, so that an interrupted run loses at most the blocks in progress.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ARTEFACT = "artefact_"
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What the engine gave for all patches of a slide.
+    """The engine's outputs for all patches of a slide.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Outputs:
     unreadable_tiles
         Stored tiles that could not be decoded.
     engine
-        Description of the engine, or of the engines where an interrupted run had another one.
+        Description of the engine, or of several if an interrupted run used another one.
     """
 
     values: NDArray[np.float32]
@@ -59,10 +59,10 @@ class UnfinishedSlide:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    # -- what the slide is --------------------------------------------------------------------------------------------
+    # -- the slide ----------------------------------------------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
-        """Return what was noted about the slide; empty where nothing was."""
+        """Return what was saved about the slide; empty if nothing was."""
         try:
             about: dict[str, Any] = json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -70,7 +70,7 @@ class UnfinishedSlide:
         return about
 
     def note(self, about: Mapping[str, Any]) -> None:
-        """Write down what the slide is."""
+        """Save facts about the slide."""
         write_text(self.folder / _ABOUT, json.dumps(about, indent=1, ensure_ascii=False))
 
     def clear(self) -> None:
@@ -82,11 +82,11 @@ class UnfinishedSlide:
         """Remove the folder: the slide is finished."""
         shutil.rmtree(self.folder)
 
-    # -- which patches it has -----------------------------------------------------------------------------------------
+    # -- its patches --------------------------------------------------------------------------------------------------
 
     @property
     def has_plan(self) -> bool:
-        """Whether the patches were chosen."""
+        """Whether the patches were selected."""
         return (self.folder / _PLAN).exists()
 
     def save_plan(
@@ -97,7 +97,7 @@ class UnfinishedSlide:
         tissue: NDArray[np.bool_],
         artefacts: Mapping[str, NDArray[np.bool_]],
     ) -> None:
-        """Write down the patches, the picture that everything is drawn on, and the masks over the whole slide."""
+        """Save the patches, the overview image, and the masks over the whole slide."""
         np.savez(
             self.folder / _PLAN,
             coords=plan.coords,
@@ -117,13 +117,13 @@ class UnfinishedSlide:
             return _plan(saved, about)
 
     def maps(self, about: Mapping[str, Any]) -> tuple[TilePlan, NDArray[np.uint8], dict[str, NDArray[np.bool_]]]:
-        """Return the patches, the picture of the slide, and its masks: ``tissue`` first, then the artefacts."""
+        """Return the patches, the overview image, and the masks: ``tissue`` first, then the artefacts."""
         with np.load(self.folder / _PLAN, allow_pickle=False) as saved:
             masks = {"tissue": saved["mask"]}
             masks |= {n.removeprefix(_ARTEFACT): saved[n] for n in saved.files if n.startswith(_ARTEFACT)}
             return _plan(saved, about), saved["overview"], masks
 
-    # -- which blocks are done ----------------------------------------------------------------------------------------
+    # -- its finished blocks ------------------------------------------------------------------------------------------
 
     def _block(self, k: int) -> Path:
         return self.folder / f"block-{k:06d}.npz"
@@ -135,10 +135,10 @@ class UnfinishedSlide:
     def save_block(
         self, k: int, values: NDArray[np.float32], unreadable: frozenset[tuple[int, int, int]], engine: str
     ) -> None:
-        """Write down what the engine gave for the ``k``-th block.
+        """Save the engine's outputs for the ``k``-th block.
 
-        Every unreadable tile known so far goes along: the union over all blocks is then the same whichever blocks an
-        interrupted run had already done.
+        Every unreadable tile known so far is included, so that the union over all blocks does not depend on where a run
+        was interrupted.
 
         Raises
         ------
@@ -154,11 +154,11 @@ class UnfinishedSlide:
             aside.replace(final)
         except OSError as error:
             raise OutputError(
-                f"a block's predictions cannot be written ({error.strerror})", where=self.folder
+                f"cannot write the predictions of a block ({error.strerror})", where=self.folder
             ) from error
 
     def outputs(self, blocks: int) -> Outputs:
-        """Return what the engine gave for all blocks, in the order of the plan."""
+        """Return the engine's outputs for all blocks, in the order of the plan."""
         parts: list[NDArray[np.float32]] = []
         unreadable: set[tuple[int, ...]] = set()
         engines: set[str] = set()

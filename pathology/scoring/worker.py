@@ -1,6 +1,6 @@
-"""What a worker process keeps between slides: bundles, engines, and the processes that read for a GPU.
+"""Objects that a worker process keeps between slides: bundles, engines, and reader processes for a GPU.
 
-Each is made once, however many slides are scored with it.
+Each is created once per worker.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _model(job: SlideJob) -> tuple[str, ...]:
 
 
 def bundle_of(job: SlideJob) -> Bundle:
-    """Return the job's bundle, its card validated and its weights hashed by the first job that asks.
+    """Return the job's bundle; its card is validated and its weights are hashed once per worker.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def _bundle(job: SlideJob) -> Bundle:
 
 
 def engine_of(job: SlideJob) -> tuple[Engine, threading.Lock]:
-    """Return the engine that predicts for a job, and the lock to hold while it does."""
+    """Return the engine for a job, and the lock to hold while predicting."""
     from pathology.inference.engines.select import make_engine
     from pathology.scoring.aggregate import needs_features
 
@@ -72,7 +72,7 @@ def engine_of(job: SlideJob) -> tuple[Engine, threading.Lock]:
 
 
 def reading_processes(count: int) -> ReadingProcesses:
-    """Return this worker's processes that read patches."""
+    """Return this worker's reader processes."""
     from pathology.inference.reading.processes import ReadingProcesses
 
     with _lock:

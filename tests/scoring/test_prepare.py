@@ -57,7 +57,7 @@ def test_a_large_slides_mask_is_coarser(bubbly):
     assert bounded.tissue_mm2 == pytest.approx(usual.tissue_mm2, rel=0.02)
 
 
-def test_spoilt_patches_are_left_out_and_counted(bubbly):
+def test_patches_with_artefacts_are_excluded_and_counted(bubbly):
     pixels, bubble = bubbly
     everything, good = prepared(pixels), prepared(pixels, quality=QualitySettings(max_bubble=0.3))
     left_out = good.plan.left_out
@@ -74,7 +74,7 @@ def test_spoilt_patches_are_left_out_and_counted(bubbly):
     assert everything.plan.quality is None
     assert not everything.warnings
     (said,) = good.warnings
-    assert said.startswith(f"{len(left_out)} of {len(everything.plan)} patches were left out for quality (bubble ")
+    assert said.startswith(f"{len(left_out)} of {len(everything.plan)} patches were excluded for artefacts (bubble ")
 
 
 @pytest.mark.parametrize(("wanted", "times"), [(2.0, "2.0"), (3.0, "1.3"), (3.6, None), (8.0, None)])
@@ -84,7 +84,10 @@ def test_a_slide_scanned_at_less_than_the_model_wants_says_so(bubbly, wanted, ti
         assert said == ()
     else:
         assert len(said) == 1
-        assert f"has 4 µm per pixel and the model works at {wanted:g}: patches were magnified {times} times" in said[0]
+        assert (
+            f"scanned at 4 µm per pixel and the model expects {wanted:g}: patches were upsampled {times} times"
+            in said[0]
+        )
 
 
 def test_plan_without_quality_is_the_plan_with_limits_that_allow_everything(bubbly):
@@ -95,14 +98,14 @@ def test_plan_without_quality_is_the_plan_with_limits_that_allow_everything(bubb
     assert len(other.plan.left_out) == 0
 
 
-def test_a_slide_all_spoilt_says_so():
+def test_a_slide_full_of_artefacts_says_so():
     slide = PlantedSlide.of_glass((400, 400), 4.0, 4, (243, 242, 243))
     where = np.zeros(slide.shape, bool)
     where[100:-100, 100:-100] = True
     slide.tissue(where, synthetic_tissue((512, 512), slide.rng, mpp=4.0))
     slide.bubble((0.8, 0.8), 0.3, 50, 0.5)
     only_there = GRID.model_copy(update={"patch": 400, "stride": 400, "min_tissue": 0.1})
-    with pytest.raises(NoTissueError, match=r"every patch with tissue is spoilt.*--no-quality"):
+    with pytest.raises(NoTissueError, match=r"every tissue patch has artefacts.*--no-quality"):
         prepared(slide.pixels(), quality=QualitySettings(max_bubble=0.001), grid=only_there)
 
 

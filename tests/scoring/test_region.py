@@ -83,7 +83,7 @@ def test_only_the_region_is_searched_and_counted(slide, classified, detector, tm
     ).slides[0]
     assert there.status == "scored", there.error
     assert 0.2 < there.tissue_mm2 / everywhere.tissue_mm2 < 0.8
-    assert any("Searched where the map given calls it tumour" in warning for warning in there.warnings)
+    assert any("Searched only the tumour region of the given map" in warning for warning in there.warnings)
     found = read_detections(tmp_path / "there" / "slides" / "one")
     every = read_detections(tmp_path / "all" / "slides" / "one")
     _, searched = read_heatmap(tmp_path / "there" / "slides" / "one")

@@ -59,7 +59,7 @@ def test_manifest(tmp_path):
         ("path,mpp\na.svs,-1\n", r"line 2.*'-1'"),
         ("path,mpp\na.svs,nan\n", r"line 2.*'nan'"),
         ("path,slide_id\n,x\n", "'path' is empty"),
-        ("path,slide_id\na.svs,x/y\n", "cannot name a folder"),
+        ("path,slide_id\na.svs,x/y\n", "is not a valid folder name"),
         ("path,slide_id\na.svs,x\nb.svs,x\n", "given twice"),
     ],
 )

@@ -97,7 +97,7 @@ def test_jobs_score_a_folder_and_one_may_be_cancelled(slurm, slides, model, expe
 
 
 def test_a_refusal_is_told(slurm, slides, model, tmp_path):
-    with pytest.raises(UsageError, match=r"SLURM refuses the jobs .*partition"):
+    with pytest.raises(UsageError, match=r"SLURM rejects the jobs .*partition"):
         score(slides, model, tmp_path / "out", slurm=settings_file(tmp_path, partition="no-such-partition"))
 
 

@@ -66,7 +66,7 @@ DIFFERENTIATION: dict[str, tuple[int, str]] = {
 """Histotype code to differentiation score and its source."""
 
 _LITTLE_INFORMATIVE = frozenset({"ERMS", "ARMS", "PRMS", "SSRMS", "ES", "ASPS", "EPS", "CCS"})
-"""High grade by definition, so that the sum adds little information: ESMO, Essentials for clinicians, sarcoma, chapter 1."""
+"""High grade by definition, so that the sum adds little: ESMO, Essentials for clinicians, sarcoma, chapter 1."""
 
 GRADE_OF_SUM: dict[int, int] = {2: 1, 3: 1, 4: 2, 5: 2, 6: 3, 7: 3, 8: 3}
 """Sum of the three scores to grade."""
