@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from openslide.deepzoom import DeepZoomGenerator
 
 from pathology.findings.slide_result import SlideResult
+from pathology.outputs.results.record import write_slide_record
 from pathology.slide.open import open_reader
 from pathology.testing.synthetic_slides import Picture, write_svs
 from pathology.viewer.batch import Batch
@@ -51,7 +52,7 @@ def viewer(path: Path, scratch: Path):
     record = SlideResult(slide_id="slide", path=str(path), status="scored", model="none 0", model_sha256="0" * 64)
     folder = scratch / "results" / "slides" / "slide"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "slide.json").write_text(record.model_dump_json(), encoding="utf-8")
+    write_slide_record(folder, record)
     server = ViewerServer(Batch([scratch / "results"]), None)
     server.start()
     try:

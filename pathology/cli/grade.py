@@ -62,13 +62,14 @@ def _count_of_slide(folder: Path) -> MitosesInArea:
     from pathology.errors import UsageError
     from pathology.findings.grading.assessment import MitosesInArea
     from pathology.findings.reviewed_count import count_reviewed
-    from pathology.findings.slide_result import SlideResult
-    from pathology.outputs.results.detection_file import read_decisions, read_detections
+    from pathology.outputs.results.detection_file import DETECTIONS, read_decisions, read_detections
+    from pathology.outputs.results.record import check_files, read_slide_record
 
     detections = read_detections(folder)
     if detections is None:
         raise UsageError("this slide has no detections", where=folder, remedy="Score it with a mitosis detector first")
-    record = SlideResult.model_validate_json((folder / "slide.json").read_text(encoding="utf-8"))
+    check_files(folder, DETECTIONS)
+    record = read_slide_record(folder).result
     decisions = read_decisions(folder, detections)
     count = count_reviewed(detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
     area = detections.header.window.area_mm2

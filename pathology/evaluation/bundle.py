@@ -22,6 +22,7 @@ from pathology.evaluation.report import evaluation_pictures, write_evaluation_re
 from pathology.findings.aggregation import RULES
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.results.layout import PREDICTIONS
+from pathology.outputs.results.record import read_slide_record
 from pathology.progress import Progress
 from pathology.reports.page import Cell, Section, Table
 from pathology.scoring.batch import score
@@ -198,8 +199,7 @@ def _write_manifest(path: Path, labelled: LabelledSlides) -> None:
 
 
 def _result(out: Path, slide_id: str) -> SlideResult:
-    path = out / "scores" / "slides" / slide_id / "slide.json"
-    return SlideResult.model_validate_json(path.read_text(encoding="utf-8"))
+    return read_slide_record(out / "scores" / "slides" / slide_id).result
 
 
 def _patches(out: Path, slide_id: str) -> Any:  # noqa: ANN401 - a numpy array; zarr has no types for it

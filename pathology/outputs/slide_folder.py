@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,9 @@ from pathology.outputs.figures.thumbnail import SlidePicture, jpeg
 from pathology.outputs.reports.batch import preview
 from pathology.outputs.reports.slide import report_pictures, write_slide_report
 from pathology.outputs.results.detection_file import DETECTIONS, write_detections
-from pathology.outputs.results.layout import ANNOTATIONS, CARD, HEATMAP, OVERVIEW, RECORD
+from pathology.outputs.results.layout import ANNOTATIONS, CARD, HEATMAP, OVERVIEW, PREDICTIONS, RECORD
 from pathology.outputs.results.predictions import write_predictions
+from pathology.outputs.results.record import write_slide_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +50,21 @@ if TYPE_CHECKING:
     from pathology.outputs.export.geojson import Feature
     from pathology.outputs.figures.heatmap import Heatmap
 
-__all__ = ["write_failure", "write_slide"]
+__all__ = ["WRITTEN", "write_failure", "write_slide"]
+
+WRITTEN = (
+    PREDICTIONS,
+    HEATMAP,
+    DETECTIONS,
+    ANNOTATIONS,
+    CARD,
+    OVERVIEW,
+    "overlay.png",
+    "preview.jpg",
+    "quality.png",
+    "report.html",
+)
+"""What the record of a scored slide vouches for."""
 
 
 def write_slide(folder: Path, scored: ScoredSlide) -> None:
@@ -82,7 +98,9 @@ def write_slide(folder: Path, scored: ScoredSlide) -> None:
     (folder / RECORD).unlink(missing_ok=True)  # until everything is new, the folder is not whole
     (folder / "traceback.txt").unlink(missing_ok=True)
     write_predictions(folder, scored)
-    if all(heatmap.shape):
+    if not all(heatmap.shape):
+        shutil.rmtree(folder / HEATMAP, ignore_errors=True)
+    else:
         write_ome_zarr(
             folder / HEATMAP,
             heatmap,
@@ -110,7 +128,7 @@ def write_slide(folder: Path, scored: ScoredSlide) -> None:
         patches=scored.representative,
         attention=attention_picture(scored.attention, scored.plan.coords, grid.patch_extent, picture),
     )
-    write_text(folder / RECORD, result.model_dump_json(indent=1))
+    write_slide_record(folder, result, [folder / name for name in WRITTEN])
 
 
 def _features(scored: ScoredSlide, heatmap: Heatmap) -> Iterator[Feature]:
@@ -130,4 +148,4 @@ def write_failure(folder: Path, result: SlideResult, card: Card, *, made: dateti
         write_text(folder / "traceback.txt", traceback)
     write_text(folder / CARD, card.model_dump_json(indent=1))
     write_slide_report(folder / "report.html", result, card, made=made)
-    write_text(folder / RECORD, result.model_dump_json(indent=1))
+    write_slide_record(folder, result, [folder / CARD, folder / "report.html", folder / "traceback.txt"])

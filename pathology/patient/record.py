@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError
 
-from pathology.errors import InputTableError, UsageError
-from pathology.findings.slide_result import SlideResult
+from pathology.errors import InputTableError, StoreError, UsageError
+from pathology.outputs.results.record import read_slide_record
+from pathology.outputs.results.tables import check_table
 from pathology.patient.clinical import CLINICAL_VOCABULARY, ClinicalTable
 from pathology.patient.identity import Pseudonyms
 from pathology.settings import Record
@@ -188,11 +189,9 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, PatientSlide]]:
         model, answer, outside = str(row.get("model", "") or ""), "", False
         if record.is_file():
             try:
-                found = SlideResult.model_validate_json(record.read_text(encoding="utf-8"))
-            except (ValidationError, UnicodeDecodeError) as error:
-                raise InputTableError(
-                    "the slide record is corrupt", where=record, remedy="Score the slide again"
-                ) from error
+                found = read_slide_record(record.parent).result
+            except StoreError as error:
+                raise InputTableError(error.what, where=record, remedy=error.remedy) from error
             count = {} if found.mitoses is None else {"mitoses": found.mitoses.model_dump(mode="json")}
             extra, model = _numbers_within(found.extra | count), found.model
             answer, outside = found.answer if found.abstained else "", bool(found.out_of_domain)
@@ -477,6 +476,7 @@ def _numbers_within(extra: Mapping[str, Any], prefix: str = "") -> dict[str, flo
 
 def _results(folder: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     path = folder if folder.suffix == ".csv" else folder / "results.csv"
+    check_table(path)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError, pd.errors.ParserError) as error:

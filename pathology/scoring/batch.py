@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import shutil
@@ -18,12 +17,13 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathology.atomic_files import write_text
 from pathology.bundle.catalogue import load_bundle
 from pathology.configuration import CONFIG_NAME, configured, write_config
-from pathology.errors import OutputError, PathologyError, SlideError, UsageError
+from pathology.errors import OutputError, PathologyError, SlideError, StoreError, UsageError
 from pathology.findings.slide_result import SlideResult
 from pathology.inference.engines.base import ENGINES
+from pathology.outputs.results.record import damaged_files, read_slide_record
+from pathology.outputs.results.run import batch_files_whole, read_run, write_run
 from pathology.progress import Progress, SilentProgress
 from pathology.scoring.jobs import SlideJob
 from pathology.scoring.region import check_region, region_key
@@ -169,7 +169,7 @@ def score(
                 record["options"]["slurm"] = jobs_of_slurm.model_dump(mode="json")
             record["engine_used"] = _earlier_engine(out, bundle, run.engine)
             write_config(out / CONFIG_NAME, _from_anywhere(config), _AGAIN)
-            _write_run(out, {**record, "state": "running"})
+            write_run(out, {**record, "state": "running"})
 
             def record_outcome(result: SlideResult) -> None:
                 results[result.slide_id] = result
@@ -178,7 +178,7 @@ def score(
 
             def chosen(name: str) -> None:
                 record["engine_used"] = name
-                _write_run(out, {**record, "state": "running"})
+                write_run(out, {**record, "state": "running"})
 
             tiles, used = _run(
                 todo,
@@ -191,10 +191,12 @@ def score(
                 chosen=chosen,
             )
             record |= {"state": "finished", "ended": _now(), "engine_used": used}
-            _write_run(out, {**record, "slides": _slides_record(results, order)})
-        if todo or not (out / "index.html").exists():
+            write_run(out, {**record, "slides": _slides_record(results, order)})
+        if todo or not batch_files_whole(out):
             _write_index(out, [results[name] for name in order], bundle)
             _write_tables(out, [results[name] for name in order], bundle)
+            last = read_run(out) or _run_record(bundle, settings, run)
+            write_run(out, {**last, "slides": _slides_record(results, order)}, finished=True)
     return BatchResult(out, tuple(results[name] for name in order), unchanged, tiles)
 
 
@@ -258,12 +260,15 @@ def _job(
     )
 
 
-def _earlier(job: SlideJob, *, retry_failed: bool) -> SlideResult | None:
-    """Return the result of an earlier run if it is still valid."""
+def _earlier(job: SlideJob, *, retry_failed: bool, thorough: bool = False) -> SlideResult | None:
+    """Return the result of an earlier run if it is still valid and its files are whole."""
     try:
-        result = SlideResult.model_validate_json((job.out / "slide.json").read_text(encoding="utf-8"))
+        record = read_slide_record(job.out)
         signature = job.signature()
-    except (OSError, ValueError, SlideError):
+    except (OSError, StoreError, SlideError):
+        return None
+    result = record.result
+    if damaged_files(job.out, record, thorough=thorough):
         return None
     if result.status == "failed":
         if retry_failed or result.extra.get("signature") != signature or result.key != job.key(""):
@@ -324,12 +329,12 @@ def _int8(bundle: Bundle) -> str:
 
 def _earlier_engine(out: Path, bundle: Bundle, engine: str) -> str:
     """Return the engine that an earlier run chose, so that all results of a folder come from one engine."""
+    run = read_run(out)
     try:
-        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
         hashes = run["model"]["weights_sha256"], run["model"].get("int8_sha256", "")
         same = hashes == (bundle.card.weights_sha256, _int8(bundle)) and run["options"]["engine"] == engine
         return str(run["engine_used"]) if same else ""
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return ""
 
 
@@ -395,10 +400,6 @@ def _slides_record(results: dict[str, SlideResult], order: list[str]) -> list[di
         results[name].model_dump(mode="json", include={"slide_id", "path", "status", "fingerprint", "key"})
         for name in order
     ]
-
-
-def _write_run(out: Path, record: dict[str, Any]) -> None:
-    write_text(out / "run.json", json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def _outcome(result: SlideResult) -> str:

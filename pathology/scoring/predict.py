@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pathology.errors import CorruptSlideError
 from pathology.scoring.unfinished import UnfinishedSlide
 from pathology.scoring.worker import cores, engine_of, reading_processes
 from pathology.tiling.tile_work import TileWork
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathology.slide.stain.normalise import StainNormaliser
     from pathology.tiling.plan import TilePlan
 
-__all__ = ["predict_chunk"]
+__all__ = ["check_unchanged", "predict_chunk"]
 
 _READING_THREADS = 2
 """When predicting on the CPU, two blocks ahead are enough, and more threads would compete with prediction."""
@@ -60,12 +61,36 @@ def predict_chunk(job: SlideJob, ks: tuple[int, ...], report: Callable[[int], No
             return engine.predict(patches)
 
     done = 0
+    check_unchanged(job, about)
     with _reading(job, engine, plan, stain) as (source, unreadable, work):
         for block in predict_blocks(predict, engine.classes, engine.preferred_batch, source, plan, ks):
             unfinished.save_block(block.k, block.probabilities, unreadable(), engine.description)
             done += len(block.probabilities)
             report(len(block.probabilities))
+        check_unchanged(job, about)
         return done, work()
+
+
+def check_unchanged(job: SlideJob, about: Mapping[str, Any]) -> None:
+    """Refuse to go on with a slide that was replaced since it was prepared.
+
+    Raises
+    ------
+    CorruptSlideError
+        If its content is another.
+    """
+    if job.signature() == about["signature"]:
+        return
+    from pathology.slide.open import open_reader
+
+    # Touched or copied over with the same content is no change.
+    with open_reader(job.file()) as reader:
+        if reader.fingerprint != about["fingerprint"]:
+            raise CorruptSlideError(
+                "the slide was replaced while it was being scored",
+                where=job.path,
+                remedy="Run the same command again when it is no longer being written",
+            )
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from pathology.errors import StoreError
 from pathology.outputs.figures.heatmap import Heatmap
+from pathology.outputs.results.record import read_slide_record
 from pathology.settings import RegionSettings
 
 __all__ = ["check_region", "region_key", "region_mask", "within"]
@@ -34,10 +34,9 @@ def check_region(region: RegionSettings) -> None:
 def region_key(region: RegionSettings, slide_id: str) -> str:
     """Return what the classifier's result for a slide depends on; empty if there is no result."""
     try:
-        record = json.loads((_folder(region, slide_id) / "slide.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_slide_record(_folder(region, slide_id)).result.key
+    except (OSError, StoreError):
         return ""
-    return str(record.get("key", ""))
 
 
 def region_mask(
@@ -72,14 +71,14 @@ def region_mask(
 
     folder = _folder(region, slide_id)
     try:
-        record = json.loads((folder / "slide.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = {}
-    if record.get("status") not in ("scored", "abstained"):
+        found = read_slide_record(folder).result
+    except FileNotFoundError:
+        found = None
+    if found is None or not found.has_maps:
         raise StoreError(
             "the classifier has no result for this slide", where=folder, remedy="Score it with the classifier first"
         )
-    if record.get("fingerprint") != fingerprint:
+    if found.fingerprint != fingerprint:
         raise StoreError("the classifier's map belongs to another file with this name", where=folder)
     heatmap, _ = read_heatmap(folder)
     return _where(heatmap, region, shape, dimensions)

@@ -136,6 +136,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     from pathology.scoring.aggregate import aggregate_outputs
     from pathology.scoring.decide import SlideFacts, decide_classified, decide_detected
     from pathology.scoring.detections import slide_detections
+    from pathology.scoring.predict import check_unchanged
     from pathology.scoring.reader_pool import pooled_reader
 
     unfinished = UnfinishedSlide(job.work)
@@ -166,6 +167,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         "extra": {"signature": about["signature"], **({"stain": about["stain"]} if about["stain"] else {})},
     }
     facts = SlideFacts(record, plan, overview, masks)
+    check_unchanged(job, about)
     with pooled_reader(job.file()) as pooled:
         if bundle.card.task == "detection":
             detections = slide_detections(
@@ -180,6 +182,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         else:
             found = aggregate_outputs(bundle, outputs.values, job.settings.aggregator)
             scored = decide_classified(bundle.card, facts, found, pooled.reader)
+    check_unchanged(job, about)
     write_slide(job.out, scored)
     unfinished.remove()
     return scored.result

@@ -5,7 +5,6 @@ For tests of everything that reads results: the square must come back at the sam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +18,10 @@ from pathology.findings.detections import Detections
 from pathology.findings.slide_detections import DetectionClass, DetectionHeader, SlideDetections
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.results.detection_file import write_detections
+from pathology.outputs.results.record import write_slide_record
+from pathology.outputs.results.run import write_run
 from pathology.outputs.results.tables import write_results
-from pathology.outputs.slide_folder import write_failure, write_slide
+from pathology.outputs.slide_folder import WRITTEN, write_failure, write_slide
 from pathology.scoring.aggregate import ClassifierOutputs
 from pathology.scoring.decide import SlideFacts, decide_classified
 from pathology.settings import GridSettings
@@ -199,7 +200,9 @@ def write_constructed_results(
         scored = decide_classified(judge, facts, ClassifierOutputs(probabilities))
         write_slide(out / "slides" / name, scored)
         if detections:
-            write_detections(out / "slides" / name, random_detections(name, dimensions, detections))
+            folder = out / "slides" / name
+            write_detections(folder, random_detections(name, dimensions, detections))
+            write_slide_record(folder, scored.result, [folder / written for written in WRITTEN])
         results.append(scored.result)
     for name in failed:
         result = SlideResult(
@@ -212,7 +215,7 @@ def write_constructed_results(
         write_failure(out / "slides" / name, result, card, made=datetime(2026, 1, 1, tzinfo=UTC))
         results.append(result)
     write_results(out, results, card.classes)
-    (out / "run.json").write_text(json.dumps({"slides": [{"slide_id": r.slide_id} for r in results]}), encoding="utf-8")
+    write_run(out, {"slides": [{"slide_id": r.slide_id} for r in results]})
     return out
 
 

@@ -13,7 +13,8 @@ from pathology.findings.grading.assessment import MissingInputsError
 from pathology.findings.hotspot import HotspotWindow
 from pathology.findings.slide_detections import Decision, DetectionClass, DetectionHeader, SlideDetections
 from pathology.findings.slide_result import SlideResult
-from pathology.outputs.results.detection_file import write_decisions, write_detections
+from pathology.outputs.results.detection_file import DETECTIONS, write_decisions, write_detections
+from pathology.outputs.results.record import write_slide_record
 
 COMPLETE = ["fnclcc", "--histotype", "LMS", "--confirmed", "--necrosis", "10", "--untreated"]
 
@@ -78,7 +79,7 @@ def slide_folder(tmp_path):
     record = SlideResult(
         slide_id="one", path="one.svs", status="scored", model="m", model_sha256="0" * 64, mpp=0.25, tissue_mm2=50.0
     )
-    (tmp_path / "slide.json").write_text(record.model_dump_json())
+    write_slide_record(tmp_path, record, [tmp_path / DETECTIONS])
     return tmp_path, detections
 
 

@@ -1,11 +1,11 @@
 """Records: what belongs together is joined, what does not is reported, and a pseudonym gives nothing away."""
 
-import json
-
 import pandas as pd
 import pytest
 
 from pathology.errors import InputTableError, OutputError, UsageError
+from pathology.findings.slide_result import SlideResult
+from pathology.outputs.results.record import write_slide_record
 from pathology.patient.clinical import validate_clinical
 from pathology.patient.identity import Pseudonyms
 from pathology.patient.pages import patient_page, write_folder
@@ -48,7 +48,7 @@ def slides(tmp_path):
         "prediction_set": ["LMS", "UPS"],
         "out_of_domain": False,
     }
-    (out / "slides" / "s1" / "slide.json").write_text(json.dumps(record))
+    write_slide_record(out / "slides" / "s1", SlideResult.model_validate(record))
     return out
 
 
@@ -235,7 +235,7 @@ def test_broken_inputs_say_so(slides, tmp_path):
     with pytest.raises(InputTableError, match="cannot read the patient record"):
         read_record(tmp_path / "none.json")
     (slides / "slides" / "s1" / "slide.json").write_text("{")
-    with pytest.raises(InputTableError, match="record is corrupt"):
+    with pytest.raises(InputTableError, match="record of a slide is damaged"):
         read_slide_results(slides)
     (tmp_path / "results.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputTableError, match="missing column patient_id"):

@@ -1,7 +1,5 @@
 """Searching only where a classifier's map calls tissue tumour."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -10,6 +8,7 @@ from pathology.errors import StoreError, UsageError
 from pathology.outputs.figures.heatmap import build_heatmap
 from pathology.outputs.results.detection_file import read_detections
 from pathology.outputs.results.predictions import read_heatmap
+from pathology.outputs.results.record import read_slide_record, write_slide_record
 from pathology.scoring.batch import score
 from pathology.scoring.region import _where as where
 from pathology.scoring.region import region_mask, within
@@ -99,13 +98,15 @@ def test_another_map_makes_an_earlier_result_invalid(slide, classified, detector
     settings = ScoreSettings(region=halving(classified))
     first = score(slide, detector, tmp_path, engine="torch", device="cpu", settings=settings)
     assert score(slide, detector, tmp_path, engine="torch", device="cpu", settings=settings).unchanged == 1
-    record = classified / "slides" / "one" / "slide.json"
-    kept = record.read_text()
+    folder = classified / "slides" / "one"
+    kept = (folder / "slide.json").read_text()
+    stored = read_slide_record(folder)
     try:
-        record.write_text(json.dumps(json.loads(kept) | {"key": "0" * 32}))
+        other = stored.result.model_copy(update={"key": "0" * 32})
+        write_slide_record(folder, other, [folder / name for name in stored.files])
         again = score(slide, detector, tmp_path, engine="torch", device="cpu", settings=settings)
     finally:
-        record.write_text(kept)
+        (folder / "slide.json").write_text(kept)
     assert again.unchanged == 0
     assert again.slides[0].key != first.slides[0].key
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pathology.outputs.results.record import read_slide_record, write_slide_record
 from pathology.testing.constructed_results import write_constructed_results
 from pathology.viewer.batch import Batch
 from pathology.viewer.page import PAGE, SOURCE, PageBuildError, build_page, find_page
@@ -84,7 +85,9 @@ def results(template, tmp_path):
     root = tmp_path / "results"
     shutil.copytree(template, root)
     for record in root.glob("*/slides/*/slide.json"):
-        record.write_text(record.read_text().replace(str(template), str(root)))
+        stored = read_slide_record(record.parent)
+        moved = stored.result.model_copy(update={"path": stored.result.path.replace(str(template), str(root))})
+        write_slide_record(record.parent, moved, [record.parent / name for name in stored.files])
     return root / "first", root / "second"
 
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pathology.atomic_files import output_error
 from pathology.errors import StoreError
 from pathology.outputs.figures.heatmap import Heatmap, build_heatmap
 from pathology.outputs.results.layout import PREDICTIONS
+from pathology.outputs.results.record import check_files
 
 if TYPE_CHECKING:
     from pathology.findings.scored_slide import ScoredSlide
@@ -51,7 +53,16 @@ def write_predictions(folder: Path, scored: ScoredSlide) -> None:
             # Some 8 MB a chunk: one file for most slides, and no chunk too large to read at once.
             rows = max(1, min(len(values), 2**23 // max(1, values[:1].nbytes)))
             chunks = (rows, *(max(1, n) for n in values.shape[1:]))
-            group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks)[...] = values
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                dtype=values.dtype,
+                chunks=chunks,
+                compressors=[ZstdCodec(), Crc32cCodec()],
+                # A chunk of nothing but zeros would else be left out, and could not be told from one that got lost.
+                config={"write_empty_chunks": True},
+            )
+            array[...] = values
         group.attrs.update(
             {
                 "classes": list(scored.card.classes),
@@ -113,6 +124,9 @@ def read_masks(folder: Path) -> dict[str, NDArray[np.bool_]]:
 
 
 def _predictions(folder: Path) -> Any:  # noqa: ANN401 - zarr's groups hold arrays and groups alike
+    if not (folder / PREDICTIONS).exists():
+        raise StoreError("there are no predictions here", where=folder, remedy="Score the slide first")
+    check_files(folder, PREDICTIONS)
     try:
         return zarr.open_group(folder / PREDICTIONS, mode="r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,9 +24,11 @@ from pathology.notebook import PICTURE_SIDE, html_summary, html_table
 from pathology.outputs.figures.heatmap import Heatmap
 from pathology.outputs.figures.overlay import LONGEST_SIDE, compose_overlay
 from pathology.outputs.figures.thumbnail import SlidePicture
-from pathology.outputs.results.detection_file import read_decisions, read_detections
+from pathology.outputs.results.detection_file import DETECTIONS, read_decisions, read_detections
 from pathology.outputs.results.layout import CARD, OVERVIEW, RECORD
 from pathology.outputs.results.predictions import read_heatmap
+from pathology.outputs.results.record import check_files, read_slide_record
+from pathology.outputs.results.run import read_run
 
 __all__ = ["Results", "SlideFolder", "open_results"]
 
@@ -110,6 +111,7 @@ class SlideFolder:
             If it is missing.
         """
         path = self.folder / CARD
+        check_files(self.folder, CARD)
         try:
             return Card.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -177,6 +179,8 @@ class SlideFolder:
         StoreError
             If the file is damaged.
         """
+        if (self.folder / RECORD).exists():
+            check_files(self.folder, DETECTIONS)
         return read_detections(self.folder)
 
     def decisions(self) -> dict[int, Decision]:
@@ -199,6 +203,7 @@ class SlideFolder:
             If there is no picture of it.
         """
         path = self.folder / OVERVIEW
+        check_files(self.folder, OVERVIEW)
         try:
             pixels = np.asarray(Image.open(path).convert("RGB"))
         except OSError as error:
@@ -261,7 +266,7 @@ class Results:
 
     def __repr__(self) -> str:
         counts = Counter(slide.record.status for slide in self)
-        said = "".join(f", {counts[status]} {status}" for status in ("scored", "failed") if counts[status])
+        said = "".join(f", {counts[status]} {status}" for status in ("scored", "abstained", "failed") if counts[status])
         return f"Results({self.folder.name!r}: {len(self)} slide{'s' if len(self) != 1 else ''}{said})"
 
     def _repr_html_(self) -> str:
@@ -302,7 +307,8 @@ class Results:
 def open_results(folder: str | PathLike[str]) -> Results:
     """Open a results folder.
 
-    Slides that are still being scored are left out.
+    Slides that are still being scored are not in it.  One whose record is damaged is there as failed, with the reason;
+    other damaged files are found when they are read.
 
     Parameters
     ----------
@@ -330,24 +336,26 @@ def open_results(folder: str | PathLike[str]) -> Results:
         raise StoreError(
             "this is no results folder", where=root, remedy="Give the folder that pathology score --out wrote"
         )
-    slides = {}
+    slides: dict[str, SlideFolder] = {}
     for record in sorted(within.glob(f"*/{RECORD}")):
         try:
-            found = SlideResult.model_validate_json(record.read_text(encoding="utf-8"))
+            found = read_slide_record(record.parent).result
         except FileNotFoundError:
             continue  # being scored again just now
-        except ValueError as error:
-            raise StoreError("this record of a slide is damaged", where=record, remedy="Score it again") from error
+        except StoreError as error:
+            found = _damaged(record.parent.name, error)
         slides[found.slide_id] = SlideFolder(record.parent, found)
     order = {name: place for place, name in enumerate(_batch_order(root))}
     ids = sorted(slides, key=lambda name: (order.get(name, len(order)), name))
     return Results(root, {name: slides[name] for name in ids})
 
 
+def _damaged(slide_id: str, error: StoreError) -> SlideResult:
+    """Return what can be said of a slide whose record cannot be read."""
+    said = f"{error.what}. {error.remedy}"
+    return SlideResult(slide_id=slide_id, path="", status="failed", model="", model_sha256="", error=said)
+
+
 def _batch_order(root: Path) -> list[str]:
     """Return the slides' names in the order of the last finished run, as far as it is known."""
-    try:
-        record = json.loads((root / "run.json").read_text(encoding="utf-8"))
-        return [slide["slide_id"] for slide in record.get("slides", ())]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    return [slide["slide_id"] for slide in read_run(root).get("slides", ())]

@@ -26,8 +26,10 @@ from pathology.atomic_files import write_bytes, write_text
 from pathology.errors import StoreError, UsageError
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import valid_text
+from pathology.outputs.results.record import file_checksum
+from pathology.outputs.results.run import read_run
 
-__all__ = ["columns", "read_results", "results_frame", "write_results"]
+__all__ = ["check_table", "columns", "read_results", "results_frame", "write_results"]
 
 # The order is a contract: programs read the first ones by position.
 _BEFORE_CLASSES = {
@@ -153,6 +155,23 @@ def results_frame(results: Sequence[SlideResult], classes: Sequence[str]) -> pd.
     return _frame(_table(results, classes))
 
 
+def check_table(path: Path) -> None:
+    """Refuse a table of a results folder that is not what was written, as far as ``run.json`` beside it knows.
+
+    Raises
+    ------
+    StoreError
+        If its checksum differs.
+    """
+    stated = (read_run(path.parent).get("files") or {}).get(path.name)
+    if stated is not None and path.is_file() and file_checksum(path) != stated:
+        raise StoreError(
+            "this table was changed or damaged since it was written",
+            where=path,
+            remedy="Run the same pathology score command again; a table edited on purpose needs a name of its own",
+        )
+
+
 def write_results(folder: Path, results: Sequence[SlideResult], classes: Sequence[str]) -> None:
     """Write ``results.csv`` and ``results.parquet`` into a folder, each whole or not at all.
 
@@ -219,6 +238,7 @@ def read_results(path: Path) -> pd.DataFrame:
     1   second  scored
     2   broken  failed
     """
+    check_table(path)
     try:
         table = pq.read_table(path) if path.suffix == ".parquet" else _read_csv(path)
     except (pa.ArrowInvalid, ValueError, csv.Error) as error:

@@ -13,7 +13,8 @@ from pathology.findings.reviewed_count import count_reviewed
 from pathology.findings.slide_detections import Decision
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.export.detection_table import COLUMNS, read_detection_table, write_detection_table
-from pathology.outputs.results.detection_file import read_decisions, write_decisions, write_detections
+from pathology.outputs.results.detection_file import DETECTIONS, read_decisions, write_decisions, write_detections
+from pathology.outputs.results.record import write_slide_record
 from pathology.testing.constructed_results import random_detections
 
 
@@ -102,8 +103,7 @@ def test_from_results_to_the_spreadsheet_and_back_to_a_grade(detections, tmp_pat
     record = SlideResult(
         slide_id="one", path="one.svs", status="scored", model="m", model_sha256="0" * 64, mpp=0.25, tissue_mm2=9.0
     )
-    (folder / "slide.json").write_text(record.model_dump_json())
-    (tmp_path / "run.json").write_text("{}")
+    write_slide_record(folder, record, [folder / DETECTIONS])
 
     def run(*arguments):
         result = CliRunner().invoke(app, [str(a) for a in arguments])

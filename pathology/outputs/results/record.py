@@ -1,0 +1,171 @@
+"""``slide.json``: the record of a slide, with checksums of itself and of every file beside it.
+
+A results folder may be copied, truncated or damaged on a disk between being written and being read.  Whatever is read
+from it is therefore checked first: a damaged file is named, and never taken for a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pathology.atomic_files import write_text
+from pathology.errors import StoreError
+from pathology.findings.slide_result import SlideResult
+from pathology.outputs.results.layout import RECORD
+
+__all__ = [
+    "StoredRecord",
+    "check_files",
+    "checksum_of",
+    "damaged_files",
+    "file_checksum",
+    "read_slide_record",
+    "write_slide_record",
+]
+
+_REMEDY = "Run the same pathology score command again: it scores this slide anew and leaves the others"
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A slide's record as it lies on disk.
+
+    Attributes
+    ----------
+    result
+        What was found.
+    files
+        SHA-256 of each file that was written with it, by its path in the slide's folder.
+    """
+
+    result: SlideResult
+    files: Mapping[str, str]
+
+
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_slide_record(folder: Path, result: SlideResult, files: Iterable[Path] = ()) -> None:
+    """Write a slide's record, last of all: a folder that has one is whole.
+
+    Parameters
+    ----------
+    folder
+        The slide's folder.
+    result
+        What was found.
+    files
+        Files and folders written before, which the record vouches for.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    written = sorted(path for given in files for path in _files(given))
+    record: dict[str, Any] = {
+        **result.model_dump(mode="json"),
+        "files": {path.relative_to(folder).as_posix(): file_checksum(path) for path in written},
+    }
+    write_text(folder / RECORD, json.dumps({"checksum": checksum_of(record), **record}, indent=1, ensure_ascii=False))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [child for child in path.rglob("*") if child.is_file()]
+    return [path] if path.is_file() else []
+
+
+def checksum_of(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object, whatever the order of its keys and its white space."""
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_slide_record(folder: Path) -> StoredRecord:
+    """Read a slide's record.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none: the slide is not finished.
+    StoreError
+        If it is damaged.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stated = record.pop("checksum")
+        if stated != checksum_of(record):
+            raise ValueError("its checksum does not match")
+        files = record.pop("files")
+        return StoredRecord(SlideResult.model_validate(record), dict(files))
+    except FileNotFoundError:
+        raise
+    except KeyError as error:
+        raise StoreError("this record of a slide was written by another version", where=path, remedy=_REMEDY) from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError("this record of a slide is damaged", where=path, remedy=_REMEDY) from error
+
+
+def damaged_files(folder: Path, record: StoredRecord, *, within: str = "", thorough: bool = True) -> list[str]:
+    """Return which of a slide's files are missing or are not what was written.
+
+    Parameters
+    ----------
+    folder
+        The slide's folder.
+    record
+        Its record.
+    within
+        Look only at this file, or at the files of this folder.
+    thorough
+        Read every file.  Otherwise those that nobody has touched since the record was written are taken to be whole,
+        which costs no reading.
+    """
+    finished = (folder / RECORD).stat().st_mtime_ns
+    found = []
+    for name, checksum in record.files.items():
+        if within and name != within and not name.startswith(f"{within}/"):
+            continue
+        path = folder / name
+        try:
+            untouched = path.stat().st_mtime_ns <= finished
+            if (thorough or not untouched) and file_checksum(path) != checksum:
+                found.append(name)
+        except OSError:
+            found.append(name)
+    return found
+
+
+def check_files(folder: Path, name: str) -> None:
+    """Refuse a file of a slide, or a folder of files, that is not what was written.
+
+    Parameters
+    ----------
+    folder
+        The slide's folder.
+    name
+        Of the file or folder in it.
+
+    Raises
+    ------
+    StoreError
+        If something is missing or damaged, with its name; or if the slide has no record.
+    """
+    try:
+        record = read_slide_record(folder)
+    except FileNotFoundError as error:
+        raise StoreError("the slide is not finished", where=folder, remedy=_REMEDY) from error
+    damaged = damaged_files(folder, record, within=name)
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise StoreError(f"{damaged[0]}{more} is missing or damaged", where=folder, remedy=_REMEDY)

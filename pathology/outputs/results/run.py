@@ -1,0 +1,58 @@
+"""``run.json``: how a batch was scored, the order of its slides, and checksums of the files about all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pathology.atomic_files import write_text
+from pathology.outputs.results.record import checksum_of, file_checksum
+
+__all__ = ["RUN", "batch_files_whole", "read_run", "write_run"]
+
+RUN = "run.json"
+_BATCH_FILES = ("results.csv", "results.parquet", "index.html")
+
+
+def write_run(out: Path, record: Mapping[str, Any], *, finished: bool = False) -> None:
+    """Write the record of a run.
+
+    Parameters
+    ----------
+    out
+        The results folder.
+    record
+        What is said of the run.
+    finished
+        Whether the tables and the page about all slides are written; the record then vouches for them.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    files = {name: file_checksum(out / name) for name in _BATCH_FILES} if finished else {}
+    whole = {**{k: v for k, v in record.items() if k not in ("checksum", "files")}, "files": files}
+    text = json.dumps({"checksum": checksum_of(whole), **whole}, indent=1, ensure_ascii=False)
+    write_text(out / RUN, text)
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """Read the record of the last run; empty where there is none, or it is damaged."""
+    try:
+        record = json.loads((out / RUN).read_text(encoding="utf-8"))
+        stated = record.pop("checksum")
+        return dict(record) if stated == checksum_of(record) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def batch_files_whole(out: Path) -> bool:
+    """Whether the files about all slides are what the last finished run wrote."""
+    files = read_run(out).get("files") or {}
+    try:
+        return set(files) == set(_BATCH_FILES) and all(file_checksum(out / n) == s for n, s in files.items())
+    except OSError:
+        return False
