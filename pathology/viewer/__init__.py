@@ -1,4 +1,4 @@
-"""The browser viewer of a results folder: a small server that serves tiles, heatmaps and detections."""
+"""The browser viewer for results folders: a small server of tiles, heatmaps and detections."""
 
 import lazy_loader
 

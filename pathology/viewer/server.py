@@ -1,10 +1,10 @@
-"""The viewer's server: results folders over HTTP, for one person on one machine.
+"""The viewer's server: results folders over HTTP, for one user on one machine.
 
-What keeps it private: it listens on 127.0.0.1 only; every address begins with a random token; a request whose ``Host``
-is not the server's own address is refused, so that no name on the web can be made to lead here; another site's page
-can neither know the token nor send a decision (``Origin`` is compared, and decisions are JSON); the page loads nothing
-from elsewhere and says so to the browser.  What keeps results safe: only decisions are written, only files on a fixed
-list are served, and slides are found by their names in the batch, never by a path in an address.
+Privacy: it listens on 127.0.0.1 only; every address begins with a random token; requests whose ``Host`` is not the
+server's own address are rejected, which prevents DNS rebinding; pages of other sites can neither know the token nor
+submit a decision (``Origin`` is checked, and decisions are JSON); a content security policy keeps the page from loading
+external resources.  Integrity of results: only decisions are written, only files on a fixed list are served, and slides
+are identified by their names in the batch, never by a path in an address.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = ["ViewerServer"]
 
 _LARGEST_BODY: Final = 64 * 1024
 _MOST_CONNECTIONS: Final = 64
-"""Browsers open six each; more than this is no person."""
+"""Largest number of connections; a browser opens six."""
 _IDLE_SECONDS: Final = 60.0
 
 _SLIDE_FILES: Final = {"report.html": "text/html; charset=utf-8", "overview.jpg": "image/jpeg"}
-"""Files of a slide's folder that are served as they are."""
+"""Files of a slide's folder that are served unchanged."""
 
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -51,14 +51,14 @@ _REPORT_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-in
 
 _MISSING_PAGE: Final = (
     "<!doctype html><html lang='en-GB'><meta charset='utf-8'><title>pathology viewer</title>"
-    "<h1>The viewer's page is missing</h1><p>This copy of pathology was built without it, because there was no npm. "
-    "Install Node.js 20 or later and install pathology again from its source; results, reports and exports do not "
+    "<h1>The viewer page is missing</h1><p>This copy of pathology was built without it because npm was not available. "
+    "Install Node.js 20 or later and reinstall pathology from source; results, reports and exports do not "
     "need it.</p>"
 )
 
 
 class _RefusalError(Exception):
-    """A request that gets no answer but this."""
+    """A rejected request."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -71,16 +71,16 @@ class ViewerServer:
     Parameters
     ----------
     batch
-        What to show; closed with the server.
+        The results to show; closed with the server.
     page
-        Folder of the built page; ``None`` where there is none, and then the page says so.
+        Folder of the built page; ``None`` if it was not built, which the server then reports.
     port
-        0: any free one.
+        0 selects a free one.
 
     Attributes
     ----------
     address : str
-        Where the page is, token included.
+        Address of the page, including the token.
     """
 
     def __init__(self, batch: Batch, page: Path | None, *, port: int = 0) -> None:
@@ -91,14 +91,14 @@ class ViewerServer:
             self._server = _Server(("127.0.0.1", port), _handler(batch, files, self._token))
         except OSError as error:
             raise OutputError(
-                f"port {port} cannot be used ({error.strerror})", remedy="Leave --port out, or give another"
+                f"cannot use port {port} ({error.strerror})", remedy="Omit --port, or choose another"
             ) from error
         self.port: int = self._server.server_address[1]
         self.address = f"http://127.0.0.1:{self.port}/{self._token}/"
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Serve in a thread of its own."""
+        """Serve in a background thread."""
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="viewer", daemon=True)
         self._thread.start()
 
@@ -146,15 +146,15 @@ class _Server(ThreadingHTTPServer):
         with self._counting:
             still_open = list(self._open)
         for connection in still_open:
-            with contextlib.suppress(OSError):  # it may have gone by itself
+            with contextlib.suppress(OSError):  # the client may have disconnected
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """Nothing: a browser that goes away in the middle of an answer is no error worth a traceback."""
+        """Ignore it: a browser that disconnects during a response is not worth a traceback."""
 
 
 def _files(page: Path) -> dict[str, tuple[bytes, str]]:
-    """Read the built page: some files, less than 2 MB together."""
+    """Read the built page: a few files, less than 2 MB in total."""
     found = {}
     for path in sorted(page.rglob("*")):
         if path.is_file():
@@ -170,7 +170,7 @@ Answer = tuple[bytes, str, str]
 """Body, media type and Cache-Control."""
 
 _KEEP: Final = "private, max-age=86400"
-"""The token, and with it every address, is another one each time the viewer is started."""
+"""The token, and with it every address, changes each time the viewer is started."""
 _ASK: Final = "no-store"
 
 
@@ -182,21 +182,21 @@ def _number(query: Query, name: str) -> float:
     try:
         value = float(query[name])
     except (KeyError, ValueError):
-        raise UsageError(f"{name}: a number is needed") from None
+        raise UsageError(f"{name}: expected a number") from None
     if not abs(value) < 1e9:
-        raise UsageError(f"{name}: {value} makes no sense")
+        raise UsageError(f"{name}: invalid value {value}")
     return value
 
 
 def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> type[BaseHTTPRequestHandler]:
-    """Make the class that answers requests about one batch."""
+    """Create the request handler class for a batch."""
 
     def page(parts: list[str]) -> Answer:
         name = "/".join(parts) or "index.html"
         if not files and name == "index.html":
             return _MISSING_PAGE.encode(), "text/html; charset=utf-8", _ASK
         if name not in files:
-            raise _RefusalError(HTTPStatus.NOT_FOUND, "there is no such page")
+            raise _RefusalError(HTTPStatus.NOT_FOUND, "no such page")
         content, kind = files[name]
         return content, kind, _KEEP if name.startswith("assets/") else _ASK
 
@@ -234,7 +234,7 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
         del query
         kind = _SLIDE_FILES.get(rest[0])
         if kind is None:
-            raise _RefusalError(HTTPStatus.NOT_FOUND, "there is no such file")
+            raise _RefusalError(HTTPStatus.NOT_FOUND, "no such file")
         try:
             return (batch.slide(run, slide).folder / rest[0]).read_bytes(), kind, _ASK
         except OSError:
@@ -264,7 +264,7 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
             self._answer(self._post)
 
         def _is_page(self) -> bool:
-            """Tell whether the viewer's own page is asked for, and no report."""
+            """Return whether the request is for the viewer page, not for a report."""
             return self.path.split("/")[2:3] not in (["api"], ["records"])
 
         def _own_names(self) -> tuple[str, str]:
@@ -272,14 +272,16 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
             return f"127.0.0.1:{port}", f"localhost:{port}"
 
         def _parts(self) -> tuple[list[str], Query]:
-            """Check who asks; return the address' parts after the token, and its query."""
-            # A name that somebody made to lead to 127.0.0.1 would let that name's pages ask here.
+            """Check the origin of the request; return the address parts after the token, and the query."""
+            # DNS rebinding: pages of a name that resolves to 127.0.0.1 could otherwise send requests here.
             if self.headers.get("Host") not in self._own_names():
-                raise _RefusalError(HTTPStatus.FORBIDDEN, "this server answers to its own address only")
+                raise _RefusalError(HTTPStatus.FORBIDDEN, "this server responds only to its own address")
             split = urlsplit(self.path)
             parts = [unquote(part, errors="surrogateescape") for part in split.path.split("/")[1:]]
             if not hmac.compare_digest(parts[0].encode("utf-8", "surrogateescape"), token.encode()):
-                raise _RefusalError(HTTPStatus.FORBIDDEN, "the address lacks the token; use the one that was printed")
+                raise _RefusalError(
+                    HTTPStatus.FORBIDDEN, "the token is missing; use the address printed by pathology view"
+                )
             query = {name: values[-1] for name, values in parse_qs(split.query, keep_blank_values=True).items()}
             return [part for part in parts[1:] if part], query
 
@@ -298,22 +300,22 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
         def _post(self) -> Answer:
             parts, _ = self._parts()
             if not (len(parts) == 4 and parts[:2] == ["api", "decision"]):
-                raise _RefusalError(HTTPStatus.METHOD_NOT_ALLOWED, "only decisions can be written")
+                raise _RefusalError(HTTPStatus.METHOD_NOT_ALLOWED, "only decisions can be submitted")
             origin = self.headers.get("Origin")
             if origin is not None and origin != f"http://{self.headers['Host']}":
-                raise _RefusalError(HTTPStatus.FORBIDDEN, "another site's page may not decide")
+                raise _RefusalError(HTTPStatus.FORBIDDEN, "pages of other sites may not submit decisions")
             if self.headers.get("Content-Type") != "application/json":
-                raise _RefusalError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a decision is JSON")
+                raise _RefusalError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a decision must be JSON")
             length = self.headers.get("Content-Length", "")
             if not length.isdigit() or int(length) > _LARGEST_BODY:
-                raise _RefusalError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a decision is short")
+                raise _RefusalError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too long for a decision")
             try:
                 wanted = json.loads(self.rfile.read(int(length)))
                 row, verdict = wanted["row"], wanted["verdict"]
             except (ValueError, KeyError, TypeError):
-                raise UsageError("a decision has a row and a verdict") from None
+                raise UsageError("a decision must have a row and a verdict") from None
             if not isinstance(row, int) or isinstance(row, bool) or verdict not in ("accepted", "rejected", None):
-                raise UsageError("a verdict is accepted, rejected or null")
+                raise UsageError("the verdict must be accepted, rejected or null")
             return _json(batch.view(int(parts[2]), parts[3]).decide(row, verdict))
 
         def _answer(self, work: Callable[[], Answer]) -> None:
@@ -328,14 +330,14 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
                 status, (body, kind, cache) = HTTPStatus.INSUFFICIENT_STORAGE, _json({"error": str(error)})
             except (PathologyError, ValueError) as error:
                 status, (body, kind, cache) = HTTPStatus.BAD_REQUEST, _json({"error": str(error)})
-            except Exception as error:  # one bad slide must not take the viewer down
+            except Exception as error:  # one bad slide must not stop the viewer
                 status, (body, kind, cache) = HTTPStatus.INTERNAL_SERVER_ERROR, _json({"error": repr(error)})
             if status is not HTTPStatus.OK:
-                self.close_connection = True  # a body that was not read would be taken for the next request
+                self.close_connection = True  # an unread body would be parsed as the next request
             self.send_response(status)
             for name, value in _HEADERS.items():
                 if name == "Content-Security-Policy" and kind.startswith("text/html") and not self._is_page():
-                    value = _REPORT_POLICY  # a report holds its style and pictures within itself
+                    value = _REPORT_POLICY  # a report includes its style and images
                 self.send_header(name, value)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
@@ -347,6 +349,6 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
             self.wfile.flush()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: addresses hold the token."""
+            """Do not log: addresses contain the token."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""Open slides and what is prepared from them, shared by the requests of a viewer and bounded in number."""
+"""Open slides and their pyramids, shared by the requests of a viewer and limited in number."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ from pathology.viewer.tiles import TilePyramid
 __all__ = ["OpenSlides", "find_slide"]
 
 _MOST_OPEN: Final = 4
-"""Slides kept open: two side by side, and the two seen before."""
+"""Slides kept open: two side by side, and the previous two."""
 
 
 def find_slide(slide: SlideFolder, folders: tuple[Path, ...]) -> Path:
-    """Return where a slide's file is now.
+    """Return the current path of a slide file.
 
     Parameters
     ----------
     slide
-        Its results, which say where it was.
+        Its results, which contain its original path.
     folders
-        Where else it may be, under its own name.
+        Other folders to search for a file of the same name.
 
     Raises
     ------
     SlideNotFoundError
-        If it is nowhere.
+        If it is not found.
     """
     stated = Path(slide.record.path)
     for path in (stated, *(folder / stated.name for folder in folders)):
         if path.exists():
             return path
     raise SlideNotFoundError(
-        "the slide's file is no longer there",
+        "the slide file is missing",
         where=stated,
-        remedy="Put it back, or say where it is now with --slides FOLDER",
+        remedy="Restore it, or give its new folder with --slides FOLDER",
     )
 
 
 def _overview(slide: SlideFolder, reader: SlideReader) -> NDArray[np.uint8] | None:
-    """Return the picture stored with the results if it is one of these pixels."""
+    """Return the image stored with the results if it belongs to these pixels."""
     if slide.record.fingerprint is None or slide.record.fingerprint != reader.fingerprint:
         return None
     try:
         return slide.overview.pixels
     except StoreError:
-        return None  # the slide itself shows the same, only later
+        return None  # the slide itself provides the same image, only more slowly
 
 
 @dataclass
@@ -72,12 +72,12 @@ class _Held:
 
 
 class OpenSlides:
-    """Slides opened on demand; the ones used longest ago are closed.
+    """Slides opened on demand; the least recently used ones are closed.
 
     Parameters
     ----------
     folders
-        Where slides may be that are not where they were when they were scored.
+        Folders to search for slides that were moved after scoring.
     """
 
     def __init__(self, folders: tuple[Path, ...] = ()) -> None:
@@ -88,25 +88,25 @@ class OpenSlides:
 
     @contextmanager
     def pyramid(self, key: object, slide: SlideFolder) -> Iterator[TilePyramid]:
-        """Give the pyramid of a slide; the slide stays open meanwhile.
+        """Provide the pyramid of a slide, which stays open during use.
 
         Raises
         ------
         SlideError
-            If the slide is gone or cannot be opened.
+            If the slide is missing or cannot be opened.
         ValueError
-            If everything is closed already.
+            If the viewer is closed.
         """
         with self._in_use(key, slide) as held:
             yield held.pyramid
 
     def is_unchanged(self, key: object, slide: SlideFolder) -> bool:
-        """Tell whether the file still has the pixels that were scored.
+        """Return whether the file still contains the pixels that were scored.
 
         Raises
         ------
         SlideError
-            If the slide is gone or cannot be opened.
+            If the slide is missing or cannot be opened.
         """
         with self._in_use(key, slide) as held, held.checking:
             if held.unchanged is None:
@@ -140,7 +140,7 @@ class OpenSlides:
             if held is None:
                 held = self._held[key] = _Held(reader, pyramid, path)
             else:
-                reader.close()  # another request was faster
+                reader.close()  # another request opened it first
             held.users += 1
             self._held.move_to_end(key)
             return held
@@ -151,7 +151,7 @@ class OpenSlides:
             self._held.pop(key).reader.close()
 
     def close(self) -> None:
-        """Close every slide; those in use, once they no longer are."""
+        """Close every slide; slides in use are closed after use."""
         with self._lock:
             self._closed = True
             self._close_surplus()

@@ -1,9 +1,9 @@
 """A slide as a pyramid of JPEG tiles for a browser.
 
 Level ``z`` halves the slide ``z`` times: its pixel ``i`` covers level-0 pixels ``[i * 2**z, (i + 1) * 2**z)``, and its
-size is the slide's divided by ``2**z``, rounded up.  Where the slide itself stores such a level as JPEG tiles of the
-pyramid's size, they are handed over as they are: nothing is decoded, composed or encoded again, which is what other
-tile servers spend their time on.  Everything else is read through the slide's reader and encoded.
+size is the slide's divided by ``2**z``, rounded up.  If the slide stores such a level as JPEG tiles of the pyramid's
+tile size, these are served unchanged, without decoding, compositing and encoding, which take most of the time in other
+tile servers.  Everything else is read with the slide's reader and encoded.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from pathology.slide.thumbnail import thumbnail
 __all__ = ["ByteCache", "TilePyramid", "complete_jpeg", "encode_jpeg"]
 
 QUALITY: Final = 85
-"""JPEG quality of encoded tiles: no block is seen at 1:1, at half the bytes of 95."""
+"""JPEG quality of encoded tiles: no visible block artefacts at 1:1, with half the bytes of quality 95."""
 
 _LARGEST_TILE: Final = 1024
 _SMALLEST_TILE: Final = 128
 _OWN_TILE: Final = 512
-"""Tile side where the slide's own tiles are of no use in a browser: strips, or larger or smaller than the two above."""
+"""Tile size if the slide's own tiles are unsuitable for a browser: strips, or larger or smaller than the two above."""
 
 _MOST_REDUCTION: Final = 8
-"""A level this much coarser than the nearest stored one is made whole, once: read tile by tile, each view of a slide
-without a pyramid would decode the whole slide again."""
+"""A level this much coarser than the nearest stored one is computed as a whole, once: read tile by tile, each view of
+a slide without a pyramid would decode the whole slide again."""
 _WHOLE_LONGEST: Final = 6000
-"""Longer side in pixels of the finest level made whole, at most: 100 MB.  Finer ones are read tile by tile."""
+"""Longer side in pixels of the finest level computed as a whole: 100 MB.  Finer ones are read tile by tile."""
 
 
 class ByteCache:
-    """Keeps the most recently used tiles up to a number of bytes; thread-safe.
+    """Cache of the most recently used tiles, limited in bytes; thread-safe.
 
     Parameters
     ----------
@@ -60,11 +60,11 @@ class ByteCache:
 
     @property
     def size(self) -> int:
-        """Bytes held now."""
+        """Bytes in the cache."""
         return self._size
 
     def get(self, key: object) -> bytes | None:
-        """Return what was kept under a key, or ``None``."""
+        """Return the bytes cached under a key, or ``None``."""
         with self._lock:
             found = self._entries.get(key)
             if found is not None:
@@ -72,7 +72,7 @@ class ByteCache:
             return found
 
     def put(self, key: object, data: bytes) -> None:
-        """Keep bytes; the least recently used ones make room."""
+        """Cache bytes; the least recently used ones are evicted."""
         if len(data) > self.capacity:
             return
         with self._lock:
@@ -93,10 +93,10 @@ def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def complete_jpeg(data: bytes, encoding: TileEncoding) -> bytes:
-    """Return a stored JPEG tile as a file that any program shows in the right colours.
+    """Return a stored JPEG tile as a file that every program displays in the correct colours.
 
-    Shared tables are put back in, and markers that say how colours are stored are replaced by the one that holds (an
-    Adobe marker, as in Adobe Technical Note 5116): tiles of slide scanners often have none, or a wrong one.
+    Shared tables are inserted, and markers of the colour encoding are replaced by the correct one (an Adobe marker, as
+    in Adobe Technical Note 5116): tiles of slide scanners often have none, or a wrong one.
 
     Parameters
     ----------
@@ -131,17 +131,17 @@ class TilePyramid:
     Parameters
     ----------
     reader
-        The slide; stays the caller's to close.
+        The slide; the caller closes it.
     overview
-        ``(H, W, 3)`` uint8 picture of the whole slide, if there is one.  Coarse levels that the slide does not store
-        are then made from it, and a slide without a pyramid is not read as a whole before it is seen.
+        ``(H, W, 3)`` uint8 image of the whole slide, if available.  Coarse levels that the slide does not store are
+        then computed from it, so that a slide without a pyramid need not be read as a whole before it is shown.
 
     Attributes
     ----------
     width, height
         Size of the slide in level-0 pixels.
     tile_size
-        Side of a tile in pixels.
+        Side length of a tile in pixels.
     coarsest
         Number of the coarsest level: the first that fits into one tile.
     """
@@ -165,19 +165,19 @@ class TilePyramid:
         return -(-self.width // 2**z), -(-self.height // 2**z)
 
     def tile(self, z: int, column: int, row: int) -> bytes:
-        """Return one tile as a JPEG file; those at the right and bottom edge are cut to the slide.
+        """Return one tile as a JPEG file; those at the right and bottom edge are cropped to the slide.
 
         Parameters
         ----------
         z
             Level, 0 the finest.
         column, row
-            Of the tile.
+            Indices of the tile.
 
         Raises
         ------
         UsageError
-            If there is no such tile.
+            If the tile does not exist.
         SlideError
             If the slide can no longer be read.
         """
@@ -201,13 +201,13 @@ class TilePyramid:
         return read_scaled(self._reader, choose_scaling(self._reader, float(2**z)), Rect(x, y, w, h)).pixels
 
     def _stored(self, z: int, column: int, row: int) -> bytes | None:
-        """Return the slide's own tile where it is exactly the one wanted, in a form that browsers show."""
+        """Return the slide's own tile if it is exactly the requested one, in a form that browsers display."""
         reader = self._reader
         if not isinstance(reader, TiledReader):
             return None
         number = reader.best_level(float(2**z))
         level = reader.levels[number]
-        # A stored level is the pyramid's if they drift apart by less than a pixel over the whole slide.
+        # A stored level matches the pyramid's if they differ by less than a pixel over the whole slide.
         drift = abs(level.downsample / 2**z - 1) * max(level.width, level.height)
         inside = (column + 1) * self.tile_size <= level.width and (row + 1) * self.tile_size <= level.height
         if drift >= 1 or not inside or level.tile_size != (self.tile_size, self.tile_size):
@@ -221,12 +221,12 @@ class TilePyramid:
         return complete_jpeg(data, encoding)
 
     def _far_from_stored(self, z: int) -> bool:
-        """Tell whether a level is much coarser than any stored one, and small enough to be kept."""
+        """Return whether a level is much coarser than any stored one, and small enough to be cached."""
         far = choose_scaling(self._reader, float(2**z)).reduction >= _MOST_REDUCTION
         return far and max(self.level_size(z)) <= _WHOLE_LONGEST
 
     def _of_whole(self, z: int) -> NDArray[np.uint8]:
-        """Return a whole level; made once."""
+        """Return a whole level; computed once."""
         with self._making:
             found = self._whole.get(z)
         if found is None:
@@ -236,7 +236,7 @@ class TilePyramid:
         return found
 
     def _picture(self, z: int) -> NDArray[np.uint8]:
-        """Return a picture of the whole slide that is at least as fine as a level."""
+        """Return an image of the whole slide that is at least as fine as a level."""
         width, height = self.level_size(z)
         if self._overview is not None and self._overview.shape[0] >= height and self._overview.shape[1] >= width:
             return self._overview
@@ -246,7 +246,7 @@ class TilePyramid:
             return self._base
 
     def _squeezed(self, picture: NDArray[np.uint8], z: int) -> NDArray[np.uint8]:
-        """Bring a picture that covers the slide exactly to a level, whose last pixels hang over its edge."""
+        """Resample an image of exactly the slide to a level, whose last pixels extend beyond the slide boundary."""
         width, height = self.level_size(z)
         across, down = width * 2**z * picture.shape[1] / self.width, height * 2**z * picture.shape[0] / self.height
         beyond = ((0, math.ceil(down) - picture.shape[0]), (0, math.ceil(across) - picture.shape[1]), (0, 0))

@@ -93,7 +93,7 @@ def test_the_table_lists_sorts_and_filters(opened, seen):
         assert names(page)[-1] == "bad"
     else:
         page.get_by_label("Sort by").select_option("by slide")
-        page.get_by_role("button", name="Turn round").click()
+        page.get_by_role("button", name="Reverse order").click()
         assert names(page) == ["square", "square", "other", "bad"]
     page.get_by_label("Filter the table").fill("cut off")
     assert names(page) == ["bad"]
@@ -160,9 +160,9 @@ def test_the_overlay_lies_on_the_slide(wide, seen, template):
     x, y = truth[[0, 2]].mean(), truth[[1, 3]].mean()
     page = wide.slide(seen, 0, "square", f"?x={x:.0f}&y={y:.0f}&s=1.5")
     page.locator(".detections input[type=checkbox]").first.uncheck()
-    page.get_by_label("On tissue only").uncheck()
+    page.get_by_label("Tissue only").uncheck()
     page.get_by_label("Show", exact=True).select_option("tumour")
-    page.get_by_label("Only from").fill("0.5")
+    page.get_by_label("Threshold").fill("0.5")
     settled(page)
     page.evaluate("document.querySelectorAll('.map, .scale-bar').forEach((e) => e.remove())")
     pixels, (left, top, size) = overlay(page)
@@ -222,11 +222,11 @@ def test_classes_colours_and_opacity_change_the_picture(wide, seen):
     page = wide.slide(seen, 0, "square")
     settled(page)
     looks = {}
-    for name in ("leading class", "tumour", "stroma"):
+    for name in ("predicted class", "tumour", "stroma"):
         page.get_by_label("Show", exact=True).select_option(name)
         settled(page)
         looks[name] = overlay(page)[0]
-    assert not any((looks[a] == looks[b]).all() for a, b in (("leading class", "tumour"), ("tumour", "stroma")))
+    assert not any((looks[a] == looks[b]).all() for a, b in (("predicted class", "tumour"), ("tumour", "stroma")))
     page.get_by_label("Colours").select_option("cividis")
     settled(page)
     assert not (overlay(page)[0] == looks["stroma"]).all()
@@ -234,7 +234,7 @@ def test_classes_colours_and_opacity_change_the_picture(wide, seen):
     settled(page)
     assert overlay(page)[0][..., 3].mean() < looks["stroma"][..., 3].mean()
     page.get_by_label("Smooth").check()
-    page.get_by_label("Slide in grey").check()
+    page.get_by_label("Greyscale slide").check()
     grey = screenshot(page).astype(int)[300:500, :60]
     assert np.abs(grey - grey.mean(axis=2, keepdims=True)).max() < 12
 
@@ -245,7 +245,7 @@ def test_layers_of_tissue_and_quality(wide, seen):
     page.get_by_label("Show", exact=True).select_option("none")
     settled(page)
     before = overlay(page)[0]
-    page.get_by_label("Pen or ink").check()
+    page.get_by_label("Pen marks").check()
     settled(page)
     pixels, (left, top, size) = overlay(page)
     new = (pixels != before).any(axis=2)
@@ -271,7 +271,7 @@ def test_detections_are_decided_by_keyboard(site, opened, results):
     page.wait_for_selector("[data-verdict=rejected]")
     assert page.inner_text("[data-count=total]") == str(total - 1)
     assert page.inner_text("[data-count=rejected]") == "1"
-    assert f"Detection {first + 1} rejected. {total - 1} count now." in page.inner_text(".told")
+    assert f"Detection {first + 1} rejected. Count: {total - 1}." in page.inner_text(".message")
     page.keyboard.press("u")
     page.wait_for_selector("[data-verdict=none]")
     assert page.inner_text("[data-count=total]") == str(total)
@@ -289,7 +289,7 @@ def test_keys_pressed_fast_are_all_done_in_order(site, wide, results):
     settled(page)
     for key in "nrnanrnu":
         page.keyboard.press(key)
-    page.wait_for_selector(".told >> text=undecided again")
+    page.wait_for_selector(".message >> text=reset to unreviewed")
     decisions = open_results(results[0])["square"].decisions()
     assert [d.verdict for d in decisions.values()] == ["rejected", "accepted", "rejected"]
 
@@ -338,7 +338,7 @@ def test_everything_can_be_reached_by_keyboard_alone(opened, seen):
     page.keyboard.press("h")
     assert page.get_by_label("Show", exact=True).input_value() == ""
     page.keyboard.press("c")
-    assert page.get_by_label("Show", exact=True).input_value() == "leading"
+    assert page.get_by_label("Show", exact=True).input_value() == "predicted"
     page.keyboard.press("t")
     assert page.get_by_label("Tissue (outline)").is_checked()
     page.keyboard.press("s")
@@ -367,12 +367,12 @@ def test_typing_in_a_control_is_no_command(wide, seen):
     page.keyboard.press("a")
     page.keyboard.press("r")
     page.keyboard.press("ArrowRight")
-    assert page.locator(".told").inner_text() == ""
+    assert page.locator(".message").inner_text() == ""
 
 
 def test_two_models_side_by_side_move_together(opened, seen):
     page = opened.slide(seen, 0, "square")
-    page.get_by_label("With").select_option(index=1)
+    page.get_by_label("Compare with").select_option(index=1)
     page.wait_for_selector(".pane:nth-child(2)[data-scale]")
     settled(page)
     page.locator(".pane").first.focus()
@@ -386,7 +386,7 @@ def test_two_models_side_by_side_move_together(opened, seen):
     settled(page)
     assert overlay(page, 0)[0].any()
     assert overlay(page, 1)[0].any()
-    page.get_by_label("With").select_option(index=0)
+    page.get_by_label("Compare with").select_option(index=0)
     assert page.locator(".pane").count() == 1
     assert page.locator(".pane-name").count() == 0
 
@@ -394,7 +394,7 @@ def test_two_models_side_by_side_move_together(opened, seen):
 def test_detections_of_the_other_model_are_shown_beside(wide, seen):
     page = wide.slide(seen, 1, "square")
     page.get_by_label("Show", exact=True).select_option("none")
-    page.get_by_label("With").select_option(index=1)
+    page.get_by_label("Compare with").select_option(index=1)
     page.wait_for_selector(".pane:nth-child(2)[data-scale]")
     settled(page)
     assert not overlay(page, 0)[0].any()
@@ -420,8 +420,8 @@ def test_a_slide_that_goes_away_while_it_is_looked_at(browser, site, results):
     site.server._batch.slides.close()
     site.server._batch.tiles = type(site.server._batch.tiles)(0)
     page.keyboard.press("6")
-    page.wait_for_selector(".told.failed")
-    assert "cannot be read" in page.inner_text(".told")
+    page.wait_for_selector(".message.failed")
+    assert "cannot be read" in page.inner_text(".message")
     made.context.close()
 
 

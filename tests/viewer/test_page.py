@@ -34,7 +34,7 @@ def test_without_npm_the_reason_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(viewer_page, "find_spec", lambda name: None)
     assert npm_command() is None
-    with pytest.raises(PageBuildError, match=r"no npm; install Node\.js"):
+    with pytest.raises(PageBuildError, match=r"npm is not installed; install Node\.js"):
         build_page(tmp_path, tmp_path / "static")
     assert not (tmp_path / "static").exists()
 
@@ -62,7 +62,7 @@ def test_a_failed_build_leaves_the_older_page(tmp_path, monkeypatch):
 
 
 def test_no_source_is_said(tmp_path):
-    with pytest.raises(PageBuildError, match="source is not here"):
+    with pytest.raises(PageBuildError, match="source of the page is missing"):
         build_page(tmp_path, tmp_path / "static")
 
 

@@ -71,7 +71,7 @@ def test_without_records_there_is_no_link(shared):
 
 
 def test_folders_that_hold_no_records_are_refused(tmp_path, records):
-    with pytest.raises(StoreError, match="no folder of patient records"):
+    with pytest.raises(StoreError, match="not a folder of patient records"):
         PatientPages(tmp_path)
     record = next(records.glob("patients/*/record.json"))
     record.write_text(json.dumps({"name": "x"}))

@@ -1,9 +1,9 @@
-/** What the server says, and how it is asked. Every address is relative: the token is part of the page's own. */
+/** Client of the viewer's server. All addresses are relative: the token is part of the page's own address. */
 
 export interface Row {
   run: number;
   id: string;
-  /** The slide's name as it stands in addresses. */
+  /** The slide's name in addresses. */
   key: string;
   patient: string | null;
   /** Address of the patient's record, below `records/`. */
@@ -11,9 +11,9 @@ export interface Row {
   status: "scored" | "abstained" | "failed";
   model: string;
   prediction: string | null;
-  /** In few words why there is no prediction, where the model abstained. */
+  /** Short reason if the model abstained. */
   answer: string;
-  /** Classes that cannot be excluded; `null` where the model has no such rule. */
+  /** Prediction set; `null` if the model has no rule for it. */
   prediction_set: string[] | null;
   out_of_domain: boolean | null;
   colour: string | null;
@@ -32,9 +32,9 @@ export interface Overview {
   notice: string;
   runs: { name: string; slides: number }[];
   slides: Row[];
-  /** 256 colours each, red, green and blue one after the other. */
+  /** 256 colours each, as consecutive red, green and blue values. */
   colour_maps: Record<string, number[]>;
-  /** Opacity of a leading class at its lowest possible probability and at 1. */
+  /** Opacity of a predicted class at its lowest possible probability and at 1. */
   opacity: [number, number];
 }
 
@@ -86,9 +86,9 @@ export interface DetectionClass {
 
 export interface About extends Row {
   path: string;
-  /** Empty where the model finds objects instead of classes. */
+  /** Empty for a detector. */
   classes: ClassFinding[];
-  /** What the heatmap has a map of. */
+  /** Maps of the heatmap. */
   maps: { name: string; colour: string }[];
   warnings: string[];
   mpp: number | null;
@@ -131,7 +131,7 @@ export interface Individuals {
   counted: Uint8Array;
 }
 
-/** Where there are too many: how many lie in each cell. */
+/** Counts per cell, if there are too many detections. */
 export interface Density {
   kind: "density";
   rows: number;
@@ -157,7 +157,7 @@ async function answer(address: string, options: RequestInit = {}): Promise<Respo
     try {
       reason = ((await response.json()) as { error: string }).error;
     } catch {
-      // No reason was given; the status will do.
+      // The server gave no reason; use the status.
     }
     throw new ServerError(reason);
   }
@@ -247,7 +247,7 @@ export const nextDetection = (
 
 let decided = false;
 
-/** Whether something was decided since this was last asked: the table's counts are then old. */
+/** Whether a decision was made since the last call, so that the table's counts are outdated. */
 export function takeDecided(): boolean {
   const was = decided;
   decided = false;

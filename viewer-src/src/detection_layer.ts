@@ -1,4 +1,4 @@
-/** Detections in the window, each as a box or, where there are too many, as a density; and the hotspot. */
+/** Detections in the window, as boxes or, if there are too many, as a density map; and the hotspot. */
 
 import * as api from "./api";
 import type { Layer, Pane, View } from "./pane";
@@ -7,14 +7,14 @@ const REJECTED = "#6b6b6b";
 const CANDIDATE = "#f0e442";
 /** Boxes smaller than this on the screen are drawn as dots. */
 const SMALL_BOX = 7;
-/** Smaller than this there is no room for dashes. */
+/** Boxes smaller than this have no room for dashes. */
 const DASHED_BOX = 20;
-/** Beyond the window's edge, as a share of it, so that a small movement finds detections already there. */
+/** Margin loaded around the window, as a fraction of its size, so that small movements need no request. */
 const MARGIN = 0.25;
 const WAIT_MS = 120;
 
 export class DetectionLayer implements Layer {
-  shown = true;
+  visible = true;
   least = 0;
   hotspot: api.Hotspot | null;
   current: api.Detection | null = null;
@@ -32,14 +32,14 @@ export class DetectionLayer implements Layer {
     pane.onMove((view) => this.ask(view));
   }
 
-  /** Ask again even if the window has not moved: a decision or the smallest score has changed. */
+  /** Reload even if the window has not moved: a decision or the minimum score has changed. */
   refresh(): void {
     this.asked = "";
     this.pane.redraw();
   }
 
   private ask(view: View): void {
-    if (!this.shown) return;
+    if (!this.visible) return;
     const key = [view.scaleX, view.shiftX, view.shiftY, view.width, view.height, this.least].join(" ");
     if (key === this.asked) return;
     this.asked = key;
@@ -67,10 +67,10 @@ export class DetectionLayer implements Layer {
     }
   }
 
-  /** The detection under a place in level-0 pixels, as far as those in the window are known one by one. */
+  /** The detection at a level-0 position, if the detections in the window are loaded individually. */
   under(x: number, y: number, reach: number): number | null {
     const found = this.found;
-    if (!this.shown || found?.kind !== "individuals") return null;
+    if (!this.visible || found?.kind !== "individuals") return null;
     let best: number | null = null;
     let nearest = Infinity;
     for (let i = 0; i < found.rows.length; i++) {
@@ -83,7 +83,7 @@ export class DetectionLayer implements Layer {
   }
 
   draw(context: CanvasRenderingContext2D, view: View): void {
-    if (!this.shown) return;
+    if (!this.visible) return;
     if (this.found?.kind === "density") this.drawDensity(context, view, this.found);
     if (this.found?.kind === "individuals") this.drawEach(context, view, this.found);
     this.drawHotspot(context, view);
@@ -99,7 +99,7 @@ export class DetectionLayer implements Layer {
       for (let column = 0; column < found.columns; column++) {
         const count = found.counts[row * found.columns + column]!;
         if (count === 0) continue;
-        // Square root: a single one still shows beside a crowd.
+        // Square root: a single detection remains visible next to many.
         context.globalAlpha = 0.12 + 0.68 * Math.sqrt(count / most);
         context.fillRect(
           (found.left + column * found.cell) * view.scaleX + view.shiftX,
@@ -160,7 +160,7 @@ function countedColour(kind: api.DetectionClass | undefined, classes: api.Detect
   return kind?.counted ? kind.colour : classes.find((other) => other.counted)?.colour;
 }
 
-/** Counted: a full line. Not counted: dashes. Accepted by somebody: a tick beside it. Rejected: crossed out. */
+/** Counted: solid line. Not counted: dashed. Accepted: with a tick. Rejected: crossed out. */
 function drawBox(
   context: CanvasRenderingContext2D,
   x: number,

@@ -1,9 +1,9 @@
-/** Elements made in one expression. */
+/** Creation of elements in one expression. */
 
 type Child = Node | string | null | undefined | false;
 type Attributes = Record<string, string | number | boolean | null | undefined | ((event: Event) => void)>;
 
-/** Make an element: attributes by name, `on...` listeners, children in order; `null` and `false` are left out. */
+/** Create an element: attributes by name, `on...` listeners, children in order; `null` and `false` are skipped. */
 export function element<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   attributes: Attributes = {},
@@ -28,7 +28,7 @@ export function swatch(colour: string): HTMLElement {
 
 /** A labelled control on one line. */
 export function field(label: string, control: HTMLElement, value?: HTMLElement): HTMLLabelElement {
-  // Said by itself, or a screen reader would read all options and the value as part of the name.
+  // Labelled explicitly, or a screen reader would read all options and the value as part of the name.
   control.setAttribute("aria-label", label);
   return element("label", { class: "field" }, element("span", { class: "field-name" }, label), control, value);
 }

@@ -1,11 +1,11 @@
-/** A class-probability map, coloured in the browser, so that colours, threshold and opacity change at once. */
+/** A class probability map, coloured in the browser, so that colours, threshold and opacity change immediately. */
 
 import * as api from "./api";
 import type { Layer, View } from "./pane";
 
 export interface HeatmapLook {
-  /** A class, `null` for the leading class, `undefined` for none. */
-  shown: string | null | undefined;
+  /** A class, `null` for the predicted class, `undefined` for none. */
+  selected: string | null | undefined;
   colourMap: string;
   opacity: number;
   threshold: number;
@@ -41,16 +41,16 @@ export class HeatmapLayer implements Layer {
     this.changed();
   }
 
-  /** Change how the map looks; resolves once it is drawn that way. */
+  /** Change the map's appearance; resolves once it is drawn. */
   async show(look: HeatmapLook): Promise<void> {
     this.look = { ...look };
     const turn = ++this.latest;
-    if (look.shown === undefined || this.about.heatmap === null) {
+    if (look.selected === undefined || this.about.heatmap === null) {
       this.picture = null;
     } else {
-      const values = await this.values(look.shown);
-      if (turn !== this.latest) return; // something else was chosen meanwhile
-      this.picture = look.shown === null ? this.leading(values) : this.oneClass(values);
+      const values = await this.values(look.selected);
+      if (turn !== this.latest) return; // the selection has changed meanwhile
+      this.picture = look.selected === null ? this.predicted(values) : this.oneClass(values);
     }
     this.changed();
   }
@@ -90,7 +90,7 @@ export class HeatmapLayer implements Layer {
     });
   }
 
-  private leading(values: Uint8Array): OffscreenCanvas {
+  private predicted(values: Uint8Array): OffscreenCanvas {
     const colours = this.about.classes.map((finding) => rgb(finding.colour));
     const [weakest, strongest] = this.overview.opacity;
     const chance = 1 / Math.max(1, colours.length);

@@ -1,4 +1,4 @@
-/** The page: a table of slides, and each slide in depth. The address after # says which. */
+/** The page: a table of slides, and a page per slide, selected by the address after #. */
 
 import * as api from "./api";
 import { element } from "./dom";

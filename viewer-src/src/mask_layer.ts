@@ -1,22 +1,22 @@
-/** Tissue (its outline) and what spoils a slide (filled), as masks over the whole slide. */
+/** Tissue (outline) and artefacts (filled), as masks over the whole slide. */
 
 import * as api from "./api";
 import type { Layer, View } from "./pane";
 
 const FILLED = 0.55;
 
-/** Names of the layers as people say them; one that is not listed is shown under its own. */
+/** Display names of the layers; others are shown under their own name. */
 export const LAYER_TITLES: Record<string, string> = {
   tissue: "Tissue (outline)",
-  pen: "Pen or ink",
+  pen: "Pen marks",
   blur: "Out of focus",
   fold: "Fold",
   bubble: "Air bubble",
-  dark: "Dark dirt",
+  dark: "Dark artefact",
 };
 
 export class MaskLayer implements Layer {
-  shown = false;
+  visible = false;
   private picture: OffscreenCanvas | null = null;
   private loading: Promise<ImageBitmap> | null = null;
 
@@ -27,15 +27,15 @@ export class MaskLayer implements Layer {
     private readonly changed: () => void,
   ) {}
 
-  /** The mask itself: white where it holds, else transparent. */
+  /** The mask: white inside, transparent outside. */
   mask(): Promise<ImageBitmap> {
     this.loading ??= api.mask(this.about.run, this.about.key, this.name);
     return this.loading;
   }
 
-  async show(shown: boolean): Promise<void> {
-    this.shown = shown;
-    if (shown && this.picture === null) this.picture = this.coloured(await this.mask());
+  async show(visible: boolean): Promise<void> {
+    this.visible = visible;
+    if (visible && this.picture === null) this.picture = this.coloured(await this.mask());
     this.changed();
   }
 
@@ -50,7 +50,7 @@ export class MaskLayer implements Layer {
     return canvas;
   }
 
-  /** Take out what lies within: the mask moved by a pixel in each of four directions, all four at once. */
+  /** Remove the interior: the intersection of the mask shifted by one pixel in each of four directions. */
   private keepEdge(context: OffscreenCanvasRenderingContext2D, mask: ImageBitmap): void {
     const within = new OffscreenCanvas(mask.width, mask.height);
     const inner = within.getContext("2d")!;
@@ -62,7 +62,7 @@ export class MaskLayer implements Layer {
   }
 
   draw(context: CanvasRenderingContext2D, view: View): void {
-    if (!this.shown || this.picture === null) return;
+    if (!this.visible || this.picture === null) return;
     context.globalAlpha = this.name === "tissue" ? 1 : FILLED;
     context.imageSmoothingEnabled = view.scaleX * ((this.about.width ?? 1) / this.picture.width) < 1;
     const [width, height] = [(this.about.width ?? 0) * view.scaleX, (this.about.height ?? 0) * view.scaleY];

@@ -1,4 +1,4 @@
-/** One slide on the screen: OpenSeadragon below, layers drawn on a canvas above, everything in level-0 pixels. */
+/** View of one slide: OpenSeadragon with layers drawn on a canvas above it, all in level-0 pixels. */
 
 import OpenSeadragon from "openseadragon";
 import { type About, fileAddress, tileAddress } from "./api";
@@ -19,13 +19,13 @@ export interface Layer {
   draw(context: CanvasRenderingContext2D, view: View): void;
 }
 
-/** Magnification of a microscope whose picture has this many µm per pixel: 40x is 0.25. */
+/** Objective magnification equivalent to a scale in µm per pixel: 0.25 is 40x. */
 export const magnification = (micrometresPerPixel: number): number => 10 / micrometresPerPixel;
 
 const MOST_ENLARGED = 8;
 
-// OpenSeadragon puts a style into the page unless one is there, which the page's policy forbids.  An element of that name
-// that is no HTML keeps it from doing so; the rule itself is in style.css.
+// OpenSeadragon adds a style to the page unless it exists, which the page's policy forbids.  A non-HTML element with its
+// name prevents this; the rule itself is in style.css.
 const placeholder = document.createElementNS(null, "style");
 placeholder.setAttribute("data-openseadragon-mobile-css", "true");
 document.head.append(placeholder);
@@ -64,11 +64,11 @@ export class Pane {
       this.map,
       this.scaleBar,
     );
-    // OpenSeadragon measures its element when it is made, so that must be on the page already.
+    // OpenSeadragon measures its element on creation, so it must already be on the page.
     parent.append(this.box);
     this.osd = OpenSeadragon({
       element: stage,
-      // Drawn without WebGL: hospital machines are often seen through a remote desktop that has none.
+      // Drawn without WebGL: hospital machines are often used through a remote desktop that lacks it.
       drawer: "canvas",
       showNavigationControl: false,
       tabIndex: -1,
@@ -81,7 +81,7 @@ export class Pane {
       minZoomImageRatio: 0.6,
       maxZoomPixelRatio: MOST_ENLARGED,
       imageLoaderLimit: 6,
-      // The page has keys of its own, that work with the focus anywhere.
+      // The page has its own shortcuts, which work wherever the focus is.
       keyboardNavEnabled: false,
       // With hundreds of tiles in view the order of loading matters more than a smooth change between them.
       immediateRender: false,
@@ -102,7 +102,7 @@ export class Pane {
   private source(): Partial<OpenSeadragon.Options> {
     const { image, run, key } = this.about;
     if (image === null) {
-      // The file is gone, but its picture was kept with the results.
+      // The slide file is missing, but its overview is stored with the results.
       return { tileSources: { type: "image", url: fileAddress(run, key, "overview.jpg") } as never };
     }
     return {
@@ -135,7 +135,7 @@ export class Pane {
     if (this.osd.world.getItemCount() > 0) return Promise.resolve();
     return new Promise((resolve, reject) => {
       this.osd.addOnceHandler("open", () => resolve());
-      this.osd.addOnceHandler("open-failed", () => reject(new Error("The slide's picture cannot be loaded.")));
+      this.osd.addOnceHandler("open-failed", () => reject(new Error("The slide image cannot be loaded.")));
     });
   }
 
@@ -164,7 +164,7 @@ export class Pane {
     };
   }
 
-  /** Centre in level-0 pixels and screen pixels per level-0 pixel, as they will be when the movement ends. */
+  /** Centre in level-0 pixels and screen pixels per level-0 pixel at the end of the current animation. */
   target(): { x: number; y: number; scale: number } {
     const viewport = this.osd.viewport;
     const centre = viewport.getCenter(false);
@@ -193,7 +193,7 @@ export class Pane {
     this.osd.viewport.applyConstraints();
   }
 
-  /** Move by a share of the window. */
+  /** Move by a fraction of the window. */
   panBy(across: number, down: number): void {
     const { x, y, scale } = this.target();
     const size = this.osd.viewport.getContainerSize();
@@ -232,7 +232,7 @@ export class Pane {
       context.restore();
     }
     this.drawScaleBar(view);
-    // For whoever measures what is on the screen: where it lies on the slide.
+    // For tests and measurements: which part of the slide is visible.
     Object.assign(this.box.dataset, {
       left: (-view.shiftX / view.scaleX).toFixed(2),
       top: (-view.shiftY / view.scaleY).toFixed(2),
@@ -250,7 +250,7 @@ export class Pane {
     this.scaleBar.textContent = length(micrometres);
   }
 
-  /** Level-0 position under a place on the page. */
+  /** Level-0 position of a point on the page. */
   at(event: { clientX: number; clientY: number }): { x: number; y: number } {
     const place = this.canvas.getBoundingClientRect();
     const view = this.view();

@@ -1,4 +1,4 @@
-/** One slide in depth: the picture with its layers, the panel beside it, and keys for everything. */
+/** The page of one slide: the image with its layers, the side panel, and keyboard shortcuts. */
 
 import * as api from "./api";
 import { DetectionLayer } from "./detection_layer";
@@ -12,29 +12,29 @@ import { area, density, percent, whole } from "./wording";
 const MAGNIFICATIONS = [1, 2.5, 5, 10, 20, 40];
 const DETECTION_MAGNIFICATION = 40;
 const NOTHING = "";
-const LEADING = "leading";
+const PREDICTED = "predicted";
 
 const KEYS: [string, string][] = [
   ["← ↑ → ↓", "move"],
-  ["+ −", "zoom in, out"],
+  ["+ −", "zoom in or out"],
   ["0", "whole slide"],
   ["1 … 6", "1x, 2.5x, 5x, 10x, 20x, 40x"],
-  ["h", "heatmap on, off"],
+  ["h", "show or hide the heatmap"],
   ["c", "next class"],
-  ["t", "tissue on, off"],
-  ["g", "slide in grey"],
-  ["d", "detections on, off"],
-  ["n p", "next, previous detection"],
-  ["a r u", "accept, reject, undo"],
-  ["s", "hotspot"],
+  ["t", "show or hide the tissue outline"],
+  ["g", "greyscale slide"],
+  ["d", "show or hide detections"],
+  ["n p", "next or previous detection"],
+  ["a r u", "accept, reject or undo"],
+  ["s", "go to the hotspot"],
   ["Esc", "back to the table"],
-  ["?", "these keys"],
+  ["?", "keyboard shortcuts"],
 ];
 
-/** What is kept from slide to slide. */
+/** Display settings kept from slide to slide. */
 const kept: { look: HeatmapLook | null } = { look: null };
 
-/** Show a slide; returns what ends it. */
+/** Show a slide; returns a function that closes it. */
 export async function showSlide(
   app: HTMLElement,
   overview: api.Overview,
@@ -61,14 +61,14 @@ class SlidePage {
   private readonly stages = element("div", { class: "stages" });
   private readonly panel = element("aside", { class: "panel", "aria-label": "Layers and findings" });
   private readonly notices = element("div", { class: "notices", role: "status" });
-  private readonly told = element("p", { class: "told", role: "status", "aria-live": "polite" });
+  private readonly message = element("p", { class: "message", role: "status", "aria-live": "polite" });
   private readonly place = element("span", { class: "place" });
   private readonly legend = element("div", { class: "legend" });
   private readonly magnifications = new Map<number, HTMLButtonElement>();
   private readonly help: HTMLDialogElement;
   private detections: DetectionPanel | null = null;
   private readonly controls: {
-    shown?: HTMLSelectElement;
+    map?: HTMLSelectElement;
     tissue?: HTMLInputElement;
     grey?: HTMLInputElement;
     detections?: HTMLInputElement;
@@ -83,10 +83,10 @@ class SlidePage {
     private readonly overview: api.Overview,
     private readonly about: api.About,
   ) {
-    const kind = kept.look?.shown;
+    const kind = kept.look?.selected;
     const known = kind === undefined || (kind === null ? about.classes.length > 0 : about.maps.some((map) => map.name === kind));
     this.look = {
-      shown: about.classes.length > 0 ? null : undefined,
+      selected: about.classes.length > 0 ? null : undefined,
       colourMap: "viridis",
       opacity: overview.opacity[1],
       threshold: 0,
@@ -94,7 +94,7 @@ class SlidePage {
       onTissueOnly: true,
       ...(known ? kept.look : null),
     };
-    this.lastClass = about.classes.length > 0 ? LEADING : `class ${about.maps[0]?.name ?? ""}`;
+    this.lastClass = about.classes.length > 0 ? PREDICTED : `class ${about.maps[0]?.name ?? ""}`;
     this.help = this.keyHelp();
   }
 
@@ -113,28 +113,28 @@ class SlidePage {
         this.help,
       ),
     );
-    this.tellProblems();
+    this.showNotices();
     if (!visible) return;
     const half = this.addHalf(about);
     this.fillPanel(half);
     await half.pane.whenOpen();
     this.goWhereAsked(half.pane, query);
     half.pane.onRest(() => this.remember());
-    half.pane.box.addEventListener("pointermove", (event) => this.tellPlace(half.pane, event));
+    half.pane.box.addEventListener("pointermove", (event) => this.showPlace(half.pane, event));
     document.addEventListener("keydown", (event) => this.key(event), { signal: this.listening.signal });
     half.pane.box.focus({ preventScroll: true });
   }
 
   close(): void {
     this.listening.abort();
-    // What a slide of a detector shows says nothing about the maps of a classifier.
-    kept.look = this.about.classes.length > 0 ? this.look : { ...this.look, shown: kept.look?.shown ?? null };
+    // The selection on a detector's slide does not apply to a classifier's maps.
+    kept.look = this.about.classes.length > 0 ? this.look : { ...this.look, selected: kept.look?.selected ?? null };
     for (const { pane } of this.halves) pane.close();
     this.halves.length = 0;
     document.title = "pathology viewer";
   }
 
-  // -- around the picture ---------------------------------------------------------------------------------------
+  // -- around the image -----------------------------------------------------------------------------------------
 
   private heading(): HTMLElement {
     const { about } = this;
@@ -171,28 +171,28 @@ class SlidePage {
     );
   }
 
-  private tellProblems(): void {
+  private showNotices(): void {
     const { about } = this;
     const say = (text: string, kind: string): HTMLElement => element("p", { class: `notice ${kind}` }, text);
-    const said: HTMLElement[] = [];
-    if (about.status === "failed") said.push(say(`This slide was not scored. ${about.reason}`, "failed"));
+    const notices: HTMLElement[] = [];
+    if (about.status === "failed") notices.push(say(`This slide was not scored. ${about.reason}`, "failed"));
     else if (about.image_error !== null) {
-      said.push(say(`${about.image_error} The stored overview is shown instead, without detail.`, "abstained"));
+      notices.push(say(`${about.image_error} Showing the stored overview instead, without detail.`, "abstained"));
     }
-    if (about.status === "abstained") said.push(say(`The model abstained. ${about.answer} ${about.reason}`, "abstained"));
-    said.push(...about.warnings.map((warning) => say(warning, "abstained")));
-    this.notices.replaceChildren(...said);
+    if (about.status === "abstained") notices.push(say(`The model abstained. ${about.answer} ${about.reason}`, "abstained"));
+    notices.push(...about.warnings.map((warning) => say(warning, "abstained")));
+    this.notices.replaceChildren(...notices);
   }
 
   private report(error: unknown): void {
     if (error instanceof DOMException && error.name === "AbortError") return;
-    this.told.textContent = error instanceof Error ? error.message : String(error);
-    this.told.classList.add("failed");
+    this.message.textContent = error instanceof Error ? error.message : String(error);
+    this.message.classList.add("failed");
   }
 
   private say(text: string): void {
-    this.told.classList.remove("failed");
-    this.told.textContent = text;
+    this.message.classList.remove("failed");
+    this.message.textContent = text;
   }
 
   private bottom(): HTMLElement {
@@ -216,8 +216,8 @@ class SlidePage {
         button("+", "Zoom in (key +)", () => this.pane.zoomBy(1.5)),
       ),
       this.place,
-      this.told,
-      button("Keys", "Keyboard (key ?)", () => this.help.showModal()),
+      this.message,
+      button("Shortcuts", "Keyboard shortcuts (key ?)", () => this.help.showModal()),
     );
   }
 
@@ -226,8 +226,8 @@ class SlidePage {
     const close = element("button", { type: "button", onclick: () => dialog.close() }, "Close");
     const dialog: HTMLDialogElement = element(
       "dialog",
-      { "aria-label": "Keyboard" },
-      element("h2", {}, "Keyboard"),
+      { "aria-label": "Keyboard shortcuts" },
+      element("h2", {}, "Keyboard shortcuts"),
       element("table", {}, element("tbody", {}, ...rows)),
       close,
     );
@@ -242,7 +242,7 @@ class SlidePage {
 
   private addHalf(about: api.About): Half {
     const second = this.halves.length > 0;
-    const label = `${second ? "Second picture" : "Picture"} of slide ${about.id}, ${about.model}`;
+    const label = `${second ? "Second view" : "View"} of slide ${about.id}, ${about.model}`;
     const pane = new Pane(about, label, this.stages);
     const heatmap = new HeatmapLayer(about, this.overview, this.look, () => pane.redraw());
     const masks = about.layers.map(({ name, colour }) => new MaskLayer(about, name, colour, () => pane.redraw()));
@@ -251,10 +251,10 @@ class SlidePage {
     masks.forEach((mask) => pane.add(mask));
     this.halves.push(half);
     pane.onMove((view) => this.follow(half, view));
-    let told = false;
+    let reported = false;
     pane.onTileFailure((message) => {
-      if (told) return;
-      told = true;
+      if (reported) return;
+      reported = true;
       this.report(new Error(`Parts of the slide cannot be read. ${message}`));
     });
     masks
@@ -266,12 +266,12 @@ class SlidePage {
     return half;
   }
 
-  /** Another model may not have the class that is shown. */
+  /** Another model may not have the selected class. */
   private lookFor(about: api.About): HeatmapLook {
-    const { shown } = this.look;
-    const leading = about.classes.length > 0;
-    const known = shown === undefined || (shown === null ? leading : about.maps.some((map) => map.name === shown));
-    return known ? this.look : { ...this.look, shown: leading ? null : undefined };
+    const { selected } = this.look;
+    const classifier = about.classes.length > 0;
+    const known = selected === undefined || (selected === null ? classifier : about.maps.some((map) => map.name === selected));
+    return known ? this.look : { ...this.look, selected: classifier ? null : undefined };
   }
 
   private follow(half: Half, view: View): void {
@@ -300,7 +300,7 @@ class SlidePage {
     if (choice === NOTHING || !other) return;
     const half = this.addHalf(await api.about(other.run, other.key));
     if (half.about.detections !== null) {
-      // To be compared with; what is decided is decided where they are on the left.
+      // For comparison only; detections are reviewed in the left view.
       const layer = new DetectionLayer(half.about, half.pane, (error) => this.report(error));
       layer.least = half.about.detections.threshold;
       half.pane.add(layer);
@@ -321,7 +321,7 @@ class SlidePage {
     if (Number.isFinite(x) && Number.isFinite(y) && scale > 0) pane.goTo(x, y, scale, true);
   }
 
-  /** Keep the place in the address, so that it can be sent to somebody or found again. */
+  /** Keep the position in the address, so that it can be shared or revisited. */
   private remember(): void {
     const { x, y, scale } = this.pane.target();
     const query = `x=${x.toFixed(0)}&y=${y.toFixed(0)}&s=${scale.toPrecision(4)}`;
@@ -329,7 +329,7 @@ class SlidePage {
     history.replaceState(null, "", `#/slide/${run}/${key}?${query}`);
   }
 
-  private tellPlace(pane: Pane, event: PointerEvent): void {
+  private showPlace(pane: Pane, event: PointerEvent): void {
     const { x, y } = pane.at(event);
     const { mpp } = this.about;
     const millimetres = mpp === null ? "" : ` (${((x * mpp) / 1000).toFixed(2)}, ${((y * mpp) / 1000).toFixed(2)} mm)`;
@@ -380,23 +380,23 @@ class SlidePage {
       this.drawLegend();
       for (const half of this.halves) half.heatmap.show(this.lookFor(half.about)).catch((error: unknown) => this.report(error));
     };
-    const value = look.shown === undefined ? NOTHING : look.shown === null ? LEADING : `class ${look.shown}`;
+    const value = look.selected === undefined ? NOTHING : look.selected === null ? PREDICTED : `class ${look.selected}`;
     const option = (name: string, text: string): HTMLOptionElement =>
       element("option", { value: name, selected: name === value }, text);
-    const shown = element(
+    const select = element(
       "select",
       {
         onchange: () => {
-          look.shown = shown.value === NOTHING ? undefined : shown.value === LEADING ? null : shown.value.slice(6);
-          if (shown.value !== NOTHING) this.lastClass = shown.value;
+          look.selected = select.value === NOTHING ? undefined : select.value === PREDICTED ? null : select.value.slice(6);
+          if (select.value !== NOTHING) this.lastClass = select.value;
           redraw();
         },
       },
       option(NOTHING, "none"),
-      about.classes.length > 0 && option(LEADING, "leading class"),
+      about.classes.length > 0 && option(PREDICTED, "predicted class"),
       ...about.maps.map((map) => option(`class ${map.name}`, map.name)),
     );
-    this.controls.shown = shown;
+    this.controls.map = select;
     const slider = (label: string, current: number, set: (value: number) => void): HTMLElement => {
       const text = element("output", {}, percent(current));
       const input = element("input", {
@@ -427,15 +427,15 @@ class SlidePage {
       "fieldset",
       {},
       element("legend", {}, "Heatmap"),
-      field("Show", shown),
+      field("Show", select),
       slider("Opacity", look.opacity, (value) => (look.opacity = value)),
-      slider("Only from", look.threshold, (value) => (look.threshold = value)),
+      slider("Threshold", look.threshold, (value) => (look.threshold = value)),
       field("Colours", colours),
       checkbox("Smooth", look.smooth, (checked) => {
         look.smooth = checked;
         redraw();
       }),
-      checkbox("On tissue only", look.onTissueOnly, (checked) => {
+      checkbox("Tissue only", look.onTissueOnly, (checked) => {
         look.onTissueOnly = checked;
         redraw();
       }),
@@ -445,9 +445,9 @@ class SlidePage {
 
   private drawLegend(): void {
     const { look, about } = this;
-    if (look.shown === undefined) {
+    if (look.selected === undefined) {
       this.legend.replaceChildren();
-    } else if (look.shown === null) {
+    } else if (look.selected === null) {
       this.legend.replaceChildren(
         element(
           "table",
@@ -462,7 +462,7 @@ class SlidePage {
             ),
           )),
         ),
-        element("p", { class: "note" }, "Share and area of the tissue where the class leads. The stronger the colour, the more probable the class."),
+        element("p", { class: "note" }, "Share and area of the tissue where the class is predicted. The stronger the colour, the more probable the class."),
       );
     } else {
       const table = this.overview.colour_maps[look.colourMap]!;
@@ -475,7 +475,7 @@ class SlidePage {
       }
       context.putImageData(image, 0, 0);
       this.legend.replaceChildren(
-        element("p", {}, about.classes.length > 0 ? `Probability of ${look.shown}` : `Highest score of ${look.shown} in each patch`),
+        element("p", {}, about.classes.length > 0 ? `Probability of ${look.selected}` : `Highest ${look.selected} score in each patch`),
         canvas,
         element("p", { class: "ends" }, element("span", {}, "0 %"), element("span", {}, "50 %"), element("span", {}, "100 %")),
       );
@@ -490,9 +490,9 @@ class SlidePage {
       if (name === "tissue") this.controls.tissue = made.querySelector("input")!;
       return made;
     });
-    const grey = checkbox("Slide in grey", false, (checked) => this.halves.forEach(({ pane }) => pane.inGrey(checked)));
+    const grey = checkbox("Greyscale slide", false, (checked) => this.halves.forEach(({ pane }) => pane.inGrey(checked)));
     this.controls.grey = grey.querySelector("input")!;
-    return element("fieldset", {}, element("legend", {}, "Tissue and quality"), ...boxes, grey);
+    return element("fieldset", {}, element("legend", {}, "Tissue and artefacts"), ...boxes, grey);
   }
 
   private applyMasks(): void {
@@ -508,10 +508,10 @@ class SlidePage {
     const choice = element(
       "select",
       { onchange: () => void this.compare(choice.value).catch((error: unknown) => this.report(error)) },
-      element("option", { value: NOTHING }, "nothing"),
+      element("option", { value: NOTHING }, "none"),
       ...this.about.others.map((other, index) => element("option", { value: String(index) }, `${other.name}: ${other.model}`)),
     );
-    return element("fieldset", {}, element("legend", {}, "Side by side"), field("With", choice));
+    return element("fieldset", {}, element("legend", {}, "Side by side"), field("Compare with", choice));
   }
 
   private facts(): HTMLElement {
@@ -529,11 +529,11 @@ class SlidePage {
           "tbody",
           {},
           row("Model", about.model),
-          about.prediction_set === null ? null : row("Not excluded", about.prediction_set.join(", ") || "no class"),
-          about.out_of_domain === null ? null : row("Domain", about.out_of_domain ? "outside what the model was trained on" : "as in training"),
+          about.prediction_set === null ? null : row("Prediction set", about.prediction_set.join(", ") || "empty"),
+          about.out_of_domain === null ? null : row("Out of distribution", about.out_of_domain ? "yes: unlike the training data" : "no"),
           row("Tissue", area(about.tissue_mm2)),
           row("Patches", whole(about.patches)),
-          row("Scale", about.mpp === null ? "not known" : `${about.mpp.toPrecision(3)} µm/px`),
+          row("Scale", about.mpp === null ? "unknown" : `${about.mpp.toPrecision(3)} µm/px`),
           row("Size", `${whole(about.width ?? 0)} × ${whole(about.height ?? 0)} px`),
           row("File", about.path),
         ),
@@ -582,7 +582,7 @@ class SlidePage {
       case "0":
         return this.pane.fit(), true;
       case "h":
-        return this.chooseMap(this.controls.shown?.value === NOTHING ? this.lastClass : NOTHING);
+        return this.chooseMap(this.controls.map?.value === NOTHING ? this.lastClass : NOTHING);
       case "c":
         return this.nextClass();
       case "t":
@@ -597,7 +597,7 @@ class SlidePage {
   }
 
   private chooseMap(value: string): boolean {
-    const select = this.controls.shown;
+    const select = this.controls.map;
     if (!select) return false;
     select.value = value;
     select.dispatchEvent(new Event("change"));
@@ -606,7 +606,7 @@ class SlidePage {
   }
 
   private nextClass(): boolean {
-    const select = this.controls.shown;
+    const select = this.controls.map;
     if (!select) return false;
     const count = select.options.length;
     const next = select.selectedIndex + 1 >= count ? 1 : Math.max(1, select.selectedIndex + 1);
@@ -614,12 +614,12 @@ class SlidePage {
   }
 }
 
-/** Counts, the detection looked at, and what is decided about it. */
+/** Counts, and the review of the selected detection. */
 class DetectionPanel {
   readonly box: HTMLElement;
   private readonly counts = element("table", { class: "facts counts" });
   private readonly card = element("div", { class: "detection" });
-  private readonly shown: HTMLInputElement;
+  private readonly visible: HTMLInputElement;
   private readonly undecided: HTMLInputElement;
   private count: api.Count;
   private current: api.Detection | null = null;
@@ -634,14 +634,14 @@ class DetectionPanel {
   ) {
     const detections = about.detections!;
     this.count = detections.count;
-    const shown = checkbox("Show (d)", true, (checked) => {
-      layer.shown = checked;
+    const visible = checkbox("Show (d)", true, (checked) => {
+      layer.visible = checked;
       layer.refresh();
     });
-    this.shown = shown.querySelector("input")!;
-    const undecided = checkbox("Step through undecided ones only", false, () => undefined);
+    this.visible = visible.querySelector("input")!;
+    const undecided = checkbox("Step through unreviewed detections only", false, () => undefined);
     this.undecided = undecided.querySelector("input")!;
-    // Below the threshold there may be very many; they are shown when somebody asks for them.
+    // There may be very many below the threshold; they are shown on request.
     layer.least = detections.threshold;
     const text = element("output", {}, percent(detections.threshold));
     const least = element("input", {
@@ -663,8 +663,8 @@ class DetectionPanel {
       { class: "detections" },
       element("legend", {}, "Detections"),
       this.counts,
-      shown,
-      field("Score from", least, text),
+      visible,
+      field("Minimum score", least, text),
       undecided,
       element(
         "div",
@@ -674,7 +674,7 @@ class DetectionPanel {
         button("Hotspot (s)", "Show the hotspot", () => this.showHotspot()),
       ),
       this.card,
-      element("p", { class: "note" }, `Found by ${detections.model}. A score of ${percent(detections.threshold)} and more counts unless rejected. Decisions are saved beside the results.`),
+      element("p", { class: "note" }, `Detected by ${detections.model}. Detections with a score of at least ${percent(detections.threshold)} count unless rejected. Decisions are saved with the results.`),
     );
     this.drawCounts();
     this.drawCard();
@@ -693,7 +693,7 @@ class DetectionPanel {
       case "u":
         return this.decide(null), true;
       case "d":
-        return this.shown.click(), true;
+        return this.visible.click(), true;
       case "s":
         return this.showHotspot(), true;
       default:
@@ -701,7 +701,7 @@ class DetectionPanel {
     }
   }
 
-  /** Keys pressed faster than the server answers are done one after the other, in order. */
+  /** Queue requests, so that keys pressed faster than the server responds are processed in order. */
   private then(work: () => Promise<void>): Promise<void> {
     this.busy = this.busy.then(work).catch((error: unknown) => this.failed(error));
     return this.busy;
@@ -717,7 +717,7 @@ class DetectionPanel {
         least: this.layer.least,
         undecided: this.undecided.checked,
       });
-      if (found === null) this.say(back ? "There is none before this one." : "There are no more.");
+      if (found === null) this.say(back ? "No previous detection." : "No further detections.");
       else this.look(found, true);
     });
   }
@@ -735,7 +735,7 @@ class DetectionPanel {
     this.pane.redraw();
   }
 
-  /** Look at the detection that was clicked on. */
+  /** Select the detection that was clicked. */
   choose(place: { x: number; y: number }, view: View): Promise<void> {
     const row = this.layer.under(place.x, place.y, 4 / view.scaleX);
     if (row === null) return Promise.resolve();
@@ -753,7 +753,7 @@ class DetectionPanel {
   private decide(verdict: api.Verdict): void {
     void this.then(async () => {
       if (this.current === null) {
-        this.say("First choose a detection: n for the next, or click on one.");
+        this.say("Select a detection first: press n for the next one, or click one.");
         return;
       }
       const { detection, count } = await api.decide(this.about.run, this.about.key, this.current.row, verdict);
@@ -762,15 +762,15 @@ class DetectionPanel {
       this.drawCounts();
       this.look(detection, false);
       this.layer.refresh();
-      const done = verdict ?? "undecided again";
-      this.say(`Detection ${detection.row + 1} ${done}. ${whole(count.total)} count now.`);
+      const done = verdict ?? "reset to unreviewed";
+      this.say(`Detection ${detection.row + 1} ${done}. Count: ${whole(count.total)}.`);
     });
   }
 
   private showHotspot(): void {
     const spot = this.count.hotspot;
     if (spot === null) {
-      this.say("There is no hotspot.");
+      this.say("This slide has no hotspot.");
       return;
     }
     const view = this.pane.view();
@@ -794,7 +794,7 @@ class DetectionPanel {
         row("Hotspot density", spot === null ? "–" : `${density(spot.per_mm2)} (95 % CI ${interval})`, "hotspot-per-mm2"),
         row("Accepted", whole(count.accepted), "accepted"),
         row("Rejected", whole(count.rejected), "rejected"),
-        row("All found", whole(count.detections), "detections"),
+        row("All detections", whole(count.detections), "detections"),
       ),
     );
   }
@@ -802,7 +802,7 @@ class DetectionPanel {
   private drawCard(): void {
     const { current } = this;
     if (current === null) {
-      this.card.replaceChildren(element("p", { class: "note" }, "No detection is chosen."));
+      this.card.replaceChildren(element("p", { class: "note" }, "No detection selected."));
       return;
     }
     const kind = this.about.detections!.classes[current.kind];

@@ -15,7 +15,7 @@ interface Column {
 
 const STATUS = { scored: "scored", abstained: "abstained", failed: "failed" } as const;
 
-/** Kept while the page is open, so that coming back from a slide finds the table as it was left. */
+/** Kept while the page is open, so that the table is unchanged on return from a slide. */
 const state = { sort: 0, descending: false, text: "", status: "", run: "", page: 0 };
 
 export const slideAddress = (row: { run: number; key: string }): string => `#/slide/${row.run}/${row.key}`;
@@ -55,7 +55,7 @@ function columns(overview: Overview): Column[] {
       numeric: true,
     },
     overview.slides.some((r) => r.mitoses_per_mm2 !== null) && {
-      title: "Mitoses, hotspot",
+      title: "Mitoses in hotspot",
       value: (r) => r.mitoses_per_mm2,
       cell: (r) => density(r.mitoses_per_mm2),
       numeric: true,
@@ -73,7 +73,7 @@ function sorted(rows: Row[], column: Column, descending: boolean): Row[] {
   return [...rows].sort((first, second) => {
     const a = column.value(first);
     const b = column.value(second);
-    // What is missing stays below, whichever way round.
+    // Missing values are last in either order.
     if (a === null || b === null) return a === b ? 0 : a === null ? 1 : -1;
     return sign * (typeof a === "number" && typeof b === "number" ? a - b : order.compare(String(a), String(b)));
   });
@@ -110,7 +110,7 @@ export function showTable(app: HTMLElement, overview: Overview, patient: string 
   const status = element(
     "select",
     { "aria-label": "Status", onchange: () => change({ status: status.value }) },
-    ...options([["", "every status"], ["scored", "scored"], ["abstained", "abstained"], ["failed", "failed"]], state.status),
+    ...options([["", "any status"], ["scored", "scored"], ["abstained", "abstained"], ["failed", "failed"]], state.status),
   );
   const runs = element(
     "select",
@@ -118,13 +118,13 @@ export function showTable(app: HTMLElement, overview: Overview, patient: string 
     ...options([["", "all results"], ...overview.runs.map((r, i): [string, string] => [String(i), r.name])], state.run),
   );
 
-  // Where the table has no head, on a narrow screen, these two sort it.
+  // On a narrow screen, the table has no header; these two controls sort it.
   const by = element(
     "select",
     { "aria-label": "Sort by", onchange: () => change({ sort: Number(by.value) }) },
     ...options(shown.map((c, index): [string, string] => [String(index), `by ${c.title.toLowerCase()}`]), String(state.sort)),
   );
-  const turned = element("button", { type: "button", onclick: () => change({ descending: !state.descending }) }, "Turn round");
+  const reverse = element("button", { type: "button", onclick: () => change({ descending: !state.descending }) }, "Reverse order");
 
   const change = (changes: Partial<typeof state>): void => {
     Object.assign(state, { page: 0 }, changes);
@@ -213,7 +213,7 @@ export function showTable(app: HTMLElement, overview: Overview, patient: string 
               ? null
               : element("p", {}, element("a", { href: recordAddress(record), target: "_blank", rel: "noopener" }, "Patient record")),
           ),
-      element("div", { class: "filters" }, text, status, overview.runs.length > 1 ? runs : null, element("div", { class: "narrow" }, by, turned)),
+      element("div", { class: "filters" }, text, status, overview.runs.length > 1 ? runs : null, element("div", { class: "narrow" }, by, reverse)),
       counts,
       element("div", { class: "scroll" }, element("table", { class: "slides" }, element("thead", {}, head), body)),
       pages,

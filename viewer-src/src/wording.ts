@@ -1,4 +1,4 @@
-/** Numbers as people read them: the same rules as in the reports. */
+/** Number formatting, with the same rules as in the reports. */
 
 export function percent(share: number | null): string {
   if (share === null) return "–";
@@ -25,7 +25,7 @@ export function length(micrometres: number): string {
   return micrometres >= 1000 ? `${micrometres / 1000} mm` : `${micrometres} µm`;
 }
 
-/** The longest of 1, 2, 5 times a power of ten that is not above `longest`. */
+/** The largest of 1, 2, 5 times a power of ten up to `longest`. */
 export function roundLength(longest: number): number {
   const power = 10 ** Math.floor(Math.log10(longest));
   return [5, 2, 1].map((step) => step * power).find((value) => value <= longest) ?? power;
