@@ -7,14 +7,14 @@ from pathlib import Path
 from torch import nn
 
 from pathology.bundle.weights import read_state_dict
-from pathology.errors import BundleError
+from pathology.training.common.body_weights import load_body
 from pathology.training.common.initialisation import imagenet_state
 
 __all__ = ["start_from"]
 
 
 def start_from(network: nn.Module, architecture: str, start: str) -> str:
-    """Load initial weights that match by name and shape; the others (the last layer) are unchanged.
+    """Load initial weights into the whole body of a network; its head stays as it is.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def start_from(network: nn.Module, architecture: str, start: str) -> str:
     MissingDependencyError
         If ImageNet weights cannot be fetched (no network).
     BundleError
-        If no layer matches the file.
+        If a tensor that the body needs is missing.
     """
     if start == "random":
         return "random weights"
@@ -44,9 +44,4 @@ def start_from(network: nn.Module, architecture: str, start: str) -> str:
     else:
         state = read_state_dict(Path(start))
         source = f"weights of {Path(start).name}"
-    own = network.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
-        raise BundleError(f"no layer of {architecture} matches", where=start if start != "imagenet" else None)
-    network.load_state_dict(fitting, strict=False)
-    return f"{source}: {len(fitting)} of {len(own)} tensors, the rest at random"
+    return load_body(network, state, source)

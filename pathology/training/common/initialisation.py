@@ -12,16 +12,17 @@ from torchvision.models import get_model_weights
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.bundle.weights import file_sha256, read_state_dict
-from pathology.errors import BundleError, MissingDependencyError, PathologyError
+from pathology.errors import MissingDependencyError, PathologyError
+from pathology.training.common.body_weights import load_body
 
 __all__ = ["InitialWeights", "imagenet_state", "resolve_start"]
 
 _PUBLISHED: Final = {
-    "densenet121": ("densenet121", ""),
-    "densenet121-foersch": ("densenet121", "0.0."),
-    "inception-v3": ("inception_v3", ""),
+    "densenet121": "densenet121",
+    "densenet121-foersch": "densenet121",
+    "inception-v3": "inception_v3",
 }
-"""Torchvision name of each architecture, and the prefix of its parameter names here."""
+"""Torchvision name of each architecture."""
 
 
 class InitialWeights:
@@ -39,7 +40,7 @@ class InitialWeights:
         self.description, self.digest, self._state = description, digest, state
 
     def load(self, network: nn.Module) -> str:
-        """Load the tensors that match by name and shape; the others stay random.
+        """Load the weights, if they hold the network's whole body; see :func:`load_body`.
 
         Returns
         -------
@@ -49,17 +50,9 @@ class InitialWeights:
         Raises
         ------
         BundleError
-            If no tensor matches.
+            If a tensor that the body needs is missing.
         """
-        if self._state is None:
-            return self.description
-        own = network.state_dict()
-        fitting = {k: v for k, v in self._state.items() if k in own and own[k].shape == v.shape}
-        if not any(own[name].ndim > 1 for name in fitting):
-            raise BundleError(f"no layer matches the network ({self.description})", remedy="Choose another --init")
-        network.load_state_dict(fitting, strict=False)
-        left = len(own) - len(fitting)
-        return f"{self.description}: {len(fitting)} of {len(own)} tensors" + (f", {left} at random" if left else "")
+        return self.description if self._state is None else load_body(network, self._state, self.description)
 
 
 def resolve_start(start: str, architecture: str) -> InitialWeights:
@@ -83,10 +76,8 @@ def resolve_start(start: str, architecture: str) -> InitialWeights:
     if start == "random":
         return InitialWeights("random weights", "random", None)
     if start == "imagenet":
-        name, prefix = _PUBLISHED[architecture]
-        description, state = imagenet_state(name)
-        named = {f"{prefix}{k.removeprefix('features.') if prefix else k}": v for k, v in state.items()}
-        return InitialWeights(description, description, named)
+        description, state = imagenet_state(_PUBLISHED[architecture])
+        return InitialWeights(description, description, state)
     path = Path(start)
     if path.is_file():
         return InitialWeights(f"weights of {path.name}", file_sha256(path), read_state_dict(path))
