@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     own = [r for r in rows if r["slide"] in truths]
     measured = {
-        "patches_whose_leading_class_is_the_maps": {
+        "patches_whose_predicted_class_is_the_maps": {
             "value": agreement.value,
             "interval": [agreement.low, agreement.high],
             "n": total,

@@ -85,8 +85,8 @@ class SlideView:
         heatmap = self.slide.heatmaps
         if name is not None:
             return _quantised(heatmap.probability(name)).tobytes()
-        leading = heatmap.leading()
-        index = np.where(leading < 0, UNKNOWN, np.minimum(leading, UNKNOWN - 1)).astype(np.uint8)
+        predicted = heatmap.predicted()
+        index = np.where(predicted < 0, UNKNOWN, np.minimum(predicted, UNKNOWN - 1)).astype(np.uint8)
         return index.tobytes() + _quantised(heatmap.confidence()).tobytes()
 
     def mask(self, name: str) -> bytes:

@@ -88,7 +88,7 @@ def test_the_report_shows_count_hotspot_gallery_and_what_a_grade_lacks(scored):
     assert "Mitotic count, not reviewed" in page
     assert f"{found['hotspot']['per_mm2']:.1f} per mm²" in page
     assert "0.1734 mm²" in page
-    assert "The red line is the hotspot" in page
+    assert "The hotspot is outlined in red" in page
     assert page.count('alt="Candidate ') == min(60, found["hotspot"]["count"])
     assert "confirmation of the histotype" in page
     assert "Research use only" in page

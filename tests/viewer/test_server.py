@@ -188,8 +188,8 @@ def test_maps_are_the_predictions(shared, template):
     np.testing.assert_array_equal(values == 255, np.isnan(expected))
     known = ~np.isnan(expected)
     np.testing.assert_allclose(values[known] / 254, expected[known], atol=1 / 500)
-    leading, confidence = np.frombuffer(shared("api/heatmap/0/square").body, np.uint8).reshape(2, *heatmap.shape)
-    np.testing.assert_array_equal(leading, np.where(heatmap.leading() < 0, 255, heatmap.leading()))
+    predicted, confidence = np.frombuffer(shared("api/heatmap/0/square").body, np.uint8).reshape(2, *heatmap.shape)
+    np.testing.assert_array_equal(predicted, np.where(heatmap.predicted() < 0, 255, heatmap.predicted()))
     np.testing.assert_allclose(confidence[known] / 254, heatmap.confidence()[known], atol=1 / 500)
 
 

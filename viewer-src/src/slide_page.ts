@@ -664,7 +664,7 @@ class DetectionPanel {
       element("legend", {}, "Detections"),
       this.counts,
       visible,
-      field("Minimum score", least, text),
+      field("Min. score", least, text),
       undecided,
       element(
         "div",

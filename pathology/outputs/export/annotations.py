@@ -43,10 +43,10 @@ def class_features(result: SlideResult, heatmap: Heatmap) -> Iterator[Feature]:
 
     Measurements: the class's mean probability there, its area in mm² and the number of cells.
     """
-    leading = heatmap.leading()
+    predicted = heatmap.predicted()
     colours = {finding.name: hex_to_rgb(finding.colour) for finding in result.classes}
     for index, name in enumerate(heatmap.classes):
-        where = leading == index
+        where = predicted == index
         if not where.any():
             continue
         measurements = {
@@ -186,12 +186,12 @@ def patch_features(
     for (x, y), scores in zip(_rows(coords.astype(np.float32)), _rows(probabilities), strict=True):
         if any(score != score for score in scores):
             continue
-        leading = max(range(len(scores)), key=scores.__getitem__)
+        predicted = max(range(len(scores)), key=scores.__getitem__)
         yield Feature(
             (rectangle(x, y, x + extent, y + extent),),
             kind="tile",
-            classification=classes[leading],
-            colour=rgb[leading],
+            classification=classes[predicted],
+            colour=rgb[predicted],
             name=mark or None,
             measurements={name: round(score, 6) for name, score in zip(names, scores, strict=True)},
         )

@@ -108,8 +108,8 @@ def write_dicom_regions(path: Path, result: SlideResult, heatmap: Heatmap) -> No
     StoreError, SlideNotFoundError, OutputError
         As :func:`write_dicom_tissue`.
     """
-    leading = heatmap.leading()
-    values = np.stack([leading == index for index in range(len(heatmap.classes))], axis=-1)
+    predicted = heatmap.predicted()
+    values = np.stack([predicted == index for index in range(len(heatmap.classes))], axis=-1)
     _write(
         path, result, dicom_source(result), _of(heatmap, values), _segments(result, heatmap), "BINARY", "CLASSES", 902
     )

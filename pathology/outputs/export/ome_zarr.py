@@ -27,7 +27,7 @@ from pathology.outputs.figures.heatmap import Heatmap
 
 __all__ = ["LEADING", "write_ome_zarr"]
 
-LEADING: Final = "leading_class"
+LEADING: Final = "predicted_class"
 """Name of the label image: 0 where nothing is known, else 1 + the index of the class."""
 
 _VERSION: Final = "0.5"
@@ -65,7 +65,7 @@ def write_ome_zarr(path: Path, heatmap: Heatmap, *, mpp: float, name: str, colou
     if not all(heatmap.shape):
         raise UsageError("the map has no cells: no patch was scored")
     levels = [heatmap.values]
-    labels = [(heatmap.leading() + 1).astype(np.uint16)]
+    labels = [(heatmap.predicted() + 1).astype(np.uint16)]
     for _ in list(pyramid_sizes(heatmap.shape, _SMALLEST))[1:]:
         levels.append(halved_means(levels[-1]))
         labels.append(halved_labels(labels[-1]))

@@ -1,4 +1,4 @@
-"""Pictures of results: heatmaps, overlays, outlines, the colours of classes."""
+"""Figures: heatmaps, overlays, outlines and class colours."""
 
 import lazy_loader
 

@@ -69,7 +69,7 @@ class Heatmap:
         result: NDArray[np.float32] = self.values[self.classes.index(name)]
         return result
 
-    def leading(self) -> NDArray[np.int16]:
+    def predicted(self) -> NDArray[np.int16]:
         """Return ``(rows, columns)`` int16: the index of each cell's most probable class, -1 where none is known.
 
         Of equally probable classes the first on the card leads.

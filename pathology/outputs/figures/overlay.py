@@ -1,9 +1,9 @@
-"""The heatmap laid over the slide, as a picture to look at.
+"""Image of the heatmap over the slide.
 
-Two kinds: the leading class of each place, in the class's colour and the more opaque the more certain; or one
-class's probability on a colour map.  Colour lies only where a patch was scored *and* there is tissue.  Under it
-the histology is shown in grey: mixed with eosin and haematoxylin, the colours would no longer be the legend's
-(blue on eosin looks purple).  Tissue that was not scored keeps its stain, which tells the two apart at a glance.
+Two kinds: the predicted class at each location, in the class's colour and more opaque with higher probability; or the
+probability of one class on a colour map.  Only scored tissue is coloured.  Under the colour, the histology is shown in
+grey: mixed with haematoxylin and eosin, the colours would not match the legend (blue on eosin looks purple).  Tissue
+that was not scored keeps its stain, which distinguishes the two at a glance.
 """
 
 from __future__ import annotations
@@ -36,39 +36,39 @@ from pathology.outputs.figures.palette import class_colours, colour_map, hex_to_
 from pathology.outputs.figures.text import Lettering
 from pathology.outputs.figures.thumbnail import SlidePicture
 
-__all__ = ["LONGEST_SIDE", "ScaleBar", "compose_overlay", "leading_opacity", "paint", "scale_bar", "write_overlay"]
+__all__ = ["LONGEST_SIDE", "ScaleBar", "compose_overlay", "prediction_opacity", "paint", "scale_bar", "write_overlay"]
 
 LONGEST_SIDE = 1600
 """Default longer side of the slide on an overlay, in pixels: fills a screen, prints A4 at 150 dots per inch."""
 
 OPACITY = (0.15, 0.55)
-"""Opacity of the leading class's colour at the lowest probability a leading class can have (1 / number of
-classes) and at 1.  The upper end leaves nuclei and fibres visible through the colour, the lower end can still be
-told from tissue that was not scored."""
+"""Opacity of the predicted class's colour at its lowest possible probability (1 / number of classes) and at 1.  The
+upper end leaves nuclei and fibres visible through the colour, the lower end can still be distinguished from tissue that
+was not scored."""
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
-"""Weights of red, green and blue in lightness (ITU-R BT.709)."""
+"""Weights of red, green and blue for luma (ITU-R BT.709)."""
 
 CLASS_MAP_OPACITY = 0.55
-"""Opacity of a single class's map: the same everywhere, because there the colour itself says the probability."""
+"""Opacity of a single class's map: constant, because the colour itself encodes the probability."""
 
 COLOUR_MAP = "viridis"
-"""Map for one class's probability: uniform, safe for colour blindness, and nowhere grey like the tissue under it
-(as cividis is in its middle)."""
+"""Colour map for the probability of one class: uniform, safe for colour blindness, and without grey, which would
+resemble the tissue under it (as the middle of cividis does)."""
 
 INK, GREY, RULE, WARNING = "#1b1b1b", "#5a5a5a", "#c9c9c9", "#9a1b1b"
 
 
 @dataclass(frozen=True)
 class ScaleBar:
-    """A scale bar of round length.
+    """A scale bar of a round length.
 
     Attributes
     ----------
     micrometres
-        Its length on the slide.
+        Length on the slide.
     pixels
-        Its length in the picture.
+        Length in the image.
     """
 
     micrometres: float
@@ -76,31 +76,31 @@ class ScaleBar:
 
     @property
     def label(self) -> str:
-        """Its length in words, such as ``500 µm``."""
+        """Its length as text, such as ``500 µm``."""
         return length(self.micrometres)
 
 
 def scale_bar(picture_width: int, mpp: float) -> ScaleBar:
-    """Choose the longest scale bar of round length that is at most a quarter as wide as the picture.
+    """Choose the longest scale bar of a round length that is at most a quarter of the image width.
 
     Parameters
     ----------
     picture_width
         In pixels.
     mpp
-        Micrometres per *picture* pixel, across.
+        Micrometres per *image* pixel, horizontally.
     """
     micrometres = round_length(picture_width * mpp / 4)
     return ScaleBar(micrometres, micrometres / mpp)
 
 
-def leading_opacity(confidence: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """Return the opacity for the probability of a leading class: linear over its possible range.
+def prediction_opacity(confidence: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
+    """Return the opacity for the probability of a predicted class: linear over its possible range.
 
     Parameters
     ----------
     confidence
-        Any shape, probability of the leading class; NaN gives 0.
+        Any shape, probability of the predicted class; NaN gives 0.
     classes
         Number of classes.
     """
@@ -120,10 +120,10 @@ def paint(
     colours: tuple[str, ...],
     only: str | None = None,
 ) -> NDArray[np.uint8]:
-    """Lay a heatmap on a picture of its slide.
+    """Blend a heatmap with an image of its slide.
 
-    Each picture pixel takes the cell under its centre, and is coloured only where the tissue mask, interpolated
-    at that centre, is at least a half; so the position is exact to half a picture pixel.
+    Each image pixel takes the cell under its centre, and is coloured only where the tissue mask, interpolated at that
+    centre, is at least 0.5; so the position is exact to half an image pixel.
 
     Parameters
     ----------
@@ -136,27 +136,27 @@ def paint(
     dimensions
         ``(width, height)`` of the slide in level-0 pixels.
     colours
-        ``#rrggbb`` per class of the heatmap, for the leading-class map.
+        ``#rrggbb`` per class of the heatmap, for the predicted-class map.
     only
-        A class to show alone; ``None`` shows the leading class.
+        A single class to show; ``None`` shows the predicted class.
 
     Returns
     -------
     numpy.ndarray
-        ``(H, W, 3)`` uint8 RGB, as large as the picture.
+        ``(H, W, 3)`` uint8 RGB, of the same size as the image.
 
     Raises
     ------
     UsageError
-        If there is no such class, or the number of colours is not that of the classes.
+        If the class does not exist, or the number of colours differs from the number of classes.
     """
     if len(colours) != len(heatmap.classes):
         raise UsageError(f"colours: expected {len(heatmap.classes)}, one per class, got {len(colours)}")
     if only is None:
-        leading = heatmap.leading()
+        predicted = heatmap.predicted()
         table = np.array([hex_to_rgb(colour) for colour in colours], np.float32)
-        cell_colour = table[leading]  # -1 takes the last colour, at opacity 0
-        cell_opacity = leading_opacity(heatmap.confidence(), len(heatmap.classes))
+        cell_colour = table[predicted]  # -1 selects the last colour, with opacity 0
+        cell_opacity = prediction_opacity(heatmap.confidence(), len(heatmap.classes))
     else:
         values = heatmap.probability(only)
         cell_colour = colour_map(COLOUR_MAP, values).astype(np.float32)
@@ -180,7 +180,7 @@ def paint(
 def _tissue_at(
     tissue: NDArray[np.bool_], dimensions: tuple[int, int], x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Return ``(len(y), len(x))`` bool: the mask, bilinearly interpolated at level-0 points, at least one half."""
+    """Return ``(len(y), len(x))`` bool: where the mask, interpolated bilinearly at level-0 points, reaches 0.5."""
     sides = []
     for positions, side, count in ((y, dimensions[1], tissue.shape[0]), (x, dimensions[0], tissue.shape[1])):
         place = np.clip(positions * count / side - 0.5, 0, count - 1)
@@ -215,23 +215,23 @@ def compose_overlay(
     picture, heatmap, tissue
         See :func:`paint`.
     only
-        A class to show alone; ``None`` shows the leading class.
+        A single class to show; ``None`` shows the predicted class.
     longest
-        Longer side of the slide in the picture, in pixels; a slide smaller than that is not magnified (see
+        Longer side of the slide in the image, in pixels; a smaller slide is not magnified (see
         :func:`~pathology.outputs.figures.thumbnail.picture_size`).
 
     Returns
     -------
     numpy.ndarray
-        ``(H, W, 3)`` uint8 RGB; the slide at the top left, the legend beside it or, for a wide slide, below.
+        ``(H, W, 3)`` uint8 RGB; the slide at the top left, the legend to its right or, for a wide slide, below.
 
     Raises
     ------
     UsageError
-        If the slide's size is not known, or as :func:`paint`.
+        If the slide's size is unknown, or as :func:`paint`.
     """
     if result.width is None or result.height is None:
-        raise UsageError("the slide's size is not known", where=result.path)
+        raise UsageError("the size of the slide is unknown", where=result.path)
     dimensions = (result.width, result.height)
     picture = picture.shown(dimensions, longest)
     painted = paint(picture, heatmap, tissue, dimensions, colours=class_colours(card), only=only)
@@ -265,10 +265,10 @@ def write_overlay(
 
 
 class _Sheet:
-    """The picture, its frame and everything written around it.
+    """The image, its frame and the text around it.
 
-    Each part is a method that draws at ``(x, y)`` within ``width`` and returns the ``y`` below it.  Parts are
-    first drawn on nothing, to learn how high the sheet must be.
+    Each part is a method that draws at ``(x, y)`` within ``width`` and returns the ``y`` below it.  A first pass draws
+    the parts on a dummy image to determine the required height.
     """
 
     def __init__(
@@ -362,7 +362,7 @@ class _Sheet:
         self.draw.line((x, y, x + width, y), fill=RULE)
         y += self.gap // 2
         y = self._classes(x, y, width) if self.only is None else self._one_class(self.only, x, y, width)
-        note = "Tissue in its own stain was not scored." if self.heatmap.known().any() else "No patch was scored."
+        note = "Tissue in its original stain was not scored." if self.heatmap.known().any() else "No patch was scored."
         return self._text(self.small, note, x, y + self.gap // 2, width, GREY)
 
     def _classes(self, x: int, y: int, width: int) -> int:
@@ -370,7 +370,7 @@ class _Sheet:
         share_column = self.body.width("> 99.9 %")
         self._right(self.small, "share of tissue", x + width - area_column, y, GREY)
         self._right(self.small, "area", x + width, y, GREY)
-        y = self._text(self.strong, "Leading class", x, y, width) + self.gap // 4
+        y = self._text(self.strong, "Predicted class", x, y, width) + self.gap // 4
         found = {finding.name: finding for finding in self.result.classes}
         swatch = self.body.size
         for name, colour in zip(self.card.classes, class_colours(self.card), strict=True):
@@ -393,11 +393,11 @@ class _Sheet:
         y = self._text(self.small, "The stronger the colour, the more probable the class:", x, y, width, GREY)
         y += self.gap // 4
         values = np.linspace(1 / classes, 1, width, dtype=np.float32)
-        opacity = leading_opacity(values, classes)[:, None]
+        opacity = prediction_opacity(values, classes)[:, None]
         names = [finding.name for finding in self.result.classes]
         shares = [finding.share for finding in self.result.classes]
-        leader = names[int(np.argmax(shares))] if names else self.card.classes[0]
-        colour = np.array(hex_to_rgb(class_colours(self.card)[self.card.classes.index(leader)]))
+        largest = names[int(np.argmax(shares))] if names else self.card.classes[0]
+        colour = np.array(hex_to_rgb(class_colours(self.card)[self.card.classes.index(largest)]))
         self._strip(np.rint(colour * opacity + 255 * (1 - opacity)).astype(np.uint8), x, y)
         y += self.body.size + self.gap // 6
         self.draw.text((x, y), percent(1 / classes), font=self.small.font, fill=GREY)
@@ -416,8 +416,8 @@ class _Sheet:
         for finding in self.result.classes:
             if finding.name == name:
                 y = self._text(self.body, f"Whole slide: {percent(finding.probability)}", x, y, width)
-                leads = f"Leads on {percent(finding.share)} of the tissue ({area(finding.area_mm2)})"
-                y = self._text(self.body, leads, x, y, width)
+                predicted = f"Predicted on {percent(finding.share)} of the tissue ({area(finding.area_mm2)})"
+                y = self._text(self.body, predicted, x, y, width)
         return y
 
     def _strip(self, colours: NDArray[np.uint8], x: int, y: int) -> None:
@@ -429,7 +429,7 @@ class _Sheet:
 
     def _scale_bar(self, x: int, y: int, width: int) -> int:
         if self.result.mpp is None:
-            return self._text(self.small, "Scale not known", x, y, width, GREY)
+            return self._text(self.small, "Scale unknown", x, y, width, GREY)
         bar = scale_bar(width, self.result.mpp * self.picture.scale[0])
         thickness = max(3, self.small.size // 3)
         right = x + round(bar.pixels) - 1

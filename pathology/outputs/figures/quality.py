@@ -1,4 +1,4 @@
-"""A picture of a slide's tissue and of what was left out or spoilt, with a legend."""
+"""Image of a slide's tissue, excluded regions and artefacts, with a legend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathology.slide.tissue.quality import SlideQuality
 __all__ = ["QUALITY_COLOURS", "quality_picture"]
 
 QUALITY_COLOURS = {
-    # Okabe and Ito's colours, away from pink and purple.
+    # Okabe and Ito's colours, except those close to pink and purple.
     "tissue": "#009e73",
     "pen": "#0072b2",
     "blur": "#e69f00",
@@ -30,13 +30,13 @@ QUALITY_COLOURS = {
 
 _ENTRIES = {
     "tissue": "Tissue (outline)",
-    "pen": "Pen or ink",
+    "pen": "Pen marks",
     "blur": "Out of focus",
     "fold": "Fold",
     "bubble": "Air bubble",
     "dark": "Dark dirt",
-    "edge": "Slide edge, coverslip, grey dirt",
-    "fragment": "Piece too small to keep",
+    "edge": "Slide edge, coverslip, grey debris",
+    "fragment": "Fragment below minimum size",
 }
 _OPACITY = 0.6
 
@@ -44,23 +44,23 @@ _OPACITY = 0.6
 def quality_picture(
     thumbnail: NDArray[np.uint8], quality: SlideQuality, *, title: str, longest: int = 1200
 ) -> Image.Image:
-    """Draw the tissue outline and everything that was left out or found spoilt over a slide.
+    """Draw the tissue outline, excluded regions and artefacts over a slide.
 
     Parameters
     ----------
     thumbnail
-        ``(H, W, 3)`` uint8 RGB in which the tissue was found.
+        ``(H, W, 3)`` uint8 RGB in which the tissue was detected.
     quality
-        What was found in it.
+        The tissue and artefact masks.
     title
         Name of the slide.
     longest
-        Longer side of the slide's picture in pixels; a smaller thumbnail is magnified in whole steps up to it.
+        Longer side of the slide image in pixels; a smaller thumbnail is magnified by integer factors up to it.
 
     Returns
     -------
     PIL.Image.Image
-        RGB: the slide, and beside it the title, a legend with areas and shares, and "research use only".
+        RGB: the slide, and beside it the title, a legend with areas and shares, and the research-use notice.
     """
     painted = _painted(thumbnail, quality, longest)
     small, strong = Lettering(15), Lettering(17, bold=True)
@@ -99,7 +99,7 @@ def _legend(quality: SlideQuality) -> list[tuple[str, str]]:
     for name, words in _ENTRIES.items():
         if name in ("blur", "fold", "bubble", "dark"):
             share = shares[name]
-            said = "cannot be told" if share is None else f"{percent(share)} of tissue"
+            said = "unknown" if share is None else f"{percent(share)} of tissue"
         else:
             said = area(counts[name] * pixel_mm2)
         lines.append((name, f"{words}: {said}"))
@@ -117,7 +117,7 @@ def _painted(thumbnail: NDArray[np.uint8], quality: SlideQuality, longest: int) 
     masks["blur"] &= tissue
     for reason in (ExclusionReason.EDGE, ExclusionReason.FRAGMENT):
         masks[reason.name.lower()] = _resized(quality.tissue.left_out == reason, size)
-    # Whatever else is known of a place goes over that it is blurred.
+    # Other artefacts are drawn over blur.
     for name in sorted(masks, key=lambda name: name != "blur"):
         shown[masks[name]] = (1 - _OPACITY) * shown[masks[name]] + _OPACITY * np.array(
             hex_to_rgb(QUALITY_COLOURS[name])
@@ -128,6 +128,6 @@ def _painted(thumbnail: NDArray[np.uint8], quality: SlideQuality, longest: int) 
 
 
 def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return a mask at another size; what is thinner than a pixel stays visible."""
+    """Resize a mask; structures thinner than a pixel remain visible."""
     shares = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))).resize(size, Image.Resampling.BOX)
     return np.asarray(shares) >= 96

@@ -1,4 +1,4 @@
-"""Pages and sheets for people: the batch report, each slide's report, PDF and Excel."""
+"""Reports: the batch report, slide reports, PDF and Excel."""
 
 import lazy_loader
 

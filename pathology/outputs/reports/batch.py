@@ -1,4 +1,4 @@
-"""``index.html``: all slides of a batch at a glance, each leading to its report."""
+"""``index.html``: overview of all slides of a batch, with links to their reports."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pathology.reports.html import data_uri, relative_link
 __all__ = ["IndexEntry", "batch_report", "preview", "write_batch_report"]
 
 PREVIEW_LONGEST_SIDE = 160
-"""Longer side of a preview, in pixels: sharp at the 90 points at which the batch page shows it; about 6 KB."""
+"""Longer side of a preview, in pixels: sharp at its size of 90 points on the batch page; about 6 KB."""
 
 EMBEDDED_PREVIEWS = 16 * 2**20
-"""Bytes of previews held inside the page; beyond (some thousand slides) it would open slowly, and previews are
-left out rather than made to load from elsewhere."""
+"""Largest number of bytes of previews embedded in the page; beyond this (a few thousand slides) the page would load
+slowly, and further previews are omitted."""
 
 BARS = 4
-"""Classes with a bar of their own in a row; a model with more shows the most probable ones."""
+"""Largest number of classes with a bar per row; with more, the most probable ones are shown."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class IndexEntry:
     result
         The slide.
     folder
-        Name of its folder under ``slides/``; ``None`` where it has none, and then nothing is linked.
+        Name of its folder under ``slides/``; ``None`` if it has none, so that nothing is linked.
     preview
-        Its :func:`preview`, where there is one.
+        Its :func:`preview`, if any.
     """
 
     result: SlideResult
@@ -72,7 +72,7 @@ def batch_report(entries: Sequence[IndexEntry], card: Card, *, made: datetime | 
     Parameters
     ----------
     entries
-        In the order in which rows stand before somebody sorts them.
+        In the initial order of the rows.
     card
         The model that scored them.
     made
@@ -115,7 +115,7 @@ def write_batch_report(path: Path, entries: Sequence[IndexEntry], card: Card, *,
 
 def _row(entry: IndexEntry, *, embed: bool) -> dict[str, Any]:
     ranked = sorted(entry.result.classes, key=lambda finding: -finding.probability)
-    # One class more than fits is shown too: "and 1 more" would take the same room.
+    # Show one more class than fits: "and 1 more" would take the same space.
     shown = ranked if len(ranked) <= BARS + 1 else ranked[:BARS]
     return {
         "result": entry.result,

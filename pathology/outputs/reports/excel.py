@@ -1,4 +1,4 @@
-"""``results.xlsx``: one row a slide, each column headed with its unit and explained on a second sheet."""
+"""``results.xlsx``: one row per slide; column headings include units, and a second sheet explains the columns."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathology.formatting import MPP_SOURCES, RESEARCH_USE_ONLY, valid_text
 __all__ = ["write_excel"]
 
 _ILLEGAL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-"""Control characters, which XML cannot hold."""
+"""Control characters, which XML does not allow."""
 _LONGEST: Final = 32_767
-"""Characters a cell can hold."""
+"""Largest number of characters in a cell."""
 
 
 @dataclass(frozen=True)
@@ -41,50 +41,60 @@ def _columns(results: Sequence[SlideResult]) -> list[_Column]:
         _Column("Slide", "", "Name of the slide", lambda r: r.slide_id, width=32),
         _Column("Patient", "", "Patient the slide belongs to", lambda r: r.patient_id, width=16),
         _Column("Status", "", "scored, abstained or failed", lambda r: r.status),
-        _Column("Prediction", "", "Predicted class; empty where the model abstained", lambda r: r.prediction, width=22),
+        _Column("Prediction", "", "Predicted class; empty if the model abstained", lambda r: r.prediction, width=22),
         _Column(
             "Most probable class",
             "",
-            "Class with the highest probability; no prediction where the model abstained",
+            "Class with the highest probability; not a prediction if the model abstained",
             lambda r: r.most_probable_class,
             width=22,
         ),
         _Column(
-            "Why not", "", "Why it failed or abstained", lambda r: r.error or r.abstained_because or None, width=50
+            "Reason",
+            "",
+            "Why the slide failed or the model abstained",
+            lambda r: r.error or r.abstained_because or None,
+            width=50,
         ),
     ]
     for name in classes:
         columns += _of_class(name)
     columns += [
-        _Column("Tissue", "mm²", "Area of tissue", lambda r: r.tissue_mm2, "0.00"),
+        _Column("Tissue", "mm²", "Tissue area", lambda r: r.tissue_mm2, "0.00"),
         _Column("Mitoses", "count", "Mitotic figures on the whole slide", _mitoses("total"), "0"),
         _Column("Mitoses per tissue", "1/mm²", "Mean density over all tissue", _mitoses("overall_per_mm2"), "0.00"),
-        _Column("Mitoses in hotspot", "count", "Mitotic figures in the densest window", _hotspot("count"), "0"),
-        _Column("Hotspot area", "mm²", "Area of that window", _hotspot("area_mm2"), "0.000"),
-        _Column("Hotspot density", "1/mm²", "Mitotic figures per area in that window", _hotspot("per_mm2"), "0.00"),
+        _Column("Mitoses in hotspot", "count", "Mitotic figures in the hotspot", _hotspot("count"), "0"),
+        _Column("Hotspot area", "mm²", "Area of the hotspot", _hotspot("area_mm2"), "0.000"),
+        _Column("Hotspot density", "1/mm²", "Mitotic figures per area in the hotspot", _hotspot("per_mm2"), "0.00"),
         _Column("Patches", "count", "Patches scored", lambda r: r.patches, "0"),
-        _Column("Patches left out", "count", "Unreadable or spoilt patches", lambda r: r.masked_patches, "0"),
+        _Column(
+            "Excluded patches",
+            "count",
+            "Patches that are unreadable or have artefacts",
+            lambda r: r.masked_patches,
+            "0",
+        ),
         _Column(
             "Unreadable tiles", "count", "Stored tiles that could not be decoded", lambda r: r.unreadable_tiles, "0"
         ),
         _Column("Scale", "µm/px", "Size of a level-0 pixel", lambda r: r.mpp, "0.0000"),
         _Column(
-            "Scale from",
+            "Scale source",
             "",
-            "Where the scale came from",
+            "Source of the scale",
             lambda r: MPP_SOURCES.get(r.mpp_source or "", r.mpp_source),
             width=24,
         ),
-        _Column("Width", "px", "Of level 0", lambda r: r.width, "0"),
-        _Column("Height", "px", "Of level 0", lambda r: r.height, "0"),
+        _Column("Width", "px", "Width at level 0", lambda r: r.width, "0"),
+        _Column("Height", "px", "Height at level 0", lambda r: r.height, "0"),
         _Column("Time", "s", "Wall time to score the slide", lambda r: r.seconds, "0.0"),
-        _Column("Model", "", "Name and version", lambda r: r.model, width=30),
+        _Column("Model", "", "Name and version of the model", lambda r: r.model, width=30),
         _Column("Weights", "", "SHA-256 of the model's weights", lambda r: r.model_sha256, width=20),
-        _Column("Warnings", "", "What was noticed", lambda r: " | ".join(r.warnings) or None, width=40),
-        _Column("File", "", "Where the slide was", lambda r: r.path, width=50),
+        _Column("Warnings", "", "Warnings about the slide", lambda r: " | ".join(r.warnings) or None, width=40),
+        _Column("File", "", "Path of the slide file", lambda r: r.path, width=50),
     ]
-    # A column that no slide fills only makes the sheet wider.
-    always = {"Slide", "Status", "Prediction", "Abstained", "Why not"}
+    # Columns without any value are omitted.
+    always = {"Slide", "Status", "Prediction", "Abstained", "Reason"}
     return [c for c in columns if c.name in always or any(c.value(r) is not None for r in results)]
 
 
@@ -97,11 +107,25 @@ def _of_class(name: str) -> list[_Column]:
         return value
 
     return [
-        _Column(f"Probability of {name}", "0 to 1", "Of the whole slide", field("probability"), "0.000", 14),
         _Column(
-            f"Share of {name}", "0 to 1", "Of the scored tissue, where the class leads", field("share"), "0.000", 14
+            f"Probability of {name}",
+            "0 to 1",
+            "Probability of the class for the whole slide",
+            field("probability"),
+            "0.000",
+            14,
         ),
-        _Column(f"Area of {name}", "mm²", "Of the scored tissue, where the class leads", field("area_mm2"), "0.00", 14),
+        _Column(
+            f"Share of {name}",
+            "0 to 1",
+            "Share of the scored tissue predicted as the class",
+            field("share"),
+            "0.000",
+            14,
+        ),
+        _Column(
+            f"Area of {name}", "mm²", "Area of the scored tissue predicted as the class", field("area_mm2"), "0.00", 14
+        ),
     ]
 
 
@@ -114,16 +138,16 @@ def _hotspot(attribute: str) -> Callable[[SlideResult], Any]:
 
 
 def write_excel(path: Path, results: Sequence[SlideResult]) -> None:
-    """Write the sheet, whole or not at all; rows go to disk as they are made.
+    """Write the workbook, completely or not at all; rows are streamed to disk.
 
-    Text is written as text: a slide's name that begins with ``=`` is no formula.
+    Text is written as text: a slide name that begins with ``=`` is not a formula.
 
     Parameters
     ----------
     path
         The file, ending in ``.xlsx``.
     results
-        In the order of the rows.
+        The results, in the order of the rows.
 
     Raises
     ------
@@ -144,7 +168,8 @@ def write_excel(path: Path, results: Sequence[SlideResult]) -> None:
         from openpyxl.utils import get_column_letter
     except ImportError as error:
         raise MissingDependencyError(
-            "writing Excel needs openpyxl, which is not installed", remedy="pip install 'sarcoma-pathology[interop]'"
+            "writing Excel files requires openpyxl, which is not installed",
+            remedy="pip install 'sarcoma-pathology[interop]'",
         ) from error
 
     columns = _columns(results)
@@ -165,7 +190,7 @@ def write_excel(path: Path, results: Sequence[SlideResult]) -> None:
         return made
 
     with replacing(path) as aside:
-        # Rows go to files of its own until it is saved, so nothing is begun where nothing can be saved.
+        # openpyxl writes rows to temporary files until saving, so check first that the file can be saved.
         book = Workbook(write_only=True)
         slides = book.create_sheet("Slides")
         slides.freeze_panes = "B2"

@@ -1,4 +1,4 @@
-"""A slide report's part about mitoses: the count, its hotspot, the candidates, and what a grade still lacks."""
+"""The mitosis section of a slide report: count, hotspot, candidates, and inputs still missing for a grade."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ __all__ = [
 ]
 
 _FULL = 0.8
-"""Share of tissue below which a window's density is said to be diluted by glass, and is held against no simulation:
-the simulated windows hold nothing but tissue."""
+"""Tissue fraction below which the report states that glass dilutes a window's density, and omits the comparison with
+the simulation, whose windows contain only tissue."""
 _LINE = (214, 39, 40)
 _FALSE_ALARMS = "false positives per mm²"
-"""The figure of a detector's card that says how often it finds mitoses where there are none."""
+"""The metric on a detector's card that states its rate of false positives."""
 
 
 def hotspot_outline(count: HotspotCount) -> NDArray[np.float64]:
-    """Return the hotspot's border as a closed polygon in level-0 pixels."""
+    """Return the outline of the hotspot as a closed polygon in level-0 pixels."""
     window = HotspotWindow.model_validate(
         {"shape": count.shape, "area_mm2": count.area_mm2, "aspect": count.half_width / count.half_height}
     )
@@ -49,7 +49,7 @@ def hotspot_outline(count: HotspotCount) -> NDArray[np.float64]:
 
 
 def outlined(pixels: NDArray[np.uint8], outline: NDArray[np.float64], shrink: tuple[float, float]) -> NDArray[np.uint8]:
-    """Draw a polygon on a picture of the slide.
+    """Draw a polygon on an image of the slide.
 
     Parameters
     ----------
@@ -58,13 +58,13 @@ def outlined(pixels: NDArray[np.uint8], outline: NDArray[np.float64], shrink: tu
     outline
         ``(K, 2)`` level-0 pixels.
     shrink
-        Level-0 pixels per pixel of the picture, across and down.
+        Level-0 pixels per image pixel, horizontally and vertically.
     """
     image = Image.fromarray(pixels)
     points = [(float(x / shrink[0]), float(y / shrink[1])) for x, y in outline]
     width = max(2, round(max(pixels.shape[:2]) / 250))
     draw = ImageDraw.Draw(image)
-    # White under red: seen on glass, on tissue and on any heatmap.
+    # White under red: visible on glass, on tissue and on any heatmap.
     draw.line(points, fill=(255, 255, 255), width=width * 2 + 1, joint="curve")
     draw.line(points, fill=_LINE, width=width, joint="curve")
     return np.asarray(image)
@@ -72,16 +72,16 @@ def outlined(pixels: NDArray[np.uint8], outline: NDArray[np.float64], shrink: tu
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """What a detector raises on tissue without mitoses.
+    """False positives of a detector on tissue without mitoses.
 
     Attributes
     ----------
     per_mm2, interval
-        Of the card.
+        Rate on the card.
     data
-        What it was measured on.
+        Data it was measured on.
     here, here_interval
-        The same rate on the tissue of this slide: detections to expect without a single mitosis.
+        The same rate applied to the tissue of this slide: detections to expect without any mitosis.
     """
 
     per_mm2: float
@@ -92,41 +92,41 @@ class FalseAlarms:
 
 
 def false_alarms(card: Card, tissue_mm2: float) -> FalseAlarms | None:
-    """Return what the card's rate of false alarms means for a slide; ``None`` where the card has no rate.
+    """Return the false positives to expect on a slide at the card's rate; ``None`` if the card has no rate.
 
     Parameters
     ----------
     card
-        The detector's.
+        The detector's card.
     tissue_mm2
         Tissue that was searched.
     """
-    figure = next((f for f in card.metrics if f.metric == _FALSE_ALARMS and f.value is not None), None)
-    if figure is None:
+    rate = next((m for m in card.metrics if m.metric == _FALSE_ALARMS and m.value is not None), None)
+    if rate is None:
         return None
-    assert figure.value is not None
-    assert figure.interval is not None
-    low, high = figure.interval
+    assert rate.value is not None
+    assert rate.interval is not None
+    low, high = rate.interval
     return FalseAlarms(
-        figure.value,
-        figure.interval,
-        figure.data,
-        figure.value * tissue_mm2,
+        rate.value,
+        rate.interval,
+        rate.data,
+        rate.value * tissue_mm2,
         (low * tissue_mm2, high * tissue_mm2),
     )
 
 
 def mitosis_section(result: SlideResult, card: Card, crops: Sequence[DetectionCrop] = ()) -> dict[str, Any] | None:
-    """Return what the report's template shows about mitoses; ``None`` if the model counts none.
+    """Return the template's values about mitoses; ``None`` if the model does not count mitoses.
 
     Parameters
     ----------
     result
-        A slide scored by a detector has ``mitoses``.
+        The result, which has ``mitoses`` if it was scored by a detector.
     card
-        The detector's.
+        The detector's card.
     crops
-        Pictures of the hotspot's candidates.
+        Images of the candidates in the hotspot.
     """
     found = result.mitoses
     if found is None:
@@ -141,7 +141,7 @@ def mitosis_section(result: SlideResult, card: Card, crops: Sequence[DetectionCr
         "cutoffs": (low, high),
         "sparse": hotspot is not None and hotspot.tissue_share is not None and 0 < hotspot.tissue_share < _FULL,
         "missing": _missing(hotspot),
-        "learnt_from": [data.name for data in card.training_data],
+        "training_data": [data.name for data in card.training_data],
         "false_alarms": None if not result.tissue_mm2 else false_alarms(card, result.tissue_mm2),
         "gallery": [
             {"row": c.row, "score": c.score, "picture": data_uri(jpeg(c.pixels, quality=85), "image/jpeg")}
@@ -164,11 +164,11 @@ def _place(hotspot: HotspotCount, mpp: float) -> tuple[float, float]:
 
 
 def _missing(hotspot: HotspotCount | None) -> tuple[str, ...]:
-    """Return what an FNCLCC grade still needs beside the mitoses."""
+    """Return the inputs other than mitoses that an FNCLCC grade requires."""
     area = hotspot.area_mm2 if hotspot is not None else math.pi
     count = hotspot.count if hotspot is not None else 0
     try:
         grade_fnclcc(mitoses=MitosesInArea(count=count, area_mm2=area, origin="model"))
     except MissingInputsError as error:
         return error.missing
-    raise AssertionError("a grade needs more than mitoses")
+    raise AssertionError("a grade requires more than mitoses")

@@ -1,6 +1,6 @@
-"""Reports as PDF, A4: one slide, or a batch.  They say what the HTML reports say, in the same words.
+"""Reports as PDF, A4: one slide, or a batch, with the same content as the HTML reports.
 
-Every page carries the notice and its number.  Text is set in DejaVu Sans, embedded, so that µ, ² and ≥ look the same
+Every page has the notice and a page number.  Text is set in embedded DejaVu Sans, so that µ, ² and ≥ look the same
 everywhere.
 """
 
@@ -60,7 +60,7 @@ try:
     )
 except ImportError as error:
     raise MissingDependencyError(
-        "writing PDF needs reportlab, which is not installed", remedy="pip install 'sarcoma-pathology[interop]'"
+        "writing PDF requires reportlab, which is not installed", remedy="pip install 'sarcoma-pathology[interop]'"
     ) from error
 
 __all__ = ["write_batch_pdf", "write_slide_pdf"]
@@ -68,11 +68,11 @@ __all__ = ["write_batch_pdf", "write_slide_pdf"]
 _FONT, _BOLD = "DejaVuSans", "DejaVuSans-Bold"
 _MARGIN: Final = 16 * mm
 _PADDING: Final = 6
-"""Points between the margin and what is set, on each side: reportlab's own."""
+"""Padding between the margin and the text on each side, in points: reportlab's default."""
 _WIDTH: Final = A4[0] - 2 * _MARGIN - 2 * _PADDING
 _INK, _GREY, _RULE, _WARNING = (colors.HexColor(c) for c in ("#1b1b1b", "#5a5a5a", "#d9d9d9", "#9a1b1b"))
 _MOST_WORDS: Final = 600
-"""Characters of one entry; a longer one (a path, an error) would fill a page of its own."""
+"""Largest number of characters per entry; a longer one (a path, an error) would fill a page."""
 
 
 def _fonts() -> None:
@@ -186,9 +186,9 @@ def write_slide_pdf(
     card
         The model.
     pictures
-        Where there are any.
+        Its images, if any.
     count
-        Mitoses with people's decisions taken in, where a detector looked for them.
+        Mitotic count after review, for a detector.
     made
         When the slide was scored.
 
@@ -217,15 +217,15 @@ def write_slide_pdf(
             ("Scored", None if made is None else f"{made:%d %B %Y, %H:%M %Z}".rstrip()),
             ("Model", f"{card.title} ({card.name} {card.version}, {card.architecture})"),
             ("Weights", f"SHA-256 {result.model_sha256}"),
-            ("Scale of the slide", _scale(result)),
+            ("Slide scale", _scale(result)),
             ("Patches", f"{card.patch} × {card.patch} px at {scale(card.mpp)}"),
-            ("Size of the slide", _size(result)),
-            ("Read by", f"{result.reader} reader" if result.reader else None),
-            ("Computed by", result.engine),
-            ("Time taken", None if result.seconds is None else duration(result.seconds)),
+            ("Slide size", _size(result)),
+            ("Reader", result.reader or None),
+            ("Engine", result.engine),
+            ("Time", None if result.seconds is None else duration(result.seconds)),
         ]
     )
-    story.append(KeepTogether([*_heading("What was done"), done]))
+    story.append(KeepTogether([*_heading("Processing"), done]))
     story += _limits(card)
     _built(path, story, f"{result.slide_id}: slide report")
 
@@ -244,8 +244,8 @@ def _size(result: SlideResult) -> str | None:
 
 def _caption(card: Card) -> str:
     if card.task == "classification":
-        return "With the leading class of each place"
-    return "With the detector's highest score of each place"
+        return "With the predicted class at each location"
+    return "With the detector's highest score at each location"
 
 
 def _answer(result: SlideResult, count: ReviewedCount | None) -> Table:
@@ -256,9 +256,9 @@ def _answer(result: SlideResult, count: ReviewedCount | None) -> Table:
         lines, colour = [(heading(result.answer), why)], colors.HexColor("#b36b00")
     elif count is not None and result.prediction is None:
         colour = _GREY
-        why = "Proposed by a detector; nobody has decided about one"
+        why = "Detected by the model; not reviewed"
         if count.accepted or count.rejected:
-            why = f"With decisions of people: {count.accepted:,} accepted, {count.rejected:,} rejected"
+            why = f"After review: {count.accepted:,} accepted, {count.rejected:,} rejected"
         lines = [(f"{count.total:,} {'mitosis' if count.total == 1 else 'mitoses'}", why)]
     else:
         finding = next((f for f in result.classes if f.name == result.prediction), None)
@@ -266,7 +266,7 @@ def _answer(result: SlideResult, count: ReviewedCount | None) -> Table:
         why = (
             ""
             if finding is None
-            else f"Probability {percent(finding.probability)}; leading class on {percent(finding.share)} of the scored "
+            else f"Probability {percent(finding.probability)}; predicted on {percent(finding.share)} of the scored "
             "tissue"
         )
         lines = [(f"Prediction: {result.finding}", why)]
@@ -289,18 +289,20 @@ def _classes(result: SlideResult, card: Card, colours: dict[str, str]) -> KeepTo
     ]
     rows: list[Sequence[Any]] = [head]
     for finding in result.classes:
-        leads = finding.name == result.prediction
+        predicted = finding.name == result.prediction
         values = (finding.name, percent(finding.probability), percent(finding.share), area(finding.area_mm2))
-        rows.append([_swatch(colours.get(finding.name, finding.colour)), *(_text(v, 9, bold=leads) for v in values)])
+        rows.append(
+            [_swatch(colours.get(finding.name, finding.colour)), *(_text(v, 9, bold=predicted) for v in values)]
+        )
     calibrated = (
-        "The probabilities were calibrated."
+        "The probabilities are calibrated."
         if card.calibration
-        else "The probabilities are not calibrated: a higher one is the more certain, but 80 % does not mean right "
-        "in 8 cases of 10."
+        else "The probabilities are not calibrated: higher means more certain, but 80 % does not mean correct in 8 of "
+        "10 cases."
     )
     note = (
-        f"Probability: of the whole slide, from {result.patches:,} patches. Share and area: of the scored tissue on "
-        f"which the class leads. {calibrated}"
+        f"Probability: of the whole slide, from {result.patches:,} patches. Share and area: of the scored tissue, "
+        f"where the class is predicted. {calibrated}"
     )
     widths = [14, 0.42 * _WIDTH, 0.18 * _WIDTH, 0.2 * _WIDTH, 0.2 * _WIDTH - 14]
     return KeepTogether([_grid(rows, widths), _text(note, 7.5, colour=_GREY, before=2)])
@@ -346,15 +348,15 @@ def _pictures(pictures: ReportPictures, colours: dict[str, str], caption: str) -
         ],
         hAlign="LEFT",
     )
-    note = "Scored tissue is shown in grey under its colour; tissue in its own stain was not scored."
-    return [KeepTogether([*_heading("Where on the slide"), two]), legend, _text(note, 7.5, colour=_GREY)]
+    note = "Scored tissue is shown in grey under its colour; tissue shown in its original stain was not scored."
+    return [KeepTogether([*_heading("Heatmap"), two]), legend, _text(note, 7.5, colour=_GREY)]
 
 
 def _mitoses(count: ReviewedCount, card: Card, tissue_mm2: float | None) -> list[Flowable]:
     spot = count.hotspot
     rows: list[tuple[str, str | None]] = [
         ("Counted on the slide", f"{count.total:,} of {count.detections:,} detections"),
-        ("Decided by people", f"{count.accepted:,} accepted, {count.rejected:,} rejected"),
+        ("Reviewed", f"{count.accepted:,} accepted, {count.rejected:,} rejected"),
         ("Per mm² of tissue", None if count.per_mm2 is None else f"{count.per_mm2:.2f} /mm²"),
     ]
     if spot is not None:
@@ -362,16 +364,19 @@ def _mitoses(count: ReviewedCount, card: Card, tissue_mm2: float | None) -> list
         rows += [
             ("Hotspot", f"{spot.count} in {spot.area_mm2:g} mm², centre ({spot.x:.0f}, {spot.y:.0f}) px"),
             ("Hotspot density", f"{spot.per_mm2:.2f} /mm² (95 % CI {low:.2f} to {high:.2f}, Poisson)"),
-            *((f"As a count: {name}", f"{value:.1f}") for name, value in spot.per_fields.items()),
+            *((f"Per 10 fields ({name})", f"{value:.1f}") for name, value in spot.per_fields.items()),
         ]
     alarms = None if not tissue_mm2 else false_alarms(card, tissue_mm2)
     if alarms is not None:
         low, high = alarms.here_interval
-        said = f"{alarms.here:.0f} (95 % CI {low:.0f} to {high:.0f}) on tissue of this area without a mitosis"
+        expected = f"{alarms.here:.0f} (95 % CI {low:.0f} to {high:.0f}) on this area of tissue without mitoses"
         rows.append(
-            ("False alarms to expect", f"{said}, by the rate of the card; not on every tissue, stain or scanner")
+            (
+                "Expected false positives",
+                f"{expected}, at the rate on the model card; may differ on other tissues, stains or scanners",
+            )
         )
-    rows.append(("Like the training data", "not measured"))
+    rows.append(("Similarity to training data", "not assessed"))
     return [KeepTogether([*_heading("Mitoses"), _facts(rows)])]
 
 
@@ -383,23 +388,23 @@ def _quality(result: SlideResult) -> list[Flowable]:
         rows += [
             ("Tissue", area(result.tissue_mm2)),
             ("Patches scored", f"{result.patches:,}"),
-            ("Patches left out", f"{result.masked_patches:,}"),
+            ("Excluded patches", f"{result.masked_patches:,}"),
             ("Unreadable tiles", f"{result.unreadable_tiles:,}"),
         ]
     return [KeepTogether([*_heading("Quality"), _facts(rows)])]
 
 
 def _limits(card: Card) -> list[Flowable]:
-    head = [_text(words, 8, colour=_GREY, bold=True) for words in ("Figure", "Value", "n", "Data")]
+    head = [_text(words, 8, colour=_GREY, bold=True) for words in ("Metric", "Value", "n", "Data")]
     rows: list[Sequence[Any]] = [head]
-    for figure in card.metrics:
+    for metric in card.metrics:
         value = "not estimated"
-        if figure.value is not None and figure.interval is not None:
-            low, high = figure.interval
-            value = f"{figure.value:.3g} ({figure.level:.0%} CI {low:.3g} to {high:.3g})"
-        data = f"{figure.data}. {figure.note}" if figure.note else figure.data
-        rows.append([_text(v, 8) for v in (figure.metric, value, f"{figure.n:,} {figure.unit}", data)])
-    story: list[Flowable] = [*_heading("The model and its limits"), _text(card.intended_use, 8.5, after=4)]
+        if metric.value is not None and metric.interval is not None:
+            low, high = metric.interval
+            value = f"{metric.value:.3g} ({metric.level:.0%} CI {low:.3g} to {high:.3g})"
+        data = f"{metric.data}. {metric.note}" if metric.note else metric.data
+        rows.append([_text(v, 8) for v in (metric.metric, value, f"{metric.n:,} {metric.unit}", data)])
+    story: list[Flowable] = [*_heading("Model and limitations"), _text(card.intended_use, 8.5, after=4)]
     story += [_text(f"• {limit}", 8.5) for limit in card.limits]
     story += [Spacer(0, 4), _grid(rows, [0.26 * _WIDTH, 0.26 * _WIDTH, 0.14 * _WIDTH, 0.34 * _WIDTH])]
     story.append(_text(f"CI: confidence interval. Split: {card.split}", 7.5, colour=_GREY, before=2))
@@ -409,7 +414,7 @@ def _limits(card: Card) -> list[Flowable]:
 
 
 def write_batch_pdf(path: Path, results: Sequence[SlideResult], card: Card, *, made: datetime | None = None) -> None:
-    """Write a batch's report: counts, and a row a slide.
+    """Write a batch report: counts, and one row per slide.
 
     Raises
     ------
@@ -418,10 +423,12 @@ def write_batch_pdf(path: Path, results: Sequence[SlideResult], card: Card, *, m
     """
     _fonts()
     statuses = Counter(result.status for result in results)
-    calls = Counter(result.prediction for result in results if result.prediction is not None)
-    told = ", ".join(f"{name}: {calls[name]:,}" for name in card.classes) if card.task == "classification" else None
+    predictions = Counter(result.prediction for result in results if result.prediction is not None)
+    by_class = (
+        ", ".join(f"{name}: {predictions[name]:,}" for name in card.classes) if card.task == "classification" else None
+    )
     head = [
-        _text(words, 8, colour=_GREY, bold=True) for words in ("Slide", "Patient", "Finding", "Probability", "Tissue")
+        _text(words, 8, colour=_GREY, bold=True) for words in ("Slide", "Patient", "Result", "Probability", "Tissue")
     ]
     rows: list[Sequence[Any]] = [head, *map(_row, results)]
     story: list[Flowable] = [
@@ -429,11 +436,11 @@ def write_batch_pdf(path: Path, results: Sequence[SlideResult], card: Card, *, m
         _text(f"{card.title} ({card.name} {card.version})", 9, colour=_GREY, after=6),
         _facts(
             [
-                ("Made", None if made is None else f"{made:%d %B %Y, %H:%M %Z}".rstrip()),
+                ("Created", None if made is None else f"{made:%d %B %Y, %H:%M %Z}".rstrip()),
                 ("Scored", f"{statuses['scored']:,}"),
                 ("Abstained", f"{statuses['abstained']:,}"),
                 ("Failed", f"{statuses['failed']:,}"),
-                ("Predictions", told),
+                ("Predictions", by_class),
             ]
         ),
         *_heading("Slides"),
@@ -446,15 +453,15 @@ def write_batch_pdf(path: Path, results: Sequence[SlideResult], card: Card, *, m
 def _row(result: SlideResult) -> list[Any]:
     finding = next((f for f in result.classes if f.name == result.prediction), None)
     if result.status == "failed":
-        said = _text(sentence(result.error), 8, colour=_WARNING)
+        outcome = _text(sentence(result.error), 8, colour=_WARNING)
     elif result.abstained:
-        said = _text(sentence(result.abstained_because), 8)
+        outcome = _text(sentence(result.abstained_because), 8)
     else:
-        said = _text(result.finding, 8, bold=True)
+        outcome = _text(result.finding, 8, bold=True)
     return [
         _text(result.slide_id, 8),
         _text(result.patient_id or "", 8),
-        said,
+        outcome,
         _text(percent(finding.probability) if finding is not None else "", 8),
         _text(area(result.tissue_mm2) if result.tissue_mm2 is not None else "", 8),
     ]

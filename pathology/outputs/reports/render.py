@@ -1,4 +1,4 @@
-"""Filling the templates of the slide's report and of the batch's."""
+"""Rendering of the report templates."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of this folder; every value is escaped.
+    """Render a template of this folder; every value is escaped.
 
     Parameters
     ----------
     template
         File name in ``templates/``.
     **values
-        What the template names; a missing one is an error.
+        Variables of the template; a missing one is an error.
     """
     environment = page_environment(_TEMPLATES)
     environment.filters |= {"conformal_said": conformal_said, "domain_said": domain_said}

@@ -1,4 +1,4 @@
-"""``report.html``: what was found in one slide, how, and how far it can be trusted, on one self-contained page."""
+"""``report.html``: results of one slide, processing and limitations, on one self-contained page."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from pathology.settings import ScoreSettings
 __all__ = ["REPORT_LONGEST_SIDE", "ReportPictures", "report_pictures", "slide_report", "write_slide_report"]
 
 REPORT_LONGEST_SIDE = 1000
-"""Longer side of each picture in a report, in pixels: half an A4 page at 300 dots per inch."""
+"""Longer side of each image in a report, in pixels: half an A4 page at 300 dots per inch."""
 
 
 @dataclass(frozen=True)
 class ReportPictures:
-    """A slide twice at the same size: as it is and under its heatmap.
+    """Two images of a slide at the same size: without and with its heatmap.
 
     Attributes
     ----------
     plain, painted
         ``(H, W, 3)`` uint8 RGB.
     bar
-        Scale bar for both; ``None`` where the scale is not known.
+        Scale bar for both; ``None`` if the scale is unknown.
     """
 
     plain: NDArray[np.uint8]
@@ -54,7 +54,7 @@ class ReportPictures:
 def report_pictures(
     result: SlideResult, card: Card, picture: SlidePicture, heatmap: Heatmap, tissue: NDArray[np.bool_]
 ) -> ReportPictures:
-    """Draw a report's pictures.
+    """Draw the images of a report.
 
     Parameters
     ----------
@@ -102,17 +102,17 @@ def slide_report(
     card
         The model.
     pictures
-        Where there are any; a failed slide usually has none.
+        Its images, if any; a failed slide usually has none.
     timing
-        Seconds per step, by a name for people, in the order in which the steps ran.
+        Seconds per step, by display name, in the order of the steps.
     made
         When the slide was scored; shown with its time zone.
     crops
-        Of a detector: pictures of the detections in the hotspot.
+        For a detector: images of the detections in the hotspot.
     patches
-        Of a classifier: the patches that speak most for each class.
+        For a classifier: the top-scoring patches of each class.
     attention
-        The slide with the weight of its places in a learned aggregator's answer, ``(H, W, 3)`` uint8 RGB.
+        The slide with the attention weights of a trained aggregator, ``(H, W, 3)`` uint8 RGB.
     """
     colours = dict(zip(card.classes, class_colours(card), strict=True))
     return render(
@@ -123,7 +123,7 @@ def slide_report(
         pictures=None if pictures is None else _embedded(pictures),
         opacity=OPACITY,
         mpp_source=MPP_SOURCES.get(result.mpp_source or "", result.mpp_source or ""),
-        metrics=[(figure, _figure_value(figure)) for figure in card.metrics],
+        metrics=[(metric, _metric_value(metric)) for metric in card.metrics],
         further=list(_flat(result.extra)),
         mitoses=mitosis_section(result, card, crops),
         representative=gallery_rows(patches),
@@ -170,27 +170,27 @@ def _embedded(pictures: ReportPictures) -> dict[str, Any]:
     }
 
 
-def _figure_value(figure: Metric) -> str:
-    if figure.value is None or figure.interval is None:
+def _metric_value(metric: Metric) -> str:
+    if metric.value is None or metric.interval is None:
         return "not estimated"
-    low, high = figure.interval
-    return f"{figure.value:.3g} ({figure.level:.0%} CI {low:.3g} to {high:.3g})"
+    low, high = metric.interval
+    return f"{metric.value:.3g} ({metric.level:.0%} CI {low:.3g} to {high:.3g})"
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
     """Yield ``(name, value)`` of nested findings, names joined as ``outer: inner``.
 
-    Lists are left out: they are records for programs, not findings to read.
+    Lists are skipped: they are machine-readable records.
     """
     for name, value in values.items():
         label = f"{before}: {name}" if before else str(name)
         if isinstance(value, Mapping):
             yield from _flat(value, label)
         elif not isinstance(value, (list, tuple)):
-            yield label.replace("_", " "), _said(value)
+            yield label.replace("_", " "), _value_text(value)
 
 
-def _said(value: object) -> str:
+def _value_text(value: object) -> str:
     if value is None:
         return NOT_KNOWN
     if isinstance(value, bool):
@@ -212,7 +212,7 @@ def _settings(
             yield from _settings(value, kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None, label)
             continue
         meaning = "" if field is None or field.description is None else " ".join(field.description.split())
-        # Documentation is written for Sphinx: first sentence, without its marks.
+        # Docstrings are written for Sphinx: take the first sentence, without markup.
         first = re.split(r"(?<=\.)\s", meaning, maxsplit=1)[0].rstrip(".")
         first = re.sub(r":\w+:`([^`]+)`|``", r"\1", first)
-        yield label, "none" if value is None else _said(value), first
+        yield label, "none" if value is None else _value_text(value), first

@@ -30,8 +30,8 @@ def test_ome_zarr_metadata_is_valid(heatmap, tmp_path):
     image = models.Image.from_zarr(group)
     assert len(image.attributes.ome.multiscales[0].datasets) == 4
     labels = models.Labels.from_zarr(group["labels"])
-    assert labels.attributes.ome.labels == ["leading_class"]
-    label = models.ImageLabel.from_zarr(group["labels/leading_class"])
+    assert labels.attributes.ome.labels == ["predicted_class"]
+    label = models.ImageLabel.from_zarr(group["labels/predicted_class"])
     assert [p.label_value for p in label.attributes.ome.image_label.properties] == [1, 2]
 
 
@@ -46,8 +46,8 @@ def test_ome_zarr_opens_with_ome_zarr(heatmap, tmp_path):
     assert [tuple(level.shape) for level in image.data] == [(2, 300, 150), (2, 150, 75), (2, 75, 38), (2, 38, 19)]
     np.testing.assert_array_equal(np.asarray(image.data[0]), heatmap.values)
     assert image.metadata["channel_names"] == ["a", "b"]
-    label = next(node for node in nodes if node.zarr.path.endswith("leading_class"))
-    np.testing.assert_array_equal(np.asarray(label.data[0]), heatmap.leading() + 1)
+    label = next(node for node in nodes if node.zarr.path.endswith("predicted_class"))
+    np.testing.assert_array_equal(np.asarray(label.data[0]), heatmap.predicted() + 1)
 
 
 def test_ome_zarr_replaces_an_older_one_whole(heatmap, tmp_path):

@@ -69,7 +69,7 @@ def test_ome_zarr(slide, tmp_path):
     group = zarr.open_group(export_slide(slide, "ome-zarr", tmp_path), mode="r")
     ome = group.attrs["ome"]
     assert [channel["label"] for channel in ome["omero"]["channels"]] == ["stroma", "tumour"]
-    for name, channels in (("", True), ("labels/leading_class/", False)):
+    for name, channels in (("", True), ("labels/predicted_class/", False)):
         (multiscale,) = group[name.rstrip("/")].attrs["ome"]["multiscales"] if name else ome["multiscales"]
         for dataset in multiscale["datasets"]:
             scale, shift = (t[t["type"]][-2:] for t in dataset["coordinateTransformations"])

@@ -113,7 +113,7 @@ def test_no_tissue_and_unreadable_patches_are_not_known():
     tissue = np.array([1, 1, 0, 0.5], np.float32)
     heatmap = build_heatmap(coords, p, tissue, classes=["a", "b"], extent=10, stride=10)
     assert heatmap.known().tolist() == [[True, False, False, True]]
-    assert heatmap.leading().tolist() == [[1, -1, -1, 0]]
+    assert heatmap.predicted().tolist() == [[1, -1, -1, 0]]
     np.testing.assert_array_equal(heatmap.confidence(), np.array([[0.8, np.nan, np.nan, 0.9]], np.float32))
     np.testing.assert_array_equal(heatmap.probability("b"), np.array([[0.8, np.nan, np.nan, 0.1]], np.float32))
 
@@ -122,7 +122,7 @@ def test_ties_go_to_the_first_class():
     coords = np.zeros((1, 2), np.int32)
     p = np.array([[0.3, 0.35, 0.35]], np.float32)
     heatmap = build_heatmap(coords, p, np.ones(1, np.float32), classes=["a", "b", "c"], extent=5, stride=5)
-    assert heatmap.leading().item() == 1
+    assert heatmap.predicted().item() == 1
 
 
 @pytest.mark.parametrize("n", [0, 3])
@@ -132,7 +132,7 @@ def test_a_slide_without_any_scored_patch_has_an_empty_map(n):
         coords, np.full((n, 2), np.nan, np.float32), np.ones(n, np.float32), classes=["a", "b"], extent=10, stride=10
     )
     assert empty.shape == (0, 0)
-    assert empty.leading().shape == empty.confidence().shape == empty.probability("a").shape == (0, 0)
+    assert empty.predicted().shape == empty.confidence().shape == empty.probability("a").shape == (0, 0)
     assert empty.cells_along(np.arange(3.0), 0).tolist() == [-1, -1, -1]
 
 

@@ -16,7 +16,7 @@ from pathology.outputs.figures.overlay import (
     LUMINANCE,
     OPACITY,
     compose_overlay,
-    leading_opacity,
+    prediction_opacity,
     paint,
     scale_bar,
     write_overlay,
@@ -110,7 +110,7 @@ def test_what_hangs_over_the_slide_is_not_painted():
 
 
 @pytest.mark.parametrize("p", [(0.0, 1.0), (0.4, 0.6), (0.7, 0.3), (0.5, 0.5)])
-def test_leading_class_colour_and_opacity(p):
+def test_predicted_class_colour_and_opacity(p):
     picture = picture_of(DIMENSIONS, (1000, 800))
     colours = ("#e69f00", "#0072b2")
     painted = paint(picture, one_patch(300, 200, 100, p), EVERYWHERE, DIMENSIONS, colours=colours)
@@ -139,9 +139,9 @@ def test_one_class_is_shown_by_colour_at_equal_opacity():
 def test_histology_stays_visible_under_the_strongest_colour():
     assert OPACITY[1] <= 0.6
     assert CLASS_MAP_OPACITY <= 0.6
-    values = leading_opacity(np.array([1 / 3, 2 / 3, 1, np.nan], np.float32), 3)
+    values = prediction_opacity(np.array([1 / 3, 2 / 3, 1, np.nan], np.float32), 3)
     assert values == pytest.approx([OPACITY[0], sum(OPACITY) / 2, OPACITY[1], 0], abs=1e-6)
-    assert leading_opacity(np.array([0, 1], np.float32), 1) == pytest.approx(OPACITY, abs=1e-6)
+    assert prediction_opacity(np.array([0, 1], np.float32), 1) == pytest.approx(OPACITY, abs=1e-6)
 
 
 def test_without_any_patch_the_picture_is_unchanged():

@@ -32,7 +32,7 @@ def test_numbers_are_numbers_and_heads_have_units(make, tmp_path):
     assert first["Probability of viable tumour (0 to 1)"].value == pytest.approx(1 / 3)
     assert first["Area of viable tumour (mm²)"].value == 1.5
     second = dict(zip(heads, rows[1], strict=True))
-    assert second["Why not"].value == "cut off"
+    assert second["Reason"].value == "cut off"
     assert second["Probability of viable tumour (0 to 1)"].value is None
     assert len(rows) == 2
 

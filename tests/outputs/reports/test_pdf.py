@@ -110,7 +110,7 @@ def test_many_slides_and_classes_fill_pages_and_do_not_overflow(make, tmp_path):
     pages = text(tmp_path / "b.pdf")
     assert len(pages) > 5
     assert "slide 299" in " ".join(pages)
-    assert all("Slide Patient Finding" in page for page in pages[1:5]), "the head is repeated"
+    assert all("Slide Patient Result" in page for page in pages[1:5]), "the head is repeated"
 
 
 def test_an_abstained_slide(make, tmp_path):
@@ -134,7 +134,7 @@ def test_a_detectors_slide_has_a_count_for_an_answer(results, tmp_path):
     pdf.write_slide_pdf(tmp_path / "a.pdf", result, slide.card, count=count)
     said = text(tmp_path / "a.pdf")[0]
     assert f"{count.total} mitoses" in said
-    assert "nobody has decided" in said
+    assert "not reviewed" in said
     assert "not known" not in said
     decided = count.model_copy(update={"accepted": 2, "rejected": 1})
     pdf.write_slide_pdf(tmp_path / "b.pdf", result, slide.card, count=decided)

@@ -186,7 +186,7 @@ def test_warnings_unreadable_tiles_and_further_findings(make, card):
         mpp_source="objective power",
         extra={
             "mitoses_per_mm2": 3.25,
-            "quality": {"pen": 0.1, "spoilt": False, "focus": None},
+            "quality": {"pen": 0.1, "folded": False, "focus": None},
             "signature": [["a", 1]],
         },
     )
@@ -194,12 +194,12 @@ def test_warnings_unreadable_tiles_and_further_findings(make, card):
     for words in (
         "The scale is a guess.",
         "3 stored tiles could not be decoded",
-        "2 (unreadable or spoilt)",
+        "2 (unreadable or with artefacts)",
         "3.2 s, in 2 attempts",
         "estimated from the objective power",
         "mitoses per mm2 3.25",
         "quality: pen 0.1",
-        "quality: spoilt no",
+        "quality: folded no",
         "quality: focus not known",
         "– finding tissue 0.5 s",
     ):
@@ -226,11 +226,11 @@ def test_one_class_and_many(make, pictures, classes):
 
 def test_a_calibrated_model_is_called_so(make):
     text = make.page(slide_report(make.result(), make.card(calibration={"temperature": 1.3}))).text
-    assert "were calibrated" in text
+    assert "are calibrated" in text
     assert "not calibrated" not in text
 
 
-def test_a_count_says_how_often_the_detector_is_wrong_and_what_it_learnt_from(make):
+def test_a_count_states_false_positives_and_training_data(make):
     alarms = Metric(
         metric="false positives per mm²",
         value=5.0,
@@ -245,18 +245,20 @@ def test_a_count_says_how_often_the_detector_is_wrong_and_what_it_learnt_from(ma
     result = make.result(
         classes=("mitosis",),
         tissue_mm2=2.0,
-        warnings=("patches were magnified",),
+        warnings=("patches were upsampled",),
         mitoses=SlideMitoses(threshold=0.5, candidates=7, **dict(count)),
     )
     text = make.page(slide_report(result, make.card(metrics=(alarms,), **changes))).text
-    assert "this detector still called 5.0 objects per mm² mitoses (95 % interval 1.0 to 15.0)" in text
-    assert "the 2.00 mm² searched here give 10 (2 to 30) without a single one" in text
-    answer = text[: text.index("For a grade")]
-    assert "Whether this slide is like what the detector learnt from was not measured. It learnt from: Tiles" in answer
-    assert "Patches were magnified." in answer
+    assert "this detector produced 5.0 false positives per mm² (95 % interval 1.0 to 15.0)" in text
+    assert "expect 10 (2 to 30) false positives in the 2.00 mm² searched here, even without any mitosis" in text
+    answer = text[: text.index("Grading")]
+    assert (
+        "Whether this slide resembles the training data was not assessed. The detector was trained on: Tiles" in answer
+    )
+    assert "Patches were upsampled." in answer
     without = make.page(slide_report(result, make.card(**changes))).text
-    assert "this detector still called" not in without
-    assert "It learnt from: Tiles" in without
+    assert "this detector produced" not in without
+    assert "The detector was trained on: Tiles" in without
 
 
 def test_it_is_written_whole_or_not_at_all(tmp_path, card, result):
