@@ -36,7 +36,7 @@ from pathology.outputs.figures.palette import class_colours, colour_map, hex_to_
 from pathology.outputs.figures.text import Lettering
 from pathology.outputs.figures.thumbnail import SlidePicture
 
-__all__ = ["LONGEST_SIDE", "ScaleBar", "compose_overlay", "prediction_opacity", "paint", "scale_bar", "write_overlay"]
+__all__ = ["LONGEST_SIDE", "ScaleBar", "compose_overlay", "paint", "prediction_opacity", "scale_bar", "write_overlay"]
 
 LONGEST_SIDE = 1600
 """Default longer side of the slide on an overlay, in pixels: fills a screen, prints A4 at 150 dots per inch."""

@@ -16,8 +16,8 @@ from pathology.outputs.figures.overlay import (
     LUMINANCE,
     OPACITY,
     compose_overlay,
-    prediction_opacity,
     paint,
+    prediction_opacity,
     scale_bar,
     write_overlay,
 )
