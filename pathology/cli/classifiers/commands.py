@@ -76,7 +76,7 @@ def train_command(
 
     On several GPUs: torchrun --nproc-per-node N -m pathology train ...
     """
-    from pathology.cli.train import run
+    from pathology.cli.classifiers.train import run
 
     changes = [
         *([] if target_mpp is None else [f"mpp={target_mpp}"]),
@@ -120,7 +120,7 @@ def evaluate_command(
     ] = None,
 ) -> None:
     """Evaluate a bundle on labelled slides, next to its internal evaluation."""
-    from pathology.cli.evaluate import run
+    from pathology.cli.classifiers.evaluate import run
 
     raise typer.Exit(
         run(
@@ -149,7 +149,7 @@ def readers_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare the accuracy of readers with and without AI assistance."""
-    from pathology.cli.evaluate import run_readers
+    from pathology.cli.classifiers.evaluate import run_readers
 
     run_readers(table, as_json=as_json)
 
