@@ -58,7 +58,6 @@ def run(
 def import_review(results: Path, slide_id: str, reviewed: Path) -> None:
     """Import detections reviewed in QuPath or in a spreadsheet and save the decisions with the results."""
     from pathology.errors import UsageError
-    from pathology.findings.reviewed_count import count_reviewed
     from pathology.outputs.export.annotations import decided
     from pathology.outputs.export.detection_table import read_detection_table
     from pathology.outputs.export.geojson import read_geojson
@@ -76,19 +75,16 @@ def import_review(results: Path, slide_id: str, reviewed: Path) -> None:
     else:
         decisions = decided(read_geojson(reviewed), slide.detections, earlier)
     write_decisions(slide.folder, slide.detections, decisions.values())
-    record = slide.record
-    before = count_reviewed(slide.detections, earlier, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
-    after = count_reviewed(slide.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+    before, after = slide.count_with(earlier), slide.count_with(decisions)
+    assert before is not None
+    assert after is not None
     print(
         f"{slide_id}: {after.accepted} accepted, {after.rejected} rejected; "
         f"count {before.total} before review, {after.total} now."
     )
     if after.hotspot is not None:
         low, high = after.hotspot.per_mm2_interval
-        print(
-            f"Hotspot of {after.hotspot.area_mm2:g} mm²: {after.hotspot.count} mitoses, "
-            f"{after.hotspot.per_mm2:.1f} per mm² ({low:.1f}-{high:.1f})."
-        )
+        print(f"Hotspot: {after.hotspot.basis}; {after.hotspot.per_mm2:.1f} per mm² ({low:.1f}-{high:.1f}).")
     print("Research use only.")
 
 

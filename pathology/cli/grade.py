@@ -33,10 +33,15 @@ Slide = Annotated[
         show_default=False,
     ),
 ]
+AcceptUnreviewed = Annotated[
+    bool, typer.Option("--accept-unreviewed", help="Grade although nobody reviewed the detections that are counted.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def _count(mitoses: int | None, area: float | None, slide: Path | None) -> MitosesInArea | None:
+def _count(
+    mitoses: int | None, area: float | None, slide: Path | None, accept_unreviewed: bool
+) -> MitosesInArea | None:
     """Return the mitotic count from the options, or ``None`` where there is none."""
     from pathology.errors import UsageError
     from pathology.findings.grading.assessment import MitosesInArea
@@ -44,7 +49,7 @@ def _count(mitoses: int | None, area: float | None, slide: Path | None) -> Mitos
     if slide is not None:
         if mitoses is not None or area is not None:
             raise UsageError("give either --slide or --mitoses with --area, not both")
-        return _count_of_slide(slide)
+        return _count_of_slide(slide, accept_unreviewed)
     if (mitoses is None) != (area is None):
         raise UsageError(
             "a mitotic count requires the area in which it was made",
@@ -57,29 +62,53 @@ def _count(mitoses: int | None, area: float | None, slide: Path | None) -> Mitos
     return MitosesInArea(count=mitoses, area_mm2=area)
 
 
-def _count_of_slide(folder: Path) -> MitosesInArea:
+def _count_of_slide(folder: Path, accept_unreviewed: bool) -> MitosesInArea:
     """Return the count in a scored slide's hotspot, excluding rejected detections."""
     from pathology.errors import UsageError
     from pathology.findings.grading.assessment import MitosesInArea
-    from pathology.findings.reviewed_count import count_reviewed
-    from pathology.outputs.results.detection_file import DETECTIONS, read_decisions, read_detections
-    from pathology.outputs.results.record import check_files, read_slide_record
+    from pathology.findings.mitotic_count import FNCLCC_FIELD
+    from pathology.outputs.results.results_folder import open_slide_folder
 
-    detections = read_detections(folder)
-    if detections is None:
+    slide = open_slide_folder(folder)
+    if slide.detections is None:
         raise UsageError("this slide has no detections", where=folder, remedy="Score it with a mitosis detector first")
-    check_files(folder, DETECTIONS)
-    record = read_slide_record(folder).result
-    decisions = read_decisions(folder, detections)
-    count = count_reviewed(detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
-    area = detections.header.window.area_mm2
-    if count.hotspot is None:
-        if count.total:
-            raise UsageError("this slide has detections but no hotspot, because its scale is unknown", where=folder)
-        return MitosesInArea(count=0, area_mm2=area, origin="model")
-    # The count is a pathologist's only if every counted detection was reviewed.
-    reviewed = all(member in decisions for member in count.hotspot.members)
-    return MitosesInArea(count=count.hotspot.count, area_mm2=area, origin="pathologist" if reviewed else "model")
+    count = slide.count()
+    assert count is not None
+    window = slide.detections.header.window.area_mm2
+    if count.total and count.hotspot is None:
+        raise UsageError("this slide has detections but no hotspot: see its warnings", where=folder)
+    decisions = slide.decisions()
+    members = count.hotspot.members if count.hotspot is not None else ()
+    reviewed = sum(member in decisions for member in members)
+    # The count is a pathologist's only if every counted detection was reviewed; that nothing was detected, nobody was
+    # shown.
+    whole = bool(members) and reviewed == len(members)
+    if not whole and not accept_unreviewed:
+        raise UsageError(
+            f"the count rests on detections that nobody reviewed: {len(members) - reviewed} of the {len(members)} in "
+            "the hotspot"
+            if members
+            else "the count rests on a detector that found no mitosis, which nobody reviewed",
+            where=folder,
+            remedy="Review them (pathology view RESULTS), or grade all the same with --accept-unreviewed",
+        )
+    area = window
+    if count.hotspot is not None and count.hotspot.tissue_share is not None:
+        area = count.hotspot.tissue_mm2 or 0.0
+        if area < FNCLCC_FIELD.field_mm2:
+            raise UsageError(
+                f"the hotspot holds {area:.3g} mm² of tissue, less than one high-power field "
+                f"({FNCLCC_FIELD.field_mm2} mm²): too little for a grade",
+                where=folder,
+                remedy="Count by eye and give --mitoses with --area",
+            )
+    basis = count.hotspot.basis if count.hotspot is not None else f"0 in a window of {window:.4g} mm²"
+    return MitosesInArea(
+        count=len(members),
+        area_mm2=area,
+        origin="pathologist" if whole else "model",
+        basis=f"{basis}; {reviewed} of {len(members)} detections reviewed",
+    )
 
 
 def _show(assessment: Assessment, as_json: bool) -> None:
@@ -111,6 +140,7 @@ def fnclcc(
     mitoses: Mitoses = None,
     area: Area = None,
     slide: Slide = None,
+    accept_unreviewed: AcceptUnreviewed = False,
     necrosis: Annotated[
         float | None, typer.Option("--necrosis", help="Necrosis, percentage of the tumour.", show_default=False)
     ] = None,
@@ -134,7 +164,7 @@ def fnclcc(
         grade_fnclcc(
             histotype=histotype,
             histotype_confirmed=confirmed,
-            mitoses=_count(mitoses, area, slide),
+            mitoses=_count(mitoses, area, slide, accept_unreviewed),
             necrosis_percent=necrosis,
             necrosis_origin="model" if necrosis_by_model else "pathologist",
             pretreated=pretreated,
@@ -164,6 +194,7 @@ def uterine(
     mitoses: Mitoses = None,
     area: Area = None,
     slide: Slide = None,
+    accept_unreviewed: AcceptUnreviewed = False,
     as_json: Json = False,
 ) -> None:
     """Classify a uterine smooth muscle tumour (Stanford criteria, with WHO 2020 thresholds)."""
@@ -175,7 +206,7 @@ def uterine(
             subtype=subtype,
             coagulative_necrosis=necrosis,
             atypia=atypia,
-            mitoses=_count(mitoses, area, slide),
+            mitoses=_count(mitoses, area, slide, accept_unreviewed),
         ),
         as_json,
     )

@@ -7,6 +7,7 @@ Counts are therefore given per mm², with an interval, and then converted to the
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -25,9 +26,9 @@ __all__ = [
     "HotspotCount",
     "MitoticCount",
     "SlideMitoses",
+    "TissueMap",
     "bell_counts",
     "count_mitoses",
-    "tissue_share",
 ]
 
 
@@ -91,6 +92,22 @@ MODERN_FIELD = FieldConvention(name="modern 40x, FN 22, 0.237 mm² fields", fiel
 """A 40x objective with field number 22: diameter 0.55 mm, ten fields 2.37 mm²."""
 
 
+@dataclass(frozen=True, eq=False)
+class TissueMap:
+    """Where a slide has tissue.
+
+    Attributes
+    ----------
+    mask
+        ``(rows, columns)`` bool over the whole slide, true on tissue.
+    dimensions
+        ``(width, height)`` of the slide in level-0 pixels.
+    """
+
+    mask: NDArray[np.bool_]
+    dimensions: tuple[int, int]
+
+
 class HotspotCount(Record):
     """Mitoses in one window, as a record for results and reports."""
 
@@ -109,7 +126,7 @@ class HotspotCount(Record):
     count: int
     """Mitoses in the window."""
     per_mm2: float
-    """Count divided by area."""
+    """Density per mm² of the tissue in the window; per mm² of the window where its tissue is not known."""
     per_mm2_interval: tuple[float, float]
     """Exact 95 % Poisson interval of the density.  It covers random variation of the count, not the detector's errors,
     and applies to a predefined window; see :class:`MitoticCount` for the effect of selecting the maximum."""
@@ -118,15 +135,28 @@ class HotspotCount(Record):
     members: tuple[int, ...] = ()
     """Indices of the mitoses in the window."""
     tissue_share: float | None = None
-    """Tissue fraction of the window, 0 to 1; ``None`` without a tissue mask.  A window partly over glass contains less
-    tissue than its area, so its density is underestimated accordingly."""
+    """Tissue fraction of the window, 0 to 1; ``None`` without a tissue mask."""
+
+    @property
+    def tissue_mm2(self) -> float | None:
+        """Tissue in the window, in mm²; ``None`` without a tissue mask."""
+        return None if self.tissue_share is None else self.tissue_share * self.area_mm2
+
+    @property
+    def basis(self) -> str:
+        """What the density rests on, in words."""
+        if not self.tissue_share:
+            known = "how much of it is tissue is not known" if self.tissue_share is None else "none of it is tissue"
+            return f"{self.count} in a window of {self.area_mm2:.3g} mm²; {known}"
+        return f"{self.count} in {self.tissue_mm2:.3g} mm² of tissue, in a window of {self.area_mm2:.3g} mm²"
 
     @classmethod
-    def of(cls, hotspot: Hotspot, conventions: tuple[FieldConvention, ...]) -> HotspotCount:
-        """Create the record of a hotspot."""
+    def of(cls, hotspot: Hotspot, conventions: tuple[FieldConvention, ...], share: float | None = None) -> HotspotCount:
+        """Create the record of a hotspot whose window holds this fraction of tissue; ``None``: it is not known."""
         area = hotspot.window.area_mm2
-        density = hotspot.count / area
-        interval = poisson_interval(hotspot.count)
+        examined = area * share if share else area
+        density = hotspot.count / examined
+        interval = poisson_interval(hotspot.count, exposure=examined)
         return cls(
             shape=hotspot.window.shape,
             area_mm2=area,
@@ -136,9 +166,10 @@ class HotspotCount(Record):
             half_height=hotspot.half_height,
             count=hotspot.count,
             per_mm2=density,
-            per_mm2_interval=(interval.low / area, interval.high / area),
+            per_mm2_interval=(interval.low, interval.high),
             per_fields={c.name: c.from_density(density) for c in conventions},
             members=hotspot.members,
+            tissue_share=share,
         )
 
 
@@ -186,6 +217,7 @@ def count_mitoses(
     *,
     window: HotspotWindow | None = None,
     tissue_mm2: float | None = None,
+    tissue: TissueMap | None = None,
     conventions: tuple[FieldConvention, ...] = (FNCLCC_FIELD, MODERN_FIELD),
     simulations: int = 199,
     seed: int = 0,
@@ -223,9 +255,9 @@ def count_mitoses(
     window = window or HotspotWindow()
     if tissue_mm2 is not None and not tissue_mm2 > 0:
         raise UsageError(f"the tissue area must be positive, got {tissue_mm2} mm²")
-    found = find_hotspots(points, mpp, window, most=1)
+    found = _hotspot(points, mpp, window, tissue)
     expected: ExpectedMaximum | None = None
-    if tissue_mm2 is not None and found:
+    if tissue_mm2 is not None and found is not None:
         expected = expected_maximum(
             len(points), tissue_mm2, window, observed=found[0].count, simulations=simulations, seed=seed
         )
@@ -233,7 +265,7 @@ def count_mitoses(
         total=len(points),
         tissue_mm2=tissue_mm2,
         overall_per_mm2=None if tissue_mm2 is None else len(points) / tissue_mm2,
-        hotspot=HotspotCount.of(found[0], conventions) if found else None,
+        hotspot=None if found is None else HotspotCount.of(found[0], conventions, found[1]),
         expected_maximum=expected.mean if expected else None,
         expected_maximum_interval=expected.interval if expected else None,
         bias=expected.bias if expected else None,
@@ -241,23 +273,39 @@ def count_mitoses(
     )
 
 
-def tissue_share(hotspot: HotspotCount, mask: NDArray[np.bool_], dimensions: tuple[int, int]) -> float:
+_TIED = 8
+"""Windows of equal count that are compared by their tissue."""
+
+
+def _hotspot(
+    points: NDArray[np.float64], mpp: float, window: HotspotWindow, tissue: TissueMap | None
+) -> tuple[Hotspot, float | None] | None:
+    """Return the window with the most mitoses, and its tissue fraction; of equal ones that with more tissue."""
+    found = find_hotspots(points, mpp, window, most=1 if tissue is None else _TIED)
+    if not found:
+        return None
+    if tissue is None:
+        return found[0], None
+    tied = [(hotspot, tissue_share(hotspot, tissue)) for hotspot in found if hotspot.count == found[0].count]
+    return max(tied, key=lambda pair: pair[1])
+
+
+def tissue_share(hotspot: Hotspot, tissue: TissueMap) -> float:
     """Return the tissue fraction of a hotspot's window.
 
     Parameters
     ----------
     hotspot
         The window, in level-0 pixels.
-    mask
-        ``(rows, columns)`` bool over the whole slide, true on tissue.
-    dimensions
-        ``(width, height)`` of the slide in level-0 pixels.
+    tissue
+        Of the slide.
 
     Returns
     -------
     float
         0 to 1, over mask pixels whose centre lies in the window; parts beyond the slide boundary count as glass.
     """
+    mask, dimensions = tissue.mask, tissue.dimensions
     per_x, per_y = dimensions[0] / mask.shape[1], dimensions[1] / mask.shape[0]
     # The raster extends beyond the slide, so that the part of the window there is included.
     columns = np.arange(
@@ -268,7 +316,7 @@ def tissue_share(hotspot: HotspotCount, mask: NDArray[np.bool_], dimensions: tup
     )
     across = np.abs((columns + 0.5) * per_x - hotspot.x)[None, :] / hotspot.half_width
     down = np.abs((rows + 0.5) * per_y - hotspot.y)[:, None] / hotspot.half_height
-    inside = np.hypot(across, down) <= 1 if hotspot.shape == "circle" else np.maximum(across, down) <= 1
+    inside = np.hypot(across, down) <= 1 if hotspot.window.shape == "circle" else np.maximum(across, down) <= 1
     if not inside.any():
         # The window is smaller than a pixel of the mask.
         inside = np.maximum(across, down) == np.maximum(across, down).min()

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from pathology.findings.mitotic_count import HotspotCount, count_mitoses
+from pathology.findings.mitotic_count import HotspotCount, TissueMap, count_mitoses
 from pathology.findings.slide_detections import Decision, SlideDetections
 from pathology.settings import Record
 
@@ -44,6 +44,7 @@ def count_reviewed(
     *,
     mpp: float | None,
     tissue_mm2: float | None,
+    tissue: TissueMap | None = None,
 ) -> ReviewedCount:
     """Count a slide's detections.
 
@@ -55,12 +56,15 @@ def count_reviewed(
         Micrometres per level-0 pixel.
     tissue_mm2
         Tissue searched.
+    tissue
+        Where the slide has tissue, for the density in the hotspot.
     """
     decisions = decisions or {}
     rows = np.flatnonzero(detections.counted(decisions))
     hotspot = None
     if mpp is not None and 0 < len(rows) <= HOTSPOT_LIMIT:
-        found = count_mitoses(detections.found.centres[rows], mpp, window=detections.header.window).hotspot
+        centres = detections.found.centres[rows]
+        found = count_mitoses(centres, mpp, window=detections.header.window, tissue=tissue).hotspot
         assert found is not None
         hotspot = found.model_copy(update={"members": tuple(int(rows[member]) for member in found.members)})
     return ReviewedCount(

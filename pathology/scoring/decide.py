@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pathology.findings.abstention import assess_trust
 from pathology.findings.aggregation import aggregate
-from pathology.findings.mitotic_count import SlideMitoses, count_mitoses, tissue_share
+from pathology.findings.mitotic_count import SlideMitoses, TissueMap, count_mitoses
 from pathology.findings.reviewed_count import HOTSPOT_LIMIT
 from pathology.findings.scored_slide import DetectionCrop, RepresentativePatch, ScoredSlide
 from pathology.findings.slide_result import ClassFinding, SlideResult
@@ -152,6 +152,12 @@ def decide_detected(
             f"{count.total:,} detections count as mitoses, an implausible number: the model does not suit this "
             "slide, and no hotspot was determined",
         )
+    window = detections.header.window.area_mm2
+    if count.hotspot is not None and (record.get("tissue_mm2") or window) < window:
+        record["warnings"] = (
+            *record.get("warnings", ()),
+            f"the slide has {record['tissue_mm2']:.3g} mm² of tissue, less than the hotspot window of {window:.4g} mm²",
+        )
     result = SlideResult(
         status="scored",
         patches=whole.scored,
@@ -185,14 +191,12 @@ def _count(detections: SlideDetections, facts: SlideFacts) -> SlideMitoses:
         facts.plan.grid.slide_mpp,
         window=detections.header.window,
         tissue_mm2=tissue_mm2,
+        tissue=TissueMap(facts.masks["tissue"], facts.plan.grid.dimensions),
     )
     if many:
         density = None if tissue_mm2 is None else len(rows) / tissue_mm2
         count = count.model_copy(update={"total": len(rows), "overall_per_mm2": density})
     if count.hotspot is not None:
-        known = {
-            "members": tuple(int(rows[member]) for member in count.hotspot.members),
-            "tissue_share": tissue_share(count.hotspot, facts.masks["tissue"], facts.plan.grid.dimensions),
-        }
-        count = count.model_copy(update={"hotspot": count.hotspot.model_copy(update=known)})
+        members = tuple(int(rows[member]) for member in count.hotspot.members)
+        count = count.model_copy(update={"hotspot": count.hotspot.model_copy(update={"members": members})})
     return SlideMitoses(threshold=detections.header.threshold, candidates=len(detections), **dict(count))

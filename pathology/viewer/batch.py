@@ -18,7 +18,6 @@ from PIL import Image
 
 from pathology._version import __version__
 from pathology.errors import PathologyError, StoreError, UsageError
-from pathology.findings.reviewed_count import count_reviewed
 from pathology.findings.slide_detections import Decision, SlideDetections, Verdict
 from pathology.formatting import RESEARCH_USE_ONLY, sentence, valid_text
 from pathology.outputs.figures.overlay import OPACITY
@@ -258,8 +257,8 @@ class SlideView:
     def count(self) -> dict[str, Any]:
         """Return the slide's count with the current decisions."""
         decisions, _, _ = self._state()
-        record = self.slide.record
-        count = count_reviewed(self.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+        count = self.slide.count_with(decisions)
+        assert count is not None
         return count.model_dump(mode="json", exclude={"hotspot": {"members"}})
 
 

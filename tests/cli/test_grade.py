@@ -15,6 +15,8 @@ from pathology.findings.slide_detections import Decision, DetectionClass, Detect
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.results.detection_file import DETECTIONS, write_decisions, write_detections
 from pathology.outputs.results.record import write_slide_record
+from pathology.outputs.results.results_folder import open_slide_folder
+from pathology.testing.constructed_results import write_constructed_results
 
 COMPLETE = ["fnclcc", "--histotype", "LMS", "--confirmed", "--necrosis", "10", "--untreated"]
 
@@ -83,14 +85,17 @@ def slide_folder(tmp_path):
     return tmp_path, detections
 
 
-def mitotic_part(folder):
-    record = json.loads(run(*COMPLETE, "--slide", str(folder), "--json").output)
+def mitotic_part(folder, *options):
+    record = json.loads(run(*COMPLETE, "--slide", str(folder), "--json", *options).output)
     return next(part for part in record["parts"] if part["name"] == "mitoses")
 
 
 def test_the_count_of_a_scored_slide(slide_folder):
     folder, detections = slide_folder
-    part = mitotic_part(folder)
+    refused = run(*COMPLETE, "--slide", str(folder)).exception
+    assert isinstance(refused, UsageError)
+    assert "nobody reviewed: 12 of the 12" in str(refused)
+    part = mitotic_part(folder, "--accept-unreviewed")
     assert part["value"].startswith("12 in 1.734")
     assert (part["result"], part["origin"]) == ("2", "model")
     decisions = [Decision.on(detections, row, "rejected" if row < 4 else "accepted") for row in range(12)]
@@ -102,4 +107,23 @@ def test_the_count_of_a_scored_slide(slide_folder):
 
 
 def test_a_slide_without_detections(tmp_path):
-    assert "no detections" in str(run(*COMPLETE, "--slide", str(tmp_path)).exception)
+    out = write_constructed_results(tmp_path / "out", dimensions=(500, 400), square=(1, 1, 2, 2))
+    assert "no detections" in str(run(*COMPLETE, "--slide", str(out / "slides" / "square")).exception)
+    assert "not the results of a slide" in str(run(*COMPLETE, "--slide", str(tmp_path)).exception)
+
+
+def test_the_density_of_a_grade_is_of_tissue(tmp_path):
+    """Of a window with a tenth of tissue, the tissue is what the count rests on; with less than a field, nothing is."""
+    out = write_constructed_results(tmp_path / "out", dimensions=(2000, 1600), detections=30)
+    folder = out / "slides" / "square"
+    slide = open_slide_folder(folder)
+    count = slide.count()
+    spot = count.hotspot
+    assert spot.tissue_share < 0.5
+    assert spot.per_mm2 == pytest.approx(spot.count / spot.tissue_mm2)
+    graded = run(*COMPLETE, "--slide", str(folder), "--accept-unreviewed")
+    assert f"{spot.count} in {spot.tissue_mm2:g} mm² = {spot.per_mm2:.2f} per mm²" in graded.output
+    assert f"in {spot.tissue_mm2:.3g} mm² of tissue, in a window of 1.73 mm²; 0 of {spot.count} det" in graded.output
+    small = write_constructed_results(tmp_path / "small", dimensions=(600, 500), square=(1, 1, 2, 2), detections=10)
+    refused = run(*COMPLETE, "--slide", str(small / "slides" / "square"), "--accept-unreviewed").exception
+    assert "less than one high-power field" in str(refused)

@@ -13,9 +13,9 @@ from pathology.findings.mitotic_count import (
     FNCLCC_FIELD,
     MODERN_FIELD,
     FieldConvention,
+    TissueMap,
     bell_counts,
     count_mitoses,
-    tissue_share,
 )
 
 
@@ -83,8 +83,8 @@ def test_tissue_in_the_window(shape):
     window = HotspotWindow(shape=shape, area_mm2=0.25, aspect=1)
 
     def share(x, y, mask):
-        hotspot = count_mitoses(np.array([[x, y]], float), 0.25, window=window).hotspot
-        return tissue_share(hotspot, mask, (20_000, 10_000))
+        tissue = TissueMap(mask, (20_000, 10_000))
+        return count_mitoses(np.array([[x, y]], float), 0.25, window=window, tissue=tissue).hotspot.tissue_share
 
     left_half = np.zeros((500, 1000), bool)
     left_half[:, :500] = True
@@ -94,6 +94,32 @@ def test_tissue_in_the_window(shape):
     assert share(0, 5_000, left_half) == pytest.approx(0.5, abs=0.01), "beyond the slide's edge there is no tissue"
     # One pixel of this mask is larger than the window.
     assert share(1, 1, np.array([[True, False]])) in {0.0, 0.5, 1.0}
+
+
+def test_the_density_is_of_the_tissue_in_the_window():
+    half = np.zeros((500, 1000), bool)
+    half[:, :500] = True
+    window = HotspotWindow(area_mm2=0.25)
+    points = np.array([[10_000.0, 5_000.0]])
+    spot = count_mitoses(points, 0.25, window=window, tissue=TissueMap(half, (20_000, 10_000))).hotspot
+    assert spot.tissue_mm2 == pytest.approx(0.125, rel=0.02)
+    assert spot.per_mm2 == pytest.approx(1 / spot.tissue_mm2)
+    assert spot.per_mm2_interval[0] < spot.per_mm2 < spot.per_mm2_interval[1]
+    assert spot.per_fields[FNCLCC_FIELD.name] == pytest.approx(spot.per_mm2 * 1.734)
+    assert "in a window of 0.25 mm²" in spot.basis
+    alone = count_mitoses(points, 0.25, window=window).hotspot
+    assert alone.per_mm2 == pytest.approx(4)
+    assert "not known" in alone.basis
+
+
+def test_of_equal_windows_the_one_with_more_tissue_is_taken():
+    right = np.zeros((500, 1000), bool)
+    right[:, 600:] = True
+    window = HotspotWindow(area_mm2=0.25)
+    points = np.array([[3_000.0, 5_000.0], [17_000.0, 5_000.0]])
+    spot = count_mitoses(points, 0.25, window=window, tissue=TissueMap(right, (20_000, 10_000))).hotspot
+    assert spot.x > 15_000
+    assert spot.tissue_share == 1
 
 
 def test_bell_takes_the_highest_of_four_sets():

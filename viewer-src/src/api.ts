@@ -66,6 +66,7 @@ export interface Hotspot {
   count: number;
   per_mm2: number;
   per_mm2_interval: [number, number];
+  tissue_share: number | null;
 }
 
 export interface Count {

@@ -790,7 +790,7 @@ class DetectionPanel {
         {},
         row("Counted", whole(count.total), "total"),
         row("Per mm² of tissue", density(count.per_mm2), "per-mm2"),
-        row("Hotspot", spot === null ? "–" : `${whole(spot.count)} in ${spot.area_mm2.toPrecision(4)} mm²`, "hotspot"),
+        row("Hotspot", spot === null ? "–" : `${whole(spot.count)} in ${spot.area_mm2.toPrecision(4)} mm²${tissueOf(spot)}`, "hotspot"),
         row("Hotspot density", spot === null ? "–" : `${density(spot.per_mm2)} (95 % CI ${interval})`, "hotspot-per-mm2"),
         row("Accepted", whole(count.accepted), "accepted"),
         row("Rejected", whole(count.rejected), "rejected"),
@@ -818,4 +818,9 @@ class DetectionPanel {
       element("div", { class: "buttons" }, button("Accept (a)", "accepted"), button("Reject (r)", "rejected"), element("button", { type: "button", onclick: () => this.decide(null) }, "Undo (u)")),
     );
   }
+}
+
+/** What of the hotspot's window is tissue, which its density refers to. */
+function tissueOf(spot: api.Hotspot): string {
+  return spot.tissue_share === null ? "" : `, ${(spot.tissue_share * spot.area_mm2).toPrecision(3)} mm² of it tissue`;
 }

@@ -62,6 +62,8 @@ class MitosesInArea(Record):
     """Total area of all fields, in mm²."""
     origin: Origin = "pathologist"
     """Who counted; ``model`` until a pathologist has reviewed every counted detection."""
+    basis: str = ""
+    """What the count rests on, in words; empty where a pathologist gave count and area."""
 
     @property
     def per_mm2(self) -> float:

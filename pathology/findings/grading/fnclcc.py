@@ -195,6 +195,7 @@ def grade_fnclcc(
     low, high = mitotic_cutoffs_per_mm2()
     notes = [
         "Developed for adults; the grade predicts distant metastasis, not local recurrence.",
+        *([f"Mitotic count: {mitoses.basis}."] if mitoses.basis else []),
     ]
     as_counted = mitotic_score(mitoses.count)
     if as_counted != mitotic:

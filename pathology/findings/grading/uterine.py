@@ -211,4 +211,13 @@ def assess_uterine(
         Part("category", "", row.result, row.source),
         who,
     )
-    return Assessment(SYSTEM, row.result, parts, ("The publication does not state the area of its fields.",))
+    based = (f"Mitotic count: {mitoses.basis}.",) if mitoses.basis else ()
+    return Assessment(
+        SYSTEM,
+        row.result,
+        parts,
+        (
+            *based,
+            "The publication does not state the area of its fields.",
+        ),
+    )

@@ -100,13 +100,14 @@ def hotspot_feature(count: HotspotCount) -> Feature:
         ((ring,),),
         classification="hotspot",
         colour=(213, 94, 0),
-        name=f"hotspot: {count.count} in {count.area_mm2:g} mm²",
+        name=f"hotspot: {count.basis}",
         measurements={
             "Count": float(count.count),
             "Per mm^2": count.per_mm2,
             "Per mm^2, 95 % CI low": low,
             "Per mm^2, 95 % CI high": high,
             "Area mm^2": count.area_mm2,
+            **({} if count.tissue_mm2 is None else {"Tissue mm^2": count.tissue_mm2}),
         },
         locked=True,
     )

@@ -20,7 +20,7 @@ from typing import Final
 
 from pathology.atomic_files import write_text
 from pathology.errors import InputTableError
-from pathology.findings.reviewed_count import count_reviewed
+from pathology.findings.mitotic_count import HotspotCount
 from pathology.findings.slide_detections import Decision, SlideDetections, Verdict
 
 __all__ = ["COLUMNS", "read_detection_table", "write_detection_table"]
@@ -37,7 +37,10 @@ _WORDS: Final[Mapping[str, Verdict | None]] = {
 
 
 def write_detection_table(
-    path: Path, detections: SlideDetections, decisions: Mapping[int, Decision], *, mpp: float | None
+    path: Path,
+    detections: SlideDetections,
+    decisions: Mapping[int, Decision],
+    hotspot: HotspotCount | None = None,
 ) -> None:
     """Write the table.
 
@@ -47,15 +50,14 @@ def write_detection_table(
         The CSV file.
     detections, decisions
         Of the slide.
-    mpp
-        Micrometres per level-0 pixel; without it no hotspot is known.
+    hotspot
+        The densest window, whose members are marked; ``None``: it is not known.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    hotspot = count_reviewed(detections, decisions, mpp=mpp, tissue_mm2=None).hotspot
     members = set(hotspot.members) if hotspot is not None else set()
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -188,7 +188,8 @@ def _hotspot(result: SlideResult, source: DicomSource, count: HotspotCount) -> A
         finding_type=_HOTSPOT,
         measurements=[
             _measurement(_COUNT, count.count, COUNTS),
-            _measurement(AREA, count.area_mm2, SQUARE_MM),
+            # The area that the density rests on.
+            _measurement(AREA, count.tissue_mm2 or count.area_mm2, SQUARE_MM),
             _measurement(_DENSITY, count.per_mm2, PER_MM2),
             _measurement(_LOWER, low, PER_MM2),
             _measurement(_UPPER, high, PER_MM2),

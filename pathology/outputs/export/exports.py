@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pathology.atomic_files import write_bytes, write_text
 from pathology.errors import StoreError, UsageError
-from pathology.findings.reviewed_count import ReviewedCount, count_reviewed
+from pathology.findings.reviewed_count import ReviewedCount
 from pathology.outputs.export.annotations import (
     class_features,
     detection_features,
@@ -102,10 +102,7 @@ def _heatmap(slide: SlideFolder, settings: ExportSettings) -> Heatmap:
 
 
 def _count(slide: SlideFolder) -> ReviewedCount | None:
-    if slide.detections is None:
-        return None
-    record = slide.record
-    return count_reviewed(slide.detections, slide.decisions(), mpp=record.mpp, tissue_mm2=record.tissue_mm2)
+    return slide.count()
 
 
 def _geojson(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
@@ -128,7 +125,8 @@ def _detections(slide: SlideFolder, path: Path, settings: ExportSettings) -> Non
 def _table(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
     del settings
     assert slide.detections is not None
-    write_detection_table(path, slide.detections, slide.decisions(), mpp=slide.record.mpp)
+    count = slide.count()
+    write_detection_table(path, slide.detections, slide.decisions(), None if count is None else count.hotspot)
 
 
 def _counted(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:

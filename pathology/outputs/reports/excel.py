@@ -65,7 +65,10 @@ def _columns(results: Sequence[SlideResult]) -> list[_Column]:
         _Column("Mitoses per tissue", "1/mm²", "Mean density over all tissue", _mitoses("overall_per_mm2"), "0.00"),
         _Column("Mitoses in hotspot", "count", "Mitotic figures in the hotspot", _hotspot("count"), "0"),
         _Column("Hotspot area", "mm²", "Area of the hotspot", _hotspot("area_mm2"), "0.000"),
-        _Column("Hotspot density", "1/mm²", "Mitotic figures per area in the hotspot", _hotspot("per_mm2"), "0.00"),
+        _Column("Hotspot tissue", "mm²", "Tissue in the hotspot", _hotspot("tissue_mm2"), "0.000"),
+        _Column(
+            "Hotspot density", "1/mm²", "Mitotic figures per area of tissue in the hotspot", _hotspot("per_mm2"), "0.00"
+        ),
         _Column("Patches", "count", "Patches scored", lambda r: r.patches, "0"),
         _Column(
             "Excluded patches",

@@ -362,7 +362,7 @@ def _mitoses(count: ReviewedCount, card: Card, tissue_mm2: float | None) -> list
     if spot is not None:
         low, high = spot.per_mm2_interval
         rows += [
-            ("Hotspot", f"{spot.count} in {spot.area_mm2:g} mm², centre ({spot.x:.0f}, {spot.y:.0f}) px"),
+            ("Hotspot", f"{spot.basis}, centre ({spot.x:.0f}, {spot.y:.0f}) px"),
             ("Hotspot density", f"{spot.per_mm2:.2f} /mm² (95 % CI {low:.2f} to {high:.2f}, Poisson)"),
             *((f"Per 10 fields ({name})", f"{value:.1f}") for name, value in spot.per_fields.items()),
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,6 +17,8 @@ from PIL import Image
 
 from pathology.bundle.card import Card
 from pathology.errors import StoreError, UsageError
+from pathology.findings.mitotic_count import TissueMap
+from pathology.findings.reviewed_count import ReviewedCount, count_reviewed
 from pathology.findings.slide_detections import Decision, SlideDetections
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import RESEARCH_USE_ONLY, area, scale
@@ -25,12 +27,12 @@ from pathology.outputs.figures.heatmap import Heatmap
 from pathology.outputs.figures.overlay import LONGEST_SIDE, compose_overlay
 from pathology.outputs.figures.thumbnail import SlidePicture
 from pathology.outputs.results.detection_file import DETECTIONS, read_decisions, read_detections
-from pathology.outputs.results.layout import CARD, OVERVIEW, RECORD
+from pathology.outputs.results.layout import CARD, OVERVIEW, PREDICTIONS, RECORD
 from pathology.outputs.results.predictions import read_heatmap
 from pathology.outputs.results.record import check_files, read_slide_record
 from pathology.outputs.results.run import read_run
 
-__all__ = ["Results", "SlideFolder", "open_results"]
+__all__ = ["Results", "SlideFolder", "open_results", "open_slide_folder"]
 
 _ROWS_SHOWN = 20
 """Slides that a notebook shows of a batch."""
@@ -193,6 +195,24 @@ class SlideFolder:
         """
         return {} if self.detections is None else read_decisions(self.folder, self.detections)
 
+    def count(self) -> ReviewedCount | None:
+        """Return the mitotic count as reviewed so far; ``None`` if the model is not a detector.
+
+        Raises
+        ------
+        StoreError
+            If a file is damaged.
+        """
+        return self.count_with(self.decisions())
+
+    def count_with(self, decisions: Mapping[int, Decision]) -> ReviewedCount | None:
+        """Return the mitotic count with these decisions of a reviewer; ``None`` if the model is not a detector."""
+        if self.detections is None:
+            return None
+        tissue = TissueMap(self.tissue, self.dimensions) if (self.folder / PREDICTIONS).exists() else None
+        record = self.record
+        return count_reviewed(self.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2, tissue=tissue)
+
     @property
     def overview(self) -> SlidePicture:
         """The whole slide at low resolution.
@@ -348,6 +368,28 @@ def open_results(folder: str | PathLike[str]) -> Results:
     order = {name: place for place, name in enumerate(_batch_order(root))}
     ids = sorted(slides, key=lambda name: (order.get(name, len(order)), name))
     return Results(root, {name: slides[name] for name in ids})
+
+
+def open_slide_folder(folder: str | PathLike[str]) -> SlideFolder:
+    """Open the results of one slide.
+
+    Parameters
+    ----------
+    folder
+        Its folder in a results folder: ``OUT/slides/ID``.
+
+    Raises
+    ------
+    StoreError
+        If it holds no finished slide, or its record is damaged.
+    """
+    path = Path(folder)
+    try:
+        return SlideFolder(path, read_slide_record(path).result)
+    except FileNotFoundError as error:
+        raise StoreError(
+            "not the results of a slide", where=path, remedy="Give a folder such as RESULTS/slides/NAME"
+        ) from error
 
 
 def _damaged(slide_id: str, error: StoreError) -> SlideResult:

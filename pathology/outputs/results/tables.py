@@ -72,7 +72,8 @@ _COUNT = {
     "mitoses_per_mm2": pa.float64(),  # of tissue
     "hotspot_mitoses": pa.int64(),
     "hotspot_mm2": pa.float64(),
-    "hotspot_mitoses_per_mm2": pa.float64(),
+    "hotspot_tissue_mm2": pa.float64(),  # in the window
+    "hotspot_mitoses_per_mm2": pa.float64(),  # of the tissue in the window
 }
 _FURTHER |= _COUNT
 _FIXED = _BEFORE_CLASSES | _AFTER_CLASSES | _FURTHER
@@ -106,7 +107,8 @@ def _row(result: SlideResult) -> dict[str, Any]:
         row["prediction_set"] = " | ".join(result.prediction_set) or "none"
     count = result.mitoses
     if count is not None:
-        window = (count.hotspot.count, count.hotspot.area_mm2) if count.hotspot is not None else (None, None)
+        spot = count.hotspot
+        window = (None,) * 3 if spot is None else (spot.count, spot.area_mm2, spot.tissue_mm2)
         values = (count.total, count.overall_per_mm2, *window, count.hotspot_per_mm2)
         row |= dict(zip(_COUNT, values, strict=True))
     for finding in result.classes:
