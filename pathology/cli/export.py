@@ -58,7 +58,7 @@ def run(
 def import_review(results: Path, slide_id: str, reviewed: Path) -> None:
     """Import detections reviewed in QuPath or in a spreadsheet and save the decisions with the results."""
     from pathology.errors import UsageError
-    from pathology.outputs.export.annotations import decided
+    from pathology.outputs.export.annotations import reviewed_decisions
     from pathology.outputs.export.detection_table import read_detection_table
     from pathology.outputs.export.geojson import read_geojson
     from pathology.outputs.results.detection_file import write_decisions
@@ -73,7 +73,7 @@ def import_review(results: Path, slide_id: str, reviewed: Path) -> None:
     if reviewed.suffix.lower() in (".csv", ".tsv"):
         decisions = read_detection_table(reviewed, slide.detections, earlier)
     else:
-        decisions = decided(read_geojson(reviewed), slide.detections, earlier)
+        decisions = reviewed_decisions(read_geojson(reviewed), slide.detections, earlier)
     write_decisions(slide.folder, slide.detections, decisions.values())
     before, after = slide.count_with(earlier), slide.count_with(decisions)
     assert before is not None

@@ -1,6 +1,6 @@
-"""Everything that scoring leaves behind: results folders, figures, reports and exports.
+"""Outputs of scoring: results folders, figures, reports and exports.
 
-These rooms write and read what was decided elsewhere.
+These packages only write and read results that are computed elsewhere.
 """
 
 import lazy_loader

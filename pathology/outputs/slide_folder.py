@@ -1,20 +1,20 @@
-"""One slide's results folder: ``predictions.zarr``, pictures, report, and ``slide.json`` last.
+"""One slide's results folder: ``predictions.zarr``, images, report, and ``slide.json`` last.
 
 =======================  ======================================================================================
 ``predictions.zarr``     ``coords (N, 2)`` int32 level-0 corners, ``probabilities (N, C)`` float32 (NaN where a patch
                          could not be read), ``tissue (N,)`` float32, ``tissue_mask (rows, columns)`` bool over the
-                         whole slide, and such a mask for each thing that spoils it (``pen_mask``, ...), at its own
-                         scale; ``domain_score (N,)`` and ``attention (N,)`` float32 where the model gives them;
+                         whole slide, and a similar mask for each artefact (``pen_mask``, ...), at its own scale;
+                         ``domain_score (N,)`` and ``attention (N,)`` float32 if the model provides them;
                          attributes: classes, patch extent and stride in level-0 pixels, grid, slide
 ``detections.parquet``   of a detector: every candidate; see :mod:`pathology.outputs.results.detection_file`
 ``heatmap.ome.zarr``     the class probabilities as an image with physical coordinates
-``annotations.geojson``  where each class leads and where tissue is, for QuPath
-``overlay.png``          the slide under its heatmap, with legend and scale bar
-``overview.jpg``         the slide as it is
+``annotations.geojson``  regions of each predicted class and of tissue, for QuPath
+``overlay.png``          the heatmap over the slide, with legend and scale bar
+``overview.jpg``         the slide without heatmap
 ``preview.jpg``          a small overlay, for tables of slides
-``report.html``          everything about the slide on one page
+``report.html``          the slide report
 ``card.json``            the card of the model
-``slide.json``           the record; written last, so a folder that has it is whole
+``slide.json``           the record; written last, so a folder that has it is complete
 =======================  ======================================================================================
 """
 
@@ -64,18 +64,18 @@ WRITTEN = (
     "quality.png",
     "report.html",
 )
-"""What the record of a scored slide vouches for."""
+"""Files whose checksums the record of a scored slide contains."""
 
 
 def write_slide(folder: Path, scored: ScoredSlide) -> None:
-    """Write everything about a scored slide; the same answer gives the same bytes.
+    """Write the results folder of a scored slide; the same result gives the same bytes.
 
     Parameters
     ----------
     folder
-        The slide's folder; made if it is missing, older results in it are replaced.
+        The slide's folder; created if it does not exist, older results in it are replaced.
     scored
-        The finished answer.
+        The result.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def write_slide(folder: Path, scored: ScoredSlide) -> None:
     overview, (width, height) = scored.overview, grid.dimensions
     picture = SlidePicture(overview, (width / overview.shape[1], height / overview.shape[0]))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)  # until everything is new, the folder is not whole
+    (folder / RECORD).unlink(missing_ok=True)  # until everything is rewritten, the folder is incomplete
     (folder / "traceback.txt").unlink(missing_ok=True)
     write_predictions(folder, scored)
     if not all(heatmap.shape):

@@ -87,7 +87,7 @@ def test_without_trust_the_model_always_answers(card):
 def test_a_card_without_trust_stays_valid_and_a_detector_has_none(card):
     assert Card.model_validate(card.model_dump(mode="json")) == card
     detector = card.model_dump(mode="json") | {"task": "detection", "detection": {"threshold": 0.5}, "trust": {}}
-    with pytest.raises(ValueError, match="are for classifiers"):
+    with pytest.raises(ValueError, match="valid for classifiers only"):
         Card.model_validate(detector)
 
 

@@ -235,7 +235,7 @@ def test_broken_inputs_say_so(slides, tmp_path):
     with pytest.raises(InputTableError, match="cannot read the patient record"):
         read_record(tmp_path / "none.json")
     (slides / "slides" / "s1" / "slide.json").write_text("{")
-    with pytest.raises(InputTableError, match="record of a slide is damaged"):
+    with pytest.raises(InputTableError, match="slide record is damaged"):
         read_slide_results(slides)
     (tmp_path / "results.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputTableError, match="missing column patient_id"):

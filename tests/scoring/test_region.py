@@ -112,7 +112,7 @@ def test_another_map_makes_an_earlier_result_invalid(slide, classified, detector
 
 
 def test_maps_that_do_not_fit_are_refused(slide, classified, detector, tmp_path):
-    with pytest.raises(StoreError, match="no results folder"):
+    with pytest.raises(StoreError, match="not a results folder"):
         score(
             slide, detector, tmp_path / "a", settings=ScoreSettings(region=RegionSettings(results="x", classes=("a",)))
         )

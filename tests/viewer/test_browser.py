@@ -405,7 +405,7 @@ def test_a_slide_whose_file_has_moved_is_still_shown(site, opened, results):
     (results[0].parent / "slides").rename(results[0].parent / "gone")
     page = opened.slide(site, 0, "square")
     settled(page)
-    assert "no longer there" in page.inner_text(".notices")
+    assert "is missing" in page.inner_text(".notices")
     assert "stored overview" in page.inner_text(".notices")
     assert screenshot(page).std() > 10
     pixels, _ = overlay(page)

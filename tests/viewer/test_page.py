@@ -136,7 +136,7 @@ def test_it_listens_on_this_machine_only(template, built_page):
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [(["nowhere"], "no results folder"), (["{first}", "--slides", "nowhere"], "is not a folder")],
+    [(["nowhere"], "not a results folder"), (["{first}", "--slides", "nowhere"], "is not a folder")],
 )
 def test_wrong_usage_is_said(template, tmp_path, arguments, reason):
     filled = [a.format(first=template / "first") if "{" in a else a for a in arguments]

@@ -271,12 +271,12 @@ def test_a_slide_that_moved(client, results, serve):
     (results[0].parent / "slides").rename(moved)
     about = client("api/about/0/square").json
     assert about["image"] is None
-    assert "no longer there" in about["image_error"]
+    assert "is missing" in about["image_error"]
     assert "--slides" in about["image_error"]
     assert about["heatmap"] is not None
     reply = client("api/tile/0/square/0/0/0")
     assert reply.status == 410
-    assert "no longer there" in reply.json["error"]
+    assert "is missing" in reply.json["error"]
     assert client("api/file/0/square/overview.jpg").headers["Content-Type"] == "image/jpeg"
     with serve(results[0], slides=[moved]) as other:
         assert other("api/about/0/square").json["image"] is not None

@@ -52,7 +52,7 @@ def test_a_slide_that_is_nowhere(slides, tmp_path):
     path = Path(slides[0].record.path)
     away = path.rename(path.with_name("away.tiff"))
     try:
-        with pytest.raises(SlideNotFoundError, match="no longer there"), OpenSlides().pyramid("a", slides[0]):
+        with pytest.raises(SlideNotFoundError, match="is missing"), OpenSlides().pyramid("a", slides[0]):
             pass
         (tmp_path / path.name).hardlink_to(away)
         with OpenSlides((tmp_path,)).pyramid("a", slides[0]) as pyramid:

@@ -1,4 +1,4 @@
-"""Results in the formats of other programs: QuPath, napari, PACS, spreadsheets."""
+"""Export of results for other programs: QuPath, napari, PACS, spreadsheets."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What was found on a slide, as objects for QuPath: where each class leads, tissue, hotspot, detections, patches."""
+"""A slide's results as QuPath objects: predicted classes, tissue, hotspot, detections, patches."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ __all__ = [
     "CANDIDATE",
     "REJECTED",
     "class_features",
-    "decided",
     "detection_features",
     "hotspot_feature",
     "patch_features",
+    "reviewed_decisions",
     "tissue_features",
 ]
 
 CANDIDATE = "candidate"
-"""Class of a detection below the threshold, about which nobody decided."""
+"""Class of an unreviewed detection below the threshold."""
 
 REJECTED = "rejected"
-"""Class of a detection that somebody rejected; giving a detection this class in QuPath rejects it."""
+"""Class of a rejected detection; assigning this class in QuPath rejects a detection."""
 
 _CANDIDATE_COLOUR = (240, 228, 66)
 _GREY = (120, 120, 120)
 
 
 def class_features(result: SlideResult, heatmap: Heatmap) -> Iterator[Feature]:
-    """Yield one annotation for each class that leads anywhere, along the edges of the map's cells.
+    """Yield one annotation per predicted class, along the edges of the map's cells.
 
-    Measurements: the class's mean probability there, its area in mm² and the number of cells.
+    Measurements: the class's mean probability in the region, its area in mm² and the number of cells.
     """
     predicted = heatmap.predicted()
     colours = {finding.name: hex_to_rgb(finding.colour) for finding in result.classes}
@@ -66,7 +66,7 @@ def class_features(result: SlideResult, heatmap: Heatmap) -> Iterator[Feature]:
 
 
 def tissue_features(mask: NDArray[np.bool_], dimensions: tuple[int, int], mpp: float | None) -> Iterator[Feature]:
-    """Yield one annotation a piece of tissue, along the edges of the mask's pixels.
+    """Yield one annotation per piece of tissue, along the edges of the mask's pixels.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def tissue_features(mask: NDArray[np.bool_], dimensions: tuple[int, int], mpp: f
     """
     cell = dimensions[0] / mask.shape[1], dimensions[1] / mask.shape[0]
     for number, polygon in enumerate(outlines(mask, cell=cell), 1):
-        area = sum(ring_area(ring) for ring in polygon)  # holes run the other way round
+        area = sum(ring_area(ring) for ring in polygon)  # holes have the opposite orientation
         yield Feature(
             (polygon,),
             classification="tissue",
@@ -118,9 +118,9 @@ def detection_features(
 ) -> Iterator[Feature]:
     """Yield every detection as a box, one at a time.
 
-    Its class says what it counts as: the detector's class if it is counted (or of a class that never is),
-    ``candidate`` if its score is below the threshold, ``rejected`` if somebody rejected it.  Its UUID leads back to
-    its row, so that :func:`decided` can tell what was changed in QuPath.
+    Its class shows whether it counts: the detector's class if it is counted (or belongs to a class that never is),
+    ``candidate`` if its score is below the threshold, ``rejected`` if a reviewer rejected it.  Its UUID identifies its
+    row, so that :func:`reviewed_decisions` can determine what was changed in QuPath.
     """
     decisions = decisions or {}
     colours = {kind.name: hex_to_rgb(kind.colour) for kind in detections.header.classes}
@@ -151,12 +151,12 @@ def _names(detections: SlideDetections, decisions: Mapping[int, Decision]) -> It
 
 
 def _counted_name(detections: SlideDetections) -> str:
-    """Return what a look-alike becomes that somebody accepted: the first class that is counted."""
+    """Return the class of an accepted mimic: the first class that is counted."""
     return next((kind.name for kind in detections.header.classes if kind.counted), CANDIDATE)
 
 
 def _rows(values: NDArray[np.float32], size: int = 4096) -> Iterator[list[float]]:
-    # Python's own numbers are made for some thousand rows at a time: for a million at once they would take 200 MB.
+    # Convert a few thousand rows at a time to Python numbers: a million at once would take 200 MB.
     for start in range(0, len(values), size):
         yield from values[start : start + size].astype(np.float64).tolist()
 
@@ -174,13 +174,13 @@ def patch_features(
     Parameters
     ----------
     coords, probabilities
-        ``(N, 2)`` level-0 corners and ``(N, C)`` probabilities; rows of NaN are passed over.
+        ``(N, 2)`` level-0 corners and ``(N, C)`` probabilities; rows of NaN are skipped.
     extent
-        Side of a patch in level-0 pixels.
+        Side length of a patch in level-0 pixels.
     classes, colours
         Names, and ``#rrggbb``.
     mark
-        Name of every tile, such as that the model abstained.
+        Name of every tile, for example a note that the model abstained.
     """
     rgb = [hex_to_rgb(colour) for colour in colours]
     names = [f"Probability: {name}" for name in classes]
@@ -198,27 +198,27 @@ def patch_features(
         )
 
 
-def decided(
+def reviewed_decisions(
     features: Iterable[Feature], detections: SlideDetections, earlier: Mapping[int, Decision] | None = None
 ) -> dict[int, Decision]:
-    """Turn detections edited in QuPath into decisions.
+    """Return the decisions made by reviewing detections in QuPath.
 
-    A detection whose class is as it was exported keeps its decision, or has none.  One that was given a counted class
-    (``mitosis``) is accepted; one that was given any other class, such as ``rejected``, or was deleted, is rejected.
+    A detection whose class is unchanged keeps its decision, if any.  A detection that was assigned a counted class
+    (``mitosis``) is accepted; one that was assigned any other class, such as ``rejected``, or deleted, is rejected.
 
     Parameters
     ----------
     features
-        All detections as QuPath exported them.
+        All detections exported from QuPath.
     detections
-        What was exported.
+        The detections that were exported to QuPath.
     earlier
         Decisions at the time of the export, by row.
 
     Raises
     ------
     UsageError
-        If the file has none of these detections: then it belongs to another slide or model.
+        If the file contains none of these detections: it belongs to another slide or model.
     """
     earlier = earlier or {}
     found: dict[int, str | None] = {}
@@ -228,7 +228,7 @@ def decided(
             found[row] = feature.classification
     if not found and len(detections):
         raise UsageError(
-            "the file holds none of this slide's detections",
+            "the file contains none of this slide's detections",
             remedy="Export all objects of the same slide from QuPath, as GeoJSON",
         )
     counted = {kind.name for kind in detections.header.classes if kind.counted}

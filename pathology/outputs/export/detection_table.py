@@ -1,9 +1,9 @@
-"""Detections as a table to decide in: a CSV file for a spreadsheet, and the decisions read back from it.
+"""Review of detections in a spreadsheet: a CSV file, and the decisions read back from it.
 
 =======================  ==============================================================================
-``id``                   names the detection; must stay as it is
-``number``               row of ``detections.parquet``, from 1, by falling score
-``class``, ``score``     what the detector says
+``id``                   identifies the detection; do not change
+``number``               row of ``detections.parquet``, from 1, by decreasing score
+``class``, ``score``     output of the detector
 ``x``, ``y``             centre in level-0 pixels
 ``in_hotspot``           ``yes`` if it counts in the hotspot, at the time of writing
 ``decision``             empty, ``accepted`` or ``rejected``: the column to edit
@@ -51,7 +51,7 @@ def write_detection_table(
     detections, decisions
         Of the slide.
     hotspot
-        The densest window, whose members are marked; ``None``: it is not known.
+        The hotspot, whose members are marked; ``None`` if it is unknown.
 
     Raises
     ------
@@ -77,8 +77,8 @@ def read_detection_table(
 ) -> dict[int, Decision]:
     """Read decisions back from an edited table.
 
-    What a spreadsheet does to a table is borne: other separators (semicolon, tab), a byte order mark, other cases,
-    columns in another order, further columns, rows left out.  A detection without a row keeps its decision.
+    Changes made by spreadsheets are tolerated: other separators (semicolon, tab), a byte order mark, other letter case,
+    reordered columns, additional columns, missing rows.  A detection without a row keeps its decision.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def read_detection_table(
     detections
         Of the same slide.
     earlier
-        Decisions so far, by row; one that stays as it was keeps its time.
+        Existing decisions, by row; an unchanged one keeps its time.
 
     Returns
     -------
@@ -97,24 +97,20 @@ def read_detection_table(
     Raises
     ------
     InputTableError
-        If a column is missing, a row is of another slide or named twice, or a decision is none; the message names the
-        line.  Nothing is taken from such a table.
+        If a column is missing, a row belongs to another slide or is duplicated, or a decision is invalid; the message
+        names the line.  Nothing is imported from such a table.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputTableError(
-            f"the table cannot be read ({error})", where=path, remedy="Save it as CSV, UTF-8"
-        ) from error
+        raise InputTableError(f"cannot read the table ({error})", where=path, remedy="Save it as CSV, UTF-8") from error
     heading = text.partition("\n")[0]
     separator = max(",;\t", key=heading.count)
     reader = csv.DictReader(io.StringIO(text), delimiter=separator)
     names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
     for column in ("id", "decision"):
         if column not in names:
-            raise InputTableError(
-                f"the table has no column {column!r}", where=path, remedy="Edit the table that was exported"
-            )
+            raise InputTableError(f"the table has no column {column!r}", where=path, remedy="Edit the exported table")
     result = dict(earlier or {})
     lines: dict[int, int] = {}
     for record in reader:
@@ -125,13 +121,13 @@ def read_detection_table(
             continue
         row = detections.row_of(identity)
         if row is None:
-            raise InputTableError(f"line {line}: {identity!r} is no detection of this slide", where=path)
+            raise InputTableError(f"line {line}: {identity!r} is not a detection of this slide", where=path)
         if row in lines:
             raise InputTableError(f"lines {lines[row]} and {line} are the same detection", where=path)
         lines[row] = line
         if word not in _WORDS:
             raise InputTableError(
-                f"line {line}: {word!r} is no decision", where=path, remedy="Write accepted, rejected, or nothing"
+                f"line {line}: {word!r} is not a decision", where=path, remedy="Enter accepted, rejected, or nothing"
             )
         verdict = _WORDS[word]
         if verdict is None:

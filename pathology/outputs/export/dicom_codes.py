@@ -1,8 +1,8 @@
-"""Coded terms for what is found on slides.
+"""Coded terms for findings on slides.
 
-Terms that the standard's own dictionaries have are theirs (SNOMED CT, DICOM, UCUM).  A model's classes and the few
-terms that no dictionary of the standard has are of a private scheme, ``99PATHOLOGY``, whose code values are made from
-the words, so that the same words always have the same code.
+Terms come from the standard's dictionaries where available (SNOMED CT, DICOM, UCUM).  A model's classes and a few other
+terms use a private scheme, ``99PATHOLOGY``, whose code values are derived from the words, so that the same words always
+have the same code.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PER_MM2: Final = CodedConcept("/mm2", "UCUM", "per square millimeter")
 
 
 def private_code(meaning: str) -> CodedConcept:
-    """Return the code of a term that only this package has."""
+    """Return the code of a term that is private to this package."""
     words = valid_text(meaning)[:64]
     value = hashlib.sha256(words.lower().encode()).hexdigest()[:12].upper()
     return CodedConcept(value, _SCHEME, words)

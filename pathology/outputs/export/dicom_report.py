@@ -1,8 +1,8 @@
 """A slide's findings as a DICOM Structured Report: Imaging Measurement Report (TID 1500, PS3.16).
 
-One group of measurements is about the whole slide: each class's probability and area, the area of tissue, and, where
-mitoses were looked for, their number and density.  The hotspot is a group of its own with its border in the slide's
-frame of reference.  The report is marked as not verified: no person has confirmed it.
+Measurement groups describe the whole slide: each class's probability and area, the tissue area and, for a detector, the
+number and density of mitoses.  The hotspot is a separate group with its outline in the slide's frame of reference.  The
+report is marked as unverified: nobody has confirmed it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pathology.outputs.export.highdicom_library import highdicom
 
 __all__ = ["write_dicom_report"]
 
-_PREDICTION: Final = private_code("Leading class of the slide")
+_PREDICTION: Final = private_code("Predicted class of the slide")
 _ABSTAINED: Final = private_code("Model abstained")
 _SHARE: Final = private_code("Share of the scored tissue area")
 _COUNT: Final = private_code("Number of mitotic figures")
@@ -61,12 +61,12 @@ def write_dicom_report(path: Path, result: SlideResult, count: ReviewedCount | N
     result
         A scored slide.
     count
-        Mitoses with people's decisions taken in, where a detector looked for them.
+        Mitotic count after review, for a detector.
 
     Raises
     ------
     StoreError, SlideNotFoundError
-        If what must be known of the slide is not; see :func:`pathology.outputs.export.dicom_source.dicom_source`.
+        If required facts about the slide are missing; see :func:`pathology.outputs.export.dicom_source.dicom_source`.
     OutputError
         If the file cannot be written.
     """
@@ -92,7 +92,7 @@ def write_dicom_report(path: Path, result: SlideResult, count: ReviewedCount | N
         observation_context=context, procedure_reported=PROCEDURE, imaging_measurements=groups, title=REPORT_TITLE
     )
     with warnings.catch_warnings():
-        # The name is the source's, pseudonym or empty as it may be, and must stay that.
+        # The patient name is that of the source, possibly a pseudonym or empty, and must not be changed.
         warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
         made = highdicom.sr.Comprehensive3DSR(
             evidence=[source.dataset],
@@ -131,18 +131,18 @@ def _whole_slide(result: SlideResult, source: DicomSource, count: ReviewedCount 
         measurements.append(_measurement(_COUNT, count.total, COUNTS))
         if count.per_mm2 is not None:
             measurements.append(_measurement(_DENSITY, count.per_mm2, PER_MM2))
-    said = [
+    evaluations = [
         highdicom.sr.QualitativeEvaluation(_NOTICE, _RESEARCH),
         highdicom.sr.QualitativeEvaluation(_ABSTAINED, private_code("yes" if result.abstained else "no")),
     ]
     if result.prediction is not None:
-        said.append(highdicom.sr.QualitativeEvaluation(_PREDICTION, private_code(result.prediction)))
+        evaluations.append(highdicom.sr.QualitativeEvaluation(_PREDICTION, private_code(result.prediction)))
     return highdicom.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking("whole slide"),
         finding_type=TISSUE,
         algorithm_id=_identification(result),
         measurements=measurements,
-        qualitative_evaluations=said,
+        qualitative_evaluations=evaluations,
         source_images=[_image(source)],
     )
 
@@ -175,7 +175,7 @@ def _hotspot(result: SlideResult, source: DicomSource, count: HotspotCount) -> A
     shape = "rectangle" if count.shape == "rectangle" else "circle"
     window = HotspotWindow(shape=shape, area_mm2=count.area_mm2, aspect=count.half_width / count.half_height)
     border = Hotspot(window, count.x, count.y, count.half_width, count.half_height, count.members).outline()
-    # Level-0 coordinates here have the first pixel's corner at 0; position() wants that too.
+    # Level-0 coordinates here have the first pixel's corner at 0, as position() expects.
     corners = np.array([source.position(x, y, result.mpp) for x, y in border.tolist()])
     low, high = count.per_mm2_interval
     return highdicom.sr.PlanarROIMeasurementsAndQualitativeEvaluations(

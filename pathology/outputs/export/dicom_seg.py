@@ -1,8 +1,8 @@
-"""Segmentations of slides as DICOM SEG: tissue and where each class leads (binary), class probabilities (fractional).
+"""Segmentations of slides as DICOM SEG: tissue and predicted classes (binary), class probabilities (fractional).
 
-Every pixel of a segmentation is a cell of the map (or of the tissue mask).  Where it lies is said by the pixel spacing
-and by the position of the first pixel's centre in the slide's frame of reference.  A slide that came as DICOM is
-referred to by its own identifiers; see :mod:`pathology.outputs.export.dicom_source` for the others.
+Every pixel of a segmentation is a cell of the map (or of the tissue mask).  Its location is given by the pixel spacing
+and the position of the first pixel's centre in the slide's frame of reference.  DICOM slides are referenced by their
+own identifiers; see :mod:`pathology.outputs.export.dicom_source` for others.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["MANUFACTURER", "algorithm", "write_dicom_probabilities", "write_dico
 
 MANUFACTURER: Final = "sarcoma-pathology"
 _TILE: Final = 256
-"""Side of a frame in pixels."""
+"""Side length of a frame in pixels."""
 _THRESHOLDING: Final = private_code("Thresholding of optical density")
 _STEPS: Final = 255
-"""Value of probability 1 in a fractional segmentation, which has 8 bits."""
+"""Value of probability 1 in an 8-bit fractional segmentation."""
 
 
 @dataclass(frozen=True)
 class _Raster:
-    """A picture over a part of the slide: ``(rows, columns, segments)``, where it begins, and the size of its pixels.
+    """An image over a part of the slide: ``(rows, columns, segments)``, its origin and its pixel size.
 
     ``left``, ``top``, ``across`` and ``down`` are in level-0 pixels.
     """
@@ -51,7 +51,7 @@ class _Raster:
 
 
 def algorithm(result: SlideResult) -> Any:  # noqa: ANN401 - highdicom has no public type for it that mypy knows
-    """Return who found what: the model, its version and the weights."""
+    """Return the identification of the model: name, version and weights."""
     name, _, version = result.model.rpartition(" ")
     return highdicom.AlgorithmIdentificationSequence(
         name=valid_text(name or result.model)[:64],
@@ -78,7 +78,7 @@ def write_dicom_tissue(path: Path, result: SlideResult, tissue: NDArray[np.bool_
     UsageError
         If there is no tissue.
     StoreError, SlideNotFoundError
-        If what must be known of the slide is not; see :func:`pathology.outputs.export.dicom_source.dicom_source`.
+        If required facts about the slide are missing; see :func:`pathology.outputs.export.dicom_source.dicom_source`.
     OutputError
         If the file cannot be written.
     """
@@ -99,7 +99,7 @@ def write_dicom_tissue(path: Path, result: SlideResult, tissue: NDArray[np.bool_
 
 
 def write_dicom_regions(path: Path, result: SlideResult, heatmap: Heatmap) -> None:
-    """Write where each class leads, a segment a class.
+    """Write the regions of the predicted classes, one segment per class.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def write_dicom_regions(path: Path, result: SlideResult, heatmap: Heatmap) -> No
 
 
 def write_dicom_probabilities(path: Path, result: SlideResult, heatmap: Heatmap) -> None:
-    """Write the class probabilities, a segment a class, in 255 steps; 0 also where nothing was scored.
+    """Write the class probabilities, one segment per class, in 255 steps; also 0 where nothing was scored.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def _write(
     series_number: int,
 ) -> None:
     if not raster.values.any():
-        raise UsageError("there is nothing to mark on this slide", where=result.path)
+        raise UsageError("this slide has nothing to segment", where=result.path)
     assert result.mpp is not None
     mpp = result.mpp
     mark = f"{result.mark.capitalize()}, " if result.mark else ""
@@ -172,7 +172,7 @@ def _write(
     # The centre of the first pixel, which covers (left, top) to (left + across, top + down).
     first = source.position(raster.left + raster.across / 2, raster.top + raster.down / 2, mpp)
     with warnings.catch_warnings():
-        # The name is the source's, pseudonym or empty as it may be, and must stay that.
+        # The patient name is that of the source, possibly a pseudonym or empty, and must not be changed.
         warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
         made = highdicom.seg.Segmentation(
             source_images=[source.dataset],
@@ -201,10 +201,10 @@ def _write(
             tile_pixel_array=True,
             tile_size=(_TILE, _TILE),
             omit_empty_frames=False,
-            # Every frame says where it lies; with TILED_FULL many readers would not know.
+            # Every frame states its position; many readers do not support TILED_FULL.
             dimension_organization_type="TILED_SPARSE",
         )
-    made.PatientOrientation = ""  # of type 2C; a slide has an orientation of its own
+    made.PatientOrientation = ""  # of type 2C; a slide has its own orientation attribute
     with replacing(path) as aside:
         made.save_as(aside)
 
@@ -212,5 +212,5 @@ def _write(
 def _thickness(source: DicomSource) -> float:
     groups = source.dataset.get("SharedFunctionalGroupsSequence") or []
     measures = groups[0].get("PixelMeasuresSequence") if groups else None
-    # In mm; a section is some 4 µm thick where nobody says otherwise, and 0 is not allowed.
+    # In mm; by default a section is about 4 µm thick, and 0 is not allowed.
     return float((measures[0].get("SliceThickness") if measures else None) or 0.004)

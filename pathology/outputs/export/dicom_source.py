@@ -1,9 +1,9 @@
-"""The DICOM slide that results are about: the slide's own header, or one made up for slides of other formats.
+"""The DICOM slide that results refer to: the slide's own header, or a generated one for other formats.
 
-A segmentation or report refers to a study, a series and a frame of reference.  A slide that came as DICOM has them; for
-any other, they are derived from the slide's fingerprint, so that everything written about one slide belongs together
-whenever it is written.  What refers to such a slide refers to an image that no archive holds, unless the slide is
-converted under these identifiers.
+A segmentation or report refers to a study, a series and a frame of reference.  A DICOM slide has these; for other
+formats, they are derived from the slide's fingerprint, so that all outputs of one slide share them whenever they are
+written.  Such references point to an image that no archive contains, unless the slide is converted under these
+identifiers.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pathology.formatting import valid_text
 __all__ = ["DicomSource", "dicom_source"]
 
 _ORIENTATION: Final = (0.0, -1.0, 0.0, -1.0, 0.0, 0.0)
-"""Direction of rows and columns on the slide of a made-up header: as scanners commonly have it, the slide upright with
-its label at the top (PS3.3, C.8.12.2.1.1)."""
+"""Orientation of rows and columns in a generated header: the scanners' convention, with the slide upright and its label
+at the top (PS3.3, C.8.12.2.1.1)."""
 
 _NAMESPACE: Final = UUID("7f0f0a52-2f0c-4d0e-9a53-2f4f9b6f7f11")
-"""Of the identifiers of slides that have none; drawn by lot."""
+"""Random namespace of the identifiers of slides that have none."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DicomSource:
     dataset
         The header.
     own
-        Whether it is the slide's own, or made up.
+        Whether it is the slide's own header, not a generated one.
     """
 
     dataset: Dataset
@@ -54,7 +54,7 @@ class DicomSource:
         return tuple(float(value) for value in self.dataset.ImageOrientationSlide)
 
     def position(self, x: float, y: float, mpp: float) -> tuple[float, float, float]:
-        """Return the place on the slide, in mm, of a place on the picture.
+        """Return the position on the slide, in mm, of a position in the image.
 
         Parameters
         ----------
@@ -81,12 +81,12 @@ def dicom_source(result: SlideResult) -> DicomSource:
     Raises
     ------
     SlideNotFoundError
-        If the slide came as DICOM and is no longer there: its own identifiers are then not known.
+        If a DICOM slide is missing, so that its identifiers are unknown.
     StoreError
-        If the slide's size or scale is not known.
+        If the slide's size or scale is unknown.
     """
     if result.width is None or result.height is None or result.mpp is None:
-        raise StoreError("the slide's size or scale is not known, since it was not scored", where=result.path)
+        raise StoreError("the size or scale of the slide is unknown because it was not scored", where=result.path)
     if result.reader == "dicom":
         return DicomSource(_completed(_own_header(Path(result.path), result.width, result.height)), own=True)
     return DicomSource(_made_up(result, result.width, result.height, result.mpp), own=False)
@@ -95,9 +95,9 @@ def dicom_source(result: SlideResult) -> DicomSource:
 def _own_header(path: Path, width: int, height: int) -> Dataset:
     if not path.exists():
         raise SlideNotFoundError(
-            "the slide's file is no longer there, and with it the identifiers to refer to",
+            "the slide file, which contains the identifiers to refer to, is missing",
             where=path,
-            remedy="Put it back",
+            remedy="Restore it",
         )
     series: str | None = None
     if path.is_file():
@@ -122,7 +122,7 @@ def _own_header(path: Path, width: int, height: int) -> Dataset:
 
 
 def _completed(header: Dataset) -> Dataset:
-    """Fill in what some writers leave out although the standard asks for it."""
+    """Add required attributes that some writers omit."""
     header = deepcopy(header)
     stated = header.get("TotalPixelMatrixOriginSequence")
     if not stated or "XOffsetInSlideCoordinateSystem" not in stated[0]:
@@ -154,7 +154,7 @@ def _origin() -> Dataset:
 
 
 def _derived_uid(part: str, base: str) -> str:
-    """Return a UUID as a UID (PS3.5, B.2), the same each time for the same words."""
+    """Return a UUID as a UID (PS3.5, B.2), always the same for the same words."""
     return f"2.25.{uuid5(_NAMESPACE, f'{part} {base}').int}"
 
 

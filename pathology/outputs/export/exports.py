@@ -1,4 +1,4 @@
-"""What a slide's results can be written as, for other programs: one table of formats."""
+"""Export formats for other programs, in one table."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ __all__ = ["BATCH_FORMATS", "FORMATS", "BatchFormat", "ExportSettings", "Format"
 
 
 class ExportSettings(Record):
-    """How results are exported."""
+    """Settings of an export."""
 
     class_name: str | None = None
-    """The class to draw or write alone, where a format shows one; ``None``: the leading class, or all."""
+    """A single class to draw or write, for formats that show one; ``None``: the predicted class, or all."""
     longest: Annotated[int, Field(ge=64)] = LONGEST_SIDE
-    """Longer side of the slide in a picture, in pixels."""
+    """Longer side of the slide in an image, in pixels."""
     smooth_um: Annotated[float, Field(gt=0)] | None = None
-    """Standard deviation in µm of the Gaussian that maps are smoothed with; ``None``: as predicted."""
+    """Standard deviation in µm of the Gaussian smoothing of maps; ``None``: no smoothing."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Format:
     Attributes
     ----------
     suffix
-        What the file's name ends in, after the slide's name.
+        End of the file name, after the slide's name.
     what
-        One line for people.
+        Description on one line.
     write
         Writes one slide's file.
     needs
-        What a slide must have: ``maps`` (it was scored), ``detections``, or nothing.
+        What the slide must have: ``maps`` (it was scored), ``detections``, or nothing.
     """
 
     suffix: str
@@ -73,14 +73,14 @@ class Format:
 
 @dataclass(frozen=True)
 class BatchFormat:
-    """One file about all slides of a batch.
+    """A format with one file for all slides of a batch.
 
     Attributes
     ----------
     file
-        Its name.
+        Name of the file.
     what
-        One line for people.
+        Description on one line.
     write
         Writes it.
     """
@@ -92,7 +92,7 @@ class BatchFormat:
 
 def _mpp(slide: SlideFolder) -> float:
     if slide.record.mpp is None:
-        raise StoreError("the slide's scale is not known", where=slide.folder)
+        raise StoreError("the scale of the slide is unknown", where=slide.folder)
     return slide.record.mpp
 
 
@@ -242,35 +242,39 @@ def _pdf_of_batch(results: Results, path: Path) -> None:
 
     slides = list(results)
     if not slides:
-        raise UsageError("there are no slides in these results", where=results.folder)
+        raise UsageError("these results contain no slides", where=results.folder)
     write_batch_pdf(path, [s.record for s in slides], slides[0].card, made=max(s.made for s in slides))
 
 
 BATCH_FORMATS: Final[Mapping[str, BatchFormat]] = {
-    "excel": BatchFormat("results.xlsx", "all slides in an Excel sheet, columns with units", _excel_of_batch),
-    "batch-pdf": BatchFormat("results.pdf", "the batch's report as PDF", _pdf_of_batch),
+    "excel": BatchFormat("results.xlsx", "Excel workbook of all slides, columns with units", _excel_of_batch),
+    "batch-pdf": BatchFormat("results.pdf", "batch report as PDF", _pdf_of_batch),
 }
-"""What is written once for a batch, by the name used on the command line."""
+"""Formats with one file per batch, by the name used on the command line."""
 
 FORMATS: Final[Mapping[str, Format]] = {
-    "geojson": Format(".geojson", "QuPath: where each class leads, tissue, hotspot", _geojson),
-    "detections": Format(".detections.geojson", "QuPath: every detection, with decisions", _detections, "detections"),
-    "detections-csv": Format(".detections.csv", "a table of all detections to decide in", _table, "detections"),
-    "count": Format(".count.json", "the count with all decisions, and its hotspot", _counted, "detections"),
-    "patches": Format(".patches.geojson", "QuPath: every patch with its probabilities", _patches),
+    "geojson": Format(".geojson", "QuPath: predicted classes, tissue, hotspot", _geojson),
+    "detections": Format(
+        ".detections.geojson", "QuPath: all detections, with review decisions", _detections, "detections"
+    ),
+    "detections-csv": Format(
+        ".detections.csv", "table of all detections, for review in a spreadsheet", _table, "detections"
+    ),
+    "count": Format(".count.json", "mitotic count after review, with its hotspot", _counted, "detections"),
+    "patches": Format(".patches.geojson", "QuPath: all patches with their probabilities", _patches),
     "ome-zarr": Format(".heatmap.ome.zarr", "class probabilities as OME-Zarr 0.5, in µm", _ome_zarr),
     "ome-tiff": Format(".heatmap.ome.tif", "class probabilities as pyramidal OME-TIFF, in µm", _ome_tiff),
-    "overlay": Format(".overlay.png", "the slide under its heatmap, as a picture", _overlay),
+    "overlay": Format(".overlay.png", "image of the heatmap over the slide", _overlay),
     "dicom-tissue": Format(".tissue.dcm", "DICOM segmentation: tissue", _dicom_tissue),
-    "dicom-regions": Format(".regions.dcm", "DICOM segmentation: where each class leads", _dicom_regions),
+    "dicom-regions": Format(".regions.dcm", "DICOM segmentation: predicted classes", _dicom_regions),
     "dicom-probabilities": Format(
         ".probabilities.dcm", "DICOM segmentation, fractional: class probabilities", _dicom_probabilities
     ),
     "dicom-report": Format(".report.dcm", "DICOM structured report (TID 1500) with measurements", _dicom_report),
-    "pdf": Format(".report.pdf", "the slide's report as PDF", _pdf, ""),
+    "pdf": Format(".report.pdf", "slide report as PDF", _pdf, ""),
     "npz": Format(".heatmap.npz", "class probabilities and tissue as numpy arrays", _npz),
 }
-"""By the name used on the command line."""
+"""Formats with one file per slide, by the name used on the command line."""
 
 
 def export_slide(slide: SlideFolder, name: str, folder: Path, settings: ExportSettings | None = None) -> Path:
@@ -283,9 +287,9 @@ def export_slide(slide: SlideFolder, name: str, folder: Path, settings: ExportSe
     name
         A key of :data:`FORMATS`.
     folder
-        Where the file goes; it is named after the slide.
+        Folder for the file, which is named after the slide.
     settings
-        How; ``None``: the defaults.
+        Export settings; ``None``: the defaults.
 
     Returns
     -------
@@ -295,7 +299,7 @@ def export_slide(slide: SlideFolder, name: str, folder: Path, settings: ExportSe
     Raises
     ------
     UsageError
-        If there is no such format, or the slide has nothing to write in it.
+        If the format is unknown, or the slide has nothing to write in it.
     StoreError
         If the slide was not scored or its results are damaged.
     OutputError
@@ -309,19 +313,19 @@ def export_slide(slide: SlideFolder, name: str, folder: Path, settings: ExportSe
     'first.geojson'
     """
     if name not in FORMATS:
-        raise UsageError(f"there is no format {name!r}", remedy=f"Choose one of: {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format {name!r}", remedy=f"Choose one of: {', '.join(FORMATS)}")
     kind = FORMATS[name]
     if kind.needs and slide.record.status == "failed":
         raise StoreError(f"the slide was not scored: {slide.record.error}", where=slide.folder)
     if kind.needs == "detections" and slide.detections is None:
-        raise UsageError("there are no detections: the model is no detector", where=slide.folder)
+        raise UsageError("this slide has no detections: the model is not a detector", where=slide.folder)
     path = folder / f"{slide.slide_id}{kind.suffix}"
     kind.write(slide, path, settings or ExportSettings())
     return path
 
 
 def export_batch(results: Results, name: str, folder: Path) -> Path:
-    """Write one file about all slides of a batch.
+    """Write one file for all slides of a batch.
 
     Parameters
     ----------
@@ -330,7 +334,7 @@ def export_batch(results: Results, name: str, folder: Path) -> Path:
     name
         A key of :data:`BATCH_FORMATS`.
     folder
-        Where the file goes.
+        Folder for the file.
 
     Returns
     -------
@@ -340,7 +344,7 @@ def export_batch(results: Results, name: str, folder: Path) -> Path:
     Raises
     ------
     UsageError
-        If there is no such format, or no slide.
+        If the format is unknown, or there are no slides.
     OutputError
         If the file cannot be written.
 
@@ -351,7 +355,7 @@ def export_batch(results: Results, name: str, folder: Path) -> Path:
     'results.xlsx'
     """
     if name not in BATCH_FORMATS:
-        raise UsageError(f"there is no format {name!r}", remedy=f"Choose one of: {', '.join(BATCH_FORMATS)}")
+        raise UsageError(f"unknown format {name!r}", remedy=f"Choose one of: {', '.join(BATCH_FORMATS)}")
     path = folder / BATCH_FORMATS[name].file
     BATCH_FORMATS[name].write(results, path)
     return path

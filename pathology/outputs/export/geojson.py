@@ -1,4 +1,4 @@
-"""GeoJSON as QuPath (0.4 and later) writes and reads it, streamed both ways.
+"""GeoJSON in QuPath's format (0.4 and later), with streaming reading and writing.
 
 A file is one ``FeatureCollection``.  Each feature has an ``id`` (a UUID), a ``geometry`` in level-0 pixels with the
 origin at the top left, and ``properties``: ``objectType`` (``annotation``, ``detection`` or ``tile``),
@@ -39,13 +39,13 @@ _TYPES: Final[Mapping[str, ObjectType]] = {
     "PathCellObject": "detection",
     "PathTileObject": "tile",
 }
-"""QuPath's names of object types, of today and (as ids) of version 0.2."""
+"""QuPath's names of object types, current and (as ids) of version 0.2."""
 
 _CHUNK: Final = 2**20
-"""Bytes read, or features' characters gathered before writing, at once."""
+"""Bytes per read, and characters buffered per write."""
 
 _LARGEST_FEATURE: Final = 2**28
-"""Characters of one feature beyond which a file is refused rather than read into memory."""
+"""Largest size of a feature in characters; a larger one is rejected instead of read into memory."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class Feature:
     colour
         ``(red, green, blue)``, 0 to 255, of the class.
     name
-        Shown beside an annotation.
+        Shown next to an annotation.
     measurements
         Name (with unit) to value.
     identity
-        UUID as text; ``None``: the file gets none.
+        UUID as text; ``None``: none is written.
     locked
-        Whether QuPath refuses to move it.
+        Whether it is locked against editing in QuPath.
     """
 
     polygons: tuple[Polygon, ...]
@@ -89,12 +89,12 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Polygon:
 
 
 def write_geojson(path: Path, features: Iterable[Feature]) -> int:
-    """Write features one after the other, whole or not at all; memory does not grow with their number.
+    """Write features sequentially, completely or not at all; memory does not grow with their number.
 
     Returns
     -------
     int
-        How many were written.
+        Number of features written.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def _encoded(feature: Feature) -> str:
     if feature.locked:
         properties["isLocked"] = True
     if feature.measurements:
-        # JSON knows no NaN; QuPath shows a missing measurement as one.
+        # JSON has no NaN; QuPath shows a missing measurement as NaN.
         properties["measurements"] = {n: v for n, v in feature.measurements.items() if math.isfinite(v)}
     identity = "" if feature.identity is None else f'"id":{json.dumps(feature.identity)},'
     return (
@@ -141,27 +141,27 @@ def _rings(polygon: Polygon) -> str:
 
 
 def _ring(ring: NDArray[np.float64]) -> str:
-    # To 1/1000 pixel, far below what anybody can draw; whole numbers stay whole.
+    # To 1/1000 pixel, far below what can be drawn; integers are written without decimals.
     return f"[{','.join(f'[{_number(x)},{_number(y)}]' for x, y in ring.tolist())}]"
 
 
 def _number(value: float) -> str:
-    # A value within 1/1000 of a whole number must lose its point too: "900." is no JSON number.
+    # A value within 1/1000 of an integer must also lose its decimal point: "900." is not valid JSON.
     return str(int(value)) if value.is_integer() else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def read_geojson(path: Path) -> Iterator[Feature]:
     """Yield the features of a file that this package or QuPath wrote, one at a time.
 
-    Polygons and multipolygons are read; points, lines and objects without a shape are passed over, since areas and
-    detections have none.
+    Polygons and multipolygons are read; points, lines and objects without a shape are skipped, since areas and
+    detections are polygons.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     StoreError
-        If it is no GeoJSON, or ends early.
+        If it is not GeoJSON, or is truncated.
 
     Examples
     --------
@@ -174,13 +174,13 @@ def read_geojson(path: Path) -> Iterator[Feature]:
             try:
                 feature = _decoded(entry)
             except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-                raise StoreError(f"feature {number + 1} is no GeoJSON feature ({error})", where=path) from error
+                raise StoreError(f"feature {number + 1} is not a GeoJSON feature ({error})", where=path) from error
             if feature is not None:
                 yield feature
 
 
 def _entries(file: BinaryIO, path: Path) -> Iterator[Any]:
-    """Yield the elements of the file's list of features: the file is one, or an object that has one."""
+    """Yield the features of the file, which is a list of features or an object that contains one."""
     decoder, text = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8-sig")()
     buffer, place, ended = "", 0, False
 
@@ -193,11 +193,11 @@ def _entries(file: BinaryIO, path: Path) -> Iterator[Any]:
         buffer = buffer[place:] + text.decode(data, final=ended)
         place = 0
         if len(buffer) > _LARGEST_FEATURE:
-            raise StoreError("one feature of this file is larger than any area drawn on a slide", where=path)
+            raise StoreError("a feature of this file is too large to be an area drawn on a slide", where=path)
         return True
 
     def skip(signs: str) -> str:
-        """Move past blanks and the given signs; return the sign that follows, empty at the end."""
+        """Skip white space and the given characters; return the next character, empty at the end."""
         nonlocal place
         while True:
             while place < len(buffer) and buffer[place] in signs:
@@ -215,8 +215,8 @@ def _entries(file: BinaryIO, path: Path) -> Iterator[Any]:
             except ValueError:
                 if more():
                     continue
-                raise StoreError("this is no GeoJSON file, or it ends early", where=path) from None
-            # A number at the buffer's end may go on in the next chunk; anything else is closed by its own sign.
+                raise StoreError("not a GeoJSON file, or truncated", where=path) from None
+            # A number at the end of the buffer may continue in the next chunk; anything else has a closing character.
             if end < len(buffer) or ended or not isinstance(found, (int, float)):
                 place = end
                 return found
@@ -230,10 +230,10 @@ def _entries(file: BinaryIO, path: Path) -> Iterator[Any]:
             while True:
                 sign = skip(blanks + ",")
                 if sign != '"':
-                    raise StoreError("this file holds no list of features", where=path)
+                    raise StoreError("this file contains no list of features", where=path)
                 name = value()
                 if skip(blanks) != ":":
-                    raise StoreError("this is no GeoJSON file, or it ends early", where=path)
+                    raise StoreError("not a GeoJSON file, or truncated", where=path)
                 place += 1
                 opens = skip(blanks)
                 if name == "features" and opens == "[":
@@ -246,14 +246,14 @@ def _entries(file: BinaryIO, path: Path) -> Iterator[Any]:
                         remedy="Export it from QuPath as a FeatureCollection",
                     )
         elif first != "[":
-            raise StoreError("this is no GeoJSON file", where=path)
+            raise StoreError("not a GeoJSON file", where=path)
         place += 1
         while (sign := skip(blanks + ",")) != "]":
             if not sign:
-                raise StoreError("this GeoJSON file ends early", where=path, remedy="Export it again")
+                raise StoreError("this GeoJSON file is truncated", where=path, remedy="Export it again")
             yield value()
     except UnicodeDecodeError as error:
-        raise StoreError("this is no text in UTF-8", where=path) from error
+        raise StoreError("this file is not UTF-8 text", where=path) from error
 
 
 def _decoded(entry: Mapping[str, Any]) -> Feature | None:

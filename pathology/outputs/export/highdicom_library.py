@@ -1,6 +1,6 @@
-"""The one file that imports highdicom, which writes DICOM segmentations and structured reports.
+"""The only file that imports highdicom, which writes DICOM segmentations and structured reports.
 
-Importing this module fails with words for people where the library is not installed.
+Importing this module raises a readable error if the library is not installed.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ try:
     from highdicom.sr.coding import CodedConcept
 except ImportError as error:
     raise MissingDependencyError(
-        "writing DICOM needs highdicom, which is not installed", remedy="pip install 'sarcoma-pathology[interop]'"
+        "writing DICOM requires highdicom, which is not installed", remedy="pip install 'sarcoma-pathology[interop]'"
     ) from error

@@ -1,9 +1,9 @@
-"""Heatmaps as pyramidal OME-TIFF: one channel a class, one pixel a cell, beginning at the slide's own corner.
+"""Heatmaps as pyramidal OME-TIFF: one channel per class, one pixel per cell, with the slide's origin.
 
-OME-TIFF has no place on a slide that QuPath would read, only a pixel size.  So the picture begins where the slide
-begins and its pixels are cells: cell ``(row, column)`` covers level-0 pixels ``[column * stride, (column + 1) *
-stride)`` across, exactly, because the grid of patches begins at the slide's corner.  The pixel size is
-``stride * mpp``; two pictures with one corner and true pixel sizes lie on each other.
+QuPath reads no position on a slide from OME-TIFF, only a pixel size.  The image therefore starts at the slide's origin
+and its pixels are cells: cell ``(row, column)`` covers level-0 pixels ``[column * stride, (column + 1) * stride)``
+horizontally, exactly, because the grid of patches starts at the slide's origin.  The pixel size is ``stride * mpp``;
+two images with the same origin and correct pixel sizes are aligned.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pathology.outputs.figures.palette import hex_to_rgb
 __all__ = ["on_slide", "write_ome_tiff"]
 
 _TILE: Final = 256
-"""Side of a stored tile in pixels, and of the coarsest level at most."""
+"""Side length of a stored tile in pixels, and the largest side of the coarsest level."""
 
 
 def on_slide(heatmap: Heatmap, dimensions: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the map with cells for the whole slide.
+    """Return the map extended to the whole slide.
 
     Parameters
     ----------
@@ -42,12 +42,12 @@ def on_slide(heatmap: Heatmap, dimensions: tuple[int, int]) -> NDArray[np.float3
     Returns
     -------
     numpy.ndarray
-        ``(C, rows, columns)`` float32, NaN where nothing was scored; as many cells as cover the slide (the last
-        ones may hang over its edge).
+        ``(C, rows, columns)`` float32, NaN where nothing was scored; the cells cover the slide (the last ones may
+        extend beyond the slide boundary).
     """
     row, column = heatmap.first_cell
     rows, columns = heatmap.shape
-    # Rounding of the scale must not add a row that lies beyond the edge by a millionth of a pixel.
+    # Rounding of the scale must not add a row that starts a millionth of a pixel before the edge.
     across, down = (int(np.ceil(side / heatmap.stride - 1e-6)) for side in dimensions)
     whole = np.full((len(heatmap.classes), max(down, row + rows), max(across, column + columns)), np.nan, np.float32)
     whole[:, row : row + rows, column : column + columns] = heatmap.values
@@ -57,12 +57,12 @@ def on_slide(heatmap: Heatmap, dimensions: tuple[int, int]) -> NDArray[np.float3
 def write_ome_tiff(
     path: Path, heatmap: Heatmap, dimensions: tuple[int, int], *, mpp: float, name: str, colours: Sequence[str]
 ) -> None:
-    """Write a heatmap, whole or not at all.
+    """Write a heatmap, completely or not at all.
 
     Parameters
     ----------
     path
-        The file, ending in ``.ome.tif`` by custom.
+        The file, ending in ``.ome.tif`` by convention.
     heatmap
         Of one slide.
     dimensions
@@ -77,7 +77,7 @@ def write_ome_tiff(
     Raises
     ------
     UsageError
-        If the number of colours is not that of the classes.
+        If the number of colours differs from the number of classes.
     OutputError
         If it cannot be written.
     """
@@ -113,7 +113,7 @@ def write_ome_tiff(
 
 
 def _ome_colour(colour: str) -> int:
-    """Return a colour as OME has it: red, green, blue and alpha in one signed 32-bit number."""
+    """Return a colour in OME's format: red, green, blue and alpha in one signed 32-bit integer."""
     red, green, blue = hex_to_rgb(colour)
     packed = red << 24 | green << 16 | blue << 8 | 255
     return packed - 2**32 if packed >= 2**31 else packed

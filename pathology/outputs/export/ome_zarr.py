@@ -1,10 +1,10 @@
-"""Heatmaps as OME-Zarr 0.5: class probabilities in physical coordinates, and the leading class as a label image.
+"""Heatmaps as OME-Zarr 0.5: class probabilities in physical coordinates, and the predicted class as a label image.
 
 Physical coordinates are in µm.  As in viewers that open the slide itself, the *centre* of level-0 pixel ``(0, 0)`` is
-``(0, 0)`` µm, so the map lies on the slide where both are opened together.  Where a cell's centre lies is said by
-``translation``; it is not a whole number of cells, since a cell is much larger than a pixel.
+``(0, 0)`` µm, so the map is aligned with the slide if both are opened together.  ``translation`` gives the centre of
+the first cell; it is not a multiple of the cell size, since a cell is much larger than a pixel.
 
-The files are written with zarr alone; the tests hold their metadata against ome-zarr-models and open them with
+The files are written with zarr only; the tests validate their metadata with ome-zarr-models and open them with
 ome-zarr.
 """
 
@@ -28,22 +28,22 @@ from pathology.outputs.figures.heatmap import Heatmap
 __all__ = ["LEADING", "write_ome_zarr"]
 
 LEADING: Final = "predicted_class"
-"""Name of the label image: 0 where nothing is known, else 1 + the index of the class."""
+"""Name of the label image: 0 where nothing was scored, else 1 + the index of the class."""
 
 _VERSION: Final = "0.5"
 _SMALLEST: Final = 64
-"""Cells: a level with both sides at most this is the last."""
+"""The last level is the first with both sides at most this many cells."""
 _CHUNK: Final = 512
-"""Side of a chunk in cells: 1 MiB of float32."""
+"""Side length of a chunk in cells: 1 MiB of float32."""
 
 
 def write_ome_zarr(path: Path, heatmap: Heatmap, *, mpp: float, name: str, colours: Sequence[str]) -> None:
-    """Write a heatmap, whole or not at all; an older one at ``path`` is replaced.
+    """Write a heatmap, completely or not at all; an older one at ``path`` is replaced.
 
     Parameters
     ----------
     path
-        The folder, ending in ``.ome.zarr`` by custom.
+        The folder, ending in ``.ome.zarr`` by convention.
     heatmap
         Of one slide, with at least one cell.
     mpp
@@ -56,7 +56,7 @@ def write_ome_zarr(path: Path, heatmap: Heatmap, *, mpp: float, name: str, colou
     Raises
     ------
     UsageError
-        If the map is empty, or the number of colours is not that of the classes.
+        If the map is empty, or the number of colours differs from the number of classes.
     OutputError
         If it cannot be written.
     """

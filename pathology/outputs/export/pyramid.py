@@ -1,4 +1,4 @@
-"""Maps with missing places at half the resolution, again and again."""
+"""Resolution pyramids of maps with missing values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["halved_labels", "halved_means", "pyramid_sizes"]
 
 
 def pyramid_sizes(shape: tuple[int, int], smallest: int) -> Iterator[tuple[int, int]]:
-    """Yield ``(rows, columns)`` of a pyramid: the full size, then half of it (rounded up) while a side is larger.
+    """Yield the ``(rows, columns)`` of each level: the full size, then halves (rounded up) while a side is larger.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def pyramid_sizes(shape: tuple[int, int], smallest: int) -> Iterator[tuple[int, 
 
 
 def _quarters(values: NDArray[Any], fill: float) -> NDArray[Any]:
-    """Return ``(..., rows, columns, 4)``: the four cells under each cell of half the resolution."""
+    """Return ``(..., rows, columns, 4)``: the four cells under each cell at half the resolution."""
     rows, columns = values.shape[-2:]
     padding = [(0, 0)] * (values.ndim - 2) + [(0, rows % 2), (0, columns % 2)]
     padded = np.pad(values, padding, constant_values=fill)
@@ -39,7 +39,7 @@ def _quarters(values: NDArray[Any], fill: float) -> NDArray[Any]:
 
 
 def halved_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return ``(..., ceil(rows / 2), ceil(columns / 2))``: the mean of the known cells of each four, NaN of none."""
+    """Return ``(..., ceil(rows / 2), ceil(columns / 2))``: the mean of the known cells of each four, NaN if none."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mean of empty slice", category=RuntimeWarning)
         means = np.nanmean(_quarters(values, np.nan), axis=-1, dtype=np.float64)
@@ -47,9 +47,9 @@ def halved_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def halved_labels(labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Return ``(ceil(rows / 2), ceil(columns / 2))``: the commonest label of each four.
+    """Return ``(ceil(rows / 2), ceil(columns / 2))``: the most frequent label of each four.
 
-    0 (nothing) gives way to any label, and of equally common ones the smallest is taken.
+    Any label takes precedence over 0 (none); ties are resolved by the smallest label.
     """
     four = np.sort(_quarters(labels, 0), axis=-1)
     votes = (four[..., :, None] == four[..., None, :]).sum(axis=-1)

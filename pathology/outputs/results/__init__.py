@@ -1,4 +1,4 @@
-"""The results folder: what ``pathology score --out`` wrote, opened again."""
+"""Access to results folders written by ``pathology score --out``."""
 
 import lazy_loader
 

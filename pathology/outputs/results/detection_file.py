@@ -1,6 +1,6 @@
-"""``detections.parquet``: what a detector found on a slide, and ``decisions.json``: what people think of it.
+"""``detections.parquet``: the detections on a slide, and ``decisions.json``: the reviewers' decisions.
 
-``detections.parquet`` has one row a detection, in the detector's order (by falling score):
+``detections.parquet`` has one row per detection, by decreasing score:
 
 ==========================  ==========================================================================
 ``left, top, right, bottom``  float32, level-0 pixels
@@ -10,9 +10,9 @@
 
 The header (JSON, under ``pathology`` in the file's key-value metadata) is a :class:`DetectionHeader`.
 
-``decisions.json`` lies beside it and is the only file that the viewer writes.  A decision names a row, and keeps the
-place it was made at, so that a person can find it again if the detections are made anew; the file's ``detections``
-is the identity of the detections that it is about.
+``decisions.json`` is in the same folder and is the only file that the viewer writes.  A decision contains a row and the
+position of the detection, so that it can be located if the detections are recomputed; the file's ``detections`` is the
+identity of the detections it refers to.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ DETECTIONS: Final = "detections.parquet"
 DECISIONS: Final = "decisions.json"
 
 _ROWS: Final = 2**17
-"""Rows written at once, and in one row group: 2.6 MB."""
+"""Rows per write and per row group: 2.6 MB."""
 
 _BOX: Final = ("left", "top", "right", "bottom")
 
@@ -58,14 +58,14 @@ class Decisions(Record):
     version: Literal[1] = 1
     slide_id: str
     detections: str
-    """:attr:`SlideDetections.identity` of the detections decided about."""
+    """:attr:`SlideDetections.identity` of the reviewed detections."""
     decisions: tuple[Decision, ...] = ()
-    """By row, one a row at most."""
-    note: str = "Decisions of people about detections. Research use only."
+    """In order of rows, at most one per row."""
+    note: str = "Reviewers' decisions about detections. Research use only."
 
 
 def write_detections(folder: Path, detections: SlideDetections) -> None:
-    """Write ``detections.parquet`` into a slide's folder, whole or not at all.
+    """Write ``detections.parquet`` into a slide's folder, completely or not at all.
 
     Raises
     ------
@@ -89,12 +89,12 @@ def write_detections(folder: Path, detections: SlideDetections) -> None:
 
 
 def read_detections(folder: Path) -> SlideDetections | None:
-    """Return a slide's detections; ``None`` if it has none (the model is no detector).
+    """Return a slide's detections; ``None`` if it has none (the model is not a detector).
 
     Raises
     ------
     StoreError
-        If the file is not what :func:`write_detections` writes.
+        If the file is not a valid detections file.
     """
     path = folder / DETECTIONS
     try:
@@ -102,7 +102,7 @@ def read_detections(folder: Path) -> SlideDetections | None:
     except FileNotFoundError:
         return None
     except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"this is no file of detections ({error})", where=path) from error
+        raise StoreError(f"not a detections file ({error})", where=path) from error
     try:
         header = DetectionHeader.model_validate_json((table.schema.metadata or {})[b"pathology"])
         boxes = np.stack([table[side].to_numpy() for side in _BOX], axis=1).astype(np.float32)
@@ -117,14 +117,13 @@ def read_detections(folder: Path) -> SlideDetections | None:
             start += len(chunk)
         return SlideDetections(header, Detections(boxes, scores), kinds)
     except (KeyError, ValidationError, ValueError, pa.ArrowInvalid) as error:
-        raise StoreError(f"this is no file of detections ({error})", where=path) from error
+        raise StoreError(f"not a detections file ({error})", where=path) from error
 
 
 def write_decisions(folder: Path, detections: SlideDetections, decisions: Iterable[Decision]) -> None:
-    """Write ``decisions.json``, whole or not at all.
+    """Write ``decisions.json``, completely or not at all.
 
-    Decisions about other detections that stand there are not lost: the file is first renamed after the detections
-    it is about.
+    Existing decisions about other detections are kept: that file is first renamed after the detections it refers to.
 
     Raises
     ------
@@ -144,12 +143,12 @@ def write_decisions(folder: Path, detections: SlideDetections, decisions: Iterab
 
 
 def read_decisions(folder: Path, detections: SlideDetections) -> dict[int, Decision]:
-    """Return the decisions about a slide's detections by row; none if those on disk are about other detections.
+    """Return the decisions about a slide's detections by row; empty if those on disk refer to other detections.
 
     Raises
     ------
     StoreError
-        If the file is not what :func:`write_decisions` writes.
+        If the file is not a valid decisions file.
     """
     record = _read(folder / DECISIONS)
     if record is None or record.detections != detections.identity:
@@ -163,4 +162,4 @@ def _read(path: Path) -> Decisions | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise StoreError(f"this is no file of decisions ({error})", where=path, remedy="Move it away") from error
+        raise StoreError(f"not a decisions file ({error})", where=path, remedy="Move or delete it") from error

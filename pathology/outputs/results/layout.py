@@ -1,4 +1,4 @@
-"""Names of what lies in a results folder, and sizes that several of its readers rely on."""
+"""File names in a results folder, and sizes that several of its readers rely on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANNOTATIONS = "annotations.geojson"
 OVERVIEW = "overview.jpg"
 CARD = "card.json"
 RECORD = "slide.json"
-"""Names in a slide's folder; the record is written last, so a folder that has it is whole."""
+"""Names in a slide's folder; the record is written last, so a folder that has it is complete."""
 
 OVERVIEW_LONGEST_SIDE = LONGEST_SIDE
-"""Longer side of the picture of the slide that everything is drawn on, in pixels."""
+"""Longer side of the overview image on which everything is drawn, in pixels."""

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["read_heatmap", "read_masks", "write_predictions"]
 
 _MASK = "_mask"
-"""What the names of masks end in."""
+"""Suffix of the names of masks."""
 
 
 def write_predictions(folder: Path, scored: ScoredSlide) -> None:
-    """Write the patches of a slide, their probabilities and the masks over the slide, whole or not at all.
+    """Write the patches of a slide, their probabilities and the masks over the slide, completely or not at all.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def write_predictions(folder: Path, scored: ScoredSlide) -> None:
             arrays["attention"] = np.asarray(scored.attention, np.float32)
         arrays |= {f"{name}{_MASK}": mask for name, mask in scored.masks.items()}
         for name, values in arrays.items():
-            # Some 8 MB a chunk: one file for most slides, and no chunk too large to read at once.
+            # About 8 MB per chunk: one file for most slides, and no chunk too large to read at once.
             rows = max(1, min(len(values), 2**23 // max(1, values[:1].nbytes)))
             chunks = (rows, *(max(1, n) for n in values.shape[1:]))
             array = group.create_array(
@@ -59,7 +59,7 @@ def write_predictions(folder: Path, scored: ScoredSlide) -> None:
                 dtype=values.dtype,
                 chunks=chunks,
                 compressors=[ZstdCodec(), Crc32cCodec()],
-                # A chunk of nothing but zeros would else be left out, and could not be told from one that got lost.
+                # Otherwise chunks of zeros would be omitted and could not be distinguished from lost ones.
                 config={"write_empty_chunks": True},
             )
             array[...] = values
@@ -90,7 +90,7 @@ def read_heatmap(folder: Path) -> tuple[Heatmap, NDArray[np.bool_]]:
     Raises
     ------
     StoreError
-        If the folder holds no predictions.
+        If the folder contains no predictions.
     """
     group = _predictions(folder)
 
@@ -110,12 +110,12 @@ def read_heatmap(folder: Path) -> tuple[Heatmap, NDArray[np.bool_]]:
 
 
 def read_masks(folder: Path) -> dict[str, NDArray[np.bool_]]:
-    """Return the masks over the whole slide by name: ``tissue`` first, then what spoils it.
+    """Return the masks over the whole slide by name: ``tissue`` first, then the artefacts.
 
     Raises
     ------
     StoreError
-        If the folder holds no predictions.
+        If the folder contains no predictions.
     """
     group = _predictions(folder)
     names = sorted(name.removesuffix(_MASK) for name in group.array_keys() if name.endswith(_MASK))
@@ -123,11 +123,11 @@ def read_masks(folder: Path) -> dict[str, NDArray[np.bool_]]:
     return {name: np.asarray(group[f"{name}{_MASK}"][...], bool) for name in names}
 
 
-def _predictions(folder: Path) -> Any:  # noqa: ANN401 - zarr's groups hold arrays and groups alike
+def _predictions(folder: Path) -> Any:  # noqa: ANN401 - zarr groups contain arrays and groups
     if not (folder / PREDICTIONS).exists():
-        raise StoreError("there are no predictions here", where=folder, remedy="Score the slide first")
+        raise StoreError("no predictions found", where=folder, remedy="Score the slide first")
     check_files(folder, PREDICTIONS)
     try:
         return zarr.open_group(folder / PREDICTIONS, mode="r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
-        raise StoreError("there are no predictions here", where=folder, remedy="Score the slide first") from error
+        raise StoreError("no predictions found", where=folder, remedy="Score the slide first") from error

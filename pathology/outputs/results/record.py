@@ -1,7 +1,7 @@
 """``slide.json``: the record of a slide, with checksums of itself and of every file beside it.
 
-A results folder may be copied, truncated or damaged on a disk between being written and being read.  Whatever is read
-from it is therefore checked first: a damaged file is named, and never taken for a result.
+A results folder may be copied, truncated or damaged between writing and reading.  Files are therefore checked before
+they are read: a damaged file raises an error that names it, and is never used as a result.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ __all__ = [
     "write_slide_record",
 ]
 
-_REMEDY = "Run the same pathology score command again: it scores this slide anew and leaves the others"
+_REMEDY = "Run the same pathology score command again: it rescores this slide and keeps the others"
 
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """A slide's record as it lies on disk.
+    """A slide's record on disk.
 
     Attributes
     ----------
     result
-        What was found.
+        The result.
     files
-        SHA-256 of each file that was written with it, by its path in the slide's folder.
+        SHA-256 of each file written with it, by its path in the slide's folder.
     """
 
     result: SlideResult
@@ -54,16 +54,16 @@ def file_checksum(path: Path) -> str:
 
 
 def write_slide_record(folder: Path, result: SlideResult, files: Iterable[Path] = ()) -> None:
-    """Write a slide's record, last of all: a folder that has one is whole.
+    """Write a slide's record, as the last file: a folder that has one is complete.
 
     Parameters
     ----------
     folder
         The slide's folder.
     result
-        What was found.
+        The result.
     files
-        Files and folders written before, which the record vouches for.
+        Files and folders already written, whose checksums are added to the record.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def checksum_of(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a JSON object, whatever the order of its keys and its white space."""
+    """Return the SHA-256 of a JSON object, independent of key order and white space."""
     canonical = json.dumps(record, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -96,7 +96,7 @@ def read_slide_record(folder: Path) -> StoredRecord:
     Raises
     ------
     FileNotFoundError
-        If there is none: the slide is not finished.
+        If there is no record: the slide is not finished.
     StoreError
         If it is damaged.
     """
@@ -111,13 +111,13 @@ def read_slide_record(folder: Path) -> StoredRecord:
     except FileNotFoundError:
         raise
     except KeyError as error:
-        raise StoreError("this record of a slide was written by another version", where=path, remedy=_REMEDY) from error
+        raise StoreError("this slide record was written by another version", where=path, remedy=_REMEDY) from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError("this record of a slide is damaged", where=path, remedy=_REMEDY) from error
+        raise StoreError("this slide record is damaged", where=path, remedy=_REMEDY) from error
 
 
 def damaged_files(folder: Path, record: StoredRecord, *, within: str = "", thorough: bool = True) -> list[str]:
-    """Return which of a slide's files are missing or are not what was written.
+    """Return which of a slide's files are missing or differ from what was written.
 
     Parameters
     ----------
@@ -126,10 +126,10 @@ def damaged_files(folder: Path, record: StoredRecord, *, within: str = "", thoro
     record
         Its record.
     within
-        Look only at this file, or at the files of this folder.
+        Check only this file, or the files of this folder.
     thorough
-        Read every file.  Otherwise those that nobody has touched since the record was written are taken to be whole,
-        which costs no reading.
+        Read every file.  Otherwise files not modified since the record was written are assumed to be intact, without
+        reading them.
     """
     finished = (folder / RECORD).stat().st_mtime_ns
     found = []
@@ -147,19 +147,19 @@ def damaged_files(folder: Path, record: StoredRecord, *, within: str = "", thoro
 
 
 def check_files(folder: Path, name: str) -> None:
-    """Refuse a file of a slide, or a folder of files, that is not what was written.
+    """Check a file of a slide, or a folder of files, against the record.
 
     Parameters
     ----------
     folder
         The slide's folder.
     name
-        Of the file or folder in it.
+        Name of the file or folder in it.
 
     Raises
     ------
     StoreError
-        If something is missing or damaged, with its name; or if the slide has no record.
+        If a file is missing or damaged, naming it; or if the slide has no record.
     """
     try:
         record = read_slide_record(folder)

@@ -1,4 +1,4 @@
-"""A results folder, opened: the batch, and each slide's findings, maps and pictures as arrays."""
+"""An open results folder: the batch, and each slide's results, maps and images as arrays."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from pathology.outputs.results.run import read_run
 __all__ = ["Results", "SlideFolder", "open_results", "open_slide_folder"]
 
 _ROWS_SHOWN = 20
-"""Slides that a notebook shows of a batch."""
+"""Number of slides of a batch shown in a notebook."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,9 @@ class SlideFolder:
     Attributes
     ----------
     folder
-        Where they are.
+        The folder with its results.
     record
-        What was found; ``record.status`` is ``failed`` for a slide that could not be scored, and it then has
-        neither maps nor pictures.
+        The result; if ``record.status`` is ``failed``, the slide has neither maps nor images.
     """
 
     folder: Path
@@ -59,7 +58,7 @@ class SlideFolder:
         return f"SlideFolder({self.slide_id!r}: {record.error if record.status == 'failed' else record.answer})"
 
     def _repr_html_(self) -> str:
-        """Show the slide and what was found in a notebook."""
+        """Show the slide and its result in a notebook."""
         record = self.record
         facts: dict[str, object] = {"Status": record.status}
         if record.status == "failed":
@@ -82,12 +81,12 @@ class SlideFolder:
 
     @property
     def slide_id(self) -> str:
-        """The slide's name in the batch."""
+        """Id of the slide in the batch."""
         return self.record.slide_id
 
     @property
     def made(self) -> datetime:
-        """When the record was written, in universal time."""
+        """Time at which the record was written, in UTC."""
         return datetime.fromtimestamp((self.folder / RECORD).stat().st_mtime, UTC)
 
     @property
@@ -97,15 +96,15 @@ class SlideFolder:
         Raises
         ------
         StoreError
-            If the slide failed before they were known.
+            If the slide failed before its size was known.
         """
         if self.record.width is None or self.record.height is None:
-            raise StoreError("the slide's size is not known, since it was not scored", where=self.folder)
+            raise StoreError("the size of the slide is unknown because it was not scored", where=self.folder)
         return self.record.width, self.record.height
 
     @cached_property
     def card(self) -> Card:
-        """The model's card, as it was when the slide was scored.
+        """The model's card at the time of scoring.
 
         Raises
         ------
@@ -118,7 +117,7 @@ class SlideFolder:
             return Card.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StoreError(
-                "the card of the model is missing or damaged", where=path, remedy="Score the slide again"
+                "the model card is missing or damaged", where=path, remedy="Score the slide again"
             ) from error
 
     @cached_property
@@ -129,7 +128,7 @@ class SlideFolder:
 
     @property
     def heatmaps(self) -> Heatmap:
-        """All classes' maps, with where each cell lies on the slide.
+        """Maps of all classes, with the position of each cell on the slide.
 
         Raises
         ------
@@ -174,7 +173,7 @@ class SlideFolder:
 
     @cached_property
     def detections(self) -> SlideDetections | None:
-        """What a detector found; ``None`` if the model is none.
+        """The detections; ``None`` if the model is not a detector.
 
         Raises
         ------
@@ -186,7 +185,7 @@ class SlideFolder:
         return read_detections(self.folder)
 
     def decisions(self) -> dict[int, Decision]:
-        """Return people's decisions about the detections, by row; read anew each time.
+        """Return the reviewers' decisions about the detections, by row; read from disk on every call.
 
         Raises
         ------
@@ -220,14 +219,14 @@ class SlideFolder:
         Raises
         ------
         StoreError
-            If there is no picture of it.
+            If there is no overview image.
         """
         path = self.folder / OVERVIEW
         check_files(self.folder, OVERVIEW)
         try:
             pixels = np.asarray(Image.open(path).convert("RGB"))
         except OSError as error:
-            raise StoreError("there is no picture of the slide", where=path, remedy="Score the slide again") from error
+            raise StoreError("the overview image is missing", where=path, remedy="Score the slide again") from error
         width, height = self.dimensions
         return SlidePicture(pixels, (width / pixels.shape[1], height / pixels.shape[0]))
 
@@ -239,11 +238,11 @@ class SlideFolder:
         Parameters
         ----------
         only
-            A class to show alone; ``None``: the leading class of each place.
+            A single class to show; ``None``: the predicted class at each location.
         longest
-            Longer side of the slide in the picture, in pixels.
+            Longer side of the slide in the image, in pixels.
         smooth_um
-            Standard deviation in µm of the Gaussian that the map is smoothed with; ``None``: as predicted.
+            Standard deviation in µm of the Gaussian smoothing of the map; ``None``: no smoothing.
 
         Returns
         -------
@@ -260,7 +259,7 @@ class SlideFolder:
         heatmap = self.heatmaps
         if smooth_um is not None:
             if self.record.mpp is None:
-                raise StoreError("the slide's scale is not known", where=self.folder)
+                raise StoreError("the scale of the slide is unknown", where=self.folder)
             heatmap = heatmap.smoothed(smooth_um / self.record.mpp)
         return compose_overlay(self.record, self.card, self.overview, heatmap, self.tissue, only=only, longest=longest)
 
@@ -271,7 +270,7 @@ class Results:
     Parameters
     ----------
     folder
-        As ``pathology score --out`` wrote it.
+        Results folder of ``pathology score --out``.
     slides
         Its slides.
 
@@ -286,8 +285,10 @@ class Results:
 
     def __repr__(self) -> str:
         counts = Counter(slide.record.status for slide in self)
-        said = "".join(f", {counts[status]} {status}" for status in ("scored", "abstained", "failed") if counts[status])
-        return f"Results({self.folder.name!r}: {len(self)} slide{'s' if len(self) != 1 else ''}{said})"
+        by_status = "".join(
+            f", {counts[status]} {status}" for status in ("scored", "abstained", "failed") if counts[status]
+        )
+        return f"Results({self.folder.name!r}: {len(self)} slide{'s' if len(self) != 1 else ''}{by_status})"
 
     def _repr_html_(self) -> str:
         """Show the first slides as a table in a notebook."""
@@ -315,30 +316,30 @@ class Results:
         except KeyError:
             some = ", ".join(list(self._slides)[:5])
             raise UsageError(
-                f"there is no slide {slide_id!r} in these results", where=self.folder, remedy=f"There are: {some}"
+                f"no slide {slide_id!r} in these results", where=self.folder, remedy=f"Available slides: {some}"
             ) from None
 
     @property
     def slide_ids(self) -> tuple[str, ...]:
-        """Names of the slides, in the order of the batch."""
+        """Ids of the slides, in the order of the batch."""
         return tuple(self._slides)
 
 
 def open_results(folder: str | PathLike[str]) -> Results:
     """Open a results folder.
 
-    Slides that are still being scored are not in it.  One whose record is damaged is there as failed, with the reason;
-    other damaged files are found when they are read.
+    Slides that are still being scored are not included.  A slide with a damaged record is included as failed, with the
+    reason; other damaged files are detected when they are read.
 
     Parameters
     ----------
     folder
-        As given to ``pathology score --out``.
+        The ``--out`` folder of ``pathology score``.
 
     Raises
     ------
     StoreError
-        If it is no results folder.
+        If it is not a results folder.
 
     Examples
     --------
@@ -353,15 +354,13 @@ def open_results(folder: str | PathLike[str]) -> Results:
     root = Path(folder).absolute()
     within = root / "slides"
     if not within.is_dir():
-        raise StoreError(
-            "this is no results folder", where=root, remedy="Give the folder that pathology score --out wrote"
-        )
+        raise StoreError("not a results folder", where=root, remedy="Give the --out folder of pathology score")
     slides: dict[str, SlideFolder] = {}
     for record in sorted(within.glob(f"*/{RECORD}")):
         try:
             found = read_slide_record(record.parent).result
         except FileNotFoundError:
-            continue  # being scored again just now
+            continue  # currently being rescored
         except StoreError as error:
             found = _damaged(record.parent.name, error)
         slides[found.slide_id] = SlideFolder(record.parent, found)
@@ -393,11 +392,11 @@ def open_slide_folder(folder: str | PathLike[str]) -> SlideFolder:
 
 
 def _damaged(slide_id: str, error: StoreError) -> SlideResult:
-    """Return what can be said of a slide whose record cannot be read."""
+    """Return a failed result for a slide whose record cannot be read."""
     said = f"{error.what}. {error.remedy}"
     return SlideResult(slide_id=slide_id, path="", status="failed", model="", model_sha256="", error=said)
 
 
 def _batch_order(root: Path) -> list[str]:
-    """Return the slides' names in the order of the last finished run, as far as it is known."""
+    """Return the slide ids in the order of the last finished run, as far as known."""
     return [slide["slide_id"] for slide in read_run(root).get("slides", ())]

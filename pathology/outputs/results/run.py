@@ -1,4 +1,4 @@
-"""``run.json``: how a batch was scored, the order of its slides, and checksums of the files about all of them."""
+"""``run.json``: how a batch was scored, the order of its slides, and checksums of the batch-level files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def write_run(out: Path, record: Mapping[str, Any], *, finished: bool = False) -
     out
         The results folder.
     record
-        What is said of the run.
+        Facts about the run.
     finished
-        Whether the tables and the page about all slides are written; the record then vouches for them.
+        Whether the tables and the batch report are written; their checksums are then added to the record.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def write_run(out: Path, record: Mapping[str, Any], *, finished: bool = False) -
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """Read the record of the last run; empty where there is none, or it is damaged."""
+    """Read the record of the last run; empty if there is none or it is damaged."""
     try:
         record = json.loads((out / RUN).read_text(encoding="utf-8"))
         stated = record.pop("checksum")
@@ -50,7 +50,7 @@ def read_run(out: Path) -> dict[str, Any]:
 
 
 def batch_files_whole(out: Path) -> bool:
-    """Whether the files about all slides are what the last finished run wrote."""
+    """Whether the batch-level files are unchanged since the last finished run."""
     files = read_run(out).get("files") or {}
     try:
         return set(files) == set(_BATCH_FILES) and all(file_checksum(out / n) == s for n, s in files.items())

@@ -1,11 +1,11 @@
-"""``results.csv`` and ``results.parquet``: one row a slide.
+"""``results.csv`` and ``results.parquet``: one row per slide.
 
 Both hold the same columns and values.  Missing values are empty cells in CSV and nulls in Parquet; empty text
 counts as missing.  The CSV is RFC 4180 (UTF-8, comma, CRLF, fields quoted where needed).
 
-A spreadsheet runs a cell that begins with ``=``, ``+``, ``-`` or ``@`` as a formula, and a slide's name is
-whatever somebody called a file.  So in the CSV such text (tab and carriage return too) gets an apostrophe in
-front, which spreadsheets take as "this is text"; :func:`read_results` takes it off again, exactly.  Numbers and
+A spreadsheet interprets a cell that begins with ``=``, ``+``, ``-`` or ``@`` as a formula, and slide names come from
+file names.  In the CSV, such text (and text beginning with a tab or carriage return) is prefixed with an apostrophe,
+which marks text in spreadsheets; :func:`read_results` removes it again, exactly.  Numbers and
 Parquet are untouched.
 """
 
@@ -113,7 +113,7 @@ def _row(result: SlideResult) -> dict[str, Any]:
         row |= dict(zip(_COUNT, values, strict=True))
     for finding in result.classes:
         row |= {prefix + finding.name: getattr(finding, field) for prefix, field in _PER_CLASS.items()}
-    # Text that is no valid UTF-8 (a file name in a foreign encoding) would stop the whole table.
+    # Text that is not valid UTF-8 (a file name in another encoding) would make the whole table fail.
     return {name: (valid_text(value) or None) if isinstance(value, str) else value for name, value in row.items()}
 
 
@@ -134,19 +134,19 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 
 def results_frame(results: Sequence[SlideResult], classes: Sequence[str]) -> pd.DataFrame:
-    """Return one row a slide.
+    """Return one row per slide.
 
     Parameters
     ----------
     results
-        In the order wanted.
+        In the order of the rows.
     classes
-        The model's classes; a failed slide has none of its own.
+        The model's classes; the result of a failed slide has none.
 
     Returns
     -------
     pandas.DataFrame
-        Text as ``string``, counts as ``Int64``, measures as ``float64`` (NaN where not known), ``abstained`` as
+        Text as ``string``, counts as ``Int64``, measures as ``float64`` (NaN if unknown), ``abstained`` as
         ``bool``.
 
     Raises
@@ -158,7 +158,7 @@ def results_frame(results: Sequence[SlideResult], classes: Sequence[str]) -> pd.
 
 
 def check_table(path: Path) -> None:
-    """Refuse a table of a results folder that is not what was written, as far as ``run.json`` beside it knows.
+    """Check a table of a results folder against the checksum in ``run.json``, if there is one.
 
     Raises
     ------
@@ -168,21 +168,21 @@ def check_table(path: Path) -> None:
     stated = (read_run(path.parent).get("files") or {}).get(path.name)
     if stated is not None and path.is_file() and file_checksum(path) != stated:
         raise StoreError(
-            "this table was changed or damaged since it was written",
+            "this table was modified or damaged after it was written",
             where=path,
-            remedy="Run the same pathology score command again; a table edited on purpose needs a name of its own",
+            remedy="Run the same pathology score command again; save an edited table under another name",
         )
 
 
 def write_results(folder: Path, results: Sequence[SlideResult], classes: Sequence[str]) -> None:
-    """Write ``results.csv`` and ``results.parquet`` into a folder, each whole or not at all.
+    """Write ``results.csv`` and ``results.parquet`` into a folder, each completely or not at all.
 
     Raises
     ------
     UsageError
         If a result has a class that is not among ``classes``.
     OutputError
-        If they cannot be written; files already there are then untouched or, each for itself, replaced whole.
+        If they cannot be written; each existing file is then either unchanged or completely replaced.
     """
     table = _table(results, classes)
     parquet = io.BytesIO()
@@ -193,7 +193,7 @@ def write_results(folder: Path, results: Sequence[SlideResult], classes: Sequenc
 
 def _csv(table: pa.Table) -> str:
     text = io.StringIO()
-    writer = csv.writer(text)  # CRLF and quoting where needed, as RFC 4180 has it
+    writer = csv.writer(text)  # CRLF and quoting where needed, as in RFC 4180
     writer.writerow([_harmless(name) for name in table.column_names])
     for row in table.to_pylist():
         writer.writerow([_cell(value) for value in row.values()])
@@ -223,14 +223,14 @@ def read_results(path: Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Equal to what :func:`results_frame` gave when they were written.
+        Equal to the :func:`results_frame` that was written.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     StoreError
-        If it is no results table.
+        If it is not a results table.
 
     Examples
     --------
@@ -244,10 +244,10 @@ def read_results(path: Path) -> pd.DataFrame:
     try:
         table = pq.read_table(path) if path.suffix == ".parquet" else _read_csv(path)
     except (pa.ArrowInvalid, ValueError, csv.Error) as error:
-        raise StoreError(f"this is no results table ({error})", where=path) from error
+        raise StoreError(f"not a results table ({error})", where=path) from error
     missing = [name for name in (*_BEFORE_CLASSES, *_AFTER_CLASSES) if name not in table.column_names]
     if missing:
-        raise StoreError(f"this is no results table: the column {missing[0]!r} is missing", where=path)
+        raise StoreError(f"not a results table: the column {missing[0]!r} is missing", where=path)
     return _frame(table)
 
 

@@ -95,7 +95,7 @@ def test_what_is_wrong_is_named_with_its_line(detections, tmp_path):
 
     refused("line 4: 'perhaps'", [row | ({"decision": "perhaps"} if i == 2 else {}) for i, row in enumerate(rows)])
     other = random_detections("other slide", (4000, 3000), 60)
-    refused("line 2: .* is no detection", [rows[0] | {"id": other.uuid(0)}, *rows[1:]])
+    refused("line 2: .* is not a detection", [rows[0] | {"id": other.uuid(0)}, *rows[1:]])
     refused("lines 2 and 62", [*rows, rows[0]])
     save(path, rows, columns=COLUMNS[:-1])
     with pytest.raises(InputTableError, match="no column 'decision'"):

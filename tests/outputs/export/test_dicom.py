@@ -211,7 +211,7 @@ def test_what_cannot_be_written_is_refused(slide, dicom_slide, tmp_path):
 
     from pathology.outputs.export.dicom_seg import write_dicom_tissue
 
-    with pytest.raises(UsageError, match="nothing to mark"):
+    with pytest.raises(UsageError, match="nothing to segment"):
         write_dicom_tissue(tmp_path / "a.dcm", slide.record, np.zeros((5, 5), bool))
     gone = dicom_slide.record.model_copy(update={"path": str(tmp_path / "gone")})
     with pytest.raises(SlideNotFoundError, match="identifiers"):

@@ -258,7 +258,7 @@ def test_odd_names_neither_fail_nor_warn_nor_move_the_picture(make, name):
 
 def test_abstained_without_scale_or_size(make):
     sheet, painted = composed(
-        make, abstained=True, abstained_because="p is 0.4, below 0.5", mpp=None, classes=2, prediction=None
+        make, status="abstained", abstained_because="p is 0.4, below 0.5", mpp=None, classes=2, prediction=None
     )
     assert find(sheet, painted)
     with pytest.raises(UsageError, match="size"):

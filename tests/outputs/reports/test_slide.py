@@ -51,7 +51,7 @@ def test_a_scored_slide(make, card, result, pictures):
         "4.50 mm²",
         "test-model 1.2.3",
         "SHA-256 0123456789ab…",
-        "0.5 µm/px, stated in the slide file",
+        "0.5 µm/px, from the slide file",
         "64 × 64 px at 1 µm/px",
         "500 × 400 µm",
         "tiff reader",

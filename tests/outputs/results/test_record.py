@@ -136,7 +136,7 @@ def test_the_run_and_the_tables(whole, tmp_path):
     read_results(out / "results.csv")
     (out / "results.csv").write_bytes((out / "results.csv").read_bytes().replace(b"patient 1", b"patient 2"))
     assert not batch_files_whole(out)
-    with pytest.raises(StoreError, match="changed or damaged"):
+    with pytest.raises(StoreError, match="modified or damaged"):
         read_results(out / "results.csv")
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**record, "slides": []}))

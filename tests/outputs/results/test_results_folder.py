@@ -49,13 +49,13 @@ def test_a_failed_slide_says_why(results, tmp_path):
     for access in (lambda: slide.heatmaps, lambda: slide.tissue, lambda: export_slide(slide, "geojson", tmp_path)):
         with pytest.raises(StoreError, match="cut off"):
             access()
-    with pytest.raises(StoreError, match="size is not known"):
+    with pytest.raises(StoreError, match="size of the slide is unknown"):
         _ = slide.dimensions
     assert slide.detections is None
 
 
 def test_no_results_folder_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="no results folder"):
+    with pytest.raises(StoreError, match="not a results folder"):
         open_results(tmp_path)
 
 
@@ -69,7 +69,7 @@ def test_every_format_is_written(results, tmp_path):
     paths = [export_slide(slide, name, tmp_path) for name in FORMATS]
     assert all(path.exists() and path.name.startswith("a.") for path in paths)
     assert len(set(paths)) == len(FORMATS)
-    with pytest.raises(UsageError, match="no format 'docx'"):
+    with pytest.raises(UsageError, match="unknown format 'docx'"):
         export_slide(slide, "docx", tmp_path)
 
 

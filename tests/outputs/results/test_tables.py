@@ -158,7 +158,7 @@ def test_a_class_without_a_column_is_refused(results):
 @pytest.mark.parametrize("name", ["results.csv", "results.parquet"])
 def test_what_is_no_results_table_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(StoreError, match="no results table"):
+    with pytest.raises(StoreError, match="not a results table"):
         read_results(tmp_path / name)
 
 
@@ -166,7 +166,7 @@ def test_a_row_cut_short_is_refused(tmp_path, results, classes):
     write_results(tmp_path, results[:1], classes)
     path = tmp_path / "results.csv"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(StoreError, match="no results table"):
+    with pytest.raises(StoreError, match="not a results table"):
         read_results(path)
     with pytest.raises(FileNotFoundError):
         read_results(tmp_path / "none.csv")
