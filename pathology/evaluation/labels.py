@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from typing import Final
 from pathology.errors import InputTableError, UsageError
 from pathology.findings.vocabulary import find_histotype
 from pathology.scoring.select import SlideEntry
+from pathology.text_tables import TableRow, read_text_table
 
 __all__ = ["SETS", "LabelledSlide", "LabelledSlides", "read_labels"]
 
@@ -22,6 +23,15 @@ and cut-offs, and the last evaluates."""
 
 _REQUIRED: Final = ("slide_id", "patient_id", "label")
 _KNOWN: Final = (*_REQUIRED, "site", "set", "regions", "path", "mpp")
+_COLUMNS: Final = {
+    "slide_id": ("slide", "wsi", "filename", "file", "image", "image_id", "sample_id", "slide_path", "wsi_path"),
+    "patient_id": ("patient", "case_id", "case", "subject_id", "subject"),
+    "label": ("class", "diagnosis", "subtype", "target"),
+    "site": (),
+    "set": (),
+    "regions": (),
+}
+"""Columns and what other programs call them."""
 _SHOWN: Final = 5
 
 
@@ -105,9 +115,10 @@ def read_labels(
     Parameters
     ----------
     table
-        UTF-8 CSV with the columns ``slide_id`` (the slide's file name, with or without its extension), ``patient_id``
-        and ``label``; optionally ``site``, ``set`` (one of :data:`SETS`), ``regions`` (a GeoJSON file, relative to
-        the table) and any others, which are kept.
+        Table with a header (see :func:`pathology.text_tables.read_text_table`) and the columns ``slide_id`` (the
+        slide's id, or its file name with or without extension and folder), ``patient_id`` and ``label``; optionally
+        ``site``, ``set`` (one of :data:`SETS`), ``regions`` (a GeoJSON file, relative to the table) and any others,
+        which are kept.
     slides
         Available slides.
     classes
@@ -140,16 +151,18 @@ def read_labels(
     rows = _read(table)
     by_name = _names(slides)
     found: list[LabelledSlide] = []
+    lines: dict[str, list[int]] = {}
     absent: list[str] = []
     for line, row in rows:
         where = f"{table}, line {line}"
         for column in _REQUIRED:
             if not row[column]:
                 raise InputTableError(f"column '{column}' is empty", where=where)
-        entry = by_name.get(row["slide_id"].casefold())
+        entry = _slide_named(row["slide_id"], by_name)
         if entry is None:
             absent.append(row["slide_id"])
             continue
+        lines.setdefault(entry.slide_id, []).append(line)
         kind = row.get("set") or None
         if kind is not None and kind not in SETS:
             raise InputTableError(f"set {kind!r} is unknown", where=where, remedy=f"Use one of {', '.join(SETS)}")
@@ -176,7 +189,7 @@ def read_labels(
             where=table,
             remedy=f"Pass the folder that contains them, or correct the names{f' ({close[0]}?)' if close else ''}",
         )
-    _check_slides(found, table)
+    _check_slides(lines, table)
     result = LabelledSlides(
         tuple(classes),
         tuple(found),
@@ -187,43 +200,38 @@ def read_labels(
 
 
 def _read(table: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = [name or "" for name in reader.fieldnames or []]
-            for column in _REQUIRED:
-                if column not in header:
-                    near = difflib.get_close_matches(column, header, n=1, cutoff=0.4)
-                    raise InputTableError(
-                        f"the label table has no column '{column}' (available: {', '.join(header) or 'none'})",
-                        where=table,
-                        remedy=f"Name a column '{column}'{f' (instead of {near[0]!r}?)' if near else ''}",
-                    )
-            rows = [
-                (reader.line_num, {name: (row[name] or "").strip() for name in header}) for row in reader if any(row)
-            ]
-    except OSError as error:
-        raise InputTableError(f"the label table cannot be read ({error.strerror})", where=table) from error
-    except UnicodeDecodeError as error:
-        raise InputTableError(
-            "the label table is not UTF-8 text", where=table, remedy="Save it as CSV UTF-8"
-        ) from error
-    except csv.Error as error:
-        raise InputTableError(f"the label table is not a CSV file ({error})", where=table) from error
-    if not rows:
+    read = read_text_table(table, _COLUMNS, required=_REQUIRED, kind="label table")
+    if not read.rows:
         raise InputTableError("the label table has no rows", where=table)
-    return rows
+    return [(row.line, _whole(row, table)) for row in read.rows]
+
+
+def _whole(row: TableRow, table: Path) -> dict[str, str]:
+    if row.excess:  # a name with an unquoted comma would move every later value into the next column
+        raise InputTableError(
+            f"the row has more values than the header has columns ({', '.join(row.excess)})",
+            where=f"{table}, line {row.line}",
+            remedy="Put values that contain the separator in quotation marks",
+        )
+    return dict(row.values)
 
 
 def _names(slides: Sequence[SlideEntry]) -> dict[str, SlideEntry]:
     """Map every name a table may use to its slide; ambiguous names are dropped."""
     names: dict[str, SlideEntry] = {}
-    files = Counter(entry.path.name.casefold() for entry in slides)
-    for entry in slides:
-        if files[entry.path.name.casefold()] == 1:
-            names[entry.path.name.casefold()] = entry
+    for name_of in (lambda p: p.stem, lambda p: p.name, str):
+        counts = Counter(name_of(entry.path).casefold() for entry in slides)
+        names.update(
+            (name_of(entry.path).casefold(), entry) for entry in slides if counts[name_of(entry.path).casefold()] == 1
+        )
     names.update({entry.slide_id.casefold(): entry for entry in slides})
     return names
+
+
+def _slide_named(name: str, by_name: Mapping[str, SlideEntry]) -> SlideEntry | None:
+    """Return the slide of an id, a file name, or a path, which may be that of another machine."""
+    plain = name.casefold()
+    return by_name.get(plain) or by_name.get(re.split(r"[/\\]", plain)[-1])
 
 
 def _class_of(label: str, classes: Sequence[str], where: str) -> int:
@@ -248,8 +256,8 @@ def _class_of(label: str, classes: Sequence[str], where: str) -> int:
     return plain.index(code.casefold())
 
 
-def _check_slides(slides: Sequence[LabelledSlide], table: Path) -> None:
-    twice = [name for name, count in Counter(slide.slide_id for slide in slides).items() if count > 1]
+def _check_slides(lines: Mapping[str, Sequence[int]], table: Path) -> None:
+    twice = [f"{name} (lines {', '.join(map(str, where))})" for name, where in lines.items() if len(where) > 1]
     if twice:
         raise InputTableError(
             f"{len(twice)} slides are duplicated: {_some(twice)}",

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import Final
 
 from pathology.errors import InputTableError, UsageError
-from pathology.slide.open import find_slides
+from pathology.slide.open import SLIDE_SUFFIXES, find_slides
 from pathology.slide.remote import slides_at, url_of, without_access
+from pathology.slide.scale import COARSEST_MPP, FINEST_MPP
+from pathology.slide.unread import describe_unread
+from pathology.text_tables import TableRow, read_number, read_text_table
 
 __all__ = ["SlideEntry", "lasting_source", "read_manifest", "select_slides"]
 
-_COLUMNS = {"path", "slide_id", "patient_id", "mpp"}
+logger = logging.getLogger(__name__)
+
+_MANIFEST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
+
+_COLUMNS: Final = {
+    "path": (
+        *("wsi", "wsi_path", "filename", "file", "file_path", "slide", "slide_path", "slide_file"),
+        *("image", "image_path", "image_file"),
+    ),
+    "slide_id": ("id", "sample_id", "image_id", "wsi_id"),
+    "patient_id": ("patient", "case_id", "case", "subject_id", "subject"),
+    "mpp": ("spacing_at_level_0", "microns_per_pixel", "pixel_size_um"),
+}
+"""Columns of a manifest and their names in other programs' lists, such as TRIDENT's, CLAM's and hs2p's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +71,9 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
     Parameters
     ----------
     sources
-        Slide files, folders of slides, ``.csv`` manifests (see :func:`read_manifest`), or URLs of slides and folders
-        supported by fsspec (``s3://bucket/folder``).
+        Slide files, folders of slides, manifests (``.csv``, ``.tsv`` or ``.txt``; see :func:`read_manifest`), or URLs
+        of slides and folders supported by fsspec (``s3://bucket/folder``).  Slides of formats that are not read are
+        counted in one warning.
 
     Raises
     ------
@@ -65,6 +83,7 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
         If a manifest is invalid.
     """
     given: list[SlideEntry] = []
+    folders: list[Path] = []
     for given_source in sources:
         if (url := url_of(given_source)) is not None:
             given.extend(_at_address(slide) for slide in slides_at(url))
@@ -72,18 +91,34 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
         source = Path(given_source)
         if not source.exists():
             raise UsageError("no such file or folder", where=source, remedy="Check the path")
-        if source.suffix.lower() == ".csv" and source.is_file():
+        if source.suffix.lower() in _MANIFEST_SUFFIXES and source.is_file():
             given.extend(read_manifest(source))
         else:
+            folders.append(source)
             given.extend(SlideEntry("", path) for path in find_slides([source]))
+    unread = describe_unread(folders)
     if not given:
-        raise UsageError("no slides found", remedy="Give slide files, folders with slides, or a CSV manifest")
-    unique: dict[str | Path, SlideEntry] = {}
-    for entry in given:  # a file given twice is one slide; values from a manifest take precedence
+        raise UsageError(
+            f"no slides found{f'; {unread}' if unread else ''}",
+            remedy="Give slide files, folders with slides, or a CSV manifest",
+        )
+    if unread:
+        logger.warning("%s", unread)
+    return _with_ids(_each_once(given))
+
+
+def _each_once(given: Sequence[SlideEntry]) -> list[SlideEntry]:
+    """Return every slide once: a file given twice is one slide, unless a manifest lists it under several ids."""
+    named: dict[str | Path, dict[str, SlideEntry]] = {}
+    for entry in given:
         key = entry.url or entry.path.resolve()
-        if key not in unique or entry.slide_id:
-            unique[key] = entry
-    return _with_ids(list(unique.values()))
+        ids = named.setdefault(key, {})
+        if entry.slide_id:
+            ids.pop("", None)
+            ids[entry.slide_id] = entry
+        elif not ids:
+            ids[""] = entry
+    return [entry for ids in named.values() for entry in ids.values()]
 
 
 def lasting_source(source: str) -> str:
@@ -115,7 +150,9 @@ def _with_ids(entries: list[SlideEntry]) -> tuple[SlideEntry, ...]:
         seen[name.casefold()] += 1
         number = seen[name.casefold()]
         if number > 1 and entry.slide_id:
-            raise InputTableError(f"duplicate slide_id {name!r}", remedy="Give every slide a unique id")
+            raise InputTableError(
+                f"duplicate slide_id {name!r}", where=entry.path, remedy="Give every slide a unique id"
+            )
         result.append(replace(entry, slide_id=name if number == 1 else f"{name}-{number}"))
     return tuple(result)
 
@@ -128,61 +165,106 @@ def _folder_name(name: str) -> str:
 
 
 def read_manifest(path: Path) -> list[SlideEntry]:
-    """Read a CSV manifest.
+    """Read a manifest.
 
     Parameters
     ----------
     path
-        UTF-8 CSV with a header: ``path`` (relative to the manifest, absolute or a URL) and optionally
-        ``slide_id``, ``patient_id`` and ``mpp`` (micrometres per level-0 pixel).  Other columns are ignored.
+        Table with a header (see :func:`pathology.text_tables.read_text_table`): ``path`` (relative to the manifest,
+        absolute, below ``~``, or a URL) and optionally ``slide_id``, ``patient_id`` and ``mpp`` (micrometres per
+        level-0 pixel), or other programs' names of them.  Other columns are ignored.  A bare list of files is read too.
+        A file listed under two ids is two slides.
 
     Raises
     ------
     InputTableError
         With the row and column of the problem.
     """
-    entries: list[SlideEntry] = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            header = rows.fieldnames or []
-            if "path" not in header:
-                similar = [name for name in header if name.strip().casefold() in _COLUMNS]
-                raise InputTableError(
-                    f"the manifest has no column 'path' (it has: {', '.join(header) or 'none'})",
-                    where=path,
-                    remedy=f"Rename a column{' (' + similar[0] + '?)' if similar else ''} to 'path'",
-                )
-            entries.extend(_entry(row, path, rows.line_num) for row in rows)
-    except UnicodeDecodeError as error:
-        raise InputTableError("the manifest is not UTF-8 text", where=path, remedy="Save it as CSV UTF-8") from error
-    except csv.Error as error:
-        raise InputTableError(f"the manifest is not a CSV file ({error})", where=path) from error
-    if not entries:
+    table = read_text_table(
+        path, _COLUMNS, required=("path",), kind="manifest", list_of="path", list_suffixes=SLIDE_SUFFIXES
+    )
+    if not table.rows:
         raise InputTableError("the manifest lists no slides", where=path)
+    entries = [_entry(row, path) for row in table.rows]
+    _check_ids(entries, table.rows, path)
     return entries
 
 
-def _entry(row: dict[str, str | None], manifest: Path, line: int) -> SlideEntry:
-    where = f"{manifest}, line {line}"
-    raw = (row.get("path") or "").strip()
+def _entry(row: TableRow, manifest: Path) -> SlideEntry:
+    where = f"{manifest}, line {row.line}"
+    raw = row.values["path"]
     if not raw:
         raise InputTableError("column 'path' is empty", where=where)
     url = url_of(raw)
-    slide = Path(raw) if url or Path(raw).is_absolute() else manifest.parent / raw
-    mpp = None
-    if text := (row.get("mpp") or "").strip():
-        try:
-            mpp = float(text)
-        except ValueError:
-            mpp = float("nan")
-        if not mpp > 0:
-            raise InputTableError(
-                f"column 'mpp' contains {text!r}", where=where, remedy="Give micrometres per pixel, such as 0.25"
-            ) from None
-    identity = (row.get("slide_id") or "").strip()
+    slide = Path(raw) if url else _file(raw, manifest.parent)
+    if row.excess and not url and not slide.exists():
+        raise InputTableError(
+            f"the row has more values than the header has columns, and the file {raw!r} does not exist",
+            where=where,
+            remedy="Put values that contain the separator in quotation marks",
+        )
+    identity = row.values.get("slide_id", "")
     if identity and identity != _folder_name(identity):
         raise InputTableError(
             f"slide_id {identity!r} is not a valid folder name", where=where, remedy='Do not use / \\ : * ? " < > |'
         )
-    return SlideEntry(identity, slide, (row.get("patient_id") or "").strip() or None, mpp, url)
+    return SlideEntry(identity, slide, row.values.get("patient_id") or None, _mpp(row, where), url)
+
+
+def _mpp(row: TableRow, where: str) -> float | None:
+    text = row.values.get("mpp", "")
+    if not text:
+        return None
+    try:
+        mpp = read_number(text)
+    except ValueError:
+        mpp = float("nan")
+    if not FINEST_MPP <= mpp <= COARSEST_MPP:
+        raise InputTableError(
+            f"column 'mpp' contains {text!r}; slides have between {FINEST_MPP:g} and {COARSEST_MPP:g} µm per pixel",
+            where=where,
+            remedy="Give micrometres per pixel, such as 0.25, or leave it empty",
+        )
+    return mpp
+
+
+def _file(raw: str, folder: Path) -> Path:
+    """Return the file that a manifest names, written on this system or on Windows."""
+    slide = folder / raw
+    if raw.startswith(("~/", "~\\")) and not slide.exists():
+        raw = str(Path.home() / raw[2:])
+        slide = Path(raw)
+    if "\\" in raw and not slide.exists():
+        slide = folder / raw.replace("\\", "/")
+    return slide
+
+
+def _check_ids(entries: Sequence[SlideEntry], rows: Sequence[TableRow], manifest: Path) -> None:
+    """Refuse an id given twice, and a file listed twice without ids for what seem to be two patients or scales."""
+    lines: dict[str, list[int]] = {}
+    unnamed: dict[str | Path, list[tuple[int, SlideEntry]]] = {}
+    for entry, row in zip(entries, rows, strict=True):
+        if entry.slide_id:
+            lines.setdefault(entry.slide_id.casefold(), []).append(row.line)
+        else:
+            unnamed.setdefault(entry.url or entry.path.resolve(), []).append((row.line, entry))
+    twice = {name: where for name, where in lines.items() if len(where) > 1}
+    if twice:
+        listed = "; ".join(f"{name!r} in lines {_listed(where)}" for name, where in list(twice.items())[:5])
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        raise InputTableError(
+            f"duplicate slide_id (capitals do not count): {listed}{more}",
+            where=manifest,
+            remedy="Give every slide a unique id",
+        )
+    for same in unnamed.values():
+        if len({(entry.patient_id, entry.mpp) for _, entry in same}) > 1:
+            raise InputTableError(
+                f"lines {_listed([line for line, _ in same])} list the same file with different patients or scales",
+                where=manifest,
+                remedy="Give each row its own slide_id, or keep one of them",
+            )
+
+
+def _listed(lines: Sequence[int]) -> str:
+    return f"{', '.join(map(str, lines[:-1]))} and {lines[-1]}"

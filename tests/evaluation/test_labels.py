@@ -40,14 +40,15 @@ def test_a_table_is_joined_to_the_slides(tmp_path):
 @pytest.mark.parametrize(
     ("text", "what", "where"),
     [
-        ("slide,patient_id,label\na,p,ARMS\n", "no column 'slide_id' .*instead of 'slide'", "labels.csv"),
+        ("slides,patient_id,label\na,p,ARMS\n", "no column 'slide_id' .*instead of 'slides'", "labels.csv"),
+        ("slide_id,patient_id,label\na,Smith, John,ARMS\n", "more values than the header has columns", "line 2"),
         ("slide_id,patient_id\na,p\n", "no column 'label'", "labels.csv"),
         ("slide_id,patient_id,label\na,p,LMS\n", r"'LMS' \(LMS\) is not one of the classes.*ARMS, ERMS", "line 2"),
         ("slide_id,patient_id,label\na,p,nonsense\n", "'nonsense' is not one of the classes", "line 2"),
         ("slide_id,patient_id,label\na,p,RMS\n", "covers several entities.*ARMS", "line 2"),
         ("slide_id,patient_id,label\na,,ARMS\n", "'patient_id' is empty", "line 2"),
         ("slide_id,patient_id,label\na,p,ARMS\nz,p,ARMS\n", "1 labelled slides not found: z", "labels.csv"),
-        ("slide_id,patient_id,label\na,p,ARMS\na,p,ARMS\n", "slides are duplicated: a", "labels.csv"),
+        ("slide_id,patient_id,label\na,p,ARMS\na,p,ARMS\n", r"slides are duplicated: a \(lines 2, 3\)", "labels.csv"),
         ("slide_id,patient_id,label\na,p,ARMS\nb,p,ERMS\n", "have two classes: p is ARMS and ERMS", "labels.csv"),
         ("slide_id,patient_id,label,set\na,p,ARMS,train\nb,q,ERMS,\n", "'set' is empty for 1 slides: b", "labels.csv"),
         ("slide_id,patient_id,label,set\na,p,ARMS,tune\n", "set 'tune' is unknown", "line 2"),
@@ -88,3 +89,24 @@ def test_a_table_that_is_no_text_or_not_there(tmp_path):
         read_labels(tmp_path / "none.csv", entries("a"), CLASSES)
     with pytest.raises(UsageError, match="two different"):
         read_labels(binary, entries("a"), ["one"])
+
+
+def test_label_tables_of_other_programs(data_dir):
+    slides = [SlideEntry("CMU-1-Small-Region", Path("/slides/CMU-1-Small-Region.svs"))]
+    paths = sorted((data_dir / "cases" / "labels").glob("*.csv"))
+    assert len(paths) >= 6
+    for path in paths:
+        if path.name == "latin1.csv":
+            with pytest.raises(InputTableError, match=r"not UTF-8 text .*Köln"):
+                read_labels(path, slides, ["LMS", "MFS"], patients_per_class=0)
+            continue
+        found = read_labels(path, slides, ["LMS", "MFS"], patients_per_class=0).slides
+        assert [(s.slide_id, s.patient_id, s.label) for s in found] == [("CMU-1-Small-Region", "p1", 0)], path.name
+
+
+def test_a_path_names_its_slide_even_if_another_has_the_same_file_name(tmp_path):
+    slides = [SlideEntry("a-one", Path("/a/one.svs")), SlideEntry("b-one", Path("/b/one.svs"))]
+    path = table(tmp_path, "filename;case_id;diagnosis\n/b/one.svs;p;ARMS\n/a/one.svs;q;ERMS\n")
+    assert [slide.slide_id for slide in read_labels(path, slides, CLASSES).slides] == ["b-one", "a-one"]
+    with pytest.raises(InputTableError, match="1 labelled slides not found"):
+        read_labels(table(tmp_path, "slide_id,patient_id,label\n/c/one.svs,p,ARMS\n"), slides, CLASSES)
