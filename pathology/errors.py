@@ -29,6 +29,7 @@ __all__ = [
     "UnreadableTileError",
     "UnsafeWeightsError",
     "UnsupportedSlideError",
+    "UnusableDeviceError",
     "UsageError",
     "WeightsHashError",
 ]
@@ -90,6 +91,10 @@ class LeakageError(UsageError):
 
 class MissingDependencyError(PathologyError, ImportError):
     """A required optional library is not installed."""
+
+
+class UnusableDeviceError(UsageError):
+    """The requested device or engine cannot be used on this machine."""
 
 
 class OutputError(PathologyError, OSError):

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.configuration import CONFIG_NAME, configured, write_config
-from pathology.errors import OutputError, PathologyError, SlideError, StoreError, UsageError
+from pathology.errors import OutputError, PathologyError, SlideError, StoreError
 from pathology.findings.slide_result import SlideResult
-from pathology.inference.engines.base import ENGINES
 from pathology.outputs.results.record import damaged_files, read_slide_record
 from pathology.outputs.results.run import batch_files_whole, read_run, write_run
 from pathology.progress import Progress, SilentProgress
+from pathology.scoring.environment import check_options
 from pathology.scoring.jobs import SlideJob
 from pathology.scoring.region import check_region, region_key
 from pathology.scoring.select import SlideEntry, lasting_source, select_slides
@@ -112,8 +112,9 @@ def score(
 
     Raises
     ------
-    UsageError, BundleError
-        If an option, the selection or the model is invalid; nothing is written in that case.
+    UsageError, BundleError, MissingDependencyError
+        If an option, the selection or the model is invalid, or a device, engine or library is missing; no slide
+        counts as failed in that case.
     OutputError
         If ``out`` cannot be written.
 
@@ -140,9 +141,8 @@ def score(
         from pathology.inference.workers.slurm import read_slurm_settings
 
         jobs_of_slurm = read_slurm_settings(run.slurm)
-    if run.engine not in ENGINES:
-        raise UsageError(f"unknown engine {run.engine!r}", remedy=f"Choose one of: {', '.join(ENGINES)}")
     bundle = load_bundle(model)
+    check_options(bundle.card, settings, run)
     if settings.aggregator != "mean":
         from pathology.scoring.aggregate import check_aggregator
 
@@ -271,7 +271,9 @@ def _earlier(job: SlideJob, *, retry_failed: bool, thorough: bool = False) -> Sl
     if damaged_files(job.out, record, thorough=thorough):
         return None
     if result.status == "failed":
-        if retry_failed or result.extra.get("signature") != signature or result.key != job.key(""):
+        # What failed for want of memory or disk space is tried again.
+        stale = result.extra.get("signature") != signature or result.key != job.key("")
+        if retry_failed or stale or result.extra.get("passing"):
             return None
         return result
     if result.extra.get("signature") != signature or result.key != job.key(result.fingerprint or ""):
@@ -297,7 +299,7 @@ def _failed(card: Card, job: SlideJob, failure: Failure) -> SlideResult:
         key=job.key(""),
         attempts=job.attempt,
         settings=job.settings.model_dump(mode="json"),
-        extra={"signature": signature},
+        extra={"signature": signature, **({"passing": True} if failure.passing else {})},
     )
     from pathology.outputs.slide_folder import write_failure
 
@@ -420,19 +422,27 @@ def _run(
     chosen: Callable[[str], None],
 ) -> tuple[dict[str, TileWork], str]:
     # Imported here: an unchanged batch needs neither Dask nor torch and returns immediately.
+    from distributed.scheduler import KilledWorker
+
     from pathology.inference.workers.cluster import connect, default_workers
     from pathology.inference.workers.schedule import Steps, run_slides
-    from pathology.scoring.tasks import engine_for, finish_slide, prepare_slide, score_chunk
+    from pathology.scoring.environment import try_engine
+    from pathology.scoring.tasks import finish_slide, prepare_slide, score_chunk
 
     steps = Steps(prepare_slide, score_chunk, finish_slide, partial(_failed, card))
     local = 0 if run.scheduler or slurm else run.workers or default_workers(run.device)
     with connect(workers=local, scheduler=run.scheduler, slurm=slurm, device=run.device) as pool:
         progress.workers(pool.slots, pool.dashboard)
-        if jobs[0].engine != "auto":
-            engine_used = jobs[0].engine
-        elif not engine_used:
-            trial = pool.client.submit(engine_for, jobs[0], pure=False, resources=dict(pool.predicting) or None)
-            engine_used = str(trial.result())
+        first = replace(jobs[0], engine_used=engine_used if jobs[0].engine == "auto" else jobs[0].engine)
+        trial = pool.client.submit(try_engine, first, pure=False, retries=0, resources=dict(pool.predicting) or None)
+        try:
+            name = trial.result()
+        except KilledWorker as error:
+            raise PathologyError(
+                "the worker process crashed while loading the model", remedy="Run 'pathology doctor'"
+            ) from error
+        if name != engine_used:
+            engine_used = name
             chosen(engine_used)
         jobs = [replace(job, engine_used=engine_used) for job in jobs]
         return run_slides(jobs, steps, pool, on_outcome, progress), engine_used

@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from pathology.errors import PathologyError
-from pathology.inference.workers.schedule import Failure
+from pathology.errors import BundleError, MissingDependencyError, OutputError, PathologyError, UnusableDeviceError
+from pathology.inference.workers.schedule import Failure, Halt
 from pathology.memory import reuse_freed_memory
 
-__all__ = ["guarded"]
+__all__ = ["guarded", "missing_library"]
 
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def guarded(step: Callable[P, R]) -> Callable[P, R | Failure]:
-    """Make a step, whose first argument is a job with a ``path``, return a :class:`Failure` instead of raising.
+_NOT_THE_SLIDE = (MissingDependencyError, UnusableDeviceError, BundleError)
+"""Errors of the machine or the model, equal for all slides."""
 
-    An unexpected error keeps its traceback; it, too, fails one slide only.
+_MACHINE_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def guarded(step: Callable[P, R]) -> Callable[P, R | Failure | Halt]:
+    """Make a step, whose first argument is a job with a ``path``, return what went wrong instead of raising it.
+
+    What is wrong with the machine or the model is a :class:`Halt`: it would fail every slide.  Anything else is a
+    :class:`Failure` of this slide, even an unexpected error, which keeps its traceback; where memory or disk space ran
+    out, a passing one.
     """
 
     @wraps(step)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R | Failure:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R | Failure | Halt:
         reuse_freed_memory()
         path: Path = args[0].path  # type: ignore[attr-defined]
         try:
             return step(*args, **kwargs)
+        except _NOT_THE_SLIDE as error:
+            return Halt(error)
         except PathologyError as error:
-            return Failure(_reason(path, error))
+            return Failure(_reason(path, error), passing=isinstance(error, OutputError))
+        except ImportError as error:
+            return Halt(missing_library(error))
         except MemoryError:
-            return Failure("not enough memory; use fewer workers")
+            return Failure("not enough memory; use fewer workers", passing=True)
         except OSError as error:
-            return Failure(f"{error.strerror or error} ({error.filename or path})", traceback.format_exc())
+            reason = f"{error.strerror or error} ({error.filename or path})"
+            return Failure(reason, traceback.format_exc(), passing=error.errno in _MACHINE_IS_FULL)
         except Exception as error:
             return Failure(f"unexpected error: {type(error).__name__}: {error}", traceback.format_exc())
 
     return run
+
+
+def missing_library(error: ImportError) -> MissingDependencyError:
+    """Return an import that failed as an error that names the library."""
+    name = f"the library {error.name.partition('.')[0]}" if error.name else "a library"
+    return MissingDependencyError(
+        f"{name} cannot be loaded ({error})", remedy="Run 'pathology doctor', which says how to install it"
+    )
 
 
 def _reason(path: Path, error: PathologyError) -> str:

@@ -6,11 +6,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pathology.settings import ScoreSettings
+from pathology.settings import GridSettings, ScoreSettings
 from pathology.slide.remote import local_copy, remote_signature
 
-__all__ = ["SlideJob", "source_signature"]
+if TYPE_CHECKING:
+    from pathology.bundle.card import Card
+
+__all__ = ["SlideJob", "grid_settings", "source_signature"]
 
 RESULT_SCHEMA = 2
 """Part of the resume key: increased when results of older versions must be recomputed."""
@@ -119,3 +123,18 @@ def source_signature(path: Path) -> list[list[str | int]]:
     """
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     return [[p.name, (s := p.stat()).st_size, s.st_mtime_ns] for p in files]
+
+
+_MIN_TISSUE = {"classification": 0.5, "detection": 0.01}
+"""Default of the smallest tissue fraction of a patch; see :attr:`pathology.settings.ScoreSettings.min_tissue`."""
+
+
+def grid_settings(settings: ScoreSettings, card: Card) -> GridSettings:
+    """Return the model's grid, with the run's overrides."""
+    return GridSettings(
+        patch=card.patch,
+        mpp=card.mpp,
+        stride=settings.stride or card.stride or card.patch,
+        min_tissue=settings.min_tissue if settings.min_tissue is not None else _MIN_TISSUE[card.task],
+        block=settings.block,
+    )

@@ -17,39 +17,16 @@ import numpy as np
 from pathology.inference.workers.schedule import ChunkDone, Prepared
 from pathology.memory import then_gives_back_memory
 from pathology.scoring.guard import guarded
-from pathology.scoring.jobs import SlideJob
+from pathology.scoring.jobs import SlideJob, grid_settings
 from pathology.scoring.unfinished import UnfinishedSlide
 from pathology.scoring.worker import bundle_of
-from pathology.settings import GridSettings
 from pathology.tiling.order import compact_order
 from pathology.tiling.tile_work import tiles_under
 
 if TYPE_CHECKING:
-    from pathology.bundle.card import Card
     from pathology.findings.slide_result import SlideResult
 
-__all__ = ["engine_for", "finish_slide", "grid_settings", "prepare_slide", "score_chunk"]
-
-_MIN_TISSUE = {"classification": 0.5, "detection": 0.01}
-"""Default of the smallest tissue fraction of a patch; see :attr:`pathology.settings.ScoreSettings.min_tissue`."""
-
-
-def grid_settings(job: SlideJob, card: Card) -> GridSettings:
-    """Return the model's grid, with the run's overrides."""
-    return GridSettings(
-        patch=card.patch,
-        mpp=card.mpp,
-        stride=job.settings.stride or card.stride or card.patch,
-        min_tissue=job.settings.min_tissue if job.settings.min_tissue is not None else _MIN_TISSUE[card.task],
-        block=job.settings.block,
-    )
-
-
-def engine_for(job: SlideJob) -> str:
-    """Return the name of the fastest engine for a job's model on this worker."""
-    from pathology.inference.engines.select import choose_engine
-
-    return choose_engine(bundle_of(job), device=job.device, precision=job.settings.precision)
+__all__ = ["finish_slide", "prepare_slide", "score_chunk"]
 
 
 @guarded
@@ -79,7 +56,7 @@ def prepare_slide(job: SlideJob) -> Prepared:
                 manifest_mpp=job.manifest_mpp,
                 tissue=job.settings.tissue,
                 quality=job.settings.quality,
-                grid=lambda _: grid_settings(job, card),
+                grid=lambda _: grid_settings(job.settings, card),
                 stain=card.stain,
                 region=partial(region_mask, region, job.slide_id, reader.fingerprint) if region is not None else None,
             )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathology.errors import UsageError
+from pathology.errors import UnusableDeviceError, UsageError
 from pathology.inference.engines.base import ENGINES
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def make_engine(
     Raises
     ------
     UsageError
-        If the engine is unknown or its device is not available.
+        If the engine is unknown; :class:`~pathology.errors.UnusableDeviceError` if its device is not available.
     MissingDependencyError
         If the engine is not installed.
 
@@ -128,7 +128,9 @@ def make_engine(
         kind = choose_engine(bundle, device=device, precision=precision)
     if kind == "openvino":
         if device not in (None, "cpu"):
-            raise UsageError(f"the OpenVINO engine runs on the CPU, not on {device}", remedy="Use --engine torch")
+            raise UnusableDeviceError(
+                f"the OpenVINO engine runs on the CPU, not on {device}", remedy="Use --engine torch"
+            )
         return _openvino(bundle, precision, threads, features)
     return _torch(bundle, device, precision, threads, features)
 

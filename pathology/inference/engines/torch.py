@@ -10,17 +10,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pathology.errors import UsageError
+from pathology.errors import UnusableDeviceError, UsageError
 from pathology.inference.engines.base import Engine, Precision, available_cores, extra_outputs, outputs_per_patch
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
     from pathology.stats.out_of_distribution import FeatureDomain
 
-__all__ = ["DomainDistance", "PatchClassifier", "TorchEngine", "has_bf16", "patch_classifier"]
+__all__ = ["DomainDistance", "PatchClassifier", "TorchEngine", "has_bf16", "patch_classifier", "torch_device"]
 
 _BATCH = {"cpu": 8, "cuda": 128}
 """On a CPU, small batches stay in cache and need little padding; a GPU needs many patches to be fully used."""
+
+
+def torch_device(device: str | None) -> torch.device:
+    """Return a device that exists: the given one, else CUDA if there is any, else the CPU.
+
+    Raises
+    ------
+    UnusableDeviceError
+        If it does not exist.
+    """
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in _BATCH:
+        raise UnusableDeviceError(f"device {device!r} does not exist", remedy="Choose cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UnusableDeviceError("no CUDA device is available", remedy="Omit --device, or run 'pathology doctor'")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UnusableDeviceError(
+            f"device {device!r} does not exist; there {'is' if count == 1 else 'are'} {count}",
+            remedy=f"Choose cuda:0{f' to cuda:{count - 1}' if count > 1 else ''}, or omit --device",
+        )
+    return chosen
 
 
 class PatchClassifier(nn.Module):
@@ -193,11 +218,7 @@ class TorchEngine(Engine):
         threads: int | None = None,
         features: bool = False,
     ) -> None:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if chosen.type not in _BATCH:
-            raise UsageError(f"device {device!r} does not exist", remedy="Choose cpu, cuda or cuda:N")
-        if chosen.type == "cuda" and not torch.cuda.is_available():
-            raise UsageError("no CUDA device is available", remedy="Omit --device, or run 'pathology doctor'")
+        chosen = torch_device(device)
         if precision not in ("fp32", "bf16") and not (precision == "fp16" and chosen.type == "cuda"):
             raise UsageError(f"torch does not support {precision} on {chosen.type}")
         self.device = str(chosen)

@@ -18,11 +18,12 @@ from typing import Any, Generic, Protocol, TypeVar
 from distributed import Future, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
+from pathology.errors import PathologyError
 from pathology.inference.workers.cluster import Workers
 from pathology.progress import Progress
 from pathology.tiling.tile_work import TileWork
 
-__all__ = ["ChunkDone", "Failure", "Job", "Prepared", "Steps", "run_slides"]
+__all__ = ["ChunkDone", "Failure", "Halt", "Job", "Prepared", "Steps", "run_slides"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,15 @@ class Failure:
     reason: str
     detail: str = ""
     """A traceback, for unexpected errors."""
+    passing: bool = False
+    """Whether the same command may succeed later: memory or disk space ran out."""
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Why no slide can be processed: something is wrong with the machine or the model."""
+
+    error: PathologyError
 
 
 class Job(Protocol):
@@ -77,10 +87,10 @@ T = TypeVar("T")
 class Steps(Generic[J, T]):
     """The steps of a slide.  The first three run in workers and report a bad slide as :class:`Failure`."""
 
-    prepare: Callable[[J], Prepared | Failure]
-    chunk: Callable[[J, tuple[int, ...], Callable[[int], None]], ChunkDone | Failure]
+    prepare: Callable[[J], Prepared | Failure | Halt]
+    chunk: Callable[[J, tuple[int, ...], Callable[[int], None]], ChunkDone | Failure | Halt]
     """Called with the blocks, and a function to report the number of patches to whenever a block is done."""
-    finish: Callable[[J, float], T | Failure]
+    finish: Callable[[J, float], T | Failure | Halt]
     """Called with the seconds since the slide's first step."""
     failed: Callable[[J, Failure], T]
     """Runs in the caller: records the failure."""
@@ -108,6 +118,11 @@ def run_slides(
     -------
     dict of str to TileWork
         By slide: stored tiles decoded and reused to read its blocks.
+
+    Raises
+    ------
+    PathologyError
+        If a step reports a :class:`Halt`; outcomes so far stay recorded.
     """
 
     def event(message: Any) -> None:  # noqa: ANN401 - Dask's event
@@ -127,7 +142,9 @@ def run_slides(
 _TOPIC = "pathology-progress"
 
 
-def _chunk(step: Callable[..., ChunkDone | Failure], job: Job, ks: tuple[int, ...]) -> ChunkDone | Failure:
+def _chunk(
+    step: Callable[..., ChunkDone | Failure | Halt], job: Job, ks: tuple[int, ...]
+) -> ChunkDone | Failure | Halt:
     """Run in a worker: compute some blocks and report progress to the client."""
     worker = get_worker()
     return step(job, ks, lambda patches: worker.log_event(_TOPIC, [job.slide_id, patches]))
@@ -207,6 +224,10 @@ class _Batch(Generic[J, T]):
             return
         except Exception as error:  # Dask itself failed for this task; the batch continues
             outcome = Failure(f"unexpected error: {type(error).__name__}: {error}", traceback.format_exc())
+        if isinstance(outcome, Halt):
+            for other in self._owners:
+                other.cancel()
+            raise outcome.error
         if isinstance(outcome, Failure):
             self._end(slide)
             self._on_outcome(self._steps.failed(slide.job, outcome))
