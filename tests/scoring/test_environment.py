@@ -79,9 +79,7 @@ def test_a_library_that_workers_lack_is_no_slides_failure(slide, model, tmp_path
     assert batch.unchanged == 0
 
 
-def test_the_command_line_says_what_is_wrong_and_the_corrected_command_scores(
-    slide, model, tmp_path, capsys, monkeypatch
-):
+def test_the_command_says_what_is_wrong_and_the_corrected_one_scores(slide, model, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
 
     def status(*arguments):
