@@ -62,7 +62,7 @@ def test_the_line_of_the_slide_says_the_count(detector, slide, tmp_path):
 
     settings = ScoreSettings(block=512)
     found = score(slide, detector, tmp_path, engine="torch", device="cpu", settings=settings, progress=Saying())
-    assert said == [f"{found.slides[0].extra['mitoses']['total']} called mitoses"]
+    assert said == [found.slides[0].finding]
 
 
 def test_every_object_once_in_level_0_pixels(scored):
