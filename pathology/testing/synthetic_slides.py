@@ -270,7 +270,7 @@ def _write_level(
         segments(),
         shape=(height, width, 3),
         dtype=np.uint8,
-        photometric="ycbcr" if jpeg and compression != "jpeg-rgb" else "rgb",
+        photometric="ycbcr" if compression == "jpeg2000-ycbcr" or (jpeg and compression != "jpeg-rgb") else "rgb",
         tile=(tile[1], tile[0]) if tiled else None,
         rowsperstrip=None if tiled else tile[1],
         compression=code,

@@ -25,7 +25,8 @@ __all__ = [
     "decode_rle",
     "decode_webp",
     "decoding_memory",
-    "jpeg_states_colour",
+    "jpeg2000_is_transformed",
+    "jpeg_is_ycbcr",
     "over_white",
     "premultiplied_over_white",
     "reduce_jpeg2000",
@@ -51,6 +52,10 @@ _J2K_TILE_LENGTHS: Final = 0x55
 _JPEG_END: Final = b"\xff\xd9"
 _JPEG_HEADERS_END: Final = (0xDA, 0xD9)
 """Second bytes of the markers before which JFIF and Adobe markers stand: start of scan, end of picture."""
+_JPEG_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
+"""Second bytes of the frame headers: baseline, extended and progressive Huffman coding."""
+_ADOBE_TRANSFORM: Final = 11
+"""Place of the transform in the content of an Adobe marker: 0 none, 1 YCbCr."""
 _STREAMED_FROM: Final = 32
 """Alignment in bytes from which libjpeg-turbo bypasses the caches."""
 _JPEG_END_WITHIN: Final = 64
@@ -123,21 +128,53 @@ def decode_jpeg(
     return pixels
 
 
-def jpeg_states_colour(data: bytes) -> bool:
-    """Whether a JPEG picture says itself, by a JFIF or an Adobe marker, if its colours were transformed.
+def jpeg_is_ycbcr(data: bytes) -> bool | None:
+    """Say whether a JPEG picture's samples are YCbCr, as far as the picture itself tells.
+
+    Containers err: writers that wrap RGB tiles announce YCbCr and the reverse.  The markers in the picture were written
+    by whoever encoded it.
 
     Parameters
     ----------
     data
         The beginning of the picture, at least up to its first scan.
+
+    Returns
+    -------
+    bool or None
+        By the JFIF marker (always YCbCr), the Adobe marker (which states the transform), components named R, G and B,
+        or reduced chroma, which RGB never has; ``None`` where nothing of this is there and the container decides.
     """
-    position = 2
+    position, adobe, frame = 2, None, b""
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] not in _JPEG_HEADERS_END:
-        content = data[position + 4 : position + 9]
-        if (data[position + 1] == 0xE0 and content == b"JFIF\0") or (
-            data[position + 1] == 0xEE and content == b"Adobe"
-        ):
+        marker, end = data[position + 1], position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        content = data[position + 4 : end]
+        if marker == 0xE0 and content.startswith(b"JFIF\0"):
             return True
+        if marker == 0xEE and content.startswith(b"Adobe") and len(content) > _ADOBE_TRANSFORM:
+            adobe = content[_ADOBE_TRANSFORM] != 0
+        if marker in _JPEG_FRAMES:
+            frame = content
+        position = end
+    if adobe is not None:
+        return adobe
+    # Precision, height, width and number of components, then an identifier, sampling and table for each.
+    identifiers, sampling = frame[6::3], frame[7::3]
+    if len(sampling) == 3 and identifiers == b"RGB":
+        return False
+    return True if len(sampling) == 3 and len(set(sampling)) > 1 else None
+
+
+def jpeg2000_is_transformed(data: bytes) -> bool:
+    """Whether a JPEG 2000 codestream transforms its components itself, so that decoders return RGB.
+
+    The flag is the multiple component transformation of the COD marker (ISO/IEC 15444-1, A.6.1).
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    position = start + 2
+    while start >= 0 and position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0x90:
+        if data[position + 1] == 0x52:
+            return data[position + 8] == 1
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return False
 
@@ -150,7 +187,7 @@ def decode_jpeg2000(data: bytes, *, transformed: bool = False) -> NDArray[np.uin
     data
         The picture.
     transformed
-        Whether the components are YCbCr although the codestream does not say so, as in Aperio's compression
+        Whether the components are YCbCr if the codestream does not transform them itself, as in Aperio's compression
         33003.
 
     Returns
@@ -159,7 +196,7 @@ def decode_jpeg2000(data: bytes, *, transformed: bool = False) -> NDArray[np.uin
         ``(h, w, 3)`` uint8 RGB.
     """
     pixels: NDArray[np.uint8] = imagecodecs.jpeg2k_decode(data, numthreads=1)
-    if transformed and not _components_subsampled(data):
+    if transformed and not _components_subsampled(data) and not jpeg2000_is_transformed(data):
         # Subsampled components have been put together and converted by OpenJPEG's own rule already.
         pixels = ycbcr_to_rgb(pixels)
     return pixels

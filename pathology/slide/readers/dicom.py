@@ -25,7 +25,7 @@ from pydicom.errors import InvalidDicomError
 
 from pathology.errors import CorruptSlideError, NotBrightfieldError, SlideError, UnsupportedSlideError
 from pathology.slide.readers.base import Level
-from pathology.slide.readers.codecs import decode_rle, jpeg_states_colour, ycbcr_to_rgb
+from pathology.slide.readers.codecs import decode_jpegls, decode_rle, jpeg_is_ycbcr, ycbcr_to_rgb
 from pathology.slide.readers.dicom_series import Instance, is_dicom, read_instance
 from pathology.slide.readers.tile_encoding import TileEncoding
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, picture_decoder
@@ -167,7 +167,9 @@ def _read_part(instance: Instance) -> _Part:
             start = file.tell()
             _require_brightfield(header, path)
             offsets, lengths = _frames(file.fileno(), start, header, path)
-            return _Part(path, header, offsets, lengths, os.pread(file.fileno(), _HEAD, int(offsets[0]) + 8))
+            # A frame without bytes tells nothing of its colours.
+            first = int(offsets[int(np.argmax(lengths > 8))])
+            return _Part(path, header, offsets, lengths, os.pread(file.fileno(), _HEAD, first + 8))
     except (SlideError, MemoryError):
         raise
     except (
@@ -208,7 +210,8 @@ def _frames(descriptor: int, start: int, header: Dataset, path: Path) -> tuple[N
         raise CorruptSlideError("the file ends before its pixel data", where=path, remedy=_COPY_AGAIN)
     begin = start + (12 if explicit else 8)
     if syntax in _NATIVE:
-        frame = int(header.Rows) * int(header.Columns) * 3
+        # Of YBR_FULL_422 every second pixel has colours.
+        frame = int(header.Rows) * int(header.Columns) * (2 if _halved_colours(header) else 3)
         return begin + frame * np.arange(count, dtype=np.int64), np.full(count, frame, np.int64)
     if not syntax.is_compressed or syntax == uid.DeflatedExplicitVRLittleEndian:
         raise UnsupportedSlideError(f"DICOM transfer syntax {syntax.name} is not read", where=path)
@@ -387,11 +390,12 @@ def _encoding(part: _Part) -> TileEncoding | None:
     syntax = part.header.file_meta.TransferSyntaxUID
     transformed = _transformed(part)
     if syntax in _JPEG:
-        # Headers err: writers that wrap RGB tiles announce YBR_FULL and the reverse.  The markers in the picture, where
-        # it has them, were written by whoever encoded it.
-        return TileEncoding("jpeg", transformed=None if jpeg_states_colour(part.head) else transformed)
+        stated = jpeg_is_ycbcr(part.head)
+        return TileEncoding("jpeg", transformed=transformed if stated is None else stated)
     if syntax in _JPEG_2000:
-        return TileEncoding("jpeg2000", transformed=transformed)
+        # YBR_ICT and YBR_RCT name the codestream's own transform; where the codestream has none, its components are
+        # YCbCr all the same, as in Aperio's frames put into DICOM.
+        return TileEncoding("jpeg2000", transformed=str(part.header.PhotometricInterpretation) != "RGB")
     return TileEncoding("jpeg-ls") if syntax in _JPEG_LS and not transformed else None
 
 
@@ -401,6 +405,8 @@ def _decoder(part: _Part) -> TileDecoder:
     photometric = str(header.PhotometricInterpretation)
     transformed = _transformed(part)
     width, height = int(header.Columns), int(header.Rows)
+    if syntax in _NATIVE and _halved_colours(header) and width % 2 == 0:
+        return TileDecoder(lambda data, *_: _native_422(data, width=width, height=height))
     if syntax in _NATIVE and photometric in ("RGB", "YBR_FULL"):
         apart = bool(header.get("PlanarConfiguration", 0))
         return TileDecoder(
@@ -408,6 +414,8 @@ def _decoder(part: _Part) -> TileDecoder:
         )
     if syntax == uid.RLELossless and photometric in ("RGB", "YBR_FULL"):
         return TileDecoder(lambda data, *_: _rle(data, width=width, height=height, transformed=transformed))
+    if syntax in _JPEG_LS and photometric == "YBR_FULL":
+        return TileDecoder(lambda data, *_: ycbcr_to_rgb(decode_jpegls(data)))
     raise UnsupportedSlideError(f"DICOM transfer syntax {syntax.name} with {photometric} is not read", where=part.path)
 
 
@@ -415,6 +423,19 @@ def _native(data: bytes, *, width: int, height: int, apart: bool, transformed: b
     flat = np.frombuffer(data, np.uint8)
     pixels = flat.reshape(3, height, width).transpose(1, 2, 0) if apart else flat.reshape(height, width, 3)
     return ycbcr_to_rgb(pixels) if transformed else pixels
+
+
+def _halved_colours(header: Dataset) -> bool:
+    return str(header.PhotometricInterpretation) == "YBR_FULL_422"
+
+
+def _native_422(data: bytes, *, width: int, height: int) -> NDArray[np.uint8]:
+    """Unpack two brightness samples and the Cb and Cr that they share (PS3.3, C.7.6.3.1.2)."""
+    pairs = np.frombuffer(data, np.uint8).reshape(height, width // 2, 4)
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[:, :, 0] = pairs[:, :, :2].reshape(height, width)
+    pixels[:, :, 1:] = pairs[:, :, 2:].repeat(2, axis=1)
+    return ycbcr_to_rgb(pixels)
 
 
 def _rle(data: bytes, *, width: int, height: int, transformed: bool) -> NDArray[np.uint8]:

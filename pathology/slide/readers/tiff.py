@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from pathology.errors import CorruptSlideError, NotBrightfieldError, SlideError, UnsupportedSlideError
 from pathology.slide.readers.base import Level
-from pathology.slide.readers.codecs import over_white, premultiplied_over_white
+from pathology.slide.readers.codecs import jpeg_is_ycbcr, over_white, premultiplied_over_white
+from pathology.slide.readers.tiff_ycbcr import YcbcrLayout
 from pathology.slide.readers.tile_encoding import TileEncoding
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, picture_decoder
 
@@ -66,6 +67,8 @@ _OTHER_READERS: Final = {
 """Vendors' TIFF dialects left to OpenSlide, by the tifffile property that recognises them."""
 
 _NOT_A_LEVEL: Final = re.compile(r"\b(label|macro|thumbnail|overview|preview)\b", re.IGNORECASE)
+_TILE_HEAD: Final = 4096
+"""Bytes of a tile searched for markers."""
 _LARGE_STRIP: Final = 2**20
 """Uncompressed strips of more bytes than this are read in parts; some programs write a whole picture as one strip."""
 
@@ -129,7 +132,7 @@ class TiffReader(TiledReader):
         try:
             with tifffile.TiffFile(path) as tif:
                 pyramid = _find_pyramid(tif, path)
-                stored = [_index(page, pyramid.pages[0], path) for page in pyramid.pages]
+                stored = [_index(page, pyramid.pages[0], path, pyramid.vendor == "aperio") for page in pyramid.pages]
                 profile = pyramid.pages[0].tags.get("InterColorProfile")
         except (SlideError, MemoryError):
             raise
@@ -241,7 +244,7 @@ def _same_pyramid(candidates: list[tifffile.TiffPage]) -> list[tifffile.TiffPage
     return pages
 
 
-def _index(page: tifffile.TiffPage, first: tifffile.TiffPage, path: Path) -> StoredLevel:
+def _index(page: tifffile.TiffPage, first: tifffile.TiffPage, path: Path, aperio: bool) -> StoredLevel:
     """Read one page's table of tiles and choose its decoder."""
     _require_brightfield(page, path)
     width, height, samples = int(page.imagewidth), int(page.imagelength), int(page.samplesperpixel)
@@ -251,7 +254,7 @@ def _index(page: tifffile.TiffPage, first: tifffile.TiffPage, path: Path) -> Sto
         (int(page.tilewidth), int(page.tilelength)) if page.is_tiled else (width, min(int(page.rowsperstrip), height))
     )
     if page.compression == _NONE:
-        if not page.is_tiled:
+        if not page.is_tiled and page.photometric != _PHOTOMETRIC_YCBCR:
             offsets, lengths, tile = _divided_strips(offsets, lengths, tile, height, samples)
         codec = "none"
     else:
@@ -264,14 +267,14 @@ def _index(page: tifffile.TiffPage, first: tifffile.TiffPage, path: Path) -> Sto
             remedy="Copy the slide again from its source",
         )
     downsample = (first.imagewidth / width + first.imagelength / height) / 2
-    encoding = _encoding(page)
+    encoding = _encoding(page, aperio)
     return StoredLevel(
         Level(width, height, downsample, tile),
         offsets[:expected],
         # Some writers leave a tile out by pointing to offset 0.
         np.where(offsets[:expected] > 0, lengths[:expected], 0),
         f"{codec}, {'YCbCr' if page.photometric == _PHOTOMETRIC_YCBCR else 'RGB'}",
-        _decoder(page, tile, samples) if encoding is None else picture_decoder(encoding),
+        _decoder(page, tile, samples, path) if encoding is None else picture_decoder(encoding),
         encoding.tables if encoding is not None else b"",
         encoding=encoding,
     )
@@ -314,21 +317,34 @@ def _codec_name(compression: int, predictor: int, path: Path) -> str:
     return name
 
 
-def _encoding(page: tifffile.TiffPage) -> TileEncoding | None:
+def _encoding(page: tifffile.TiffPage, aperio: bool) -> TileEncoding | None:
     """Return how a page's tiles are compressed, if each is a picture of its own."""
-    compression = int(page.compression)
+    compression, ycbcr = int(page.compression), page.photometric == _PHOTOMETRIC_YCBCR
     if compression == _JPEG:
-        # The directory says whether colours were transformed: Aperio's RGB tiles carry no marker, and libtiff and
-        # OpenSlide follow the directory too.  But Bio-Formats writes whole JFIF pictures, which are YCbCr by
-        # definition, into pages it declares RGB.
-        transformed = page.photometric == _PHOTOMETRIC_YCBCR or bool(page.is_jfif)
-        return TileEncoding("jpeg", transformed=transformed, tables=page.jpegtables or b"")
+        # Aperio's RGB tiles carry no marker, and the directory decides.  But Bio-Formats writes whole JFIF pictures,
+        # which are YCbCr by definition, into pages that it declares RGB.
+        stated = jpeg_is_ycbcr(_first_tile(page))
+        return TileEncoding("jpeg", transformed=ycbcr if stated is None else stated, tables=page.jpegtables or b"")
     if compression in _JPEG_2000:
-        return TileEncoding("jpeg2000", transformed=compression == _APERIO_YCBCR)
+        # 33003 means YCbCr in Aperio's files alone: Bio-Formats writes RGB under the same number.
+        return TileEncoding("jpeg2000", transformed=ycbcr or (aperio and compression == _APERIO_YCBCR))
     return TileEncoding("webp") if compression in _WEBP else None
 
 
-def _decoder(page: tifffile.TiffPage, tile: tuple[int, int], samples: int) -> TileDecoder:
+def _first_tile(page: tifffile.TiffPage) -> bytes:
+    """Return the beginning of the first tile that has bytes."""
+    for offset, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if offset and length:
+            file = page.parent.filehandle
+            file.seek(offset)
+            return bytes(file.read(min(int(length), _TILE_HEAD)))
+    return b""
+
+
+def _decoder(page: tifffile.TiffPage, tile: tuple[int, int], samples: int, path: Path) -> TileDecoder:
+    if page.photometric == _PHOTOMETRIC_YCBCR:
+        layout = YcbcrLayout.of(page, tile, path)
+        return TileDecoder(lambda data, *_: layout.decode(data))
     if page.compression == _NONE:
         unpack = partial(_uncompressed, width=tile[0], samples=samples)
     else:

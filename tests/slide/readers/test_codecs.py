@@ -16,7 +16,7 @@ from pathology.slide.readers.codecs import (
     decode_jpeg,
     decode_jpeg2000,
     decoding_memory,
-    jpeg_states_colour,
+    jpeg_is_ycbcr,
     over_white,
     reduce_jpeg2000,
     reduced_codestream,
@@ -178,13 +178,16 @@ def test_memory_for_the_result_is_used_if_it_fits():
 
 
 def test_markers_that_state_the_colour():
-    assert jpeg_states_colour(encode_tile(TISSUE, "jpeg"))  # JFIF
-    assert jpeg_states_colour(encode_tile(TISSUE, "jpeg-rgb"))  # Adobe
+    assert jpeg_is_ycbcr(encode_tile(TISSUE, "jpeg")) is True  # JFIF
+    assert jpeg_is_ycbcr(encode_tile(TISSUE, "jpeg-rgb")) is False  # Adobe
     bare = imagecodecs.jpeg8_encode(TISSUE, colorspace="RGB", outcolorspace="RGB")
     start = bare.index(b"\xff\xee")
     bare = bare[:start] + bare[start + 2 + int.from_bytes(bare[start + 2 : start + 4], "big") :]
-    assert not jpeg_states_colour(bare)
-    assert not jpeg_states_colour(b"")
+    frame = bare.index(b"\xff\xc0")
+    numbered = bytearray(bare)
+    numbered[frame + 10 : frame + 19 : 3] = b"\1\2\3"
+    assert jpeg_is_ycbcr(bytes(numbered)) is None
+    assert jpeg_is_ycbcr(b"") is None
     np.testing.assert_array_equal(
         decode_jpeg(bare, transformed=False), decode_jpeg(encode_tile(TISSUE, "jpeg-rgb", 95))
     )
