@@ -19,7 +19,7 @@ from pathology.errors import (
     UsageError,
 )
 from pathology.slide.readers.base import SlideReader
-from pathology.slide.readers.dicom_series import first_of_each_series, is_dicom
+from pathology.slide.readers.dicom_series import dicom_files, first_of_each_series, is_dicom, read_instance
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES
 
 __all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "find_slides", "open_reader"]
@@ -113,10 +113,16 @@ def _first_that_opens(path: Path, candidates: Sequence[Backend], threads: int, c
     for name in candidates:
         module, kind = BACKENDS[name]
         reader = getattr(importlib.import_module(module), kind)
+        file = _finest_instance(path) if name == "openslide" and "dicom" in candidates else path
         try:
-            return cast(SlideReader, reader(path, threads=threads, cache_bytes=cache_bytes))
+            return cast(SlideReader, reader(file, threads=threads, cache_bytes=cache_bytes))
         except NotBrightfieldError:
             raise
+        except CorruptSlideError:
+            if not refusals or "dicom" not in candidates:
+                raise
+            # OpenSlide calls any DICOM file damaged that it does not understand.
+            raise refusals[0] from None
         except UnsupportedSlideError as refusal:
             logger.info("%s: the %s reader does not read it: %s", path.name, name, refusal.what)
             refusals.append(refusal)
@@ -126,10 +132,20 @@ def _first_that_opens(path: Path, candidates: Sequence[Backend], threads: int, c
     raise UnsupportedSlideError(reasons, where=path, remedy=refusals[0].remedy)
 
 
+def _finest_instance(path: Path) -> Path:
+    """Return the file that stands for a DICOM slide, whichever of its files or its folder was named."""
+    if path.is_dir():
+        series = first_of_each_series(dicom_files(path))
+        return series.pop() if len(series) == 1 else path
+    wanted = read_instance(path).series
+    own = [file for file in dicom_files(path.parent) if read_instance(file).series == wanted]
+    return next(iter(first_of_each_series(own)), path)
+
+
 def _candidates(path: Path) -> tuple[Backend, ...]:
     """Choose backends by what the file is, not by its name."""
     if path.is_dir():
-        return ("dicom",)
+        return ("dicom", "openslide")
     if path.suffix.lower() in _VENDOR_SUFFIXES and path.stat().st_size > 0:
         return ("openslide",)
     with path.open("rb") as file:
@@ -138,10 +154,11 @@ def _candidates(path: Path) -> tuple[Backend, ...]:
         raise CorruptSlideError(
             "the file is empty (0 bytes)", where=path, remedy="Copy the slide again from its source"
         )
-    if head[:4] in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
-        return ("tiff", "openslide")
+    # First, since a DICOM file's preamble may be a TIFF header that shows one level of the slide.
     if is_dicom(head):
         return ("dicom", "openslide")
+    if head[:4] in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
+        return ("tiff", "openslide")
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return ("image",)
     if not any(head):
@@ -193,6 +210,7 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     ['slide.svs']
     """
     found: dict[Path, None] = {}
+    named = set()
     for given in paths:
         path = Path(given)
         if path.is_dir():
@@ -200,12 +218,15 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
                 found.setdefault(slide)
         elif path.exists():
             found.setdefault(path)
+            named.add(path)
         else:
             raise SlideNotFoundError(
                 "there is no such file or folder", where=path, remedy="Check the name and the folder"
             )
     instances = [path for path in found if path.is_file() and _may_be_dicom(path)]
-    doubles = set(instances) - first_of_each_series(instances)
+    # What is no slide at all is listed where it was named, so that it is refused by name.
+    others = {path for path in named.intersection(instances) if not read_instance(path).microscopy}
+    doubles = set(instances) - first_of_each_series(instances) - others
     return [path for path in found if path not in doubles]
 
 
@@ -231,7 +252,8 @@ def _is_slide_name(path: Path) -> bool:
 def _may_be_dicom(path: Path) -> bool:
     if path.suffix.lower() in _DICOM_SUFFIXES:
         return True
-    if path.suffix and not path.suffix[1:].isdigit():  # a file named by its UID has a numeric "suffix"
+    # A TIFF file may be DICOM as well, and a file named by its UID has a numeric "suffix".
+    if path.suffix and path.suffix.lower() not in _TIFF_SUFFIXES and not path.suffix[1:].isdigit():
         return False
     try:
         with path.open("rb") as file:

@@ -22,6 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, VLWholeSlideMicroscopyImageStora
 from pathology.errors import SlideNotFoundError, StoreError
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import valid_text
+from pathology.slide.readers.dicom_series import is_dicom
 
 __all__ = ["DicomSource", "dicom_source"]
 
@@ -87,9 +88,20 @@ def dicom_source(result: SlideResult) -> DicomSource:
     """
     if result.width is None or result.height is None or result.mpp is None:
         raise StoreError("the size or scale of the slide is unknown because it was not scored", where=result.path)
-    if result.reader == "dicom":
+    # OpenSlide, too, reads DICOM.
+    if result.reader == "dicom" or _is_dicom(Path(result.path)):
         return DicomSource(_completed(_own_header(Path(result.path), result.width, result.height)), own=True)
     return DicomSource(_made_up(result, result.width, result.height, result.mpp), own=False)
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.is_dir():
+        return True  # no other slide is a folder
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(132))
+    except OSError:
+        return False
 
 
 def _own_header(path: Path, width: int, height: int) -> Dataset:
@@ -115,6 +127,8 @@ def _own_header(path: Path, width: int, height: int) -> Dataset:
         if header.get("SOPClassUID") != VLWholeSlideMicroscopyImageStorage:
             continue
         if series is not None and header.get("SeriesInstanceUID") != series:
+            continue
+        if "VOLUME" not in [str(value).upper() for value in header.get("ImageType") or ()]:
             continue
         if (header.get("TotalPixelMatrixColumns"), header.get("TotalPixelMatrixRows")) == (width, height):
             return header

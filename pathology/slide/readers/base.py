@@ -132,6 +132,9 @@ class SlideReader(ABC):
         The embedded ICC profile of level 0.
     properties : Mapping[str, str]
         Technical properties worth showing.  Never patient or label data.
+    warnings : tuple of str
+        What the reader of the results should know about how the file was read, such as which of several pictures in it
+        was used.
     """
 
     backend: ClassVar[str]
@@ -144,6 +147,7 @@ class SlideReader(ABC):
     vendor: str | None = None
     icc_profile: bytes | None = None
     properties: Mapping[str, str] = MappingProxyType({})
+    warnings: tuple[str, ...] = ()
 
     @property
     def dimensions(self) -> tuple[int, int]:

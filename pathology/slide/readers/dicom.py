@@ -26,7 +26,7 @@ from pydicom.errors import InvalidDicomError
 from pathology.errors import CorruptSlideError, NotBrightfieldError, SlideError, UnsupportedSlideError
 from pathology.slide.readers.base import Level
 from pathology.slide.readers.codecs import decode_jpegls, decode_rle, jpeg_is_ycbcr, ycbcr_to_rgb
-from pathology.slide.readers.dicom_series import Instance, is_dicom, read_instance
+from pathology.slide.readers.dicom_series import Instance, dicom_files, one_of_each_instance, read_instance
 from pathology.slide.readers.tile_encoding import TileEncoding
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, picture_decoder
 
@@ -42,6 +42,8 @@ _ITEM: Final = b"\xfe\xff\x00\xe0"
 _FRAME_STARTS: Final = (b"\xff\xd8", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")
 """First bytes of a JPEG picture, a JPEG 2000 codestream and a JP2 file."""
 
+_KIND_STATED: Final = 3
+"""Values of ImageType among which VOLUME, LABEL, OVERVIEW or THUMBNAIL is stated."""
 _HEAD: Final = 4096
 """Bytes of a frame searched for markers."""
 
@@ -102,10 +104,14 @@ class DicomReader(TiledReader):
             by_size.setdefault(part.size, []).append(part)
         files: list[Path] = []
         stored: list[StoredLevel] = []
+        warnings: list[str] = []
         for _, members in sorted(by_size.items(), reverse=True):
             level_parts = _one_picture(members)
             stored.append(_level(level_parts, finest.size, len(files)))
             files += [part.path for part in level_parts]
+            if len(stored) == 1:
+                warnings += _choices(members, level_parts, stored[0])
+        self.warnings = tuple(warnings)
         header = finest.header
         optics = _first(header.get("OpticalPathSequence"))
         self.mpp = _mpp(header)
@@ -121,11 +127,11 @@ class DicomReader(TiledReader):
 
 
 def _levels_of_series(path: Path) -> list[Instance]:
-    """Find the VOLUME instances that belong to a file, or that make up a folder."""
+    """Find the VOLUME instances that belong to a file, or that make up a folder; each once, however many copies."""
     folder = path if path.is_dir() else path.parent
-    instances = [read_instance(file) for file in _dicom_files(folder)]
+    instances = one_of_each_instance(read_instance(file) for file in dicom_files(folder))
     if path.is_dir():
-        series = {instance.series for instance in instances}
+        series = {instance.series for instance in instances if instance.microscopy}
         if not series:
             raise UnsupportedSlideError("the folder holds no DICOM slide", where=path)
         if len(series) > 1:
@@ -134,28 +140,25 @@ def _levels_of_series(path: Path) -> list[Instance]:
             )
         wanted = series.pop()
     else:
-        wanted = read_instance(path).series
-    levels = [instance for instance in instances if instance.series == wanted and instance.is_volume]
+        named = read_instance(path)
+        if not named.microscopy:
+            raise UnsupportedSlideError("this is a DICOM file, but no whole-slide image", where=path)
+        wanted = named.series
+    own = [instance for instance in instances if instance.series == wanted]
+    levels = [instance for instance in own if instance.is_volume]
     if levels:
         return levels
-    own = [instance for instance in instances if instance.series == wanted]
-    if any(len(instance.image_type) > 2 and instance.width for instance in own):
-        what = "the series holds only a label, overview or thumbnail, not the slide itself"
-        raise UnsupportedSlideError(what, where=path, remedy="Copy the whole series again from its source")
-    if own and all(instance.readable for instance in own):
-        raise UnsupportedSlideError("this is a DICOM file, but no whole-slide image", where=path)
-    raise CorruptSlideError("the DICOM header cannot be read", where=path, remedy=_COPY_AGAIN)
-
-
-def _dicom_files(folder: Path) -> list[Path]:
-    found = []
-    for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or not file.is_file():
-            continue
-        with file.open("rb") as opened:
-            if is_dicom(opened.read(132)):
-                found.append(file)
-    return found
+    if not own or not all(instance.readable for instance in own):
+        raise CorruptSlideError("the DICOM header cannot be read", where=path, remedy=_COPY_AGAIN)
+    if any(len(instance.image_type) < _KIND_STATED for instance in own):
+        what = "its ImageType is missing or incomplete, so that slide, label and overview cannot be told apart"
+        raise UnsupportedSlideError(what, where=path, remedy="Export the slide again with the ImageType of each file")
+    kinds = sorted({instance.image_type[2].lower() for instance in own})
+    raise UnsupportedSlideError(
+        f"the series holds only {' and '.join(kinds)} pictures, not the slide itself",
+        where=path,
+        remedy="Copy the whole series again from its source",
+    )
 
 
 def _read_part(instance: Instance) -> _Part:
@@ -330,6 +333,17 @@ def _level(parts: Sequence[_Part], finest: tuple[int, int], first_file: int) -> 
         file=first_file,
         encoding=encoding,
     )
+
+
+def _choices(members: Sequence[_Part], chosen: Sequence[_Part], level: StoredLevel) -> list[str]:
+    """Say what was taken where the finest level holds more than one picture."""
+    said = []
+    planes = round(sum(len(part.offsets) for part in chosen) / max(1, int(np.count_nonzero(level.lengths))))
+    if planes > 1:
+        said.append(f"The slide has {planes} focal planes; the middle one was used")
+    if len(members) > len(chosen):
+        said.append(f"The series holds several pictures of the slide's size; {chosen[0].path.name} was used")
+    return said
 
 
 def _frame_of_tile(parts: Sequence[_Part], columns: int, rows: int, frames: int) -> NDArray[np.int64]:

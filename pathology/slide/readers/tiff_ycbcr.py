@@ -73,7 +73,8 @@ class YcbcrLayout:
                 f"{int(page.predictor)} is not read",
                 where=path,
             )
-        codec = tifffile.TIFF.DECOMPRESSORS[page.compression]
+        # Without compression there is nothing to undo.
+        unpack = bytes if page.compression == 1 else tifffile.TIFF.DECOMPRESSORS[page.compression]
         weights = _numbers(page, "YCbCrCoefficients", 3) or _BT_601
         limits = tuple(_numbers(page, "ReferenceBlackWhite", 6) or _FULL_RANGE)
         if weights[1] <= 0 or any(low == high for low, high in zip(limits[::2], limits[1::2], strict=True)):
@@ -81,7 +82,7 @@ class YcbcrLayout:
         return cls(
             tile[0],
             (across, down),
-            bytes if codec is None else codec,
+            unpack,
             differenced,
             (weights[0], weights[1], weights[2]),
             limits,
@@ -97,8 +98,8 @@ class YcbcrLayout:
         units = flat[: rows * columns * unit].reshape(rows, columns, unit)
         if self.differenced:
             units = np.cumsum(units, axis=1, dtype=np.uint8)
-        luma = units[:, :, :-2].reshape(rows, columns, down, across).transpose(0, 2, 1, 3)
-        luma = luma.reshape(rows * down, columns * across)
+        blocks = units[:, :, :-2].reshape(rows, columns, down, across).transpose(0, 2, 1, 3)
+        luma = blocks.reshape(rows * down, columns * across)
         # Chroma is repeated, not interpolated: so do libtiff and OpenSlide.
         chroma = units[:, :, -2:].repeat(down, axis=0).repeat(across, axis=1)
         return self._rgb(luma, chroma)[:, : self.width]
