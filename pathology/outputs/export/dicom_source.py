@@ -17,12 +17,12 @@ from uuid import UUID, uuid5
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.misc import is_dicom
 from pydicom.uid import ExplicitVRLittleEndian, VLWholeSlideMicroscopyImageStorage
 
 from pathology.errors import SlideNotFoundError, StoreError
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import valid_text
-from pathology.slide.readers.dicom_series import is_dicom
 
 __all__ = ["DicomSource", "dicom_source"]
 
@@ -98,8 +98,7 @@ def _is_dicom(path: Path) -> bool:
     if path.is_dir():
         return True  # no other slide is a folder
     try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(132))
+        return is_dicom(path)
     except OSError:
         return False
 
