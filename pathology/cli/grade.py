@@ -34,7 +34,7 @@ Slide = Annotated[
     ),
 ]
 AcceptUnreviewed = Annotated[
-    bool, typer.Option("--accept-unreviewed", help="Grade although nobody reviewed the detections that are counted.")
+    bool, typer.Option("--accept-unreviewed", help="Grade even if the counted detections were not reviewed.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -76,7 +76,7 @@ def _count_of_slide(folder: Path, accept_unreviewed: bool) -> MitosesInArea:
     assert count is not None
     window = slide.detections.header.window.area_mm2
     if count.total and count.hotspot is None:
-        raise UsageError("this slide has detections but no hotspot: see its warnings", where=folder)
+        raise UsageError("this slide has detections but no hotspot; see its warnings", where=folder)
     decisions = slide.decisions()
     members = count.hotspot.members if count.hotspot is not None else ()
     reviewed = sum(member in decisions for member in members)
@@ -85,22 +85,21 @@ def _count_of_slide(folder: Path, accept_unreviewed: bool) -> MitosesInArea:
     whole = bool(members) and reviewed == len(members)
     if not whole and not accept_unreviewed:
         raise UsageError(
-            f"the count rests on detections that nobody reviewed: {len(members) - reviewed} of the {len(members)} in "
-            "the hotspot"
+            f"unreviewed detections in the count: {len(members) - reviewed} of {len(members)} in the hotspot"
             if members
-            else "the count rests on a detector that found no mitosis, which nobody reviewed",
+            else "the detector found no mitosis, and this result is unreviewed",
             where=folder,
-            remedy="Review them (pathology view RESULTS), or grade all the same with --accept-unreviewed",
+            remedy="Review them (pathology view RESULTS), or use --accept-unreviewed to grade anyway",
         )
     area = window
     if count.hotspot is not None and count.hotspot.tissue_share is not None:
         area = count.hotspot.tissue_mm2 or 0.0
         if area < FNCLCC_FIELD.field_mm2:
             raise UsageError(
-                f"the hotspot holds {area:.3g} mm² of tissue, less than one high-power field "
-                f"({FNCLCC_FIELD.field_mm2} mm²): too little for a grade",
+                f"the hotspot contains {area:.3g} mm² of tissue, less than one high-power field "
+                f"({FNCLCC_FIELD.field_mm2} mm²): too little for grading",
                 where=folder,
-                remedy="Count by eye and give --mitoses with --area",
+                remedy="Count manually and give --mitoses with --area",
             )
     basis = count.hotspot.basis if count.hotspot is not None else f"0 in a window of {window:.4g} mm²"
     return MitosesInArea(

@@ -144,15 +144,15 @@ class HotspotCount(Record):
 
     @property
     def basis(self) -> str:
-        """What the density rests on, in words."""
+        """The count and the area on which the density is based, as text."""
         if not self.tissue_share:
-            known = "how much of it is tissue is not known" if self.tissue_share is None else "none of it is tissue"
+            known = "tissue area unknown" if self.tissue_share is None else "no tissue"
             return f"{self.count} in a window of {self.area_mm2:.3g} mm²; {known}"
         return f"{self.count} in {self.tissue_mm2:.3g} mm² of tissue, in a window of {self.area_mm2:.3g} mm²"
 
     @classmethod
     def of(cls, hotspot: Hotspot, conventions: tuple[FieldConvention, ...], share: float | None = None) -> HotspotCount:
-        """Create the record of a hotspot whose window holds this fraction of tissue; ``None``: it is not known."""
+        """Create the record of a hotspot with the tissue fraction of its window; ``None`` if unknown."""
         area = hotspot.window.area_mm2
         examined = area * share if share else area
         density = hotspot.count / examined
@@ -274,13 +274,13 @@ def count_mitoses(
 
 
 _TIED = 8
-"""Windows of equal count that are compared by their tissue."""
+"""Largest number of windows with equal counts compared by their tissue."""
 
 
 def _hotspot(
     points: NDArray[np.float64], mpp: float, window: HotspotWindow, tissue: TissueMap | None
 ) -> tuple[Hotspot, float | None] | None:
-    """Return the window with the most mitoses, and its tissue fraction; of equal ones that with more tissue."""
+    """Return the window with the most mitoses, and its tissue fraction; ties are resolved by more tissue."""
     found = find_hotspots(points, mpp, window, most=1 if tissue is None else _TIED)
     if not found:
         return None

@@ -94,7 +94,7 @@ def test_the_count_of_a_scored_slide(slide_folder):
     folder, detections = slide_folder
     refused = run(*COMPLETE, "--slide", str(folder)).exception
     assert isinstance(refused, UsageError)
-    assert "nobody reviewed: 12 of the 12" in str(refused)
+    assert "unreviewed detections in the count: 12 of 12" in str(refused)
     part = mitotic_part(folder, "--accept-unreviewed")
     assert part["value"].startswith("12 in 1.734")
     assert (part["result"], part["origin"]) == ("2", "model")

@@ -344,5 +344,5 @@ def test_a_port_in_use_is_an_error_for_people(results):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(OutputError, match="cannot be used"):
+        with pytest.raises(OutputError, match="cannot use port"):
             ViewerServer(Batch([results[0]]), None, port=taken.getsockname()[1])

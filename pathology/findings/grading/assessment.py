@@ -63,7 +63,7 @@ class MitosesInArea(Record):
     origin: Origin = "pathologist"
     """Who counted; ``model`` until a pathologist has reviewed every counted detection."""
     basis: str = ""
-    """What the count rests on, in words; empty where a pathologist gave count and area."""
+    """Basis of the count, as text; empty if a pathologist gave count and area."""
 
     @property
     def per_mm2(self) -> float:

@@ -1,4 +1,4 @@
-"""Class-probability maps: patch predictions laid back onto the slide.
+"""Class probability maps: patch predictions placed on the slide.
 
 A map has one cell per stride.  Cell ``(row, column)`` covers level-0 pixels
 ``[origin_x + column * stride, origin_x + (column + 1) * stride)`` across and likewise down, where ``stride`` is
@@ -34,12 +34,12 @@ class Heatmap:
     origin
         Level-0 ``(x, y)`` of the top left corner of cell ``(0, 0)``, not rounded.
     stride
-        Side of a cell in level-0 pixels, not rounded.
+        Side length of a cell in level-0 pixels, not rounded.
     extent
-        Side of a patch in level-0 pixels, not rounded.  Below ``stride`` the cells are only covered in part.
+        Side length of a patch in level-0 pixels, not rounded.  Below ``stride``, cells are only partly covered.
     coverage
-        ``(rows, columns)`` float32: how many patches lie on a cell, each counted by the share of the cell that it
-        covers; 0 where nothing is known.
+        ``(rows, columns)`` float32: number of patches on a cell, each weighted by the fraction of the cell it covers; 0
+        where nothing was scored.
     """
 
     classes: tuple[str, ...]
@@ -63,16 +63,14 @@ class Heatmap:
             If the model has no such class.
         """
         if name not in self.classes:
-            raise UsageError(
-                f"there is no class {name!r}", remedy=f"The model's classes are: {', '.join(self.classes)}"
-            )
+            raise UsageError(f"unknown class {name!r}", remedy=f"The model's classes are: {', '.join(self.classes)}")
         result: NDArray[np.float32] = self.values[self.classes.index(name)]
         return result
 
     def predicted(self) -> NDArray[np.int16]:
-        """Return ``(rows, columns)`` int16: the index of each cell's most probable class, -1 where none is known.
+        """Return ``(rows, columns)`` int16: the index of each cell's most probable class, -1 where nothing was scored.
 
-        Of equally probable classes the first on the card leads.
+        Ties are resolved in favour of the first class on the card.
         """
         known = self.known()
         result = np.full(self.shape, -1, np.int16)
@@ -80,7 +78,7 @@ class Heatmap:
         return result
 
     def confidence(self) -> NDArray[np.float32]:
-        """Return ``(rows, columns)`` float32: the probability of the leading class, NaN where none is known."""
+        """Return ``(rows, columns)`` float32: the probability of the predicted class, NaN where nothing was scored."""
         known = self.known()
         result = np.full(self.shape, np.nan, np.float32)
         result[known] = self.values[:, known].max(axis=0)
@@ -95,7 +93,7 @@ class Heatmap:
         return round(self.origin[1] / self.stride), round(self.origin[0] / self.stride)
 
     def smoothed(self, sigma: float) -> Heatmap:
-        """Return the map averaged with its surroundings, patches that overlap counting for what they add.
+        """Return the map smoothed with a Gaussian, weighted by coverage.
 
         Every cell becomes the mean of the known cells around it, weighted with a Gaussian and with how many
         patches lie on each (``coverage``): where patches overlap, a cell rests on more evidence than at the edge of
@@ -120,7 +118,7 @@ class Heatmap:
         weights = np.where(known, self.coverage, 0).astype(np.float64)
 
         def spread(field: NDArray[np.float64]) -> NDArray[np.float64]:
-            # Beyond the map there is nothing, not a mirror image of it.
+            # Outside the map there is no data, not a mirror image.
             return np.asarray(gaussian_filter(field, sigma / self.stride, mode="constant"))
 
         total = spread(weights)
@@ -171,7 +169,7 @@ def build_heatmap(
     extent: float,
     stride: float,
 ) -> Heatmap:
-    """Lay patch predictions onto a grid of cells.
+    """Place patch predictions on a grid of cells.
 
     Where patches overlap, a cell is the mean of the patches on it, each weighted with the share of the cell that
     it covers; when the patch is a whole number of strides wide that is the plain mean of the patches over it.
@@ -182,18 +180,18 @@ def build_heatmap(
         ``(N, 2)`` int32 level-0 ``(x, y)`` top left corners, on the grid: each within half a pixel of a whole
         number of strides.
     probabilities
-        ``(N, C)`` float32.  A row with a NaN (a patch that could not be read) is left out.
+        ``(N, C)`` float32.  Rows with NaN (patches that could not be read) are excluded.
     tissue
-        ``(N,)`` float32 tissue share of each patch; a patch with 0 is left out.
+        ``(N,)`` float32 tissue fraction of each patch; patches with 0 are excluded.
     classes
         The C class names.
     extent, stride
-        Side of a patch and distance between patches in level-0 pixels, not rounded.
+        Side length of a patch and distance between patches in level-0 pixels, not rounded.
 
     Returns
     -------
     Heatmap
-        Covering all patches that were not left out; without any, a map of 0 x 0 cells.
+        Covers all patches that are not excluded; without any, a map of 0 x 0 cells.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Colours of classes and of probabilities, safe for the common kinds of colour blindness."""
+"""Colours of classes and probabilities, safe for the common forms of colour blindness."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def hex_to_rgb(colour: str) -> tuple[int, int, int]:
             raise ValueError(colour)
         return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
     except ValueError:
-        raise UsageError(f"colour {colour!r} is not written as #rrggbb") from None
+        raise UsageError(f"colour {colour!r} does not have the form #rrggbb") from None
 
 
 def class_colours(card: Card) -> tuple[str, ...]:
     """Return one ``#rrggbb`` per class: the card's own colours, or else the standard ones.
 
-    Beyond 16 classes no palette stays tellable apart; the standard colours then repeat, and legends rely on
-    the names.
+    No palette remains distinguishable beyond 16 classes; the standard colours then repeat, and legends rely on the
+    names.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def colour_map(name: str, values: NDArray[np.float32] | Sequence[float]) -> NDAr
     try:
         colours = mpl.colormaps[name]
     except KeyError:
-        raise UsageError(f"there is no colour map {name!r}", remedy="Use cividis or viridis") from None
+        raise UsageError(f"unknown colour map {name!r}", remedy="Use cividis or viridis") from None
     filled = np.nan_to_num(np.asarray(values, np.float32), nan=0.0)
     rgba: NDArray[np.uint8] = colours(np.clip(filled, 0, 1), bytes=True)
     return rgba[..., :3]

@@ -1,4 +1,4 @@
-"""Pictures of a slide's most representative patches and of its attention, as its report shows them."""
+"""Images of a slide's top-scoring patches and its attention map, for the slide report."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _RED = (200, 20, 30)
 def attention_picture(
     attention: NDArray[np.floating] | None, coords: NDArray[np.integer], extent: float, picture: SlidePicture
 ) -> NDArray[np.uint8] | None:
-    """Stitch the weights of patches over the slide.
+    """Draw the attention weights of patches over the slide.
 
-    Where patches overlap, the heaviest counts.
+    Where patches overlap, the highest weight counts.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def attention_picture(
 
 
 def gallery_rows(patches: Sequence[RepresentativePatch]) -> list[dict[str, Any]]:
-    """Return the gallery as a report's template takes it: classes in their order, pictures as addresses."""
+    """Return the gallery for the report template: classes in their order, images as data URIs."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for patch in patches:
         rows.setdefault(patch.name, []).append(

@@ -1,4 +1,4 @@
-"""Borders of areas in a grid of cells, as polygons that follow the cells' edges exactly."""
+"""Outlines of regions in a grid of cells, as polygons that follow the cells' edges exactly."""
 
 from __future__ import annotations
 

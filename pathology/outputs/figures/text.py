@@ -1,4 +1,4 @@
-"""Text on pictures: one typeface that is always there, measured, wrapped, and never failing on an odd name."""
+"""Text in figures: a bundled typeface, measured and wrapped, that handles any name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathology.formatting import one_line
 __all__ = ["Lettering", "drawable"]
 
 MISSING = "\N{WHITE SQUARE}"
-"""Stands for a character that the typeface lacks (an emoji, a CJK sign)."""
+"""Placeholder for a character that the typeface lacks (an emoji, a CJK character)."""
 
 
 def _font_file(bold: bool) -> Path:
-    # DejaVu Sans comes inside matplotlib, so pictures look the same on every machine.
+    # DejaVu Sans is included in matplotlib, so figures look the same on every machine.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return Path(mpl.get_data_path()) / "fonts" / "ttf" / name
 

@@ -1,4 +1,4 @@
-"""A small picture of a whole slide, and exactly where it lies on the slide."""
+"""A low-resolution image of a whole slide with its exact scale."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SlidePicture:
     def resized(self, size: tuple[int, int]) -> SlidePicture:
         """Return the picture at another ``(width, height)``, with the scale that then holds exactly.
 
-        Smaller ones are anti-aliased (Lanczos); larger ones repeat pixels, so that nothing is invented.
+        Downscaling is anti-aliased (Lanczos); upscaling repeats pixels, so that no detail is invented.
         """
         if size == self.size:
             return self
@@ -79,7 +79,7 @@ class SlidePicture:
     def shown(self, dimensions: tuple[int, int], longest: int) -> SlidePicture:
         """Return the picture at the size at which the slide is best shown (see :func:`picture_size`).
 
-        A picture coarser than that stays as it is: magnifying it would only look like detail.
+        A coarser image is returned unchanged: magnifying it would only suggest detail.
         """
         size = picture_size(dimensions, longest)
         return self if size[0] > self.size[0] and min(self.scale) > 1 else self.resized(size)

@@ -195,7 +195,7 @@ class SlideFolder:
         return {} if self.detections is None else read_decisions(self.folder, self.detections)
 
     def count(self) -> ReviewedCount | None:
-        """Return the mitotic count as reviewed so far; ``None`` if the model is not a detector.
+        """Return the mitotic count after the review so far; ``None`` if the model is not a detector.
 
         Raises
         ------
