@@ -178,10 +178,10 @@ def aggregate(
     kept = probabilities[readable].astype(np.float64)
     cell_mm2 = (min(settings.stride, settings.patch) * settings.mpp / 1000) ** 2
     weights = tissue[readable].astype(np.float64) * cell_mm2
-    leading = kept.argmax(axis=1)
-    areas = np.bincount(leading, weights=weights, minlength=kept.shape[1]).astype(np.float64)
+    predicted = kept.argmax(axis=1)
+    areas = np.bincount(predicted, weights=weights, minlength=kept.shape[1]).astype(np.float64)
     total = areas.sum()
     # If no patch contains tissue (a grid that keeps patches without any), patches are counted instead.
-    votes = areas if total > 0 else np.bincount(leading, minlength=kept.shape[1]).astype(np.float64)
+    votes = areas if total > 0 else np.bincount(predicted, minlength=kept.shape[1]).astype(np.float64)
     of_slide = kept.mean(axis=0) if slide_probabilities is None else np.asarray(slide_probabilities, np.float64)
     return SlideAggregate(of_slide, votes / votes.sum(), areas, int(readable.sum()), int((~readable).sum()))

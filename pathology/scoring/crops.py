@@ -86,10 +86,10 @@ def representative_rows(
     list of list of int
         Rows by class, in order of decreasing probability; empty if no patch is predicted as the class.
     """
-    leading = np.where(np.isnan(probabilities).any(axis=1), -1, np.nan_to_num(probabilities).argmax(axis=1))
+    predicted = np.where(np.isnan(probabilities).any(axis=1), -1, np.nan_to_num(probabilities).argmax(axis=1))
     chosen: list[list[int]] = []
     for k in range(probabilities.shape[1]):
-        rows = np.flatnonzero(leading == k)
+        rows = np.flatnonzero(predicted == k)
         kept: list[int] = []
         for row in rows[np.argsort(-probabilities[rows, k], kind="stable")]:
             away = np.abs(coords[kept].astype(np.int64) - coords[row]).max(axis=1) if kept else np.array([np.inf])

@@ -374,7 +374,7 @@ def quantised_agreement(
     ]
     got, expected = (np.concatenate(parts)[:, :classes] for parts in (mixed, exact))
     raw = np.concatenate(alone)
-    leading = expected.argmax(axis=1)
+    predicted = expected.argmax(axis=1)
     difference = np.abs(got - expected)
     return Int8Agreement(
         patches=len(got),
@@ -383,8 +383,8 @@ def quantised_agreement(
         stride=stride,
         mean_difference=round(float(difference.mean()), 6),
         largest_difference=round(float(difference.max()), 6),
-        same_class=float((got.argmax(axis=1) == leading).mean()),
-        same_class_alone=float((raw.argmax(axis=1) == leading).mean()),
+        same_class=float((got.argmax(axis=1) == predicted).mean()),
+        same_class_alone=float((raw.argmax(axis=1) == predicted).mean()),
         computed_again=again / len(got),
         slide_difference=round(float(max(of_slides)), 6),
         smallest_slide=_A_SLIDE,

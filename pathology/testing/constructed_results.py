@@ -128,7 +128,7 @@ def write_constructed_results(
     dimensions
         ``(width, height)`` in level-0 pixels.
     mpp
-        Micrometres per level-0 pixel.  At 0.499 a patch is no whole number of pixels, as on real slides.
+        Micrometres per level-0 pixel.  At 0.499 a patch is not a whole number of pixels, as on real slides.
     patch, stride
         Of the grid, in pixels at 1 µm.
     classes

@@ -165,7 +165,7 @@ class SlideReaderSuite:
                 assert np.array_equal(window, reader.read_reduced(0, reduction, x, y, 34, 21).pixels)
 
     def test_is_white_beyond_every_border(self, reader: SlideReader, expected: list[NDArray[np.uint8]]) -> None:
-        """Regions that hang over a side or a corner, or lie outside altogether."""
+        """Regions that extend beyond a side or a corner, or lie entirely outside."""
         for i, level in enumerate(reader.levels):
             for x in (-37, level.width // 2, level.width - 23):
                 for y in (-41, level.height // 2, level.height - 19):

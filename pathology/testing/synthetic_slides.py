@@ -192,7 +192,7 @@ def write_tiff(
     shared_tables
         Whether JPEG tables go into the tag JPEGTables once, instead of into every tile.
     left_out
-        Tells, from level index, column and row, which tiles are left out (length 0).
+        Tells, from level index, column and row, which tiles are omitted (length 0).
     predictor
         Whether LZW and deflate difference neighbouring pixels first.
     bigtiff, byteorder
@@ -321,7 +321,7 @@ def write_svs(
     mpp, objective_power
         Stated in the description; ``None`` leaves them out.
     left_out
-        Tells, from level index, column and row, which tiles are left out (length 0).
+        Tells, from level index, column and row, which tiles are omitted (length 0).
     bigtiff
         Whether to write BigTIFF.
 
@@ -533,7 +533,7 @@ def write_dicom(
     organisation
         Frames in order, or frames with a stated position each.
     left_out
-        With TILED_SPARSE: tells, from level index, column and row, which frames are left out.
+        With TILED_SPARSE: tells, from level index, column and row, which frames are omitted.
     fragments
         Pieces into which each frame is cut; above 1 the extended table is not allowed.
     concatenated

@@ -249,7 +249,7 @@ def write_overlay(
     only: str | None = None,
     longest: int = LONGEST_SIDE,
 ) -> None:
-    """Write :func:`compose_overlay` as a PNG, whole or not at all.
+    """Write :func:`compose_overlay` as a PNG, completely or not at all.
 
     Raises
     ------

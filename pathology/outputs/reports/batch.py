@@ -103,7 +103,7 @@ def batch_report(entries: Sequence[IndexEntry], card: Card, *, made: datetime | 
 
 
 def write_batch_report(path: Path, entries: Sequence[IndexEntry], card: Card, *, made: datetime | None = None) -> None:
-    """Write :func:`batch_report`, whole or not at all.
+    """Write :func:`batch_report`, completely or not at all.
 
     Raises
     ------

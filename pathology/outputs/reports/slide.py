@@ -146,7 +146,7 @@ def write_slide_report(
     patches: Sequence[RepresentativePatch] = (),
     attention: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Write :func:`slide_report`, whole or not at all.
+    """Write :func:`slide_report`, completely or not at all.
 
     Raises
     ------
