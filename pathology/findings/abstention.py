@@ -86,7 +86,9 @@ def assess_trust(
                 f" {rule.n} of the calibration)"
             )
     lowest = card.abstention.min_probability if card.abstention is not None else None
-    leading = float(np.max(probabilities))
-    if lowest is not None and leading < lowest:
-        because.append(f"the leading class has probability {leading:.2f}, below the model's limit of {lowest:.2f}")
+    highest = float(np.max(probabilities))
+    if lowest is not None and highest < lowest:
+        because.append(
+            f"the most probable class has probability {highest:.2f}, below the model's limit of {lowest:.2f}"
+        )
     return TrustAssessment(members, outside, score, "; ".join(because))
