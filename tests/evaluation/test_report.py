@@ -51,7 +51,7 @@ def test_the_page_begins_with_the_models_own_rule_and_then_shows_pictures(tmp_pa
     headings = re.findall(r"<h2>(.*?)</h2>", page.read_text())
     assert headings[:5] == [
         "Evaluations",
-        "By patient: share of the patches a class leads in",
+        "By patient: fraction of patches predicted as each class",
         "By slide: share of the patches a class leads in",
         "Training",
         "Pictures",
@@ -69,7 +69,7 @@ def test_a_perfect_result_is_not_given_an_interval_without_width(tmp_path):
     assert (report.balanced_accuracy.low, report.balanced_accuracy.high) == (1, 1)
     page = tmp_path / "report.html"
     write_evaluation_report(page, "A model", [evaluation], [])
-    assert "no interval: no resample differs, n = 8" in page.read_text()
+    assert "no interval: all resamples agree, n = 8" in page.read_text()
     assert "1.000 to 1.000" not in page.read_text()
     figure = draw_roc(np.array([f.label for f in found]), slide_scores(found, "mean"), evaluation.at("slide", "mean"))
     (legend,) = [axes.get_legend() for axes in figure.axes]
@@ -91,7 +91,7 @@ def test_figures_of_a_card_become_a_table():
     )
     assert [(row[1].value, row[1].ci) for row in section.table.rows] == [
         ("0.800", "0.700 to 0.900, n = 20 patients"),
-        ("1.000", "no interval: no resample differs, n = 3 patients"),
+        ("1.000", "no interval: all resamples agree, n = 3 patients"),
         ("not available", "too few patients"),
     ]
 
