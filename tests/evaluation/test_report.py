@@ -52,7 +52,7 @@ def test_the_page_begins_with_the_models_own_rule_and_then_shows_pictures(tmp_pa
     assert headings[:5] == [
         "Evaluations",
         "By patient: fraction of patches predicted as each class",
-        "By slide: share of the patches a class leads in",
+        "By slide: fraction of patches predicted as each class",
         "Training",
         "Pictures",
     ]
