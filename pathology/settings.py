@@ -162,6 +162,8 @@ class RunSettings(Record):
     """Reader processes per worker; ``None``: all cores but two with a GPU, else 0 (the worker reads in threads)."""
     retry_failed: bool = False
     """Retry unchanged slides that failed in an earlier run."""
+    verify: bool = False
+    """Read every file of finished slides and compare its checksum, instead of only those that were modified."""
 
     @model_validator(mode="after")
     def _one_source_of_workers(self) -> RunSettings:

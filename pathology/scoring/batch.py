@@ -155,7 +155,7 @@ def score(
         jobs = [_job(entry, bundle, out, settings, run) for entry in entries]
         results: dict[str, SlideResult] = {}
         for job in jobs:
-            earlier = _earlier(job, retry_failed=run.retry_failed)
+            earlier = _earlier(job, retry_failed=run.retry_failed, thorough=run.verify)
             if earlier is not None:
                 results[job.slide_id] = earlier
         todo = [job for job in jobs if job.slide_id not in results]
@@ -260,7 +260,7 @@ def _job(
     )
 
 
-def _earlier(job: SlideJob, *, retry_failed: bool, thorough: bool = False) -> SlideResult | None:
+def _earlier(job: SlideJob, *, retry_failed: bool, thorough: bool) -> SlideResult | None:
     """Return the result of an earlier run if it is still valid and its files are whole."""
     try:
         record = read_slide_record(job.out)

@@ -1,6 +1,7 @@
 """The same command finds what was damaged in a results folder and makes it again, the rest untouched."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ def batch(tmp_path_factory):
         synthetic_slides.write_svs(root / "slides" / f"{name}.svs", picture, factors=(1,), mpp=0.5, objective_power=20)
     model = write_random_bundle(root / "model")
 
-    def run():
-        return score(root / "slides", model, root / "out", engine="torch", device="cpu", workers=1)
+    def run(**options):
+        return score(root / "slides", model, root / "out", engine="torch", device="cpu", workers=1, **options)
 
     run()
     return root / "out", run
@@ -69,6 +70,17 @@ def test_damage_is_repaired(batch, damage, rescored):
     if not rescored:
         assert (out / "results.parquet").read_bytes() == table
     assert run().unchanged == 2
+
+
+def test_a_bit_that_flips_without_a_trace_is_found_when_all_is_verified(batch):
+    out, run = batch
+    path = out / "slides" / "one" / "predictions.zarr" / "coords" / "c" / "0" / "0"
+    times = path.stat()
+    flip(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert run().unchanged == 2
+    assert run(verify=True).unchanged == 1
+    assert run(verify=True).unchanged == 2
 
 
 def test_a_slide_replaced_while_it_is_scored_fails_as_such(tmp_path):

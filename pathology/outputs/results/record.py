@@ -28,7 +28,7 @@ __all__ = [
     "write_slide_record",
 ]
 
-_REMEDY = "Run the same pathology score command again: it rescores this slide and keeps the others"
+_REMEDY = "Run the same pathology score command again, with --verify: it rescores this slide and keeps the others"
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,9 @@ def test_the_damaged_file_is_named(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     folder = tmp_path / "out" / "slides" / "a"
     (folder / "overview.jpg").write_bytes(b"")
-    with pytest.raises(StoreError, match=r"overview.jpg is missing or damaged.*same pathology score command"):
+    with pytest.raises(
+        StoreError, match=r"overview.jpg is missing or damaged.*same pathology score command again, with --verify"
+    ):
         check_files(folder, "overview.jpg")
     check_files(folder, "predictions.zarr")
 
