@@ -129,6 +129,9 @@ class ScoreSettings(Record):
     and 0.01 for detectors, which would otherwise miss objects at the edge of the tissue."""
     region: RegionSettings | None = None
     """Regions to search; ``None``: all tissue."""
+    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Largest fraction of the tissue area that may be unreadable, 0 to 1; above it, the slide fails.  Below it, the
+    results say how much is missing."""
     precision: Literal["fast", "exact"] = "fast"
     """``exact`` computes everything in fp32; ``fast`` may use lower precision, within the documented agreement."""
     block: Annotated[int, Field(ge=256, le=65536)] = 2048

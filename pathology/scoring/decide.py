@@ -19,6 +19,7 @@ from pathology.findings.slide_result import ClassFinding, SlideResult
 from pathology.outputs.figures.palette import class_colours
 from pathology.scoring.crops import cut_detections, cut_representative, representative_rows
 from pathology.scoring.detections import patch_scores
+from pathology.slide.tissue.unreadable import check_unreadable, unreadable_warning
 
 if TYPE_CHECKING:
     from pathology.bundle.card import Card
@@ -51,6 +52,10 @@ class SlideFacts:
     plan: TilePlan
     overview: NDArray[np.uint8]
     masks: Mapping[str, NDArray[np.bool_]]
+    unreadable_mm2: float = 0.0
+    """Estimated area in mm² of tissue that could not be read when tissue was sought."""
+    max_unreadable: float = 0.2
+    """Largest unreadable fraction of the tissue area, 0 to 1; above it, the slide fails."""
 
 
 def decide_classified(
@@ -71,10 +76,13 @@ def decide_classified(
 
     Raises
     ------
+    CorruptSlideError
+        If too much of the tissue could not be read.
     NoTissueError
         If no patch has probabilities.
     """
     plan, probabilities = facts.plan, found.probabilities
+    record = _with_unreadable(facts, probabilities)
     whole = aggregate(probabilities, plan.tissue, plan.grid.settings, found.of_slide)
     trust = assess_trust(card, whole.probabilities, found.domain_scores, aggregator=found.aggregator)
     result = SlideResult(
@@ -94,7 +102,7 @@ def decide_classified(
         patches=whole.scored,
         patches_total=len(plan),
         masked_patches=whole.masked,
-        **facts.record,
+        **record,
     )
     pictures: tuple[RepresentativePatch, ...] = ()
     if reader is not None:
@@ -139,13 +147,15 @@ def decide_detected(
 
     Raises
     ------
+    CorruptSlideError
+        If too much of the tissue could not be read.
     NoTissueError
         If no patch could be read.
     """
     plan, scores = facts.plan, patch_scores(outputs)
+    record = _with_unreadable(facts, scores)
     whole = aggregate(scores, plan.tissue, plan.grid.settings)
     count = _count(detections, facts)
-    record = dict(facts.record)
     if count.total > HOTSPOT_LIMIT:
         record["warnings"] = (
             *record.get("warnings", ()),
@@ -180,6 +190,20 @@ def decide_detected(
         detections=detections,
         crops=crops,
     )
+
+
+def _with_unreadable(facts: SlideFacts, scores: NDArray[np.floating]) -> dict[str, Any]:
+    """Return the record with a warning of what could not be read, or raise if that is too much."""
+    record, tissue = dict(facts.record), facts.plan.tissue
+    lost = np.isnan(scores).any(axis=1)
+    area, whole = record.get("tissue_mm2") or 0.0, float(tissue.sum())
+    # Patches that could not be read count by their part of the tissue found.
+    masked = area * float(tissue[lost].sum()) / whole if whole else 0.0
+    unreadable = facts.unreadable_mm2 + masked
+    check_unreadable(area - masked, unreadable, facts.max_unreadable, where=record.get("path"))
+    said = unreadable_warning(area - masked, unreadable, record.get("unreadable_tiles", 0))
+    record["warnings"] = (*record.get("warnings", ()), *said)
+    return record
 
 
 def _count(detections: SlideDetections, facts: SlideFacts) -> SlideMitoses:

@@ -20,6 +20,7 @@ from pathology.slide.stain.normalise import StainMethod, StainNormaliser, fit_lo
 from pathology.slide.thumbnail import Thumbnail, thumbnail
 from pathology.slide.tissue.detect import TissueMask, find_tissue, mask_mpp
 from pathology.slide.tissue.quality import ARTEFACTS, SlideQuality, find_quality
+from pathology.slide.tissue.unreadable import check_unreadable
 from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.patch_quality import PatchQuality
 from pathology.tiling.plan import TilePlan, plan_tiles
@@ -58,6 +59,8 @@ class PreparedSlide:
         Its stain normalisation; ``None`` without normalisation.
     whole_tissue_mm2
         Area of all tissue in mm² if only part of it is searched, else ``None``.
+    reader_warnings
+        What was notable in reading the file.
     """
 
     scale: Scale
@@ -67,6 +70,7 @@ class PreparedSlide:
     plan: TilePlan
     stain: StainNormaliser | None
     whole_tissue_mm2: float | None = None
+    reader_warnings: tuple[str, ...] = ()
 
     @property
     def tissue_mm2(self) -> float:
@@ -78,6 +82,7 @@ class PreparedSlide:
     def warnings(self) -> tuple[str, ...]:
         """Warnings for the reader of the results."""
         warnings = [self.scale.warning] if self.scale.warning else []
+        warnings += self.reader_warnings
         if self.plan.grid.scale < _MAGNIFIED:
             warnings.append(
                 f"The slide was scanned at {self.scale.mpp:.3g} µm per pixel and the model expects "
@@ -104,6 +109,7 @@ def prepare(
     grid: Callable[[float], GridSettings],
     stain: Stain,
     region: Region | None = None,
+    max_unreadable: float = 0.2,
 ) -> PreparedSlide:
     """Detect a slide's tissue, select its patches and fit its stain normalisation.
 
@@ -121,9 +127,13 @@ def prepare(
         Stain normalisation to fit, on pixels sampled from the tissue.
     region
         Part of the tissue to search; ``None``: all of it.
+    max_unreadable
+        Largest unreadable fraction of the tissue area, 0 to 1.
 
     Raises
     ------
+    CorruptSlideError
+        If more of the tissue cannot be read.
     NoTissueError
         If no patch contains enough tissue, every such patch has artefacts, none lies in the region to search, or too
         little tissue is stained for a fit.
@@ -132,8 +142,9 @@ def prepare(
     """
     scale = resolve_mpp(reader, option=option_mpp, manifest=manifest_mpp)
     overview = thumbnail(reader, scale.mpp, mask_mpp(reader.dimensions, scale.mpp, tissue))
-    found = find_tissue(overview.pixels, overview.mpp, tissue)
+    found = find_tissue(overview.pixels, overview.mpp, tissue, overview.unreadable_mask(reader.dimensions))
     give_back_freed_memory()
+    check_unreadable(found.area_mm2, found.unreadable_tissue_mm2, max_unreadable, where=reader.path)
     whole = found.area_mm2 if region is not None else None
     if region is not None and found.mask.any():
         rows, columns = found.mask.shape
@@ -162,7 +173,7 @@ def prepare(
     if stain != "none":
         pixels = sample_tissue(reader, scale.mpp, found)
         normaliser = StainNormaliser(fit_look(pixels, stain, source=reader.fingerprint))
-    return PreparedSlide(scale, overview, found, artefacts, plan, normaliser, whole)
+    return PreparedSlide(scale, overview, found, artefacts, plan, normaliser, whole, reader.warnings)
 
 
 def _exclusions(plan: TilePlan) -> str:

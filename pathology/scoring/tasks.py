@@ -58,6 +58,7 @@ def prepare_slide(job: SlideJob) -> Prepared:
                 quality=job.settings.quality,
                 grid=lambda _: grid_settings(job.settings, card),
                 stain=card.stain,
+                max_unreadable=job.settings.max_unreadable,
                 region=partial(region_mask, region, job.slide_id, reader.fingerprint) if region is not None else None,
             )
             plan, mpp = slide.plan, slide.scale.mpp
@@ -80,6 +81,8 @@ def prepare_slide(job: SlideJob) -> Prepared:
                 "mpp_source": slide.scale.source,
                 "warnings": list(slide.warnings),
                 "tissue_mm2": slide.tissue_mm2,
+                "unreadable_mm2": slide.tissue.unreadable_tissue_mm2,
+                "unreadable_tiles": len(reader.unreadable_tiles),
                 "grid": plan.grid.settings.model_dump(mode="json"),
                 "stain": slide.stain.record() if slide.stain is not None else None,
                 "seconds": 0.0,
@@ -139,11 +142,11 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
         "key": about["key"],
         "attempts": job.attempt,
         "warnings": tuple(about["warnings"]),
-        "unreadable_tiles": outputs.unreadable_tiles,
+        "unreadable_tiles": max(outputs.unreadable_tiles, about["unreadable_tiles"]),
         "settings": job.settings.model_dump(mode="json"),
         "extra": {"signature": about["signature"], **({"stain": about["stain"]} if about["stain"] else {})},
     }
-    facts = SlideFacts(record, plan, overview, masks)
+    facts = SlideFacts(record, plan, overview, masks, about["unreadable_mm2"], job.settings.max_unreadable)
     check_unchanged(job, about)
     with pooled_reader(job.file()) as pooled:
         if bundle.card.task == "detection":

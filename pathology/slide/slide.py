@@ -298,7 +298,7 @@ class Slide:
         settings = settings or TissueSettings()
         mpp = self.scale.mpp
         overview = thumbnail(self.reader, mpp, mask_mpp(self.dimensions, mpp, settings))
-        return find_tissue(overview.pixels, overview.mpp, settings)
+        return find_tissue(overview.pixels, overview.mpp, settings, overview.unreadable_mask(self.dimensions))
 
     def close(self) -> None:
         """Close the file.  Closing twice is allowed."""

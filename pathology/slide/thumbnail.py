@@ -45,6 +45,24 @@ class Thumbnail:
     level: int
     unreadable: tuple[Rect, ...] = ()
 
+    def unreadable_mask(self, dimensions: tuple[int, int]) -> NDArray[np.bool_] | None:
+        """Return ``(H, W)`` bool, true where a pixel is made from unreadable tiles; ``None`` where there are none.
+
+        Parameters
+        ----------
+        dimensions
+            ``(width, height)`` of the slide in level-0 pixels.
+        """
+        if not self.unreadable:
+            return None
+        height, width = self.pixels.shape[:2]
+        across, down = width / dimensions[0], height / dimensions[1]
+        mask = np.zeros((height, width), np.bool_)
+        for bad in self.unreadable:
+            rows = slice(math.floor(bad.y * down), math.ceil((bad.y + bad.height) * down))
+            mask[rows, math.floor(bad.x * across) : math.ceil((bad.x + bad.width) * across)] = True
+        return mask
+
 
 class Reduction:
     """A whole slide averaged down to a scale, band after band.

@@ -282,9 +282,28 @@ def test_unreadable_tiles_are_counted_and_masked(model, tmp_path):
     (result,) = score([slide], model, tmp_path / "out")
     assert result.status == "scored"
     assert result.unreadable_tiles == 1
-    assert result.masked_patches > 0
+    (said,) = (warning for warning in result.warnings if "could not be decoded" in warning)
+    assert "1 stored tile could not be decoded: about" in said
     found = arrays(tmp_path / "out" / "slides" / "damaged")
     assert np.isnan(found["probabilities"]).any(axis=1).sum() == result.masked_patches
+
+
+@pytest.mark.parametrize(("every", "reason"), [(2, "of its tissue"), (1, "no tissue can be read")])
+def test_a_slide_with_too_much_unreadable_tissue_fails(model, tmp_path, every, reason):
+    slide = write_svs(tmp_path / "damaged.svs")
+    with tifffile.TiffFile(slide) as file:
+        places = list(zip(file.pages[0].dataoffsets, file.pages[0].databytecounts, strict=True))
+    data = bytearray(slide.read_bytes())
+    for start, count in places[::every]:
+        data[start : start + count] = bytes(count)
+    slide.write_bytes(bytes(data))
+    (result,) = score([slide], model, tmp_path / "out")
+    assert result.status == "failed"
+    assert reason in result.error
+    if every == 2:
+        (result,) = score([slide], model, tmp_path / "out", settings=ScoreSettings(max_unreadable=0.9))
+        assert result.status == "scored"
+        assert any("of the tissue" in warning and "not examined" in warning for warning in result.warnings)
 
 
 class TestRefusals:

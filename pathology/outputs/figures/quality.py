@@ -25,6 +25,7 @@ QUALITY_COLOURS = {
     "dark": "#000000",
     "edge": "#999999",
     "fragment": "#cc79a7",
+    "unreadable": "#d55e00",
 }
 """Colour of each entry; tissue is outlined, the others are filled."""
 
@@ -37,6 +38,7 @@ _ENTRIES = {
     "dark": "Dark dirt",
     "edge": "Slide edge, coverslip, grey debris",
     "fragment": "Fragment below minimum size",
+    "unreadable": "Unreadable",
 }
 _OPACITY = 0.6
 
@@ -115,7 +117,7 @@ def _painted(thumbnail: NDArray[np.uint8], quality: SlideQuality, longest: int) 
     tissue = _resized(quality.tissue.mask, size)
     masks = {name: _resized(mask, size) for name, mask in quality.masks.items()}
     masks["blur"] &= tissue
-    for reason in (ExclusionReason.EDGE, ExclusionReason.FRAGMENT):
+    for reason in (ExclusionReason.EDGE, ExclusionReason.FRAGMENT, ExclusionReason.UNREADABLE):
         masks[reason.name.lower()] = _resized(quality.tissue.left_out == reason, size)
     # Other artefacts are drawn over blur.
     for name in sorted(masks, key=lambda name: name != "blur"):

@@ -198,6 +198,7 @@ class TiledReader(SlideReader):
         self.path = path
         self.levels = tuple(s.level for s in stored)
         self._stored = tuple(stored)
+        self._filled = _filled_from_finer(stored)
         self._views = tuple(
             _View(i, s, 1, s.level.width, s.level.height, *s.level.tile_size) for i, s in enumerate(stored)
         )
@@ -258,8 +259,11 @@ class TiledReader(SlideReader):
             self._leave()
 
     def tile_encoding(self, level: int) -> TileEncoding | None:
-        """Return how a level's tiles are compressed, or ``None`` where they mean nothing outside their file."""
-        return self._stored[level].encoding
+        """Return how a level's tiles are compressed, or ``None`` where they are not all there is to the level.
+
+        That is so where they mean nothing outside their file, or where some are filled from the next finer level.
+        """
+        return None if self._filled[level] else self._stored[level].encoding
 
     def stored_tiles(self, level: int, indices: NDArray[np.integer]) -> PackedTiles:
         """Return the compressed bytes of several stored tiles, reading neighbours in the file at once.
@@ -541,6 +545,7 @@ class TiledReader(SlideReader):
         # What lies within these needs no keeping: no neighbour will ask for it.
         own_left, own_top, own_right, own_bottom = x + overlap, y + overlap, end_x - overlap, end_y - overlap
         cache, number, reduction, columns = self._cache, view.number, view.reduction, stored.columns
+        filled = self._filled[number]
         decoded = reused = 0
         lost: list[tuple[int, int]] = []
         scratch = self._thread_scratch(*stored.level.tile_size)
@@ -561,8 +566,8 @@ class TiledReader(SlideReader):
             tile = cache.get(key, taken)
             if tile is not None:
                 reused += 1
-            elif stored.lengths[index]:
-                tile = self._load(view, index, scratch)
+            elif stored.lengths[index] or index in filled:
+                tile = self._load(view, index, scratch) if stored.lengths[index] else self._from_finer(view, index)
                 if tile is None:
                     lost.append((column, row))
                 else:
@@ -631,6 +636,27 @@ class TiledReader(SlideReader):
             return None
         return tile if reduction == 1 else _shrunk(tile[:height, :width], reduction)
 
+    def _from_finer(self, view: _View, index: int) -> NDArray[np.uint8] | None:
+        """Make a tile that the scanner left out from the next finer level; ``None`` where that cannot be read."""
+        level, finer = view.stored.level, self._views[view.number - 1]
+        width, height = view.stored.inside(index)
+        row, column = divmod(index, view.stored.columns)
+        left, top = column * level.tile_size[0], row * level.tile_size[1]
+        x, right = (round(place * finer.width / level.width) for place in (left, left + width))
+        y, bottom = (round(place * finer.height / level.height) for place in (top, top + height))
+        canvas = np.empty((bottom - y, right - x, 3), np.uint8)
+        places = [(x, y, right, bottom, canvas)]
+        pieces = [
+            (c, r, places)
+            for r in range(y // finer.tile_height, -(-bottom // finer.tile_height))
+            for c in range(x // finer.tile_width, -(-right // finer.tile_width))
+        ]
+        # In this thread: a thread of the pool that waited for the pool could wait for ever.
+        if self._paste(finer, pieces, Rect(x, y, right - x, bottom - y), 0):
+            return None
+        tile = np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        return tile if view.reduction == 1 else _shrunk(tile, view.reduction)
+
     def _check_extent(self, files: Sequence[Path]) -> None:
         """Refuse a file that ends before its last tile: it was not copied to its end."""
         sizes = np.array([os.fstat(d).st_size for d in self._descriptors], np.int64)
@@ -674,6 +700,38 @@ class TiledReader(SlideReader):
         finally:
             self._leave()
         return digest.hexdigest()
+
+
+def _filled_from_finer(stored: Sequence[StoredLevel]) -> tuple[frozenset[int], ...]:
+    """Return, for each level, the tiles that were left out although the next finer level has pixels there.
+
+    Aperio's scanners leave out tiles at the right edge of coarser levels although there is tissue.
+    """
+    filled: list[frozenset[int]] = [frozenset()]
+    present = np.zeros(0, np.bool_)
+    for number, this in enumerate(stored):
+        there = this.lengths[: this.rows * this.columns] > 0
+        if number:
+            finer = stored[number - 1]
+            grid = present.reshape(finer.rows, finer.columns)
+            across, down = finer.level.width / this.level.width, finer.level.height / this.level.height
+            beneath = []
+            for index in np.flatnonzero(~there).tolist():
+                row, column = divmod(index, this.columns)
+                (wide, high), (width, height) = this.level.tile_size, this.inside(index)
+                rows, columns = (
+                    slice(int(start * scale) // side, -(-round((start + size) * scale) // side))
+                    for start, size, scale, side in (
+                        (row * high, height, down, finer.level.tile_size[1]),
+                        (column * wide, width, across, finer.level.tile_size[0]),
+                    )
+                )
+                if grid[rows, columns].any():
+                    beneath.append(index)
+            there[beneath] = True
+            filled.append(frozenset(beneath))
+        present = there
+    return tuple(filled)
 
 
 def _read_into(descriptor: int, memory: memoryview, position: int) -> int:

@@ -46,6 +46,8 @@ __all__ = ["ExclusionReason", "Glass", "TissueMask", "estimate_glass", "find_tis
 NOMINAL_GLASS = (244.0, 243.0, 244.0)
 """Glass colour assumed where a field shows none: the median of the white pixels of 45 scanner-corrected fields."""
 
+_NEARBY_UM = 1000.0
+"""How far around an unreadable place, in µm, what can be read tells how much tissue it may hold."""
 _MARGIN = 10
 """Rows and columns a pixel's classification looks around itself."""
 
@@ -63,6 +65,8 @@ class ExclusionReason(IntEnum):
     """Edge of the slide or the coverslip, a part that was not scanned, or grey dirt."""
     FRAGMENT = 4
     """Stained, but smaller than the smallest piece kept."""
+    UNREADABLE = 5
+    """Stored tiles that cannot be decoded: there may be tissue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +137,39 @@ class TissueMask:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Pixels of the mask by reason: ``tissue``, ``glass``, ``pen``, ``edge``, ``fragment``."""
+        """Pixels of the mask by reason: ``tissue``, ``glass``, ``pen``, ``edge``, ``fragment``, ``unreadable``."""
         return {
             "tissue" if reason is ExclusionReason.NOTHING else reason.name.lower(): int(
                 np.count_nonzero(self.left_out == reason)
             )
             for reason in ExclusionReason
         }
+
+    @property
+    def unreadable_mm2(self) -> float:
+        """Area in mm² that cannot be read, with or without tissue."""
+        return float(np.count_nonzero(self.left_out == ExclusionReason.UNREADABLE)) * self.mpp**2 * 1e-6
+
+    @property
+    def unreadable_tissue_mm2(self) -> float:
+        """Estimated area of tissue in mm² that cannot be read.
+
+        Each unreadable place is taken to hold as much tissue as what can be read within 1 mm of it, or, where nothing
+        can, as the whole slide; of a slide of which nothing can be read, everything counts as tissue.
+        """
+        lost = self.left_out == ExclusionReason.UNREADABLE
+        if not lost.any():
+            return 0.0
+        known = np.float32(1) - lost
+        total = float(known.sum())
+        everywhere = np.count_nonzero(self.mask) / total if total else 1.0
+        side = 2 * max(1, round(_NEARBY_UM / self.mpp)) + 1
+        readable = ndimage.uniform_filter(known, side, mode="constant")[lost]
+        tissue = ndimage.uniform_filter(self.mask.astype(np.float32), side, mode="constant")[lost]
+        nearby = readable > 0.5 / side**2
+        share = np.where(nearby, tissue / np.maximum(readable, np.float32(1e-9)), everywhere)
+        share[share < 1e-3] = 0  # the filter's rounding
+        return float(np.clip(share, 0, 1).sum()) * self.mpp**2 * 1e-6
 
 
 def optical_density(
@@ -174,13 +204,15 @@ def optical_density(
 _LOG = np.log(np.arange(256, dtype=np.float32) + 1)
 
 
-def estimate_glass(thumbnail: NDArray[np.uint8]) -> Glass:
+def estimate_glass(thumbnail: NDArray[np.uint8], unreadable: NDArray[np.bool_] | None = None) -> Glass:
     """Find the colour of empty glass.
 
     Parameters
     ----------
     thumbnail
         ``(H, W, 3)`` uint8 RGB at about 8 µm/px, where glass is smooth and tissue is not.
+    unreadable
+        ``(H, W)`` bool: pixels that show nothing of the slide.
 
     Returns
     -------
@@ -192,6 +224,8 @@ def estimate_glass(thumbnail: NDArray[np.uint8]) -> Glass:
     # lets the usual yellow, blue and grey casts pass; pinker glass counts if it is too smooth for tissue.
     deficit = (sample[:, 0] + sample[:, 2]) / 2 - sample[:, 1]
     bright = sample.min(axis=1) >= 150
+    if unreadable is not None:
+        bright &= ~unreadable[places.y, places.x]
     # What a scanner left out is filled with 255, brighter than the glass beside it.
     scanned = sample.min(axis=1) < 254
     neutral = bright & (deficit <= 6)
@@ -310,7 +344,12 @@ def mask_mpp(dimensions: tuple[int, int], mpp_of_level0: float, settings: Tissue
     return max(settings.mpp, mpp_of_level0 * math.sqrt(width * height / settings.most_pixels))
 
 
-def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettings | None = None) -> TissueMask:
+def find_tissue(
+    thumbnail: NDArray[np.uint8],
+    mpp: float,
+    settings: TissueSettings | None = None,
+    unreadable: NDArray[np.bool_] | None = None,
+) -> TissueMask:
     """Tell tissue from glass, pen marks, slide edges and dirt.
 
     Parameters
@@ -321,6 +360,8 @@ def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettin
         Its scale in µm/px, best about 8; between 4 and 20 the lengths in the method still fit.
     settings
         Areas kept and filled.
+    unreadable
+        ``(H, W)`` bool: pixels that could not be read; they are neither tissue nor glass.
 
     Returns
     -------
@@ -349,7 +390,7 @@ def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettin
         )
     if not mpp > 0:
         raise UsageError(f"a scale of {mpp} µm/px is not possible")
-    glass = estimate_glass(thumbnail)
+    glass = estimate_glass(thumbnail, unreadable)
     kind = _classify(thumbnail, glass)
     give_back_freed_memory()  # its floats lie between what is kept
     pixel_mm2 = mpp * mpp * 1e-6
@@ -373,6 +414,9 @@ def find_tissue(thumbnail: NDArray[np.uint8], mpp: float, settings: TissueSettin
     left_out[(kind >= _Kind.GREY) | line] = ExclusionReason.EDGE
     left_out[pieces] = ExclusionReason.FRAGMENT
     left_out[pen] = ExclusionReason.PEN
+    if unreadable is not None:
+        tissue &= ~unreadable
+        left_out[unreadable] = ExclusionReason.UNREADABLE
     left_out[tissue] = ExclusionReason.NOTHING
     return TissueMask(tissue, left_out, mpp, glass)
 
