@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 import numpy as np
 import openslide
 from numpy.typing import NDArray
+from PIL import ImageCms
 
 from pathology.errors import CorruptSlideError, SlideError, UnsupportedSlideError
 from pathology.slide.readers.base import BACKGROUND, Level, Rect, Region, SlideReader, TileCounts
@@ -75,7 +76,11 @@ class OpenSlideReader(SlideReader):
         self.mpp = sum(known) / len(known) if known else None
         self.objective_power = _number(stated.get("openslide.objective-power"))
         self.vendor = stated.get("openslide.vendor")
-        profile = slide.color_profile
+        try:
+            profile = slide.color_profile
+        except ImageCms.PyCMSError:
+            profile = None
+            self.warnings = ("The slide's colour profile is damaged and was ignored",)
         self.icc_profile = profile.tobytes() if profile is not None else None
         self.properties = MappingProxyType({"openslide version": openslide.__library_version__})
         self.fingerprint = file_fingerprint(_files_of(path), stated.get("openslide.quickhash-1", ""))

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
+import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -67,6 +68,14 @@ _OTHER_READERS: Final = {
 """Vendors' TIFF dialects left to OpenSlide, by the tifffile property that recognises them."""
 
 _NOT_A_LEVEL: Final = re.compile(r"\b(label|macro|thumbnail|overview|preview)\b", re.IGNORECASE)
+_PLACES_COMPARED: Final = 8
+_LEAST_COMPARED: Final = 32
+"""Least side, in pixels of the smaller page, of a place compared with the slide."""
+_CELLS: Final = 8
+"""Each place is compared by the mean colours of so many parts across and down."""
+_SAME_WITHIN: Final = 10.0
+"""Mean difference, in levels of 255, up to which a page is a smaller copy.  Copies differ by compression and
+resampling, by 1 to 3; other tissue by 20 and more."""
 _TILE_HEAD: Final = 4096
 """Bytes of a tile searched for markers."""
 _LARGE_STRIP: Final = 2**20
@@ -100,6 +109,7 @@ class _Pyramid:
     vendor: str
     mpp: float | None
     objective_power: float | None
+    warnings: tuple[str, ...] = ()
 
 
 class TiffReader(TiledReader):
@@ -144,6 +154,7 @@ class TiffReader(TiledReader):
         self.mpp = pyramid.mpp
         self.objective_power = pyramid.objective_power
         self.vendor = pyramid.vendor
+        self.warnings = pyramid.warnings
         self.icc_profile = bytes(profile.value) if profile is not None else None
         self.properties = MappingProxyType({"compression": stored[0].codec})
         super().__init__(path, [path], stored, threads=threads, cache_bytes=cache_bytes)
@@ -179,12 +190,14 @@ def _find_pyramid(tif: tifffile.TiffFile, path: Path) -> _Pyramid:
         if root is not None:
             return _ome_pyramid(tif, root, path)
     _require_last_directory(tif, path)
-    candidates = [first, *_subdirectories(first), *(_page(tif, i) for i in range(1, len(tif.pages)))]
-    pages = _same_pyramid(candidates)
+    others = [_page(tif, i) for i in range(1, len(tif.pages))]
+    if not (tif.is_svs or tif.is_qpi):
+        return _plain_pyramid([first, *others], path)
+    pages = _same_pyramid([first, *_subdirectories(first), *others])
     if tif.is_svs:
         stated = _aperio_properties(str(first.description))
         return _Pyramid(pages, "aperio", _number(stated.get("MPP")), _number(stated.get("AppMag")))
-    return _Pyramid(pages, "akoya" if tif.is_qpi else "generic-tiff", _resolution_mpp(first), None)
+    return _Pyramid(pages, "akoya", _resolution_mpp(first), None)
 
 
 def _require_last_directory(tif: tifffile.TiffFile, path: Path) -> None:
@@ -212,6 +225,81 @@ def _subdirectories(page: tifffile.TiffPage) -> Iterator[tifffile.TiffPage]:
         yield child if isinstance(child, tifffile.TiffPage) else child.aspage()
 
 
+def _plain_pyramid(pages: list[tifffile.TiffPage], path: Path) -> _Pyramid:
+    """Choose the slide and its levels in a file of which no vendor says how its pictures are ordered.
+
+    The slide is the largest picture that is not marked as reduced, tiled if any is.  A smaller one is a level if it is
+    marked as reduced, or if it shows the same.
+    """
+    full = [page for page in pages if not page.subfiletype and not _is_called_otherwise(page) and _is_rgb(page)]
+    slides = [page for page in full if page.is_tiled] or full or pages[:1]
+    largest = max(page.imagewidth * page.imagelength for page in slides)
+    planes = [page for page in slides if page.imagewidth * page.imagelength == largest]
+    planes = [page for page in planes if page.shape == planes[0].shape]
+    slide = planes[len(planes) // 2]
+    warnings = []
+    if len(planes) > 1:
+        place = f"number {len(planes) // 2 + 1} of {len(planes)}"
+        warnings.append(
+            f"The file holds {len(planes)} pictures of the slide's size, such as focal planes; {place} was used"
+        )
+    smaller = [page for page in pages if page.shape != slide.shape]
+    levels = _same_pyramid([slide, *_subdirectories(slide), *smaller])
+    plain = {id(page) for page in slides}
+    levels = [page for page in levels if page is slide or id(page) not in plain or _shows_the_same(page, slide, path)]
+    others = [page for page in slides if page not in planes and page not in levels]
+    if others:
+        sizes = ", ".join(f"{page.imagewidth} x {page.imagelength} px" for page in others)
+        warnings.append(
+            f"The file holds other pictures that are no levels of the slide ({sizes}); only the largest, "
+            f"{slide.imagewidth} x {slide.imagelength} px, was used"
+        )
+    return _Pyramid(levels, "generic-tiff", _resolution_mpp(slide), None, tuple(warnings))
+
+
+def _is_called_otherwise(page: tifffile.TiffPage) -> bool:
+    return bool(_NOT_A_LEVEL.search(str(page.description).split("|", 1)[0]))
+
+
+def _is_rgb(page: tifffile.TiffPage) -> bool:
+    return page.photometric in (_PHOTOMETRIC_RGB, _PHOTOMETRIC_YCBCR) and page.dtype == np.uint8
+
+
+class _Probe(TiledReader):
+    """Two pages, to see whether one is a smaller copy of the other."""
+
+    backend: ClassVar[str] = "tiff"
+
+
+def _shows_the_same(page: tifffile.TiffPage, slide: tifffile.TiffPage, path: Path) -> bool:
+    """Compare a page with the slide at a low resolution, in a few places with much content."""
+    stored = [_index(slide, slide, path, aperio=False), _index(page, slide, path, aperio=False)]
+    fine, coarse = (one.level for one in stored)
+    # Tiles with many bytes hold tissue.
+    places = np.argsort(-stored[0].lengths, kind="stable")[:_PLACES_COMPARED].tolist()
+    side = max(min(fine.tile_size), round(_LEAST_COMPARED * coarse.downsample))
+    differences = []
+    with _Probe(path, [path], stored) as probe:
+        for place in places:
+            row, column = divmod(place, stored[0].columns)
+            x, y = column * fine.tile_size[0], row * fine.tile_size[1]
+            width, height = min(side, fine.width - x), min(side, fine.height - y)
+            region = probe.read_masked(0, x, y, width, height)
+            left, right = (round(edge * coarse.width / fine.width) for edge in (x, x + width))
+            top, bottom = (round(edge * coarse.height / fine.height) for edge in (y, y + height))
+            if region.unreadable or right <= left or bottom <= top:
+                continue
+            other = probe.read_masked(1, left, top, right - left, bottom - top)
+            if other.unreadable:
+                continue
+            one, two = (
+                cv2.resize(pixels, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).astype(np.float32)
+                for pixels in (region.pixels, other.pixels)
+            )
+            differences.append(float(np.abs(one - two).mean()))
+    return not differences or float(np.mean(differences)) <= _SAME_WITHIN
+
+
 def _same_pyramid(candidates: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
     """Keep the first page and the pages that are smaller copies of it, finest first.
 
@@ -222,8 +310,7 @@ def _same_pyramid(candidates: list[tifffile.TiffPage]) -> list[tifffile.TiffPage
     first = candidates[0]
     kept = [first]
     for page in candidates[1:]:
-        heading = str(page.description).split("|", 1)[0]
-        if _NOT_A_LEVEL.search(heading) or page.subfiletype & ~1:
+        if _is_called_otherwise(page) or page.subfiletype & ~1:
             continue
         if (page.is_tiled, page.samplesperpixel, page.bitspersample) != (
             first.is_tiled,
@@ -426,7 +513,7 @@ def _ome_root(description: str) -> ET.Element | None:
 def _ome_pyramid(tif: tifffile.TiffFile, root: ET.Element, path: Path) -> _Pyramid:
     """Choose the slide among the pictures of an OME-TIFF: the largest that is not called a label or an overview."""
     space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
-    pictures = []
+    pictures: list[tuple[int, ET.Element, ET.Element]] = []
     for image in root.iter(f"{space}Image"):
         pixels = image.find(f"{space}Pixels")
         if pixels is not None and not _NOT_A_LEVEL.search(image.get("Name", "")):
@@ -461,7 +548,13 @@ def _ome_pyramid(tif: tifffile.TiffFile, root: ET.Element, path: Path) -> _Pyram
     for objective in root.iter(f"{space}Objective"):
         if settings is not None and objective.get("ID") == settings.get("ID"):
             power = _number(objective.get("NominalMagnification"))
-    return _Pyramid(_same_pyramid([page, *_subdirectories(page)]), "ome-tiff", mpp, power)
+    warnings: tuple[str, ...] = ()
+    if len(pictures) > 1:
+        warnings = (
+            f"The OME-TIFF holds {len(pictures)} pictures, such as scanned regions; only the largest, "
+            f"{page.imagewidth} x {page.imagelength} px, was used",
+        )
+    return _Pyramid(_same_pyramid([page, *_subdirectories(page)]), "ome-tiff", mpp, power, warnings)
 
 
 def _physical_size(value: str | None, unit: str) -> float | None:
