@@ -9,11 +9,12 @@ Ventana BIF, Philips, Trestle) are refused, and :func:`pathology.slide.open.open
 from __future__ import annotations
 
 import logging
+import math
 import re
 import struct
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -110,6 +111,8 @@ class _Pyramid:
     mpp: float | None
     objective_power: float | None
     warnings: tuple[str, ...] = ()
+    cropped: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Width and height, by the page's place in the file, where a page is padded to whole tiles."""
 
 
 class TiffReader(TiledReader):
@@ -142,7 +145,8 @@ class TiffReader(TiledReader):
         try:
             with tifffile.TiffFile(path) as tif:
                 pyramid = _find_pyramid(tif, path)
-                stored = [_index(page, pyramid.pages[0], path, pyramid.vendor == "aperio") for page in pyramid.pages]
+                aperio, slide = pyramid.vendor == "aperio", pyramid.pages[0]
+                stored = [_index(page, slide, path, aperio, pyramid.cropped.get(page.offset)) for page in pyramid.pages]
                 profile = pyramid.pages[0].tags.get("InterColorProfile")
         except (SlideError, MemoryError):
             raise
@@ -244,9 +248,21 @@ def _plain_pyramid(pages: list[tifffile.TiffPage], path: Path) -> _Pyramid:
             f"The file holds {len(planes)} pictures of the slide's size, such as focal planes; {place} was used"
         )
     smaller = [page for page in pages if page.shape != slide.shape]
-    levels = _same_pyramid([slide, *_subdirectories(slide), *smaller])
+    candidates = [slide, *_subdirectories(slide), *smaller]
+    cropped = {}
+    for page in candidates[1:]:
+        alike = _is_rgb(page) and page.samplesperpixel == slide.samplesperpixel
+        size = _without_padding(page, slide) if alike else None
+        # At the wrong size everything lies elsewhere, the more so the farther from the corner.
+        if size and _difference(page, slide, path, size) < _difference(page, slide, path):
+            cropped[page.offset] = size
+    levels = _same_pyramid(candidates, cropped)
+
+    def shows_the_same(page: tifffile.TiffPage) -> bool:
+        return _difference(page, slide, path, cropped.get(page.offset)) <= _SAME_WITHIN
+
     plain = {id(page) for page in slides}
-    levels = [page for page in levels if page is slide or id(page) not in plain or _shows_the_same(page, slide, path)]
+    levels = [page for page in levels if page is slide or id(page) not in plain or shows_the_same(page)]
     others = [page for page in slides if page not in planes and page not in levels]
     if others:
         sizes = ", ".join(f"{page.imagewidth} x {page.imagelength} px" for page in others)
@@ -254,7 +270,7 @@ def _plain_pyramid(pages: list[tifffile.TiffPage], path: Path) -> _Pyramid:
             f"The file holds other pictures that are no levels of the slide ({sizes}); only the largest, "
             f"{slide.imagewidth} x {slide.imagelength} px, was used"
         )
-    return _Pyramid(levels, "generic-tiff", _resolution_mpp(slide), None, tuple(warnings))
+    return _Pyramid(levels, "generic-tiff", _resolution_mpp(slide), None, tuple(warnings), cropped)
 
 
 def _is_called_otherwise(page: tifffile.TiffPage) -> bool:
@@ -271,9 +287,29 @@ class _Probe(TiledReader):
     backend: ClassVar[str] = "tiff"
 
 
-def _shows_the_same(page: tifffile.TiffPage, slide: tifffile.TiffPage, path: Path) -> bool:
-    """Compare a page with the slide at a low resolution, in a few places with much content."""
-    stored = [_index(slide, slide, path, aperio=False), _index(page, slide, path, aperio=False)]
+def _without_padding(page: tifffile.TiffPage, slide: tifffile.TiffPage) -> tuple[int, int] | None:
+    """Return the size a page would have if it were the slide halved some times and then padded to whole tiles.
+
+    ``None`` where its size needs no such explanation, or that is none.
+    """
+    if not page.is_tiled or page.imagewidth >= slide.imagewidth:
+        return None
+    factor = 2 ** round(math.log2(slide.imagewidth / page.imagewidth))
+    width, height = (max(1, round(side / factor)) for side in (slide.imagewidth, slide.imagelength))
+    padded = (-(-width // page.tilewidth) * page.tilewidth, -(-height // page.tilelength) * page.tilelength)
+    if padded != (page.imagewidth, page.imagelength) or max(padded[0] - width, padded[1] - height) <= 1:
+        return None
+    return width, height
+
+
+def _difference(
+    page: tifffile.TiffPage, slide: tifffile.TiffPage, path: Path, size: tuple[int, int] | None = None
+) -> float:
+    """Return how much a page differs from the slide at a low resolution, in a few places with much content.
+
+    The mean over those places, in levels of 255; 0 where none can be read.
+    """
+    stored = [_index(slide, slide, path, aperio=False), _index(page, slide, path, aperio=False, size=size)]
     fine, coarse = (one.level for one in stored)
     # Tiles with many bytes hold tissue.
     places = np.argsort(-stored[0].lengths, kind="stable")[:_PLACES_COMPARED].tolist()
@@ -297,10 +333,12 @@ def _shows_the_same(page: tifffile.TiffPage, slide: tifffile.TiffPage, path: Pat
                 for pixels in (region.pixels, other.pixels)
             )
             differences.append(float(np.abs(one - two).mean()))
-    return not differences or float(np.mean(differences)) <= _SAME_WITHIN
+    return float(np.mean(differences)) if differences else 0.0
 
 
-def _same_pyramid(candidates: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+def _same_pyramid(
+    candidates: list[tifffile.TiffPage], cropped: Mapping[int, tuple[int, int]] = MappingProxyType({})
+) -> list[tifffile.TiffPage]:
     """Keep the first page and the pages that are smaller copies of it, finest first.
 
     A copy has the first page's organisation (tiles or strips), colour and proportions, and is not called a label,
@@ -318,7 +356,8 @@ def _same_pyramid(candidates: list[tifffile.TiffPage]) -> list[tifffile.TiffPage
             first.bitspersample,
         ):
             continue
-        across, down = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
+        width, height = cropped.get(page.offset, (page.imagewidth, page.imagelength))
+        across, down = first.imagewidth / width, first.imagelength / height
         # Sides are rounded to whole pixels, up or down, at each halving.
         if abs(across / down - 1) > 0.01 + 1 / page.imagewidth + 1 / page.imagelength:
             continue
@@ -331,10 +370,17 @@ def _same_pyramid(candidates: list[tifffile.TiffPage]) -> list[tifffile.TiffPage
     return pages
 
 
-def _index(page: tifffile.TiffPage, first: tifffile.TiffPage, path: Path, aperio: bool) -> StoredLevel:
+def _index(
+    page: tifffile.TiffPage,
+    first: tifffile.TiffPage,
+    path: Path,
+    aperio: bool,
+    size: tuple[int, int] | None = None,
+) -> StoredLevel:
     """Read one page's table of tiles and choose its decoder."""
     _require_brightfield(page, path)
-    width, height, samples = int(page.imagewidth), int(page.imagelength), int(page.samplesperpixel)
+    width, height = size or (int(page.imagewidth), int(page.imagelength))
+    samples = int(page.samplesperpixel)
     offsets = np.asarray(page.dataoffsets, np.int64)
     lengths = np.asarray(page.databytecounts, np.int64)
     tile = (

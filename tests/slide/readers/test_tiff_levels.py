@@ -1,5 +1,6 @@
 """A page is a level only if it is one; of several pictures it is said which was taken."""
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -70,6 +71,26 @@ def test_of_several_focal_planes_the_middle_one_is_taken_and_said(tmp_path):
     with open_reader(write(tmp_path / "a.tif", *((plane, False) for plane in planes))) as reader:
         np.testing.assert_array_equal(reader.read(0, 0, 0, 640, 512), PIXELS)
         assert "number 2 of 3" in reader.warnings[0]
+
+
+def test_levels_padded_to_whole_tiles_keep_their_scale(tmp_path):
+    picture = TissuePicture(1000, 720, mpp=1.0, tissue=0.8, seed=2).window(0, 0, 1000, 720)
+    half, quarter = smaller(picture, 2), smaller(picture, 4)
+
+    def padded(pixels):
+        wide, high = -pixels.shape[1] % 64, -pixels.shape[0] % 64
+        return np.pad(pixels, ((0, high), (0, wide), (0, 0)), constant_values=255)
+
+    for name, reduced in (("a.tif", True), ("b.tif", False)):
+        path = write(tmp_path / name, (picture, False), (padded(half), reduced), (padded(quarter), reduced))
+        with open_reader(path) as reader:
+            assert sizes(reader) == [(1000, 720), (500, 360), (250, 180)]
+            assert [level.downsample for level in reader.levels] == [1, 2, 4]
+            np.testing.assert_array_equal(reader.read(1, 0, 0, 500, 360), half)
+    # A level whose size only happens to be of whole tiles keeps it.
+    stretched = cv2.resize(picture, (512, 384), interpolation=cv2.INTER_AREA)
+    with open_reader(write(tmp_path / "c.tif", (picture, False), (stretched, True))) as reader:
+        assert (500, 360) not in sizes(reader)
 
 
 @pytest.mark.parametrize(
