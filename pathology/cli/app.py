@@ -291,14 +291,23 @@ def import_review_command(
     reviewed: Annotated[
         Path,
         typer.Argument(
-            help="Reviewed detections: GeoJSON exported from QuPath, or the edited table (CSV).", show_default=False
+            help="Review: GeoJSON exported from QuPath, also gzipped, or the edited table (CSV).", show_default=False
         ),
     ],
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            "--missing",
+            help="Detections that the file does not contain: rejected (deleted in QuPath) or unchanged (not exported). "
+            "By default rejected, unless more than half are missing.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Import detections reviewed in QuPath or in a spreadsheet: accepted, rejected or deleted."""
+    """Import a review made in QuPath or in a spreadsheet: detections accepted, rejected or deleted, mitoses added."""
     from pathology.cli.export import import_review
 
-    import_review(results, slide, reviewed)
+    import_review(results, slide, reviewed, missing)
 
 
 @app.command("doctor")

@@ -55,12 +55,12 @@ def run(
     return 1 if problems else 0
 
 
-def import_review(results: Path, slide_id: str, reviewed: Path) -> None:
-    """Import detections reviewed in QuPath or in a spreadsheet and save the decisions with the results."""
+def import_review(results: Path, slide_id: str, reviewed: Path, missing: str | None) -> None:
+    """Import a review made in QuPath or in a spreadsheet, save it with the results, and say what became of it."""
     from pathology.errors import UsageError
-    from pathology.outputs.export.annotations import reviewed_decisions
     from pathology.outputs.export.detection_table import read_detection_table
-    from pathology.outputs.export.geojson import read_geojson
+    from pathology.outputs.export.geojson import read_objects
+    from pathology.outputs.export.qupath_review import read_review
     from pathology.outputs.results.detection_file import write_decisions
     from pathology.outputs.results.results_folder import open_results
 
@@ -70,16 +70,30 @@ def import_review(results: Path, slide_id: str, reviewed: Path) -> None:
     if not reviewed.is_file():
         raise UsageError("file not found", where=reviewed)
     earlier = slide.decisions()
+    if missing not in (None, "rejected", "unchanged"):
+        raise UsageError(f"--missing is {missing!r}", remedy="Choose rejected or unchanged")
+    said = []
     if reviewed.suffix.lower() in (".csv", ".tsv"):
         decisions = read_detection_table(reviewed, slide.detections, earlier)
     else:
-        decisions = reviewed_decisions(read_geojson(reviewed), slide.detections, earlier)
+        review = read_review(
+            read_objects(reviewed),
+            slide.detections,
+            earlier,
+            mpp=slide.record.mpp,
+            dimensions=slide.dimensions if slide.record.width else None,
+            missing=missing,  # type: ignore[arg-type]
+        )
+        decisions = review.decisions
+        said = [f"Objects: {review.summary()}.", *(f"  not understood: {line}" for line in review.not_understood)]
     write_decisions(slide.folder, slide.detections, decisions.values())
     before, after = slide.count_with(earlier), slide.count_with(decisions)
     assert before is not None
     assert after is not None
+    if said:
+        print("\n".join(said))
     print(
-        f"{slide_id}: {after.accepted} accepted, {after.rejected} rejected; "
+        f"{slide_id}: {after.accepted} accepted, {after.rejected} rejected, {after.added} added; "
         f"count {before.total} before review, {after.total} now."
     )
     if after.hotspot is not None:

@@ -29,13 +29,15 @@ class ReviewedCount(Record):
     """Number accepted by a reviewer."""
     rejected: int
     """Number rejected by a reviewer."""
+    added: int = 0
+    """Number that the detector did not find and a reviewer added; included in ``total``."""
     tissue_mm2: float | None
     """Tissue searched."""
     per_mm2: float | None
     """Mean density over the tissue; ``None`` if its area is unknown."""
     hotspot: HotspotCount | None
-    """Its members are rows of ``detections.parquet``.  ``None`` if no detection counts, the scale is unknown, or above
-    :data:`HOTSPOT_LIMIT`."""
+    """Its members are rows of ``detections.parquet``, or of added mitoses.  ``None`` if nothing counts, the scale is
+    unknown, or above :data:`HOTSPOT_LIMIT`."""
 
 
 def count_reviewed(
@@ -61,9 +63,12 @@ def count_reviewed(
     """
     decisions = decisions or {}
     rows = np.flatnonzero(detections.counted(decisions))
+    added = [decision for decision in decisions.values() if decision.verdict == "added"]
+    rows = np.concatenate([rows, np.array([decision.row for decision in added], rows.dtype)])
     hotspot = None
     if mpp is not None and 0 < len(rows) <= HOTSPOT_LIMIT:
-        centres = detections.found.centres[rows]
+        places = np.array([(decision.x, decision.y) for decision in added], np.float64).reshape(-1, 2)
+        centres = np.concatenate([detections.found.centres[rows[: len(rows) - len(added)]], places])
         found = count_mitoses(centres, mpp, window=detections.header.window, tissue=tissue).hotspot
         assert found is not None
         hotspot = found.model_copy(update={"members": tuple(int(rows[member]) for member in found.members)})
@@ -72,6 +77,7 @@ def count_reviewed(
         total=len(rows),
         accepted=sum(decision.verdict == "accepted" for decision in decisions.values()),
         rejected=sum(decision.verdict == "rejected" for decision in decisions.values()),
+        added=len(added),
         tissue_mm2=tissue_mm2,
         per_mm2=len(rows) / tissue_mm2 if tissue_mm2 else None,
         hotspot=hotspot,

@@ -113,20 +113,32 @@ class SlideDetections:
         included = np.array([c.counted for c in self.header.classes])
         result: NDArray[np.bool_] = included[self.kinds] & (self.found.scores >= np.float32(self.header.threshold))
         for row, decision in (decisions or {}).items():
-            result[row] = decision.verdict == "accepted"
+            if row < len(self):  # the others are mitoses that a reviewer added
+                result[row] = decision.verdict == "accepted"
         return result
+
+    @cached_property
+    def counted_class(self) -> int:
+        """Index of the first class that is counted; 0 if none is."""
+        return next((index for index, kind in enumerate(self.header.classes) if kind.counted), 0)
+
+    def added_box(self, decision: Decision) -> tuple[float, float, float, float]:
+        """Return a box around a mitosis that a reviewer added, as large as the detector's boxes usually are."""
+        sizes = self.found.boxes[:, 2:] - self.found.boxes[:, :2]
+        half = float(np.median(sizes)) / 2 if len(self) else _ADDED_SIDE / 2
+        return decision.x - half, decision.y - half, decision.x + half, decision.y + half
 
 
 class Decision(Record):
-    """A reviewer's decision about one detection."""
+    """A reviewer's decision about one detection, or a mitosis that the reviewer added."""
 
     row: Annotated[int, Field(ge=0)]
-    """Row in ``detections.parquet``, from 0."""
+    """Row in ``detections.parquet``, from 0; of an added mitosis, a number from the number of detections on."""
     verdict: Verdict
     x: float
-    """Centre of the box, level-0 pixels."""
+    """Centre, level-0 pixels."""
     y: float
-    """Centre of the box, level-0 pixels."""
+    """Centre, level-0 pixels."""
     at: str
     """Time of the decision, ISO 8601."""
 
@@ -145,5 +157,14 @@ class Decision(Record):
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(row=row, verdict=verdict, x=(left + right) / 2, y=(top + bottom) / 2, at=now)
 
+    @classmethod
+    def adding(cls, row: int, x: float, y: float) -> Decision:
+        """Create an added mitosis with the current time."""
+        return cls(row=row, verdict="added", x=x, y=y, at=datetime.now(UTC).isoformat(timespec="seconds"))
 
-Verdict = Literal["accepted", "rejected"]
+
+Verdict = Literal["accepted", "rejected", "added"]
+"""``added``: the detector did not find it, and the reviewer did."""
+
+_ADDED_SIDE = 50.0
+"""Side of the box of an added mitosis on a slide without detections, in level-0 pixels: 12.5 µm at 40x."""

@@ -169,15 +169,22 @@ class SlideView:
         found = self.detections.found
         rows = rows[found.scores[rows] >= least]
         if len(rows) <= _FEW_DETECTIONS:
+            added = [
+                (decision.row, self.detections.added_box(decision))
+                for decision in decisions.values()
+                if decision.verdict == "added" and left <= decision.x < right and top <= decision.y < bottom
+            ]
+            more = len(added)
+            boxes = np.array([box for _, box in added], np.float32).reshape(-1, 4)
             parts = (
-                rows.astype("<u4"),
-                found.boxes[rows].astype("<f4"),
-                found.scores[rows].astype("<f4"),
-                self.detections.kinds[rows],
-                self._states_of(rows, decisions),
-                counted[rows].astype(np.uint8),
+                np.concatenate([rows, np.array([row for row, _ in added], rows.dtype)]).astype("<u4"),
+                np.concatenate([found.boxes[rows], boxes]).astype("<f4"),
+                np.concatenate([found.scores[rows], np.ones(more, np.float32)]).astype("<f4"),
+                np.concatenate([self.detections.kinds[rows], np.full(more, self.detections.counted_class, np.uint8)]),
+                np.concatenate([self._states_of(rows, decisions), np.ones(more, np.uint8)]),
+                np.concatenate([counted[rows], np.ones(more, np.bool_)]).astype(np.uint8),
             )
-            return struct.pack("<II", 0, len(rows)) + b"".join(part.tobytes() for part in parts)
+            return struct.pack("<II", 0, len(rows) + more) + b"".join(part.tobytes() for part in parts)
         density = index.density(rows[counted[rows]], window, _DENSITY_CELLS)
         head = struct.pack("<IIIfff", 1, *density.counts.shape, density.left, density.top, density.cell)
         return head + density.counts.astype("<u4").tobytes()
@@ -215,9 +222,18 @@ class SlideView:
         """
         decisions, counted, _ = self._state()
         detections = self.detections
+        decision = decisions.get(row)
+        if decision is not None and decision.verdict == "added":
+            return {
+                "row": row,
+                "box": list(detections.added_box(decision)),
+                "score": 1.0,
+                "kind": detections.counted_class,
+                "verdict": "accepted",
+                "counted": True,
+            }
         if not 0 <= row < len(detections):
             raise UsageError(f"there is no detection {row}; there are {len(detections)}")
-        decision = decisions.get(row)
         return {
             "row": row,
             "box": detections.found.boxes[row].tolist(),
@@ -246,6 +262,10 @@ class SlideView:
         with self._deciding:
             # Read again: another viewer, or a person, may have changed the file.
             decisions = read_decisions(self.slide.folder, self.detections)
+            if row in decisions and decisions[row].verdict == "added":
+                raise UsageError(
+                    "a reviewer added this mitosis in QuPath", remedy="Delete it there and import the review again"
+                )
             if verdict is None:
                 decisions.pop(row, None)
             else:

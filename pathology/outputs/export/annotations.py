@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.errors import UsageError
 from pathology.findings.hotspot import Hotspot, HotspotWindow
 from pathology.findings.mitotic_count import HotspotCount
 from pathology.findings.slide_detections import Decision, SlideDetections
@@ -22,9 +21,9 @@ __all__ = [
     "REJECTED",
     "class_features",
     "detection_features",
+    "exported_names",
     "hotspot_feature",
     "patch_features",
-    "reviewed_decisions",
     "tissue_features",
 ]
 
@@ -116,17 +115,17 @@ def hotspot_feature(count: HotspotCount) -> Feature:
 def detection_features(
     detections: SlideDetections, decisions: Mapping[int, Decision] | None = None
 ) -> Iterator[Feature]:
-    """Yield every detection as a box, one at a time.
+    """Yield every detection as a box, one at a time, and then the mitoses that a reviewer added.
 
     Its class shows whether it counts: the detector's class if it is counted (or belongs to a class that never is),
     ``candidate`` if its score is below the threshold, ``rejected`` if a reviewer rejected it.  Its UUID identifies its
-    row, so that :func:`reviewed_decisions` can determine what was changed in QuPath.
+    row, so that :func:`pathology.outputs.export.qupath_review.read_review` can determine what was changed in QuPath.
     """
     decisions = decisions or {}
     colours = {kind.name: hex_to_rgb(kind.colour) for kind in detections.header.classes}
     places = _rows(detections.found.boxes)
     scores = detections.found.scores
-    for row, (place, name) in enumerate(zip(places, _names(detections, decisions), strict=True)):
+    for row, (place, name) in enumerate(zip(places, exported_names(detections, decisions), strict=True)):
         yield Feature(
             (rectangle(*place),),
             kind="detection",
@@ -135,24 +134,30 @@ def detection_features(
             measurements={"Score": round(float(scores[row]), 6)},
             identity=detections.uuid(row),
         )
+    kind = detections.header.classes[detections.counted_class]
+    for decision in decisions.values():
+        if decision.verdict == "added":
+            yield Feature(
+                (rectangle(*detections.added_box(decision)),),
+                kind="detection",
+                classification=kind.name,
+                colour=colours[kind.name],
+                name="added by the reviewer",
+                identity=detections.uuid(decision.row),
+            )
 
 
-def _names(detections: SlideDetections, decisions: Mapping[int, Decision]) -> Iterator[str]:
+def exported_names(detections: SlideDetections, decisions: Mapping[int, Decision]) -> Iterator[str]:
     """Yield the class under which each detection is exported."""
     kinds = detections.header.classes
     for row, (kind, counts) in enumerate(zip(detections.kinds, detections.counted(decisions), strict=True)):
         decision = decisions.get(row)
         if counts:
-            yield kinds[kind].name if kinds[kind].counted else _counted_name(detections)
+            yield kinds[kind].name if kinds[kind].counted else detections.header.classes[detections.counted_class].name
         elif decision is not None:
             yield REJECTED
         else:
             yield CANDIDATE if kinds[kind].counted else kinds[kind].name
-
-
-def _counted_name(detections: SlideDetections) -> str:
-    """Return the class of an accepted mimic: the first class that is counted."""
-    return next((kind.name for kind in detections.header.classes if kind.counted), CANDIDATE)
 
 
 def _rows(values: NDArray[np.float32], size: int = 4096) -> Iterator[list[float]]:
@@ -196,45 +201,3 @@ def patch_features(
             name=mark or None,
             measurements={name: round(score, 6) for name, score in zip(names, scores, strict=True)},
         )
-
-
-def reviewed_decisions(
-    features: Iterable[Feature], detections: SlideDetections, earlier: Mapping[int, Decision] | None = None
-) -> dict[int, Decision]:
-    """Return the decisions made by reviewing detections in QuPath.
-
-    A detection whose class is unchanged keeps its decision, if any.  A detection that was assigned a counted class
-    (``mitosis``) is accepted; one that was assigned any other class, such as ``rejected``, or deleted, is rejected.
-
-    Parameters
-    ----------
-    features
-        All detections exported from QuPath.
-    detections
-        The detections that were exported to QuPath.
-    earlier
-        Decisions at the time of the export, by row.
-
-    Raises
-    ------
-    UsageError
-        If the file contains none of these detections: it belongs to another slide or model.
-    """
-    earlier = earlier or {}
-    found: dict[int, str | None] = {}
-    for feature in features:
-        row = detections.row_of(feature.identity or "")
-        if row is not None:
-            found[row] = feature.classification
-    if not found and len(detections):
-        raise UsageError(
-            "the file contains none of this slide's detections",
-            remedy="Export all objects of the same slide from QuPath, as GeoJSON",
-        )
-    counted = {kind.name for kind in detections.header.classes if kind.counted}
-    result = dict(earlier)
-    for row, then in enumerate(_names(detections, earlier)):
-        now = found.get(row, REJECTED)
-        if now != then:
-            result[row] = Decision.on(detections, row, "accepted" if now in counted else "rejected")
-    return result

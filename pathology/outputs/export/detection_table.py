@@ -6,7 +6,8 @@
 ``class``, ``score``     output of the detector
 ``x``, ``y``             centre in level-0 pixels
 ``in_hotspot``           ``yes`` if it counts in the hotspot, at the time of writing
-``decision``             empty, ``accepted`` or ``rejected``: the column to edit
+``decision``             empty, ``accepted`` or ``rejected``: the column to edit; ``added`` where a reviewer
+                         added the mitosis in QuPath, any other entry removes it
 =======================  ==============================================================================
 """
 
@@ -65,10 +66,16 @@ def write_detection_table(
     for row, ((x, y), score, kind) in enumerate(
         zip(detections.found.centres.tolist(), detections.found.scores.tolist(), detections.kinds.tolist(), strict=True)
     ):
-        decision = decisions[row].verdict if row in decisions else ""
+        verdict = decisions[row].verdict if row in decisions else ""
         place = "yes" if row in members else ""
         name = detections.header.classes[kind].name
-        writer.writerow((detections.uuid(row), row + 1, name, f"{score:.4f}", f"{x:.1f}", f"{y:.1f}", place, decision))
+        writer.writerow((detections.uuid(row), row + 1, name, f"{score:.4f}", f"{x:.1f}", f"{y:.1f}", place, verdict))
+    name = detections.header.classes[detections.counted_class].name
+    for row, decision in decisions.items():
+        if decision.verdict == "added":
+            place = "yes" if row in members else ""
+            cells = ("", f"{decision.x:.1f}", f"{decision.y:.1f}", place, "added")
+            writer.writerow((detections.uuid(row), row + 1, name, *cells))
     write_text(path, stream.getvalue())
 
 
@@ -112,6 +119,7 @@ def read_detection_table(
         if column not in names:
             raise InputTableError(f"the table has no column {column!r}", where=path, remedy="Edit the exported table")
     result = dict(earlier or {})
+    added = {detections.uuid(row): row for row, decision in result.items() if decision.verdict == "added"}
     lines: dict[int, int] = {}
     for record in reader:
         line = reader.line_num
@@ -120,6 +128,10 @@ def read_detection_table(
         if not identity and not word:
             continue
         row = detections.row_of(identity)
+        if row is None and identity.lower() in added:
+            if word != "added":
+                result.pop(added[identity.lower()], None)
+            continue
         if row is None:
             raise InputTableError(f"line {line}: {identity!r} is not a detection of this slide", where=path)
         if row in lines:

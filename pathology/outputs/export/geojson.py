@@ -10,10 +10,13 @@ are read too.
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -25,7 +28,7 @@ from pathology.atomic_files import replacing
 from pathology.errors import StoreError
 from pathology.outputs.figures.polygons import Polygon
 
-__all__ = ["Feature", "ObjectType", "read_geojson", "rectangle", "write_geojson"]
+__all__ = ["Feature", "ObjectType", "read_geojson", "read_objects", "rectangle", "write_geojson"]
 
 ObjectType = Literal["annotation", "detection", "tile"]
 
@@ -81,6 +84,18 @@ class Feature:
     measurements: Mapping[str, float] = field(default_factory=dict)
     identity: str | None = None
     locked: bool = False
+    points: tuple[tuple[float, float], ...] = ()
+    """Level-0 ``(x, y)`` of a point object; read, not written."""
+
+    def place(self) -> tuple[float, float, float, float] | None:
+        """Return the bounding box ``(left, top, right, bottom)``; ``None`` without a shape."""
+        corners = [ring for polygon in self.polygons for ring in polygon]
+        if self.points:
+            corners.append(np.array(self.points, np.float64))
+        if not corners:
+            return None
+        low, high = np.min([ring.min(axis=0) for ring in corners], axis=0), np.max([r.max(0) for r in corners], axis=0)
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Polygon:
@@ -151,17 +166,7 @@ def _number(value: float) -> str:
 
 
 def read_geojson(path: Path) -> Iterator[Feature]:
-    """Yield the features of a file that this package or QuPath wrote, one at a time.
-
-    Polygons and multipolygons are read; points, lines and objects without a shape are skipped, since areas and
-    detections are polygons.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file does not exist.
-    StoreError
-        If it is not GeoJSON, or is truncated.
+    """Yield the areas of a file; see :func:`read_objects`, which also yields points and objects without a shape.
 
     Examples
     --------
@@ -169,17 +174,38 @@ def read_geojson(path: Path) -> Iterator[Feature]:
     >>> len(features) > 0
     True
     """
-    with path.open("rb") as file:
-        for number, entry in enumerate(_entries(file, path)):
+    return (feature for feature in read_objects(path) if feature.polygons)
+
+
+def read_objects(path: Path) -> Iterator[Feature]:
+    """Yield the objects of a file written by this package or by QuPath, one at a time; it may be gzipped.
+
+    Lines and objects without a geometry are yielded without a shape.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    StoreError
+        If it is not GeoJSON, or is truncated.
+    """
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        with gzip.GzipFile(fileobj=raw) if zipped else nullcontext(raw) as file:
             try:
-                feature = _decoded(entry)
-            except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-                raise StoreError(f"feature {number + 1} is not a GeoJSON feature ({error})", where=path) from error
-            if feature is not None:
-                yield feature
+                for number, entry in enumerate(_entries(file, path)):
+                    try:
+                        yield _decoded(entry)
+                    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+                        raise StoreError(
+                            f"feature {number + 1} is not a GeoJSON feature ({error})", where=path
+                        ) from error
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise StoreError("the compressed file is damaged", where=path, remedy="Export it again") from error
 
 
-def _entries(file: BinaryIO, path: Path) -> Iterator[Any]:
+def _entries(file: BinaryIO | gzip.GzipFile, path: Path) -> Iterator[Any]:
     """Yield the features of the file, which is a list of features or an object that contains one."""
     decoder, text = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8-sig")()
     buffer, place, ended = "", 0, False
@@ -256,16 +282,14 @@ def _entries(file: BinaryIO, path: Path) -> Iterator[Any]:
         raise StoreError("this file is not UTF-8 text", where=path) from error
 
 
-def _decoded(entry: Mapping[str, Any]) -> Feature | None:
-    geometry = entry.get("geometry")
-    if not geometry or geometry["type"] not in ("Polygon", "MultiPolygon"):
-        return None
-    parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    polygons = tuple(tuple(np.array(ring, np.float64)[:, :2] for ring in part) for part in parts)
+def _decoded(entry: Mapping[str, Any]) -> Feature:
+    polygons, points = _shape(entry.get("geometry") or {})
     properties = entry.get("properties") or {}
     stated = properties.get("objectType") or properties.get("object_type") or entry.get("id")
     identity = entry.get("id")
     classification = properties.get("classification") or {}
+    if isinstance(classification, str):
+        classification = {"name": classification}
     measurements = properties.get("measurements") or {}
     if isinstance(measurements, list):
         measurements = {m["name"]: m["value"] for m in measurements}
@@ -275,10 +299,32 @@ def _decoded(entry: Mapping[str, Any]) -> Feature | None:
         classification=classification.get("name") or ": ".join(classification.get("names", [])) or None,
         colour=_colour(classification),
         name=properties.get("name"),
-        measurements={str(n): float(v) for n, v in measurements.items() if v is not None},
+        measurements={str(n): value for n, v in measurements.items() if (value := _measurement(v)) is not None},
         identity=None if identity is None or identity in _TYPES else str(identity),
         locked=bool(properties.get("isLocked", properties.get("is_locked", False))),
+        points=points,
     )
+
+
+def _shape(geometry: Mapping[str, Any]) -> tuple[tuple[Polygon, ...], tuple[tuple[float, float], ...]]:
+    """Return the polygons that have an area, and the points."""
+    kind = geometry.get("type")
+    inside = geometry["coordinates"] if kind in ("Polygon", "MultiPolygon", "Point", "MultiPoint") else []
+    if kind in ("Polygon", "MultiPolygon"):
+        parts = [inside] if kind == "Polygon" else inside
+        rings = (tuple(np.array(ring, np.float64)[:, :2] for ring in part if len(ring) > 2) for part in parts)
+        return tuple(polygon for polygon in rings if polygon), ()
+    if kind in ("Point", "MultiPoint") and inside:
+        return (), tuple((float(p[0]), float(p[1])) for p in ([inside] if kind == "Point" else inside))
+    return (), ()
+
+
+def _measurement(value: object) -> float | None:
+    """Return a measurement as a number; texts, which scripts add, are none."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
 
 
 def _colour(classification: Mapping[str, Any]) -> tuple[int, int, int] | None:

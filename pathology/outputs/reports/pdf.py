@@ -257,8 +257,8 @@ def _answer(result: SlideResult, count: ReviewedCount | None) -> Table:
     elif count is not None and result.prediction is None:
         colour = _GREY
         why = "Detected by the model; not reviewed"
-        if count.accepted or count.rejected:
-            why = f"After review: {count.accepted:,} accepted, {count.rejected:,} rejected"
+        if count.accepted or count.rejected or count.added:
+            why = f"After review: {count.accepted:,} accepted, {count.rejected:,} rejected, {count.added:,} added"
         lines = [(f"{count.total:,} {'mitosis' if count.total == 1 else 'mitoses'}", why)]
     else:
         finding = next((f for f in result.classes if f.name == result.prediction), None)
@@ -356,7 +356,7 @@ def _mitoses(count: ReviewedCount, card: Card, tissue_mm2: float | None) -> list
     spot = count.hotspot
     rows: list[tuple[str, str | None]] = [
         ("Counted on the slide", f"{count.total:,} of {count.detections:,} detections"),
-        ("Reviewed", f"{count.accepted:,} accepted, {count.rejected:,} rejected"),
+        ("Reviewed", f"{count.accepted:,} accepted, {count.rejected:,} rejected, {count.added:,} added"),
         ("Per mm² of tissue", None if count.per_mm2 is None else f"{count.per_mm2:.2f} /mm²"),
     ]
     if spot is not None:

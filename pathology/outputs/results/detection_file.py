@@ -153,7 +153,11 @@ def read_decisions(folder: Path, detections: SlideDetections) -> dict[int, Decis
     record = _read(folder / DECISIONS)
     if record is None or record.detections != detections.identity:
         return {}
-    return {decision.row: decision for decision in record.decisions if decision.row < len(detections)}
+    return {decision.row: decision for decision in record.decisions if _fits(decision, detections)}
+
+
+def _fits(decision: Decision, detections: SlideDetections) -> bool:
+    return (decision.row >= len(detections)) == (decision.verdict == "added")
 
 
 def _read(path: Path) -> Decisions | None:

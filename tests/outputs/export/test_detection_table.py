@@ -101,7 +101,7 @@ def test_what_is_wrong_is_named_with_its_line(detections, tmp_path):
     with pytest.raises(InputTableError, match="no column 'decision'"):
         read_detection_table(path, detections)
     path.write_bytes(b"\xff\xfe\x00rubbish")
-    with pytest.raises(InputTableError, match="cannot be read"):
+    with pytest.raises(InputTableError, match="cannot read the table"):
         read_detection_table(path, detections)
 
 

@@ -8,8 +8,9 @@ from pathology.errors import StoreError, UsageError
 from pathology.findings.mitotic_count import count_mitoses
 from pathology.findings.reviewed_count import HOTSPOT_LIMIT, count_reviewed
 from pathology.findings.slide_detections import Decision
-from pathology.outputs.export.annotations import CANDIDATE, REJECTED, detection_features, reviewed_decisions
-from pathology.outputs.export.geojson import read_geojson, write_geojson
+from pathology.outputs.export.annotations import CANDIDATE, REJECTED, detection_features
+from pathology.outputs.export.geojson import read_objects, write_geojson
+from pathology.outputs.export.qupath_review import read_review
 from pathology.outputs.results.detection_file import (
     DECISIONS,
     DETECTIONS,
@@ -141,8 +142,8 @@ class TestQuPath:
     def edited(self, tmp_path, detections, earlier, edit):
         path = tmp_path / "edited.geojson"
         write_geojson(path, detection_features(detections, earlier))
-        features = list(edit(list(read_geojson(path))))
-        return reviewed_decisions(features, detections, earlier)
+        features = list(edit(list(read_objects(path))))
+        return read_review(features, detections, earlier).decisions
 
     def test_untouched_objects_give_no_decisions(self, tmp_path, detections):
         assert self.edited(tmp_path, detections, {}, lambda features: features) == {}
@@ -197,4 +198,4 @@ class TestQuPath:
     def test_another_slides_file_is_refused(self, detections):
         other = random_detections("other", (4000, 3000), 10)
         with pytest.raises(UsageError, match="none of this slide's detections"):
-            reviewed_decisions(detection_features(other), detections)
+            read_review(detection_features(other), detections)
