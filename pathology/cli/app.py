@@ -327,7 +327,7 @@ def systems_command(as_json: Annotated[bool, typer.Option("--json", help="Print 
 
 
 def _add_groups() -> None:
-    from pathology.cli.classifiers.commands import add_commands
+    from pathology.cli.classifiers import add_commands
     from pathology.cli.cohort import app as cohort
     from pathology.cli.grade import app as grade
     from pathology.cli.methylation import app as methylation

@@ -1,1 +1,5 @@
 """The commands that train and evaluate slide classifiers, and compare readers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+from .commands import add_commands
+
+__all__ = ["add_commands"]
