@@ -81,7 +81,7 @@ PLANTED = {
     "survival/groups.py": "pathology.radiology.io.cohort",
     "cohorts/selection.py": "pathology.systems.system",
     "outputs/reports/batch.py": "pathology.slide.open",
-    "radiology/io/geometry.py": "pathology.radiology.models.base",
+    "radiology/io/geometry.py": "pathology.radiology.models.recipe",
 }
 
 
