@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{card.name} is a {card.architecture}", remedy=f"This explains a {', '.join(sorted(LAST_LAYERS))}"
         )
     slide = open_results(arguments.results)[arguments.slide]
-    name = arguments.name or slide.record.prediction
+    name = arguments.name or slide.record.most_probable_class
     if name not in card.classes:
         raise UsageError(f"the model has no class {name!r}", remedy=f"Choose one of: {', '.join(card.classes)}")
     group: Any = zarr.open_group(slide.folder / "predictions.zarr", mode="r")
@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("results", type=Path, help="results folder of pathology score")
     parser.add_argument("slide", help="slide_id")
     parser.add_argument("--model", required=True, help="the model it was scored with")
-    parser.add_argument("--class", dest="name", help="class to explain; by default the slide's leading one")
+    parser.add_argument("--class", dest="name", help="class to explain; by default the most probable class of the slide")
     parser.add_argument("--patches", type=int, default=12, help="how many of its most probable patches")
     parser.add_argument("--out", type=Path, default=Path("explained.png"), help="the picture to write")
     try:

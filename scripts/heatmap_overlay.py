@@ -37,12 +37,12 @@ def main() -> None:
         picture = slide.overlay(given.class_name, longest=given.width, smooth_um=given.smooth)
         Image.fromarray(picture).save(given.overlay)
 
-        name = given.class_name or str(result.prediction)
+        name = given.class_name or str(result.most_probable_class)
         probability = slide.heatmap(name)  # (rows, columns), NaN where no tissue was scored
         row, column = np.unravel_index(np.nanargmax(probability), probability.shape)
         x, y, *_ = slide.heatmaps.bounds(int(row), int(column))
         print(
-            f"{given.overlay}: {result.prediction} leads. The highest probability of {name} is "
+            f"{given.overlay}: {result.summary}. The highest probability of {name} is "
             f"{probability[row, column]:.2f}, at level-0 pixel ({x:.0f}, {y:.0f}). Research use only."
         )
 
