@@ -117,7 +117,9 @@ def main() -> int:
     parser.add_argument("results", type=Path, help="results folder of pathology score")
     parser.add_argument("slide", help="slide_id")
     parser.add_argument("--model", required=True, help="the model it was scored with")
-    parser.add_argument("--class", dest="name", help="class to explain; by default the most probable class of the slide")
+    parser.add_argument(
+        "--class", dest="name", help="class to explain; by default the most probable class of the slide"
+    )
     parser.add_argument("--patches", type=int, default=12, help="how many of its most probable patches")
     parser.add_argument("--out", type=Path, default=Path("explained.png"), help="the picture to write")
     try:
