@@ -128,7 +128,7 @@ def test_which_engine_runs_it(quantised, model, monkeypatch):
 
     def recorded(bundle, *, precision="fp32", batch_size=4, **others):
         made.append((precision, batch_size))
-        facts = dict.fromkeys(("name", "device", "batch_size", "appetite", "patch", "classes", "extras"))
+        facts = dict.fromkeys(("name", "device", "batch_size", "preferred_batch", "patch", "classes", "extras"))
         return SimpleNamespace(precision=precision, **facts)
 
     with pytest.MonkeyPatch.context() as patch:

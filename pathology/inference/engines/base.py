@@ -83,7 +83,7 @@ class Engine(ABC):
         ``fp32``, ``bf16``, ``fp16`` or ``int8``.
     batch_size : int
         Patches per batch.
-    appetite : int
+    preferred_batch : int
         Patches to pass at once so that the device is never idle; a multiple of ``batch_size``.
     patch : int
         Side of a patch in pixels.

@@ -181,8 +181,11 @@ def test_the_report_says_what_was_found(slide, tmp_path):
     total = int(slide.detections.counted().sum())
     assert found["whole slide", "Number of mitotic figures"] == total
     assert found["hotspot", "Mitotic figures per area"] == pytest.approx(
-        found["hotspot", "Number of mitotic figures"] / 1.734
+        found["hotspot", "Number of mitotic figures"] / found["hotspot", "Area"]
     )
+    # The density is of the tissue in the window of 1.734 mm², which is larger than this slide.
+    assert found["hotspot", "Area"] == pytest.approx(slide.count().hotspot.tissue_mm2)
+    assert found["hotspot", "Area"] < record.tissue_mm2 * 1.1 < 1.734
 
 
 def test_the_hotspots_border_lies_around_it(slide, tmp_path):
