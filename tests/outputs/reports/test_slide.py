@@ -54,7 +54,7 @@ def test_a_scored_slide(make, card, result, pictures):
         "0.5 µm/px, from the slide file",
         "64 × 64 px at 1 µm/px",
         "500 × 400 µm",
-        "tiff reader",
+        "Reader tiff",
         "3.2 s",
         "Three cases only.",
         "Tiles & crops",
