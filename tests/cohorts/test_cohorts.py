@@ -235,7 +235,7 @@ def test_goes_on_where_it_was_broken_off(bucket, tmp_path):
 
 def test_a_wrong_sum_is_refused(bucket, tmp_path):
     bucket.tags["a/2.dcm"] = "0" * 32
-    with pytest.raises(FetchError, match="MD5 differs"):
+    with pytest.raises(FetchError, match="MD5 checksum mismatch"):
         fetch([one("a")], tmp_path, endpoint=bucket.address)
     assert not (tmp_path / "a" / "2.dcm").exists()
     assert (tmp_path / "a" / "1.dcm").exists()

@@ -38,7 +38,7 @@ def test_a_slides_report(results, tmp_path):
     for finding in slide.record.classes:
         assert finding.name in said
     assert "Mitoses" in said
-    count = count_reviewed(slide.detections, mpp=0.499, tissue_mm2=slide.record.tissue_mm2)
+    count = slide.count()
     assert f"{count.total} of 60 detections" in said
     assert f"{count.hotspot.per_mm2:.2f} /mm²" in said
     assert "95 % CI" in said
