@@ -39,7 +39,7 @@ def test_nifti_lies_where_simpleitk_puts_it(tmp_path, oblique):
 
 
 def test_broken_files_are_refused(tmp_path):
-    with pytest.raises(StudyError, match="file not found"):
+    with pytest.raises(StudyError, match="file or folder not found"):
         open_volume(tmp_path / "none.nii.gz")
     (tmp_path / "bad.nii.gz").write_bytes(b"not a volume")
     with pytest.raises(StudyError, match="cannot be read"):

@@ -247,7 +247,7 @@ def _train_apart(given):
 
 
 def test_two_processes_train_one_network(patches, tmp_path):
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_slide_fit as t; t._train_apart(sys.argv[2])"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_fit as t; t._train_apart(sys.argv[2])"
     given = tmp_path / "given.json"
     told = {"stores": [*map(str, patches.stores)], "keep": [k.tolist() for k in patches.keep], "results": str(tmp_path)}
     given.write_text(json.dumps(told))
