@@ -109,7 +109,7 @@ def test_the_density_is_of_the_tissue_in_the_window():
     assert "in a window of 0.25 mm²" in spot.basis
     alone = count_mitoses(points, 0.25, window=window).hotspot
     assert alone.per_mm2 == pytest.approx(4)
-    assert "not known" in alone.basis
+    assert "tissue area unknown" in alone.basis
 
 
 def test_of_equal_windows_the_one_with_more_tissue_is_taken():

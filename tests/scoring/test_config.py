@@ -84,7 +84,7 @@ def test_wrong_usage_ends_before_any_work(slides, model, tmp_path):
         ({"workers": 0}, "workers: .* not 0"),
         ({"readers": -1}, "readers: "),
         ({"mpp": -0.5}, "mpp: .* not -0.5"),
-        ({"engine": "steam"}, "engine 'steam' does not exist"),
+        ({"engine": "steam"}, "unknown engine 'steam'"),
     ],
 )
 def test_python_gets_the_same_errors(slides, model, tmp_path, options, said):

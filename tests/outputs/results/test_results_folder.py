@@ -79,7 +79,9 @@ def test_the_hotspot_goes_along(results, tmp_path):
     (hotspot,) = [feature for feature in features if feature.classification == "hotspot"]
     slide = results["a"]
     assert hotspot.measurements["Count"] == slide.detections.counted().sum()  # the window is larger than the slide
-    assert hotspot.measurements["Per mm^2"] == pytest.approx(hotspot.measurements["Count"] / 1.734)
+    assert hotspot.measurements["Per mm^2"] == pytest.approx(
+        hotspot.measurements["Count"] / hotspot.measurements["Tissue mm^2"]
+    )
 
 
 def test_smoothing_changes_maps_but_not_where_they_are(results, tmp_path):

@@ -72,7 +72,7 @@ def test_seed_decides():
 
 
 def test_a_class_with_too_few_patients_is_refused():
-    with pytest.raises(UsageError, match="class 1 has 2 patients for 4 sets"):
+    with pytest.raises(UsageError, match="class 1 has only 2 patients for 4 sets"):
         split_slides(cohort([9, 2]))
 
 
