@@ -83,7 +83,7 @@ class TestPictures:
         texts = _texts(svg)
         assert "At risk" in texts
         for site, n in frame["site"].value_counts().items():
-            assert any(t.startswith(f"{site} (") and t.endswith(f"of {n})") for t in texts if t)
+            assert any(t.startswith(f"{site} (") and t.endswith(f"/{n})") for t in texts if t)
             assert str(n) in texts  # at risk at time 0
         assert any("log-rank p" in t for t in texts if t)
         assert png.stat().st_size > 5000

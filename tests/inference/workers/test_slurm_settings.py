@@ -43,5 +43,5 @@ def test_without_slurm(tmp_path, monkeypatch):
 
 
 def test_one_cluster_or_the_other(tmp_path):
-    with pytest.raises(UsageError, match="both"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         score(tmp_path, "any", tmp_path / "out", scheduler="tcp://127.0.0.1:1", slurm=tmp_path / "slurm.yaml")

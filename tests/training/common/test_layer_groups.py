@@ -80,5 +80,5 @@ def test_rates_are_spaced_by_equal_factors():
 
 
 def test_other_networks_are_refused():
-    with pytest.raises(UsageError, match="Linear has no known groups"):
+    with pytest.raises(UsageError, match="no layer groups are defined for Linear"):
         layer_groups(nn.Linear(2, 2))
