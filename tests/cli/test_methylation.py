@@ -45,7 +45,7 @@ def test_predict_writes_every_promoter(sample, weights, tmp_path):
     calls, promoters = sample
     result = run("predict", calls, promoters, "-w", weights, "-o", tmp_path / "out" / "marks.csv")
     assert result.exit_code == 0, result.output
-    assert "61 promoters, weights of your own." in result.output
+    assert "61 promoters, custom weights." in result.output
     assert "1 of them have no methylation call in any of their 40 windows" in result.output
     found = pd.read_csv(tmp_path / "out" / "marks.csv")
     table = read_promoters(promoters)
@@ -61,7 +61,7 @@ def test_the_published_weights_are_named(sample, data_dir, tmp_path):
     published = data_dir / "methylation" / "M2A_H3K27ac_Model_V2.h5"
     result = run("predict", calls, promoters, "-w", published, "-o", tmp_path / "marks.csv")
     assert result.exit_code == 0, result.output
-    assert "H3K27ac by the published weights" in result.output
+    assert "H3K27ac, published weights" in result.output
 
 
 def test_transfer_learns_and_predict_takes_its_weights(sample, weights, tmp_path):

@@ -58,7 +58,7 @@ def test_the_page_begins_with_the_models_own_rule_and_then_shows_pictures(tmp_pa
     ]
     assert "By slide: mean patch probability" in headings[5:]
     assert len(headings) == len(set(headings))
-    assert "25% of the time spent waiting for patches" in page.read_text()
+    assert "25% of the time waiting for patches" in page.read_text()
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 6
 
 

@@ -61,5 +61,5 @@ def test_candidates_are_matched_one_to_one():
 
 
 def test_nothing_to_fit_is_refused():
-    with pytest.raises(UsageError, match="none"):
+    with pytest.raises(UsageError, match="requires both"):
         fit_platt(Candidates(np.array([0.2, 0.9]), np.array([True, True]), np.array(["a", "b"])))
