@@ -35,7 +35,7 @@ def test_cells_of_the_map_become_places_of_the_slide():
     expected[:, :5] = True  # 0.55 in the first patch, 0.4 in the second, nothing known of the third
     np.testing.assert_array_equal(mask, expected)
     assert where(heatmap, asked.model_copy(update={"threshold": 0.4}), (5, 15), (300, 100))[:, :10].all()
-    with pytest.raises(UsageError, match="no class"):
+    with pytest.raises(UsageError, match="unknown class"):
         where(heatmap, RegionSettings(results="r", classes=("tumour",)), (5, 15), (300, 100))
 
 
