@@ -11,9 +11,9 @@ The names most scripts need are here, and the rooms that hold the rest.  All are
 
 import logging
 
-import lazy_loader
+from pathology.lazy_names import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
 
 # A library leaves it to the program whether and where its messages are shown.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pathology._version import __version__
 from pathology.cli.settings_options import Config, given_settings, option_names, settings_command
 from pathology.errors import PathologyError
 
@@ -84,6 +83,8 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
+        from pathology._version import __version__
+
         typer.echo(f"pathology {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:

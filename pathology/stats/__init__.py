@@ -3,6 +3,6 @@
 Nothing of slides is in it.  Patients, not images, are the unit wherever they are given.
 """
 
-import lazy_loader
+from pathology.lazy_names import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -3,6 +3,6 @@
 For tests of this package and of what others build on it.
 """
 
-import lazy_loader
+from pathology.lazy_names import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,5 +1,5 @@
 """Reports: the batch report, slide reports, PDF and Excel."""
 
-import lazy_loader
+from pathology.lazy_names import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

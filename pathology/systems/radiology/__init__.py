@@ -1,5 +1,5 @@
 """Published systems that read MRI, CT and PET, one per file."""
 
-import lazy_loader
+from pathology.lazy_names import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -76,5 +76,5 @@ def test_from_tiles_to_a_bundle_and_again(small_tiles, tmp_path):
 def test_a_folder_without_tiles(tmp_path):
     done = run("--data", tmp_path, "--out", tmp_path / "out", "--work", tmp_path / "work", "--quick")
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("there are no tiles in Non-Tumor. Give the folder that holds it.")
+    assert done.stderr.strip().endswith("no tiles in Non-Tumor. Pass its parent folder.")
     assert not (tmp_path / "out").exists()
