@@ -3,13 +3,14 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lazy_loader
 
 _IMPORT = re.compile(r"^from \.([\w.]*) import (?:\(([^)]*)\)|([^(\n]*))$", re.MULTILINE)
 
 
-def attach_stub(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return the ``__getattr__``, ``__dir__`` and ``__all__`` that a package's stub describes.
 
     ``lazy_loader.attach_stub`` does the same with :func:`ast.parse`, whose recursion depth CPython 3.11 counts for all
@@ -39,4 +40,5 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], object], Calla
             names.setdefault(module, []).extend(found)
         else:
             rooms.update(found)
-    return lazy_loader.attach(package, rooms, names)
+    attached: tuple[Callable[[str], Any], Callable[[], list[str]], list[str]] = lazy_loader.attach(package, rooms, names)
+    return attached
