@@ -40,5 +40,7 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable
             names.setdefault(module, []).extend(found)
         else:
             rooms.update(found)
-    attached: tuple[Callable[[str], Any], Callable[[], list[str]], list[str]] = lazy_loader.attach(package, rooms, names)
+    attached: tuple[Callable[[str], Any], Callable[[], list[str]], list[str]] = lazy_loader.attach(
+        package, rooms, names
+    )
     return attached
