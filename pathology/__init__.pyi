@@ -1,6 +1,7 @@
 from . import (
     bundle,
     cohorts,
+    encoders,
     errors,
     evaluation,
     findings,
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "bundle",
     "cohorts",
+    "encoders",
     "errors",
     "evaluation",
     "find_slides",

@@ -25,6 +25,7 @@ __all__ = [
     "ScoreSettings",
     "TissueSettings",
     "cache_folder",
+    "data_folder",
 ]
 
 
@@ -223,4 +224,19 @@ def cache_folder() -> Path:
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "sarcoma-pathology"
+
+
+def data_folder() -> Path:
+    """Return the folder for what the user adds, such as models and encoders: the platform's data folder.
+
+    ``%LOCALAPPDATA%`` on Windows, ``~/Library/Application Support`` on macOS, ``$XDG_DATA_HOME`` or
+    ``~/.local/share`` elsewhere (XDG Base Directory Specification 0.8), there ``sarcoma-pathology``.
+    """
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return base / "sarcoma-pathology"

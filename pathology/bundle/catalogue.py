@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathology.errors import BundleError, PathologyError, UnknownArchitectureErr
 from pathology.formatting import RESEARCH_USE_ONLY, scale
 from pathology.networks.registry import architectures, build_network
 from pathology.notebook import html_summary
+from pathology.settings import data_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -172,21 +172,13 @@ class Listed:
 
 
 def user_folder() -> Path:
-    """Return the user folder: the first of ``PATHOLOGY_MODELS``, otherwise the platform's default.
-
-    ``%LOCALAPPDATA%`` on Windows, ``~/Library/Application Support`` on macOS, ``$XDG_DATA_HOME`` or
-    ``~/.local/share`` elsewhere (XDG Base Directory Specification 0.8), there ``sarcoma-pathology/models``.
+    """Return the user folder: the first of ``PATHOLOGY_MODELS``, otherwise ``models`` in the platform's data folder;
+    see :func:`pathology.settings.data_folder`.
     """
     given = _environment_folders()
     if given:
         return given[0]
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / _APPLICATION / "models"
+    return data_folder() / "models"
 
 
 def search_path() -> tuple[Path, ...]:

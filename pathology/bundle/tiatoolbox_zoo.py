@@ -19,16 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pathology.bundle.card import CARD_NAME, WEIGHTS_NAME, Card, TrainingData, write_card
+from pathology.bundle.checkpoint import read_checkpoint
 from pathology.bundle.weights import file_sha256, load_weights, write_state_dict
-from pathology.errors import BundleError, MissingDependencyError, OutputError, UnknownModelError, UnsafeWeightsError
+from pathology.errors import BundleError, MissingDependencyError, OutputError, UnknownModelError
 from pathology.networks.registry import build_network
 from pathology.settings import cache_folder
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["ZOO_PREFIX", "zoo_bundle", "zoo_models"]
 
@@ -269,7 +267,8 @@ def _convert(name: str, entry: dict[str, Any], checkpoint: Path, folder: Path) -
     patch = sides.pop()
     stride = settings["stride_shape"][0]
     network = build_network(_ARCHITECTURE, len(task.classes), backbone=options["backbone"])
-    load_weights(network, _tensors(checkpoint), where=checkpoint)
+    remedy = "Delete it and download it again from TIAToolbox's hub"
+    load_weights(network, read_checkpoint(checkpoint, remedy=remedy), where=checkpoint)
     sha256 = write_state_dict(network.state_dict(), folder / WEIGHTS_NAME, half=False)
     write_card(
         Card.model_validate(
@@ -315,24 +314,3 @@ def _convert(name: str, entry: dict[str, Any], checkpoint: Path, folder: Path) -
         ),
         folder / CARD_NAME,
     )
-
-
-def _tensors(checkpoint: Path) -> dict[str, Tensor]:
-    """Read a checkpoint with PyTorch's restricted reader, which makes tensors and calls nothing else."""
-    import torch
-
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage raises one of many error types
-        raise UnsafeWeightsError(
-            "the checkpoint is damaged or contains more than tensors, and is not loaded",
-            where=checkpoint,
-            remedy="Delete it and download it again from TIAToolbox's hub",
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UnsafeWeightsError(
-            "the checkpoint is not a mapping of named tensors",
-            where=checkpoint,
-            remedy="Delete it and download it again from TIAToolbox's hub",
-        )
-    return {str(key): value for key, value in state.items()}

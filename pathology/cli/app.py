@@ -330,6 +330,7 @@ def systems_command(as_json: Annotated[bool, typer.Option("--json", help="Print 
 def _add_groups() -> None:
     from pathology.cli.classifiers import add_commands
     from pathology.cli.cohort import app as cohort
+    from pathology.cli.encoders import app as encoders
     from pathology.cli.grade import app as grade
     from pathology.cli.methylation import app as methylation
     from pathology.cli.models import app as models
@@ -339,6 +340,7 @@ def _add_groups() -> None:
 
     add_commands(app)
     app.add_typer(models, name="models")
+    app.add_typer(encoders, name="encoders")
     app.add_typer(grade, name="grade")
     app.add_typer(patient, name="patient")
     app.add_typer(survival, name="survival")

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from pathology import settings
 from pathology.bundle import catalogue
 from pathology.bundle.catalogue import list_bundles, load_bundle, search_path, user_folder
 from pathology.bundle.verify import verify_bundle
@@ -45,7 +46,7 @@ class TestSearchPath:
     )
     def test_the_platforms_place(self, monkeypatch, tmp_path, platform, variable, expected):
         monkeypatch.delenv("PATHOLOGY_MODELS", raising=False)
-        monkeypatch.setattr(catalogue.sys, "platform", platform)
+        monkeypatch.setattr(settings.sys, "platform", platform)
         monkeypatch.setenv(variable, str(tmp_path))
         assert user_folder() == tmp_path / expected
 
@@ -53,9 +54,9 @@ class TestSearchPath:
         for variable in ("PATHOLOGY_MODELS", "XDG_DATA_HOME"):
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setattr(catalogue.sys, "platform", "darwin")
+        monkeypatch.setattr(settings.sys, "platform", "darwin")
         assert user_folder() == tmp_path / "Library" / "Application Support" / "sarcoma-pathology" / "models"
-        monkeypatch.setattr(catalogue.sys, "platform", "linux")
+        monkeypatch.setattr(settings.sys, "platform", "linux")
         assert user_folder() == tmp_path / ".local" / "share" / "sarcoma-pathology" / "models"
 
     def test_the_shipped_models_are_on_it(self):
