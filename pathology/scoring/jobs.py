@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathology.settings import GridSettings, ScoreSettings
+from pathology.slide.readers.ome_zarr_metadata import is_zarr
 from pathology.slide.remote import local_copy, remote_signature
 
 if TYPE_CHECKING:
@@ -121,7 +122,10 @@ def source_signature(path: Path) -> list[list[str | int]]:
 
     Cheap enough for ten thousand slides; a slide whose signature changed is opened and its fingerprint compared.
     """
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    if is_zarr(path):  # Chunks are too many to look at each; whoever writes the image anew writes its metadata anew.
+        files = sorted(p for p in (path, *path.glob("*"), *path.glob("*/*")) if p.is_dir() or p.parent == path)
+    else:
+        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     return [[p.name, (s := p.stat()).st_size, s.st_mtime_ns] for p in files]
 
 

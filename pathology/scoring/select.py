@@ -131,9 +131,17 @@ def _at_address(url: str) -> SlideEntry:
     return SlideEntry("", Path(url), url=url)
 
 
+def _bare_name(path: Path) -> str:
+    """Return a slide's name without its ending; a folder's name has none, unless it is an OME-Zarr image."""
+    zarr = re.fullmatch(r"(.+?)(\.ome)?(\.zarr(\.zip)?|\.ozx)", path.name, re.IGNORECASE)
+    if zarr is not None:
+        return zarr[1]
+    return path.name if path.is_dir() else path.stem
+
+
 def _with_ids(entries: list[SlideEntry]) -> tuple[SlideEntry, ...]:
     namings: tuple[Callable[[Path], str], ...] = (
-        lambda p: p.name if p.is_dir() else p.stem,
+        _bare_name,
         lambda p: f"{p.parent.name}-{p.stem}",
         lambda p: f"{p.parent.name}-{p.name}",
     )

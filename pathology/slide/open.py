@@ -20,18 +20,20 @@ from pathology.errors import (
 )
 from pathology.slide.readers.base import SlideReader
 from pathology.slide.readers.dicom_series import dicom_files, first_of_each_series, is_dicom, read_instance
+from pathology.slide.readers.ome_zarr_metadata import is_ome_zarr, is_zarr
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES
 
 __all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "find_slides", "open_reader"]
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["tiff", "openslide", "dicom", "image"]
+Backend = Literal["tiff", "openslide", "dicom", "ome-zarr", "image"]
 
 BACKENDS: Final[dict[Backend, tuple[str, str]]] = {
     "tiff": ("pathology.slide.readers.tiff", "TiffReader"),
     "openslide": ("pathology.slide.readers.openslide", "OpenSlideReader"),
     "dicom": ("pathology.slide.readers.dicom", "DicomReader"),
+    "ome-zarr": ("pathology.slide.readers.ome_zarr", "OmeZarrReader"),
     "image": ("pathology.slide.readers.image", "ImageReader"),
 }
 """Module and class of each backend; imported when first used."""
@@ -61,8 +63,8 @@ def open_reader(
     Parameters
     ----------
     path
-        A slide file, any instance of a DICOM series (which opens the whole series), or a folder that holds one
-        DICOM series.
+        A slide file, any instance of a DICOM series (which opens the whole series), a folder that holds one
+        DICOM series, or the folder or ZIP archive of an OME-Zarr image.
     backend
         Use this backend and no other.
     threads
@@ -145,7 +147,7 @@ def _finest_instance(path: Path) -> Path:
 def _candidates(path: Path) -> tuple[Backend, ...]:
     """Choose backends by what the file is, not by its name."""
     if path.is_dir():
-        return ("dicom", "openslide")
+        return ("ome-zarr",) if is_zarr(path) else ("dicom", "openslide")
     if path.suffix.lower() in _VENDOR_SUFFIXES and path.stat().st_size > 0:
         return ("openslide",)
     with path.open("rb") as file:
@@ -161,6 +163,8 @@ def _candidates(path: Path) -> tuple[Backend, ...]:
         return ("tiff", "openslide")
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return ("image",)
+    if head.startswith(b"PK\3\4"):
+        return ("ome-zarr",)
     if not any(head):
         raise CorruptSlideError(
             "the file begins with zeros: it was not copied to its end",
@@ -213,7 +217,9 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     named = set()
     for given in paths:
         path = Path(given)
-        if path.is_dir():
+        if is_zarr(path):
+            found.setdefault(path)
+        elif path.is_dir():
             for slide in _in_folder(path):
                 found.setdefault(slide)
         elif path.exists():
@@ -240,13 +246,17 @@ def _in_folder(folder: Path) -> list[Path]:
     slides = [folder] if alone else [f for f in files if f in series or (f not in instances and _is_slide_name(f))]
     for entry in entries:
         # A MIRAX slide's data lie in a folder of the same name.
-        if entry.is_dir() and not entry.with_suffix(".mrxs").is_file():
+        if not entry.is_dir() or entry.with_suffix(".mrxs").is_file():
+            continue
+        if not is_zarr(entry):
             slides += _in_folder(entry)
+        elif is_ome_zarr(entry):
+            slides.append(entry)
     return sorted(slides, key=lambda path: [_natural_name(part) for part in path.parts])
 
 
 def _is_slide_name(path: Path) -> bool:
-    return path.suffix.lower() in SLIDE_SUFFIXES
+    return path.suffix.lower() in SLIDE_SUFFIXES or path.name.lower().endswith((".zarr.zip", ".ozx"))
 
 
 def _may_be_dicom(path: Path) -> bool:

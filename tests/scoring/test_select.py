@@ -166,3 +166,12 @@ def test_slides_of_formats_that_are_not_read_get_one_line(tmp_path, caplog):
     (tmp_path / "one.svs").unlink()
     with pytest.raises(UsageError, match=r"no slides found; 3 files .*2 \.vsi"):
         select_slides([tmp_path])
+
+
+def test_an_ome_zarr_image_is_named_without_its_ending(tmp_path):
+    for name in ("a.ome.zarr", "b.zarr"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".zgroup").write_text('{"zarr_format": 2}')
+        (tmp_path / name / ".zattrs").write_text('{"multiscales": [{"datasets": []}]}')
+    assert [entry.slide_id for entry in select_slides([tmp_path])] == ["a", "b"]
+    assert [entry.slide_id for entry in select_slides([tmp_path / "a.ome.zarr"])] == ["a"]
