@@ -16,7 +16,7 @@ from pathology.memory import give_back_freed_memory
 from pathology.settings import GridSettings, QualitySettings, TissueSettings
 from pathology.slide.readers.base import SlideReader
 from pathology.slide.scale import Scale, resolve_mpp
-from pathology.slide.stain.normalise import StainMethod, StainNormaliser, fit_look, sample_tissue
+from pathology.slide.stain.normalise import StainMethod, StainNormaliser, fit_stain, sample_tissue
 from pathology.slide.thumbnail import Thumbnail, thumbnail
 from pathology.slide.tissue.detect import TissueMask, find_tissue, mask_mpp
 from pathology.slide.tissue.quality import ARTEFACTS, SlideQuality, find_quality
@@ -89,7 +89,7 @@ class PreparedSlide:
                 f"{self.plan.grid.settings.mpp:.3g}: patches were upsampled {1 / self.plan.grid.scale:.1f} times and "
                 "lack detail that the model was trained on"
             )
-        if self.plan.left_out is not None and len(self.plan.left_out):
+        if self.plan.excluded is not None and len(self.plan.excluded):
             warnings.append(_exclusions(self.plan))
         if self.whole_tissue_mm2 is not None:
             warnings.append(
@@ -160,7 +160,7 @@ def prepare(
         Grid(grid(scale.mpp), reader.dimensions, scale.mpp), TissueShare(found.mask, reader.dimensions), limits
     )
     if not len(plan):
-        if plan.left_out is not None and len(plan.left_out):
+        if plan.excluded is not None and len(plan.excluded):
             raise NoTissueError(
                 f"every tissue patch has artefacts: {_exclusions(plan)}",
                 remedy="Inspect the quality image; --no-quality keeps patches with artefacts",
@@ -172,16 +172,16 @@ def prepare(
     normaliser = None
     if stain != "none":
         pixels = sample_tissue(reader, scale.mpp, found)
-        normaliser = StainNormaliser(fit_look(pixels, stain, source=reader.fingerprint))
+        normaliser = StainNormaliser(fit_stain(pixels, stain, source=reader.fingerprint))
     return PreparedSlide(scale, overview, found, artefacts, plan, normaliser, whole, reader.warnings)
 
 
 def _exclusions(plan: TilePlan) -> str:
     """Return how many patches were excluded, with counts by artefact, most frequent first."""
-    assert plan.left_out is not None
-    counts = plan.left_out.over.sum(axis=0)
+    assert plan.excluded is not None
+    counts = plan.excluded.over.sum(axis=0)
     reasons = ", ".join(f"{ARTEFACTS[i]} {counts[i]}" for i in np.argsort(-counts, kind="stable") if counts[i])
-    return f"{len(plan.left_out)} of {len(plan) + len(plan.left_out)} patches were excluded for artefacts ({reasons})"
+    return f"{len(plan.excluded)} of {len(plan) + len(plan.excluded)} patches were excluded for artefacts ({reasons})"
 
 
 def write_quality_picture(path: Path, prepared: PreparedSlide, title: str) -> None:

@@ -238,7 +238,7 @@ def _earlier(job: TileJob) -> TiledSlide | None:
 
 
 def _tiled(job: TileJob, store: PatchStore, *, unchanged: bool = False) -> TiledSlide:
-    excluded = len(store.left_out) if store.left_out is not None else 0
+    excluded = len(store.excluded) if store.excluded is not None else 0
     return TiledSlide(job.slide_id, job.path, job.store, len(store), excluded, unchanged=unchanged)
 
 

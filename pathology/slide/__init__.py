@@ -1,4 +1,4 @@
-"""Slides of any format: opening them, pictures at any scale, their scale and tissue.
+"""Slides of any format: opening, reading at any scale, scale and tissue.
 
 Everything is in level-0 pixels, ``(x, y)`` from the top left.
 """

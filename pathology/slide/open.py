@@ -1,4 +1,4 @@
-"""Opening slides of any format, and finding them in folders."""
+"""Open slides of any format, and find them in folders."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ BACKENDS: Final[dict[Backend, tuple[str, str]]] = {
 
 _TIFF_SUFFIXES: Final = frozenset({".svs", ".tif", ".tiff", ".btf", ".tf8", ".qptiff", ".ndpi", ".scn", ".bif"})
 _VENDOR_SUFFIXES: Final = frozenset({".mrxs", ".vms", ".vmu", ".svslide", ".czi"})
-"""Formats only OpenSlide reads, whose first bytes may look like something else (a MIRAX index is a JPEG)."""
+"""Formats that only OpenSlide reads and whose first bytes may look like another format (a MIRAX index is a JPEG)."""
 _DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom"})
 _IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
 
 SLIDE_SUFFIXES: Final = _TIFF_SUFFIXES | _VENDOR_SUFFIXES | _DICOM_SUFFIXES | _IMAGE_SUFFIXES
-"""File name endings that are listed from a folder, however broken the file."""
+"""Suffixes that are listed from a folder, even if the file is damaged."""
 
 
 def open_reader(
@@ -55,10 +55,10 @@ def open_reader(
     threads: int = 1,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
 ) -> SlideReader:
-    """Open a slide with the backend that suits it.
+    """Open a slide with the backend that reads its format.
 
-    The direct readers come first; where one refuses a format, OpenSlide takes over.  The reader's ``backend`` says
-    which one it was.
+    The direct readers are tried first; if they refuse the file, OpenSlide takes over.  The reader's ``backend`` names
+    the one used.
 
     Parameters
     ----------
@@ -66,11 +66,11 @@ def open_reader(
         A slide file, any instance of a DICOM series (which opens the whole series), a folder that holds one
         DICOM series, or the folder or ZIP archive of an OME-Zarr image.
     backend
-        Use this backend and no other.
+        Use only this backend.
     threads
         Threads that decode the tiles of one read; 1 decodes in the calling thread.
     cache_bytes
-        Decoded tiles kept for neighbouring reads, in bytes.
+        Size of the cache of decoded tiles, in bytes.
 
     Returns
     -------
@@ -80,21 +80,21 @@ def open_reader(
     Raises
     ------
     SlideNotFoundError
-        If there is no such file.
+        If the file does not exist.
     CorruptSlideError
-        If the file is empty, damaged or cut off.
+        If the file is empty, damaged or truncated.
     NotBrightfieldError
-        If it is no 8-bit RGB picture.
+        If it is not an 8-bit RGB image.
     UnsupportedSlideError
-        If it is no slide, or none this package reads.
+        If it is not a slide, or its format is not supported.
     UsageError
-        If the backend does not exist.
+        If the backend is unknown.
     """
     path = Path(path)
     if backend is not None and backend not in BACKENDS:
-        raise UsageError(f"there is no backend {backend!r}; there are {', '.join(BACKENDS)}")
+        raise UsageError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
     if not path.exists():
-        raise SlideNotFoundError("there is no such file", where=path, remedy="Check the name and the folder")
+        raise SlideNotFoundError("file not found", where=path, remedy="Check the name and the folder")
     try:
         candidates = _candidates(path) if backend is None else (backend,)
         return _first_that_opens(path, candidates, threads, cache_bytes)
@@ -102,7 +102,7 @@ def open_reader(
         if isinstance(error, SlideError):
             raise
         raise UnsupportedSlideError(
-            "the file may not be read", where=path, remedy="Ask for permission to read it"
+            "permission denied", where=path, remedy="Make the file readable for your account"
         ) from error
     except OSError as error:
         if isinstance(error, SlideError):
@@ -123,10 +123,10 @@ def _first_that_opens(path: Path, candidates: Sequence[Backend], threads: int, c
         except CorruptSlideError:
             if not refusals or "dicom" not in candidates:
                 raise
-            # OpenSlide calls any DICOM file damaged that it does not understand.
+            # OpenSlide reports any DICOM file that it does not understand as damaged.
             raise refusals[0] from None
         except UnsupportedSlideError as refusal:
-            logger.info("%s: the %s reader does not read it: %s", path.name, name, refusal.what)
+            logger.info("%s: the %s reader cannot read it: %s", path.name, name, refusal.what)
             refusals.append(refusal)
     if len(refusals) == 1:
         raise refusals[0]
@@ -135,7 +135,7 @@ def _first_that_opens(path: Path, candidates: Sequence[Backend], threads: int, c
 
 
 def _finest_instance(path: Path) -> Path:
-    """Return the file that stands for a DICOM slide, whichever of its files or its folder was named."""
+    """Return the file that represents a DICOM slide, whichever of its files (or its folder) was given."""
     if path.is_dir():
         series = first_of_each_series(dicom_files(path))
         return series.pop() if len(series) == 1 else path
@@ -145,7 +145,7 @@ def _finest_instance(path: Path) -> Path:
 
 
 def _candidates(path: Path) -> tuple[Backend, ...]:
-    """Choose backends by what the file is, not by its name."""
+    """Choose backends by the file's content, not its name."""
     if path.is_dir():
         return ("ome-zarr",) if is_zarr(path) else ("dicom", "openslide")
     if path.suffix.lower() in _VENDOR_SUFFIXES and path.stat().st_size > 0:
@@ -156,7 +156,7 @@ def _candidates(path: Path) -> tuple[Backend, ...]:
         raise CorruptSlideError(
             "the file is empty (0 bytes)", where=path, remedy="Copy the slide again from its source"
         )
-    # First, since a DICOM file's preamble may be a TIFF header that shows one level of the slide.
+    # First, since a DICOM file's preamble may be a TIFF header that exposes one level of the slide.
     if is_dicom(head):
         return ("dicom", "openslide")
     if head[:4] in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
@@ -167,7 +167,7 @@ def _candidates(path: Path) -> tuple[Backend, ...]:
         return ("ome-zarr",)
     if not any(head):
         raise CorruptSlideError(
-            "the file begins with zeros: it was not copied to its end",
+            "the file begins with zeros: the copy is incomplete",
             where=path,
             remedy="Copy the slide again from its source",
         )
@@ -180,28 +180,28 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # a character cut in two at the end of what was read is no objection
+        if error.start < len(head) - 4:  # a character split at the end of the bytes read is fine
             return False
         text = head[: error.start].decode("utf-8")
     return all(character.isprintable() or character in "\t\r\n\f\ufeff" for character in text)
 
 
 def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
-    """List slides, looking into folders at any depth.
+    """List slides, searching folders recursively.
 
     Parameters
     ----------
     paths
-        Files and folders.  A file named here is always listed, whatever it is; of several files of one DICOM series
-        only one.
+        Files and folders.  Files given explicitly are always listed, whatever their format; several files of one
+        DICOM series are listed once.
 
     Returns
     -------
     list of Path
         In the order given, each folder's slides in natural order (``s2`` before ``s10``), each slide once.  A DICOM
-        series is one entry: its folder where nothing else lies there, otherwise one of its instances.  From folders,
-        files with a slide's or picture's name ending are listed however broken, DICOM files also without one, and
-        everything else (notes, tables, hidden files, a MIRAX or VMS slide's parts) is left out.
+        series is one entry: its folder if it contains nothing else, otherwise one of its instances.  In folders, files
+        with a slide or image suffix are listed even if damaged, and DICOM files even without a suffix; everything else
+        (notes, tables, hidden files, the parts of a MIRAX or VMS slide) is ignored.
 
     Raises
     ------
@@ -226,11 +226,9 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
             found.setdefault(path)
             named.add(path)
         else:
-            raise SlideNotFoundError(
-                "there is no such file or folder", where=path, remedy="Check the name and the folder"
-            )
+            raise SlideNotFoundError("file or folder not found", where=path, remedy="Check the name and the folder")
     instances = [path for path in found if path.is_file() and _may_be_dicom(path)]
-    # What is no slide at all is listed where it was named, so that it is refused by name.
+    # A file given explicitly that is not a slide is listed too, so that the error names it.
     others = {path for path in named.intersection(instances) if not read_instance(path).microscopy}
     doubles = set(instances) - first_of_each_series(instances) - others
     return [path for path in found if path not in doubles]
@@ -245,7 +243,7 @@ def _in_folder(folder: Path) -> list[Path]:
     alone = len(series) == 1 and len(instances) > 1 and all(f in instances or not _is_slide_name(f) for f in files)
     slides = [folder] if alone else [f for f in files if f in series or (f not in instances and _is_slide_name(f))]
     for entry in entries:
-        # A MIRAX slide's data lie in a folder of the same name.
+        # A MIRAX slide stores its data in a folder of the same name.
         if not entry.is_dir() or entry.with_suffix(".mrxs").is_file():
             continue
         if not is_zarr(entry):

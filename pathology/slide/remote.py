@@ -1,8 +1,8 @@
-"""Slides in object stores and on servers: any address that fsspec understands.
+"""Slides in object stores and on servers: any URL that fsspec supports.
 
-Readers want a file: they read its index and then single tiles from places far apart, which over a network costs a
-round trip each.  So a slide is copied once to each machine that reads it and stays there, for the tasks and runs to
-come, until room is needed.
+Readers need a file: they read its index and then individual tiles at scattered offsets, which over a network costs one
+round trip each.  So each machine that reads a slide copies it once and keeps the copy for later tasks and runs, until
+the space is needed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["local_copy", "remote_signature", "slides_at", "url_of", "without_acc
 _URL = re.compile(r"((?:[a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
 _SEVERAL_FILES = frozenset({".mrxs", ".vms", ".vmu", ".dcm", ".dicom"})
 _SPARE_BYTES = 2**30
-"""Left free on the disk that copies are kept on."""
+"""Space kept free on the disk that holds the copies."""
 
 
 def url_of(source: str | PathLike[str]) -> str | None:
-    """Return the address that a source is, or ``None`` where it is a path.
+    """Return a source's URL, or ``None`` if it is a path.
 
     Parameters
     ----------
     source
-        Such as ``s3://bucket/slide.svs``.  What was made a ``Path`` on its way, ``s3:/bucket/slide.svs``, is mended.
+        Such as ``s3://bucket/slide.svs``.  A URL mangled by ``Path``, ``s3:/bucket/slide.svs``, is fixed.
     """
     match = _URL.fullmatch(fspath(source))
     if match is None:
@@ -45,12 +45,12 @@ def url_of(source: str | PathLike[str]) -> str | None:
 
 
 def without_access(url: str) -> str:
-    """Return an address without a user's name, password and signature, which no record may hold.
+    """Return a URL without user name, password and signature, which must not be recorded.
 
     Parameters
     ----------
     url
-        Such as ``https://me:secret@host/slide.svs?signature=...``, of which ``https://host/slide.svs`` is left.
+        Such as ``https://me:secret@host/slide.svs?signature=...``, which becomes ``https://host/slide.svs``.
     """
     scheme, mark, rest = re.split("[?#]", url, maxsplit=1)[0].partition("://")
     host, slash, path = rest.partition("/")
@@ -58,16 +58,16 @@ def without_access(url: str) -> str:
 
 
 def slides_at(url: str) -> list[str]:
-    """List the slides at an address: itself, or what lies below it.
+    """List the slides at a URL: the file itself, or those below the folder.
 
     Raises
     ------
     SlideError
-        If it cannot be reached or there is nothing.
+        If it cannot be reached or does not exist.
     UsageError
-        If no slide lies below it, or one of several files.
+        If there is no slide below it, or one that consists of several files.
     MissingDependencyError
-        If the library for this kind of address is not installed.
+        If the library for this kind of URL is not installed.
     """
     from pathology.slide.open import SLIDE_SUFFIXES
 
@@ -83,18 +83,18 @@ def slides_at(url: str) -> list[str]:
     several = [name for name in found if _suffix(name) in _SEVERAL_FILES]
     if several:
         raise UsageError(
-            "slides of several files (DICOM series, MIRAX, VMS) cannot be read from an address",
+            "slides of several files (DICOM series, MIRAX, VMS) cannot be read from a URL",
             where=several[0],
             remedy="Copy the folder to a file system first",
         )
     if not found:
-        raise UsageError("no slides were found", where=url, remedy="Give the address of a slide or of a folder")
+        raise UsageError("no slides found", where=url, remedy="Give the URL of a slide or a folder")
     scheme = url.partition("://")[0]
     return [url] if found == [path] else [_with_scheme(scheme, name) for name in found]
 
 
 def remote_signature(url: str) -> list[list[str | int]]:
-    """Return name, size and version of a slide at an address: equal means untouched.
+    """Return name, size and version of a slide at a URL; equal signatures mean an unchanged slide.
 
     Raises
     ------
@@ -111,16 +111,16 @@ def remote_signature(url: str) -> list[list[str | int]]:
 
 
 def local_copy(url: str) -> Path:
-    """Return a copy of a slide on this machine, fetched if there is none.
+    """Return a local copy of a slide, downloading it if needed.
 
-    Copies lie under ``slides`` in the cache folder (``PATHOLOGY_CACHE``).  The copies used longest ago make room.
+    Copies are kept under ``slides`` in the cache folder (``PATHOLOGY_CACHE``); the least recently used are evicted.
 
     Raises
     ------
     SlideError
         If it cannot be reached.
     OutputError
-        If there is no room for it.
+        If there is not enough space for it.
     """
     with _errors(url):
         system, path = _system(url)
@@ -137,7 +137,7 @@ def local_copy(url: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process fetches, the others wait for it
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process downloads, the others wait
             if not copy.exists():
                 _make_room(folder, int(size))
                 aside = folder / f"{name}.partial"
@@ -148,7 +148,7 @@ def local_copy(url: str) -> Path:
         if isinstance(error, SlideError | OutputError):
             raise
         raise OutputError(
-            f"the slide's copy cannot be kept ({error.strerror or error})",
+            f"the local copy of the slide cannot be written ({error.strerror or error})",
             where=folder,
             remedy="Free some space, or set PATHOLOGY_CACHE to a folder on another disk",
         ) from error
@@ -160,7 +160,7 @@ def _make_room(folder: Path, size: int) -> None:
     while shutil.disk_usage(folder).free < size + _SPARE_BYTES:
         if not others:
             raise OutputError(
-                f"there is no room for the slide's copy of {size / 2**30:.1f} GiB",
+                f"not enough disk space for the local copy of the slide ({size / 2**30:.1f} GiB)",
                 where=folder.parent,
                 remedy="Free some space, or set PATHOLOGY_CACHE to a folder on another disk",
             )
@@ -187,22 +187,22 @@ def _system(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _errors(url: str) -> Iterator[None]:
-    """Turn what file systems raise into words."""
+    """Translate file system exceptions into readable errors."""
     try:
         yield
     except (SlideError, UsageError):
         raise
     except ImportError as error:
         raise MissingDependencyError(
-            f"addresses of this kind need a library that is not installed ({error})",
+            f"this kind of URL needs a library that is not installed ({error})",
             where=url,
             remedy="Install it with pip: s3fs for s3://, gcsfs for gs://, adlfs for az://",
         ) from error
     except FileNotFoundError as error:
-        raise SlideNotFoundError("there is nothing at this address", where=url, remedy="Check it") from error
+        raise SlideNotFoundError("nothing found at this URL", where=url, remedy="Check the URL") from error
     except ValueError as error:
-        raise UsageError(f"the address is not understood ({error})", where=url, remedy="Check its scheme") from error
-    except Exception as error:  # every file system has errors of its own
+        raise UsageError(f"invalid URL ({error})", where=url, remedy="Check its scheme") from error
+    except Exception as error:  # file systems raise their own exceptions
         words = (str(error).splitlines() or [""])[0]
         raise SlideError(
             f"the storage cannot be reached ({type(error).__name__}: {words})",

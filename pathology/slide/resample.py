@@ -1,13 +1,13 @@
-"""Pixels at any scale from pixels of a stored level: anti-aliased, and the same wherever a block begins.
+"""Pixels at any scale from a stored level: anti-aliased, and independent of where a block begins.
 
 Bringing a level to the target scale by a factor ``f`` (level pixels per target pixel) takes two steps:
 
-1. an exact average over ``r x r`` level pixels, ``r`` being the whole part of ``f``, on a lattice anchored at the
+1. an exact average over ``r x r`` level pixels, ``r`` being the integer part of ``f``, on a lattice anchored at the
    slide's corner;
 2. the rest, ``f / r`` (0.98 to 2), by bilinear interpolation at absolute positions, after a Gaussian whose
-   sigma is ``(f / r - 1) / 2`` (the rule of ``skimage.transform.resize``) where it still shrinks.
+   sigma is ``(f / r - 1) / 2`` (the rule of ``skimage.transform.resize``) if it still downsamples.
 
-Both steps refer to absolute coordinates, so a patch looks the same whichever block it is read with.
+Both steps use absolute coordinates, so a patch is the same whichever block it is read with.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 
 from pathology.slide.readers.base import Rect, Region, SlideReader
 
-# Blocks are read in threads of our own; OpenCV's would only compete with them (measured: 19 cores busy for the work
-# of 8).  Its results do not depend on it.
+# Blocks are read in our own threads; OpenCV's would only compete with them (measured: 19 cores busy for the work
+# of 8).  The results do not depend on this.
 cv2.setNumThreads(1)
 
 __all__ = ["Canvas", "Scaling", "choose_scaling", "footprint", "read_scaled"]
 
 _MARGIN = 4
-"""Reduced pixels read beyond a region on each side: the Gaussian's radius and the interpolation's neighbour."""
+"""Reduced pixels read beyond a region on each side: the Gaussian's radius plus one for the interpolation."""
 
 _NEARLY = 1.02
-"""A factor this close above a whole number counts as reached: the second step then enlarges by at most 2 %,
-which is cheaper and sharper than shrinking by almost 2 in it."""
+"""Relative tolerance below an integer at which a factor is rounded up: the second step then upsamples by at most 2 %,
+which is cheaper and sharper than downsampling by almost 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class Scaling:
     Attributes
     ----------
     level
-        Stored level that is read.
+        Stored level to read.
     reduction
-        Whole-number averaging in the first step.
+        Integer averaging factor of the first step.
     rest
         Factor of the second step, in reduced pixels per target pixel.
     """
@@ -56,25 +56,25 @@ class Scaling:
 
 
 def choose_scaling(reader: SlideReader, scale: float) -> Scaling:
-    """Choose the cheapest way to a scale that loses no detail.
+    """Choose the cheapest way to reach a scale without losing detail.
 
     Parameters
     ----------
     reader
         The slide.
     scale
-        Level-0 pixels per target pixel; below 1 the level-0 pixels are enlarged.
+        Level-0 pixels per target pixel; below 1, level 0 is upsampled.
     """
     level = reader.best_level(max(scale, 1.0))
     factor = scale / reader.levels[level].downsample
     reduction = max(1, math.floor(factor * _NEARLY))
     rest = factor / reduction
-    # Stored levels are rounded to whole pixels, so a rest this close to 1 over a whole slide is rounding too.
+    # Stored levels are rounded to whole pixels, so a remainder this close to 1 over a whole slide is rounding too.
     return Scaling(level, reduction, 1.0 if math.isclose(rest, 1.0, rel_tol=1e-6) else rest)
 
 
 def footprint(scaling: Scaling, target: Rect, *, shifted: bool = False) -> Rect:
-    """Return what must be read for a rectangle at the target scale.
+    """Return the area to read for a rectangle at the target scale.
 
     Parameters
     ----------
@@ -83,12 +83,12 @@ def footprint(scaling: Scaling, target: Rect, *, shifted: bool = False) -> Rect:
     target
         The rectangle in target pixels.
     shifted
-        Whether the rectangle lies between whole target pixels; see :func:`read_scaled`.
+        Whether the rectangle is shifted by a fraction of a target pixel; see :func:`read_scaled`.
 
     Returns
     -------
     Rect
-        In reduced pixels: ``scaling.reduction`` pixels of the level read are one of them.
+        In reduced pixels, of ``scaling.reduction`` level pixels each.
     """
     rest = scaling.rest
     if rest == 1.0 and not shifted:
@@ -100,17 +100,17 @@ def footprint(scaling: Scaling, target: Rect, *, shifted: bool = False) -> Rect:
 
 
 class Canvas:
-    """Memory for the pictures between a slide and its patches, used again from one read to the next.
+    """Reusable memory for the intermediate images between a slide and its patches.
 
-    The system hands out new memory page by page and clears each, which for a block takes a quarter of the time of
-    decoding it.  One belongs to one thread.
+    The system allocates and clears new memory page by page, which for a block takes a quarter of its decoding time.
+    Use one canvas per thread.
     """
 
     def __init__(self) -> None:
         self._memory: dict[str, NDArray[np.uint8]] = {}
 
     def of(self, name: str, width: int, height: int) -> NDArray[np.uint8]:
-        """Return ``(height, width, 3)`` uint8 memory with anything in it; valid until the name is asked for again."""
+        """Return uninitialised ``(height, width, 3)`` uint8 memory; valid until the name is requested again."""
         size = height * width * 3
         memory = self._memory.get(name)
         if memory is None or memory.size < size:
@@ -136,14 +136,14 @@ def read_scaled(
     scaling
         From :func:`choose_scaling`.
     target
-        The rectangle in target pixels; may hang over the slide's edge, where it is white.
+        The rectangle in target pixels; white where it extends beyond the slide boundary.
     shift
-        How far right of and below its whole target pixels the rectangle really lies, -0.5 to 0.5 of such a pixel.
-        Patches have none.
+        Offset of the rectangle to the right of and below whole target pixels, -0.5 to 0.5 of a pixel.  Zero for
+        patches.
     overlap
-        By how many target pixels neighbouring rectangles overlap with this one.
+        Overlap of neighbouring rectangles with this one, in target pixels.
     canvas
-        Memory to work in: the result then lies in it and lasts until the next read.
+        Memory to work in; the result is then only valid until the next read.
 
     Returns
     -------

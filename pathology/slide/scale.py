@@ -1,6 +1,6 @@
-"""How large a pixel is: never guessed silently.
+"""The physical pixel size of a slide; never guessed silently.
 
-The scale decides what a network sees, so each answer says where it came from, and an impossible one is an error.
+The scale determines what a network sees, so each result states its source, and an implausible scale is an error.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Scale:
     mpp
         Micrometres per pixel.
     source
-        Who said so: the ``--mpp`` option, the manifest, the file, or an estimate from the objective power.
+        Source: the ``--mpp`` option, the manifest, the file, or an estimate from the objective power.
     warning
-        What a reader of the results must know about it, or ``None``.
+        Caveat to report with the results, or ``None``.
     """
 
     mpp: float
@@ -43,9 +43,9 @@ class Scale:
 
 
 def resolve_mpp(reader: SlideReader, *, option: float | None = None, manifest: float | None = None) -> Scale:
-    """Decide the scale of level 0.
+    """Determine the scale of level 0.
 
-    Taken in this order: the option, the manifest, the file, the objective power (10 µm per pixel divided by the
+    In order of precedence: the option, the manifest, the file, the objective power (10 µm per pixel divided by the
     magnification, with a warning).
 
     Parameters
@@ -60,16 +60,16 @@ def resolve_mpp(reader: SlideReader, *, option: float | None = None, manifest: f
     Returns
     -------
     Scale
-        The scale, its source, and a warning where it was estimated or contradicts the file.
+        The scale, its source, and a warning if it was estimated or contradicts the file.
 
     Raises
     ------
     UsageError
-        If a value given by the user is no plausible scale.
+        If a value given by the user is not plausible.
     ImplausibleScaleError
-        If the file's own value is none, and nobody gave another.
+        If the file's value is not plausible and no other is given.
     MissingScaleError
-        If nothing states the scale.
+        If the scale is unknown.
     """
     stated = reader.mpp
     given: tuple[tuple[float | None, Literal["option", "manifest"], str], ...] = (
@@ -91,7 +91,7 @@ def resolve_mpp(reader: SlideReader, *, option: float | None = None, manifest: f
     if stated is not None:
         if COARSEST_MPP < stated <= 5 * COARSEST_MPP:
             raise ImplausibleScaleError(
-                f"the finest picture in the file has {stated:.3g} µm per pixel, at which no cell can be seen",
+                f"the finest image in the file has {stated:.3g} µm per pixel, too coarse to see cells",
                 where=reader.path,
                 remedy="The finer levels of this slide seem to be missing, or the file is wrong: then "
                 + _REMEDY[0].lower()
@@ -115,18 +115,18 @@ def resolve_mpp(reader: SlideReader, *, option: float | None = None, manifest: f
                 f"the file does not state its scale; {estimate:g} µm per pixel is an estimate from the {power:g}x "
                 "objective",
             )
-    raise MissingScaleError("the file does not say how large a pixel is", where=reader.path, remedy=_REMEDY)
+    raise MissingScaleError("the file does not state its pixel size", where=reader.path, remedy=_REMEDY)
 
 
 def _likely_mistake(stated: float) -> str:
-    """Name the slip that would explain an impossible value."""
+    """Name the mistake that would explain an implausible value."""
     dots = 25_400 / stated
     if 30 < dots < 1300 and abs(dots - round(dots)) < 0.01:
-        return f"; it is a screen's or printer's resolution ({dots:.0f} dots per inch)"
+        return f"; it is a screen or printer resolution ({dots:.0f} dots per inch)"
     for factor, slip in (
-        (100, "pixels per metre seem to have been written where pixels per cm belong"),
-        (1000, "the value may be in mm where µm belong"),
-        (0.001, "the value may be in nm where µm belong"),
+        (100, "pixels per metre may have been written instead of pixels per cm"),
+        (1000, "the value may be in mm instead of µm"),
+        (0.001, "the value may be in nm instead of µm"),
     ):
         if 0.1 <= stated * factor <= 2:
             return f"; if {stated * factor:.3g} is meant, {slip}"

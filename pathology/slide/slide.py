@@ -1,4 +1,4 @@
-"""A slide as people use it: pictures at any scale, whatever levels the file stores."""
+"""The user-facing slide: images at any scale, whatever levels the file stores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Slide", "open_slide"]
 logger = logging.getLogger(__name__)
 
 _MOST_PIXELS_SHOWN = 100_000_000
-"""Pixels read for the picture in a notebook: a second or two.  A slide that stores only its finest level has more."""
+"""Pixels read for the notebook preview (a second or two).  Slides that store only their finest level exceed it."""
 
 
 def open_slide(
@@ -49,13 +49,13 @@ def open_slide(
         A slide file, any instance of a DICOM series (which opens the whole series), or a folder that holds one
         DICOM series.
     mpp
-        Micrometres per level-0 pixel, for a file that does not state them or states them wrongly.
+        Micrometres per level-0 pixel, if the file does not state it or states it wrongly.
     backend
-        ``tiff``, ``openslide``, ``dicom`` or ``image``; ``None`` chooses by what the file is.
+        ``tiff``, ``openslide``, ``dicom`` or ``image``; ``None`` chooses by the file's content.
     threads
         Threads that decode the tiles of one read.
     cache_bytes
-        Decoded tiles kept for neighbouring reads, in bytes.
+        Size of the cache of decoded tiles, in bytes.
 
     Returns
     -------
@@ -65,15 +65,15 @@ def open_slide(
     Raises
     ------
     SlideNotFoundError
-        If there is no such file.
+        If the file does not exist.
     CorruptSlideError
-        If the file is empty, damaged or cut off.
+        If the file is empty, damaged or truncated.
     NotBrightfieldError
-        If it is not an 8-bit RGB picture.
+        If it is not an 8-bit RGB image.
     UnsupportedSlideError
-        If it is not a slide, or not one that this package reads.
+        If it is not a slide, or its format is not supported.
     UsageError
-        If the backend does not exist, or ``mpp`` is not a plausible scale.
+        If the backend is unknown, or ``mpp`` is not a plausible scale.
 
     Examples
     --------
@@ -102,7 +102,7 @@ class Slide:
     reader
         The reader of its stored levels; closed with the slide.
     mpp
-        Micrometres per level-0 pixel; ``None``: as the file states.
+        Micrometres per level-0 pixel; ``None``: as stated in the file.
 
     Raises
     ------
@@ -153,24 +153,24 @@ class Slide:
 
     @property
     def properties(self) -> Mapping[str, str]:
-        """Technical properties as the file states them; never patient or label data."""
+        """Technical properties as stated in the file; never patient or label data."""
         return self.reader.properties
 
     @property
     def mpp(self) -> float | None:
-        """Micrometres per level-0 pixel, as given or else as the file states; ``None`` where nobody says."""
+        """Micrometres per level-0 pixel, as given or as stated in the file; ``None`` if unknown."""
         return self.reader.mpp if self._given is None else self._given
 
     @cached_property
     def scale(self) -> Scale:
-        """Micrometres per level-0 pixel and where they come from; estimated from the objective power if need be.
+        """Micrometres per level-0 pixel and its source; estimated from the objective power if necessary.
 
         Raises
         ------
         MissingScaleError
-            If nothing states the scale: give ``mpp`` to :func:`open_slide`.
+            If the scale is unknown: pass ``mpp`` to :func:`open_slide`.
         ImplausibleScaleError
-            If the file's own value cannot be right.
+            If the file's value is not plausible.
         """
         scale = resolve_mpp(self.reader, option=self._given)
         if scale.warning:
@@ -178,16 +178,16 @@ class Slide:
         return scale
 
     def thumbnail(self, max_size: int | None = None, *, mpp: float | None = None) -> NDArray[np.uint8]:
-        """Return the whole slide at a coarse scale, every pixel the exact mean of what it covers.
+        """Return the whole slide at a coarse scale; every pixel is the exact mean of the area it covers.
 
         Tiles that cannot be decoded are white, and a warning is logged.
 
         Parameters
         ----------
         max_size
-            Longer side in pixels; 1024 where ``mpp`` is not given either.  A smaller slide is not enlarged.
+            Longer side in pixels; 1024 if ``mpp`` is not given either.  Smaller slides are not upsampled.
         mpp
-            Wanted scale in µm per pixel, instead of ``max_size``.
+            Target scale in µm per pixel, instead of ``max_size``.
 
         Returns
         -------
@@ -209,7 +209,7 @@ class Slide:
         """
         if mpp is not None:
             if max_size is not None:
-                raise UsageError("max_size and mpp are two ways to say the same; give one", where=self.path)
+                raise UsageError("give either max_size or mpp, not both", where=self.path)
             found = thumbnail(self.reader, self.scale.mpp, mpp)
         else:
             longest = 1024 if max_size is None else max_size
@@ -223,7 +223,7 @@ class Slide:
     def read_region(self, x: int, y: int, w: int, h: int, *, mpp: float | None = None) -> NDArray[np.uint8]:
         """Read a region at any scale, anti-aliased.
 
-        The pixels are those that patches of this scale are made of: ``read_region(*store.coords[i], patch, patch,
+        The pixels equal those of patches at this scale: ``read_region(*store.coords[i], patch, patch,
         mpp=mpp)`` is patch ``i`` of a store without stain normalisation.
 
         Parameters
@@ -233,7 +233,7 @@ class Slide:
         w, h
             Size of the result in pixels.
         mpp
-            Wanted scale in µm per pixel; ``None``: level-0 pixels as they are.
+            Target scale in µm per pixel; ``None``: level-0 pixels as they are.
 
         Returns
         -------
@@ -255,11 +255,11 @@ class Slide:
         ...     slide.read_region(100, 200, 32, 16, mpp=2.0).shape
         (16, 32, 3)
         """
-        x, y = int(x), int(y)  # NumPy's integers would overflow in what follows
+        x, y = int(x), int(y)  # NumPy integers could overflow below
         if mpp is None:
             return self.reader.read(0, x, y, w, h)
         if mpp <= 0:
-            raise UsageError(f"mpp is {mpp:g}; a scale is above 0 µm per pixel", where=self.path)
+            raise UsageError(f"mpp is {mpp:g}; it must be above 0 µm per pixel", where=self.path)
         if w <= 0 or h <= 0:
             raise UsageError(f"a region of {w} x {h} pixels has no area", where=self.path)
         ratio = mpp / self.scale.mpp
@@ -282,7 +282,7 @@ class Slide:
         Parameters
         ----------
         settings
-            How it is told from glass; ``None``: the defaults.
+            How tissue is told from glass; ``None``: the defaults.
 
         Raises
         ------
@@ -319,7 +319,7 @@ class Slide:
         return f"Slide({self.path.name!r}: {width} x {height} px, {size}, {levels}, {self.backend})"
 
     def _repr_html_(self) -> str:
-        """Show the slide in a notebook; without its picture where it is closed or stores no small level."""
+        """Show the slide in a notebook; without a thumbnail if it is closed or stores no small level."""
         width, height = self.dimensions
         facts = {
             "Size": f"{width} × {height} px"
@@ -339,9 +339,9 @@ class Slide:
 
 
 def _place(position: int, ratio: float) -> tuple[int, float]:
-    """Return the nearest whole target pixel of a level-0 position, and how far behind it the position lies.
+    """Return the whole target pixel nearest to a level-0 position, and the position's offset from it.
 
-    Level-0 positions of patches are rounded, so one within half a level-0 pixel is taken for that pixel's own.
+    Patch positions are rounded to level-0 pixels, so offsets within half a level-0 pixel are taken as 0.
     """
     exact = position / ratio
     nearest = round(exact)

@@ -1,4 +1,4 @@
-"""A whole slide at a coarse scale, read in bands with flat memory."""
+"""A whole slide at a coarse scale, read in bands with constant memory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pathology.slide.readers.base import BACKGROUND, Rect, SlideReader
 __all__ = ["Reduction", "Thumbnail", "thumbnail"]
 
 _BAND_PIXELS = 4_000_000
-"""Most pixels of a stored tile or strip read at once: 12 MB as RGB bytes and 48 MB as floats to be averaged."""
+"""Maximum pixels of a stored tile or strip read at once: 12 MB as RGB bytes and 48 MB as floats for averaging."""
 _CHUNK_PIXELS = 1_000_000
-"""Most pixels read at once of tiles smaller than that."""
+"""Maximum pixels read at once from tiles smaller than that."""
 _SMALL_CHUNK_PIXELS = 400_000
-"""The same where most of the slide may be passed over: a smaller chunk is more often free of tissue."""
+"""The same if parts without tissue may be skipped: smaller chunks are more often free of tissue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Thumbnail:
     mpp
         Micrometres per pixel (mean of both axes).
     level
-        Stored level it was made from.
+        Stored level it was computed from.
     unreadable
         Stored tiles that could not be decoded and are white here, as rectangles in level-0 pixels.
     """
@@ -46,7 +46,7 @@ class Thumbnail:
     unreadable: tuple[Rect, ...] = ()
 
     def unreadable_mask(self, dimensions: tuple[int, int]) -> NDArray[np.bool_] | None:
-        """Return ``(H, W)`` bool, true where a pixel is made from unreadable tiles; ``None`` where there are none.
+        """Return ``(H, W)`` bool, true where a pixel covers unreadable tiles; ``None`` if there are none.
 
         Parameters
         ----------
@@ -65,11 +65,10 @@ class Thumbnail:
 
 
 class Reduction:
-    """A whole slide averaged down to a scale, band after band.
+    """A whole slide averaged down to a scale, band by band.
 
     The coarsest stored level that is at least as fine as the target is read once, in bands as high as its stored
-    tiles, and averaged over area (each stored pixel counts by the share of it that falls into a pixel of the
-    result).
+    tiles, and area-averaged (each stored pixel is weighted by its overlap with the output pixel).
 
     Parameters
     ----------
@@ -78,19 +77,19 @@ class Reduction:
     mpp_of_level0
         Its scale in µm/px.
     target_mpp
-        Wanted scale in µm/px.  A slide coarser than that is not magnified.
+        Target scale in µm/px.  Coarser slides are not upsampled.
     within
-        ``(h, w)`` bool covering the whole slide: parts without any true pixel may be passed over and come out
-        white.  ``None`` reads everything.
+        ``(h, w)`` bool covering the whole slide: parts without any true pixel may be skipped and are then white.
+        ``None`` reads everything.
 
     Attributes
     ----------
     shape : tuple of int
-        ``(H, W)`` of the result: the slide's size over the scale ratio, rounded, at least 1 x 1.
+        ``(H, W)`` of the result: the slide's size divided by the scale ratio, rounded, at least 1 x 1.
     mpp : float
         Its scale in µm/px (mean of both axes).
     level : int
-        Stored level that is read.
+        Stored level to read.
     unreadable : list of Rect
         Stored tiles that could not be decoded so far, as rectangles in level-0 pixels.
 
@@ -121,7 +120,7 @@ class Reduction:
         across = _averaging(level.width, out_width)
         down = _averaging(level.height, out_height)
         tile_width, tile_height = level.tile_size
-        # Bands follow stored rows of tiles, so that no tile is decoded twice; tiles as high as the slide are cut.
+        # Bands follow stored rows of tiles, so that no tile is decoded twice; very high tiles are split.
         band_height = min(tile_height, max(64, _BAND_PIXELS // min(tile_width, level.width)))
         most = _CHUNK_PIXELS if self._within is None else _SMALL_CHUNK_PIXELS
         chunk_width = max(tile_width, most // band_height // tile_width * tile_width)
@@ -131,7 +130,7 @@ class Reduction:
             bottom = min(level.height, top + band_height)
             last = out_height if bottom == level.height else math.floor(bottom * out_height / level.height)
             rows = down[done : min(out_height, last + 1), top:bottom]
-            # Not kept here in a name: whoever takes the band decides how long it lives.
+            # Not bound to a name here, so that the caller decides how long the band lives.
             yield self._band(top, bottom, chunk_width, rows, across, last - done, carried)
             done = last
 
@@ -145,14 +144,14 @@ class Reduction:
         finished: int,
         carried: NDArray[np.float32],
     ) -> NDArray[np.uint8]:
-        """Return the finished rows of one band, and change ``carried`` to the part of a row that the next goes on with.
+        """Return the finished rows of one band, and update ``carried``, the partial row passed on to the next band.
 
-        Only the chunk at hand is held as floats.
+        Only the current chunk is held as floats.
         """
         level = self._reader.levels[self.level]
         out_width = self.shape[1]
         band = np.empty((finished, out_width, 3), np.uint8)
-        beside = np.zeros((rows.shape[0], 1, 3), np.float32)  # the part of a column that the next chunk goes on with
+        beside = np.zeros((rows.shape[0], 1, 3), np.float32)  # partial column passed on to the next chunk
         for left in range(0, level.width, chunk_width):
             right = min(level.width, left + chunk_width)
             first = left * out_width // level.width
@@ -166,7 +165,7 @@ class Reduction:
                 flat = self._read(left, top, right - left, bottom - top)
                 shrunk = (rows @ flat).reshape(rows.shape[0], right - left, 3)
                 del flat
-                # One product for all rows: a call for each costs as much as the product itself.
+                # One product for all rows: the overhead per call is as large as the product itself.
                 beneath = shrunk.transpose(1, 0, 2).reshape(right - left, -1)
                 total = np.ascontiguousarray((columns @ beneath).reshape(-1, len(shrunk), 3).transpose(1, 0, 2))
             total[:, :1] += beside
@@ -180,7 +179,7 @@ class Reduction:
         return band
 
     def _passed_over(self, left: float, top: float, right: float, bottom: float) -> bool:
-        """Whether a part, in shares of the slide's sides, holds nothing that is wanted."""
+        """Whether a part, in fractions of the slide's sides, can be skipped."""
         if self._within is None:
             return False
         height, width = self._within.shape
@@ -201,8 +200,7 @@ class Reduction:
 def thumbnail(reader: SlideReader, mpp_of_level0: float, target_mpp: float) -> Thumbnail:
     """Average a whole slide down to a scale.
 
-    Memory: the result and some 20 MB (60 MB where tiles are as wide as the slide); see :class:`Reduction` for how it is
-    read.
+    Memory: the result plus about 20 MB (60 MB if tiles are as wide as the slide).  See :class:`Reduction` for how.
 
     Parameters
     ----------
@@ -211,12 +209,12 @@ def thumbnail(reader: SlideReader, mpp_of_level0: float, target_mpp: float) -> T
     mpp_of_level0
         Its scale in µm/px.
     target_mpp
-        Wanted scale in µm/px.  A slide coarser than that is not magnified.
+        Target scale in µm/px.  Coarser slides are not upsampled.
 
     Returns
     -------
     Thumbnail
-        Its size is the slide's over the scale ratio, rounded, at least 1 x 1.
+        Its size is the slide's divided by the scale ratio, rounded, at least 1 x 1.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Slides of formats that are not read, so that a folder of them does not look empty."""
+"""Slides in unsupported formats, so that a folder of them does not look empty."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ UNREAD_SUFFIXES: Final = {
     ".bmp": "bitmap",
     ".dzi": "Deep Zoom",
 }
-"""File name endings of slides and pictures of slides that no reader opens, with their source."""
+"""Suffixes of slide formats that no reader opens, with their vendor."""
 
 
 def describe_unread(folders: Iterable[Path]) -> str:
-    """Return one line about the slides of unread formats in folders, at any depth; empty if there are none.
+    """Return one line about the slides in unsupported formats in folders, at any depth; empty if there are none.
 
     Examples
     --------
     >>> for name in ("a.vsi", "b.vsi", "c.isyntax"):
     ...     (folder / name).touch()
     >>> describe_unread([folder])
-    '3 files are slides of formats that are not read: 2 .vsi (Olympus), 1 .isyntax (Philips); convert them to OME-TIFF'
+    '3 slides are in unsupported formats: 2 .vsi (Olympus), 1 .isyntax (Philips); convert them to OME-TIFF'
     """
     counts: Counter[str] = Counter()
     for folder in {path.resolve() for path in folders if path.is_dir()}:
@@ -52,6 +52,5 @@ def describe_unread(folders: Iterable[Path]) -> str:
         return ""
     total = counts.total()
     listed = ", ".join(f"{count} {ending} ({UNREAD_SUFFIXES[ending]})" for ending, count in counts.most_common())
-    verb, noun, object_ = ("is a slide", "file", "it") if total == 1 else ("are slides", "files", "them")
-    kinds = "a format that is" if total == 1 else "formats that are"
-    return f"{total} {noun} {verb} of {kinds} not read: {listed}; convert {object_} to OME-TIFF"
+    subject = "1 slide is in an unsupported format" if total == 1 else f"{total} slides are in unsupported formats"
+    return f"{subject}: {listed}; convert {'it' if total == 1 else 'them'} to OME-TIFF"

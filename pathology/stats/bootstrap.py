@@ -99,8 +99,8 @@ def bootstrap(
         return Interval(value=value, low=np.nan, high=np.nan, level=level, n=n, method=f"{how}, undefined")
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     if method == "bca":
-        left_out = np.array([figure(np.concatenate(members[:g] + members[g + 1 :])) for g in range(n)])
-        tails = _bca_tails(value, draws, left_out[np.isfinite(left_out)], tails)
+        jackknife = np.array([figure(np.concatenate(members[:g] + members[g + 1 :])) for g in range(n)])
+        tails = _bca_tails(value, draws, jackknife[np.isfinite(jackknife)], tails)
     low, high = np.quantile(draws, tails)
     return Interval(value=value, low=float(low), high=float(high), level=level, n=n, method=how)
 
@@ -122,12 +122,12 @@ def _pools(
     return [np.asarray(by_stratum[s]) for s in sorted(by_stratum)]
 
 
-def _bca_tails(value: float, draws: Floats, left_out: Floats, tails: Floats) -> Floats:
+def _bca_tails(value: float, draws: Floats, jackknife: Floats, tails: Floats) -> Floats:
     # The share of draws below the value, half of the equal ones counted, shifts the tails (bias correction z0).
     below = (np.sum(draws < value) + 0.5 * np.sum(draws == value)) / len(draws)
     below = min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws))
     z0 = stats.norm.ppf(below)
-    deviation = left_out.mean() - left_out
+    deviation = jackknife.mean() - jackknife
     spread = np.sum(deviation**2) ** 1.5
     acceleration = np.sum(deviation**3) / (6 * spread) if spread > 0 else 0.0
     z = z0 + stats.norm.ppf(tails)

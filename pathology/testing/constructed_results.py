@@ -209,7 +209,7 @@ def write_constructed_results(
             slide_id=name,
             path=str(slides / f"{name}.svs"),
             status="failed",
-            error="the file is cut off: 3 of its 12 stored tiles lie behind its end at 1,000 bytes",
+            error="the file is truncated: 3 of its 12 stored tiles lie beyond its end at 1,000 bytes",
             **shared,
         )
         write_failure(out / "slides" / name, result, card, made=datetime(2026, 1, 1, tzinfo=UTC))

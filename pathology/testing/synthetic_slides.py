@@ -164,7 +164,7 @@ def write_tiff(
     mpp: float | None = 0.5,
     description: Callable[[int], str] | None = None,
     shared_tables: bool = False,
-    left_out: Callable[[int, int, int], bool] | None = None,
+    omitted: Callable[[int, int, int], bool] | None = None,
     predictor: bool = False,
     bigtiff: bool = False,
     byteorder: Literal["<", ">"] = "<",
@@ -191,7 +191,7 @@ def write_tiff(
         ImageDescription of each level, from its index.
     shared_tables
         Whether JPEG tables go into the tag JPEGTables once, instead of into every tile.
-    left_out
+    omitted
         Tells, from level index, column and row, which tiles are omitted (length 0).
     predictor
         Whether LZW and deflate difference neighbouring pixels first.
@@ -218,7 +218,7 @@ def write_tiff(
                 mpp=None if mpp is None else mpp * factor,
                 description=description(index) if description else None,
                 shared_tables=shared_tables,
-                left_out=left_out,
+                omitted=omitted,
                 predictor=predictor,
                 subfiletype=1 if index else 0,
             )
@@ -239,7 +239,7 @@ def _write_level(
     mpp: float | None,
     description: str | bytes | None,
     shared_tables: bool,
-    left_out: Callable[[int, int, int], bool] | None,
+    omitted: Callable[[int, int, int], bool] | None,
     predictor: bool,
     subfiletype: int,
     subifds: int | None = None,
@@ -252,7 +252,7 @@ def _write_level(
     def segments() -> Iterator[bytes]:
         for number in range(columns * -(-height // tile[1])):
             row, column = divmod(number, columns)
-            if left_out is not None and left_out(index, column, row):
+            if omitted is not None and omitted(index, column, row):
                 yield b""
                 continue
             pixels = picture.reduced(factor, column * tile[0], row * tile[1], tile[0], tile[1])
@@ -298,7 +298,7 @@ def write_svs(
     factors: Sequence[int] = (1, 4, 16),
     mpp: float | None = 0.5,
     objective_power: float | None = 20,
-    left_out: Callable[[int, int, int], bool] | None = None,
+    omitted: Callable[[int, int, int], bool] | None = None,
     bigtiff: bool = False,
 ) -> Path:
     """Write a slide as an Aperio scanner does: thumbnail after level 0, then coarser levels, label and macro.
@@ -320,7 +320,7 @@ def write_svs(
         Reduction of each level, the first 1.
     mpp, objective_power
         Stated in the description; ``None`` leaves them out.
-    left_out
+    omitted
         Tells, from level index, column and row, which tiles are omitted (length 0).
     bigtiff
         Whether to write BigTIFF.
@@ -362,7 +362,7 @@ def write_svs(
                 mpp=None,
                 description="|".join([heading, *stated]),
                 shared_tables=True,
-                left_out=left_out,
+                omitted=omitted,
                 predictor=False,
                 subfiletype=0,
             )
@@ -483,7 +483,7 @@ def write_ome_tiff(
                 # tifffile takes text as ASCII; UTF-8 bytes go through as they are.
                 description=xml.encode() if index == 0 else None,
                 shared_tables=False,
-                left_out=None,
+                omitted=None,
                 predictor=False,
                 subfiletype=1 if index else 0,
                 subifds=len(factors) - 1 if index == 0 else None,
@@ -505,7 +505,7 @@ def write_dicom(
     objective_power: float = 20,
     offsets: Literal["basic", "extended", "none"] = "basic",
     organisation: Literal["TILED_FULL", "TILED_SPARSE"] = "TILED_FULL",
-    left_out: Callable[[int, int, int], bool] | None = None,
+    omitted: Callable[[int, int, int], bool] | None = None,
     fragments: int = 1,
     concatenated: int = 1,
     patient: str = "DOE^JANE",
@@ -532,7 +532,7 @@ def write_dicom(
         Which offset table to write.
     organisation
         Frames in order, or frames with a stated position each.
-    left_out
+    omitted
         With TILED_SPARSE: tells, from level index, column and row, which frames are omitted.
     fragments
         Pieces into which each frame is cut; above 1 the extended table is not allowed.
@@ -557,9 +557,7 @@ def write_dicom(
             (column, row)
             for row in range(rows)
             for column in range(columns)
-            if not (
-                organisation == "TILED_SPARSE" and factor and left_out is not None and left_out(number, column, row)
-            )
+            if not (organisation == "TILED_SPARSE" and factor and omitted is not None and omitted(number, column, row))
         ]
         parts = concatenated if number == 0 else 1
         whole = uid.generate_uid()

@@ -12,11 +12,11 @@ from pathology.slide.tissue.quality import ARTEFACTS
 from pathology.tiling.grid import Grid, TissueShare
 from pathology.tiling.patch_quality import PatchQuality
 
-__all__ = ["LeftOutPatches", "TilePlan", "plan_tiles"]
+__all__ = ["ExcludedPatches", "TilePlan", "plan_tiles"]
 
 
 @dataclass(frozen=True)
-class LeftOutPatches:
+class ExcludedPatches:
     """Patches that hold tissue enough and are spoilt.
 
     Attributes
@@ -62,7 +62,7 @@ class TilePlan:
     quality
         ``(N, 5)`` float32 share of each patch that each artefact covers, in the order of
         :data:`pathology.slide.tissue.quality.ARTEFACTS`; ``None`` where quality was not looked at.
-    left_out
+    excluded
         Patches left out for their quality; ``None`` where it was not looked at.
     """
 
@@ -73,7 +73,7 @@ class TilePlan:
     blocks: NDArray[np.int32]
     offsets: NDArray[np.int64]
     quality: NDArray[np.float32] | None = None
-    left_out: LeftOutPatches | None = None
+    excluded: ExcludedPatches | None = None
 
     def __len__(self) -> int:
         """Number of patches."""
@@ -111,8 +111,8 @@ def plan_tiles(grid: Grid, share: TissueShare, quality: PatchQuality | None = No
     >>> len(plan), plan.coords[0].tolist()
     (4, [1024, 512])
     """
-    coords, tissue, positions, spoilt, blocks, offsets = [], [], [], [], [], [0]
-    bad_coords, bad_tissue, bad_spoilt, bad_over = [], [], [], []
+    coords, tissue, positions, kept_quality, blocks, offsets = [], [], [], [], [], [0]
+    bad_coords, bad_tissue, bad_quality, bad_over = [], [], [], []
     for index in range(len(grid)):
         corners = grid.origins(grid.block(index))
         shares = share(corners, grid.patch_extent)
@@ -123,9 +123,9 @@ def plan_tiles(grid: Grid, share: TissueShare, quality: PatchQuality | None = No
             good = ~over.any(axis=1)
             bad_coords.append(corners[chosen[~good]])
             bad_tissue.append(shares[chosen[~good]])
-            bad_spoilt.append(covered[~good])
+            bad_quality.append(covered[~good])
             bad_over.append(over[~good])
-            spoilt.append(covered[good])
+            kept_quality.append(covered[good])
             chosen = chosen[good]
         if len(chosen):
             coords.append(corners[chosen])
@@ -134,10 +134,10 @@ def plan_tiles(grid: Grid, share: TissueShare, quality: PatchQuality | None = No
             blocks.append(index)
             offsets.append(offsets[-1] + len(chosen))
     artefacts = len(ARTEFACTS)
-    left_out = LeftOutPatches(
+    excluded = ExcludedPatches(
         _joined(bad_coords, np.int32, 2),
         _joined(bad_tissue, np.float32),
-        _joined(bad_spoilt, np.float32, artefacts),
+        _joined(bad_quality, np.float32, artefacts),
         _joined(bad_over, np.bool_, artefacts),
     )
     return TilePlan(
@@ -147,8 +147,8 @@ def plan_tiles(grid: Grid, share: TissueShare, quality: PatchQuality | None = No
         _joined(positions, np.int32),
         np.array(blocks, np.int32),
         np.array(offsets, np.int64),
-        _joined(spoilt, np.float32, artefacts) if quality is not None else None,
-        left_out if quality is not None else None,
+        _joined(kept_quality, np.float32, artefacts) if quality is not None else None,
+        excluded if quality is not None else None,
     )
 
 

@@ -53,7 +53,7 @@ from pathology.slide.tissue.quality import ARTEFACTS
 from pathology.tiling.blocks import BlockPatches, BlockReader
 from pathology.tiling.grid import Grid
 from pathology.tiling.patch_compression import compress, decompress, zarr_codec
-from pathology.tiling.plan import LeftOutPatches, TilePlan
+from pathology.tiling.plan import ExcludedPatches, TilePlan
 from pathology.tiling.shard import read_chunks, write_packed_shard, write_shard
 from pathology.tiling.stored_tile_codec import StoredTileCodec, fitted
 
@@ -268,10 +268,10 @@ class PatchStore:
                 "positions": plan.positions,
                 "blocks": plan.blocks,
             }
-            if plan.quality is not None and plan.left_out is not None:
+            if plan.quality is not None and plan.excluded is not None:
                 arrays["quality"] = plan.quality
                 arrays |= {
-                    f"left_out_{field.name}": getattr(plan.left_out, field.name) for field in fields(plan.left_out)
+                    f"left_out_{field.name}": getattr(plan.excluded, field.name) for field in fields(plan.excluded)
                 }
             for name, values in arrays.items():
                 _write_array(group, name, values)
@@ -348,9 +348,9 @@ class PatchStore:
         return self.plan.quality
 
     @property
-    def left_out(self) -> LeftOutPatches | None:
+    def excluded(self) -> ExcludedPatches | None:
         """Patches that hold tissue and were left out as spoilt; ``None`` if quality was not looked at."""
-        return self.plan.left_out
+        return self.plan.excluded
 
     @cached_property
     def stain(self) -> StainNormaliser | None:
@@ -373,10 +373,10 @@ class PatchStore:
     @cached_property
     def plan(self) -> TilePlan:
         """The patches as a plan."""
-        quality = left_out = None
+        quality = excluded = None
         if "quality" in self._group:
             quality = self._array("quality")
-            left_out = LeftOutPatches(**{f.name: self._array(f"left_out_{f.name}") for f in fields(LeftOutPatches)})
+            excluded = ExcludedPatches(**{f.name: self._array(f"left_out_{f.name}") for f in fields(ExcludedPatches)})
         return TilePlan(
             self.grid,
             self.coords,
@@ -385,7 +385,7 @@ class PatchStore:
             self._array("blocks"),
             self._array("offsets"),
             quality,
-            left_out,
+            excluded,
         )
 
     def _array(self, name: str) -> NDArray[Any]:

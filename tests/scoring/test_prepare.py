@@ -60,21 +60,21 @@ def test_a_large_slides_mask_is_coarser(bubbly):
 def test_patches_with_artefacts_are_excluded_and_counted(bubbly):
     pixels, bubble = bubbly
     everything, good = prepared(pixels), prepared(pixels, quality=QualitySettings(max_bubble=0.3))
-    left_out = good.plan.left_out
+    excluded = good.plan.excluded
     column = ARTEFACTS.index("bubble")
-    assert len(left_out) > 8
-    assert len(good.plan) + len(left_out) == len(everything.plan)
+    assert len(excluded) > 8
+    assert len(good.plan) + len(excluded) == len(everything.plan)
     assert (good.plan.quality[:, column] <= 0.3).all()
-    assert (left_out.quality[:, column] > 0.3).all()
-    assert left_out.over[:, column].all()
+    assert (excluded.quality[:, column] > 0.3).all()
+    assert excluded.over[:, column].all()
     # The shares are those of the bubble that was planted.
-    x, y = left_out.coords[:, 0], left_out.coords[:, 1]
+    x, y = excluded.coords[:, 0], excluded.coords[:, 1]
     truth = np.array([bubble[b : b + 32, a : a + 32].mean() for a, b in zip(x, y, strict=True)])
-    assert np.abs(truth - left_out.quality[:, column]).mean() < 0.1
+    assert np.abs(truth - excluded.quality[:, column]).mean() < 0.1
     assert everything.plan.quality is None
     assert not everything.warnings
     (said,) = good.warnings
-    assert said.startswith(f"{len(left_out)} of {len(everything.plan)} patches were excluded for artefacts (bubble ")
+    assert said.startswith(f"{len(excluded)} of {len(everything.plan)} patches were excluded for artefacts (bubble ")
 
 
 @pytest.mark.parametrize(("wanted", "times"), [(2.0, "2.0"), (3.0, "1.3"), (3.6, None), (8.0, None)])
@@ -95,7 +95,7 @@ def test_plan_without_quality_is_the_plan_with_limits_that_allow_everything(bubb
     one, other = prepared(bubbly[0]), prepared(bubbly[0], quality=QualitySettings(**limits))
     for name in ("coords", "tissue", "positions", "blocks", "offsets"):
         np.testing.assert_array_equal(getattr(one.plan, name), getattr(other.plan, name))
-    assert len(other.plan.left_out) == 0
+    assert len(other.plan.excluded) == 0
 
 
 def test_a_slide_full_of_artefacts_says_so():

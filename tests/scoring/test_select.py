@@ -162,7 +162,7 @@ def test_slides_of_formats_that_are_not_read_get_one_line(tmp_path, caplog):
     touch(tmp_path, "one.svs", "a/x.vsi", "a/y.VSI", "z.isyntax", ".hidden.vsi")
     assert len(select_slides([tmp_path])) == 1
     assert len(caplog.records) == 1
-    assert "3 files are slides of formats that are not read: 2 .vsi (Olympus), 1 .isyntax" in caplog.text
+    assert "3 slides are in unsupported formats: 2 .vsi (Olympus), 1 .isyntax" in caplog.text
     (tmp_path / "one.svs").unlink()
     with pytest.raises(UsageError, match=r"no slides found; 3 files .*2 \.vsi"):
         select_slides([tmp_path])

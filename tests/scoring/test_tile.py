@@ -112,7 +112,7 @@ def test_stain_and_quality_are_recorded_and_stain_is_applied_everywhere(decoded,
         np.testing.assert_array_equal(referring[everything], expected)
         assert stored.attributes["artefacts"] == list(ARTEFACTS)
         assert stored.quality.shape == (len(stored), 5)
-        assert len(stored.left_out) == 0
+        assert len(stored.excluded) == 0
         assert plain.quality is None
 
 

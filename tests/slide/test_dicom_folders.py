@@ -139,7 +139,7 @@ def test_an_annotation_named_is_refused_by_name(tmp_path):
     add_annotation(folder)
     named = folder / "annotation.dcm"
     assert find_slides([named]) == [named]
-    with pytest.raises(UnsupportedSlideError, match="no whole-slide image"):
+    with pytest.raises(UnsupportedSlideError, match="not a whole-slide image"):
         open_reader(named)
 
 

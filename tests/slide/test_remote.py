@@ -87,16 +87,16 @@ def test_the_oldest_copies_make_room(memory, monkeypatch):
 def test_no_room_at_all(memory, monkeypatch):
     Usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(remote.shutil, "disk_usage", lambda _: Usage(0, 0, 0))
-    with pytest.raises(OutputError, match="no room"):
+    with pytest.raises(OutputError, match="not enough disk space"):
         local_copy("memory://bucket/a/slide.svs")
 
 
 @pytest.mark.parametrize(
     ("url", "error", "said"),
     [
-        ("memory://bucket/none.svs", SlideNotFoundError, "nothing at this address"),
-        ("memory://nowhere", SlideNotFoundError, "nothing at this address"),
-        ("nonsense://bucket/a.svs", UsageError, "not understood"),
+        ("memory://bucket/none.svs", SlideNotFoundError, "nothing found at this URL"),
+        ("memory://nowhere", SlideNotFoundError, "nothing found at this URL"),
+        ("nonsense://bucket/a.svs", UsageError, "invalid URL"),
         ("http://127.0.0.1:1/slide.svs", SlideError, "address|storage"),
     ],
 )

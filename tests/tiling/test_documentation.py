@@ -10,7 +10,7 @@ import pytest
 from benchmarks.report import write_section
 from pathology.slide.readers.tile_encoding import TileEncoding
 from pathology.tiling import store
-from pathology.tiling.plan import LeftOutPatches
+from pathology.tiling.plan import ExcludedPatches
 from pathology.tiling.stored_tile_codec import CODEC_NAME, StoredTileCodec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tiling.md").read_text(encoding="utf-8")
@@ -19,7 +19,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "tiling.md").read_text(encoding="ut
 def test_it_names_every_array():
     described = set(re.findall(r"`(\w+)`", PAGE.split("## The store")[1].split("### Modes")[0]))
     written = set(re.findall(r"^``(\w+)``", store.__doc__, re.MULTILINE))
-    left_out = {f"left_out_{field.name}" for field in fields(LeftOutPatches)}
+    left_out = {f"left_out_{field.name}" for field in fields(ExcludedPatches)}
     assert left_out <= written
     assert written - left_out <= described
 

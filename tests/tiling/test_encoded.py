@@ -114,7 +114,7 @@ def test_the_codec_cannot_be_written_through(tmp_path):
 
 def test_tiles_the_scanner_left_out_are_white(tmp_path):
     slide = write_svs(
-        tmp_path / "a.svs", PICTURE, tile=128, factors=(1,), left_out=lambda level, column, row: column == 2
+        tmp_path / "a.svs", PICTURE, tile=128, factors=(1,), omitted=lambda level, column, row: column == 2
     )
     store = make(tmp_path / "s.zarr", slide, patch=128, mpp=0.5)
     assert_is_the_slide(store, slide, 0, 128)

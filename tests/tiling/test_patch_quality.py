@@ -11,14 +11,14 @@ from pathology.tiling.patch_quality import PatchQuality
 
 
 def quality():
-    left_out = np.zeros((8, 16), np.uint8)
-    left_out[:4, :4] = ExclusionReason.PEN
+    excluded = np.zeros((8, 16), np.uint8)
+    excluded[:4, :4] = ExclusionReason.PEN
     fold, bubble, dark = (np.zeros((8, 16), bool) for _ in range(3))
     fold[:2, 4:8] = True
     dark[4:, 12:] = True
     blurred = np.array([[False, False, True, False]])
     return SlideQuality(
-        TissueMask(left_out == 0, left_out, 8.0, Glass((244, 243, 244), seen=True)),
+        TissueMask(excluded == 0, excluded, 8.0, Glass((244, 243, 244), seen=True)),
         Artefacts(fold, bubble, dark),
         FocusMap(np.where(blurred, 0.3, 2.0).astype(np.float32), blurred, 2.0),
     )

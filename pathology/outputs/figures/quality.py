@@ -118,7 +118,7 @@ def _painted(thumbnail: NDArray[np.uint8], quality: SlideQuality, longest: int) 
     masks = {name: _resized(mask, size) for name, mask in quality.masks.items()}
     masks["blur"] &= tissue
     for reason in (ExclusionReason.EDGE, ExclusionReason.FRAGMENT, ExclusionReason.UNREADABLE):
-        masks[reason.name.lower()] = _resized(quality.tissue.left_out == reason, size)
+        masks[reason.name.lower()] = _resized(quality.tissue.excluded == reason, size)
     # Other artefacts are drawn over blur.
     for name in sorted(masks, key=lambda name: name != "blur"):
         shown[masks[name]] = (1 - _OPACITY) * shown[masks[name]] + _OPACITY * np.array(

@@ -1,4 +1,4 @@
-"""Readers of stored levels, one file per family of formats, and the contract they keep.
+"""Readers of stored levels, one module per family of formats, and their common interface.
 
 :func:`pathology.slide.open.open_reader` chooses between them.
 """

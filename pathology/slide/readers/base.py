@@ -1,7 +1,7 @@
-"""The contract every slide reader keeps.
+"""The interface of all slide readers.
 
-A reader turns a slide file into RGB pixels of one of its stored levels.  It knows nothing of tissue, patches
-or target scales.  ``pathology.testing.SlideReaderSuite`` checks a backend against this contract.
+A reader turns a slide file into RGB pixels of its stored levels.  It knows nothing about tissue, patches
+or target scales.  ``pathology.testing.SlideReaderSuite`` tests a backend against this interface.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pathology.errors import UnreadableTileError, UsageError
 __all__ = ["BACKGROUND", "Level", "Rect", "Region", "SlideReader", "TileCounts"]
 
 BACKGROUND = 255
-"""Value (all three channels) of pixels outside the slide and of tiles the scanner left out: white."""
+"""Value (all three channels) of pixels outside the slide and of tiles the scanner omitted: white."""
 
 _STRIP_PIXELS = 16_777_216
-"""Level pixels held at once while shrinking (48 MiB of RGB), so that memory does not grow with the reduction."""
+"""Level pixels held at once while downsampling (48 MiB of RGB), so that memory does not grow with the reduction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Rect:
     height: int
 
     def touches(self, x: NDArray[np.integer], y: NDArray[np.integer], width: int, height: int) -> NDArray[np.bool_]:
-        """Return ``(n,)`` bool: which of ``n`` rectangles of one size share a pixel with this one."""
+        """Return ``(n,)`` bool: which of ``n`` rectangles of one size overlap with this one."""
         across = (x < self.x + self.width) & (x + width > self.x)
         return np.asarray(across & (y < self.y + self.height) & (y + height > self.y))
 
@@ -87,7 +87,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class TileCounts:
-    """How many stored tiles a reader has decoded since it was opened, and how much work that saved.
+    """How many stored tiles a reader has decoded or reused since it was opened.
 
     Attributes
     ----------
@@ -119,22 +119,21 @@ class SlideReader(ABC):
     levels : tuple of Level
         From the finest (index 0) to the coarsest.
     mpp : float or None
-        Micrometres per pixel of level 0 as the file states it (mean of both axes), ``None`` where it does not.
+        Micrometres per pixel of level 0 as stated in the file (mean of both axes), or ``None``.
         Never guessed; see :func:`pathology.slide.scale.resolve_mpp`.
     objective_power : float or None
-        Objective magnification as the file states it.
+        Objective magnification as stated in the file.
     fingerprint : str
-        64 hexadecimal digits that change when the pixel data change; does not depend on the file's name, place
-        or time stamps.
+        64 hexadecimal digits that change when the pixel data change; independent of the file's name, location
+        and timestamps.
     vendor : str or None
         Scanner vendor or format family, such as ``aperio``.
     icc_profile : bytes or None
         The embedded ICC profile of level 0.
     properties : Mapping[str, str]
-        Technical properties worth showing.  Never patient or label data.
+        Technical properties to display.  Never patient or label data.
     warnings : tuple of str
-        What the reader of the results should know about how the file was read, such as which of several pictures in it
-        was used.
+        Notes on how the file was read, for the reports, such as which of several images in it was used.
     """
 
     backend: ClassVar[str]
@@ -171,10 +170,10 @@ class SlideReader(ABC):
 
     @abstractmethod
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
-        """Read a region that lies anywhere, also partly or wholly outside the level."""
+        """Read a region at any position, including partly or wholly outside the level."""
 
     def _read_into(self, out: NDArray[np.uint8], level: int, x: int, y: int, w: int, h: int) -> Region:
-        """Read into given memory; a backend that can do so without a copy overrides this."""
+        """Read into the given memory; override in backends that can do so without a copy."""
         region = self._read(level, x, y, w, h)
         out[:] = region.pixels
         return Region(out, region.unreadable)
@@ -193,19 +192,18 @@ class SlideReader(ABC):
         level
             Index into :attr:`levels`.
         x, y
-            Top left corner in pixels *of that level* (whole numbers at every level, so that no reader has to
+            Top left corner in pixels *of that level* (integers at every level, so that no reader has to
             interpolate); may be negative.
         w, h
             Size in pixels of that level.
         out
-            ``(h, w, 3)`` uint8 memory for the result, in any layout.  Using the same memory again saves the system
-            handing out and clearing new pages, which can take as long as decoding.
+            ``(h, w, 3)`` uint8 memory for the result, in any layout.  Reusing memory avoids allocating and clearing
+            new pages, which can take as long as decoding.
 
         Returns
         -------
         numpy.ndarray
-            ``(h, w, 3)`` uint8 RGB, ``out`` where it was given; what lies outside the slide is white
-            (``BACKGROUND``).
+            ``(h, w, 3)`` uint8 RGB, ``out`` if given; pixels outside the slide are white (``BACKGROUND``).
 
         Raises
         ------
@@ -260,11 +258,11 @@ class SlideReader(ABC):
         overlap: int = 0,
         out: NDArray[np.uint8] | None = None,
     ) -> Region:
-        """Read a region shrunk by a whole number.
+        """Read a region downsampled by an integer factor.
 
-        Reduced pixel ``(i, j)`` stands for level pixels ``[i * reduction, (i + 1) * reduction)`` across and
-        likewise down.  This default reads them and takes their exact mean (rounded to nearest); a backend may
-        decode at a reduced size instead where that stays within its documented bound.
+        Reduced pixel ``(i, j)`` covers level pixels ``[i * reduction, (i + 1) * reduction)`` horizontally and
+        likewise vertically.  This default reads them and takes their exact mean (rounded to nearest); a backend may
+        decode at a reduced size instead if it stays within its documented error bound.
 
         Parameters
         ----------
@@ -273,10 +271,10 @@ class SlideReader(ABC):
         reduction
             Level pixels per returned pixel along each axis, >= 1.
         x, y, w, h
-            The region in reduced pixels; may hang over the slide's edge, where it is white.
+            The region in reduced pixels; white where it extends beyond the slide boundary.
         overlap
-            By how many reduced pixels neighbouring reads will overlap with this one: a backend that keeps decoded tiles
-            then keeps those they share.
+            Overlap of neighbouring reads with this one, in reduced pixels: a backend with a tile cache keeps the
+            tiles they share.
         out
             ``(h, w, 3)`` uint8 memory for the result, as for :meth:`read`.
 
@@ -290,9 +288,9 @@ class SlideReader(ABC):
         UsageError
             As :meth:`read`, or if ``reduction`` is below 1.
         """
-        del overlap  # a reader that keeps no tiles has no use for it
+        del overlap  # only used by readers with a tile cache
         if reduction < 1:
-            raise UsageError(f"a reduction of {reduction} is no whole number from 1 up", where=self.path)
+            raise UsageError(f"reduction must be an integer of at least 1, not {reduction}", where=self.path)
         if reduction == 1:
             return self.read_masked(level, x, y, w, h, out=out)
         if w <= 0 or h <= 0:
@@ -321,7 +319,7 @@ class SlideReader(ABC):
         *,
         overlap: int = 0,
     ) -> NDArray[np.bool_]:
-        """Read many regions of one size, which may overlap, into given memory.
+        """Read many regions of one size, which may overlap, into the given memory.
 
         Parameters
         ----------
@@ -330,14 +328,14 @@ class SlideReader(ABC):
         corners
             ``(n, 2)`` top left corners ``(x, y)`` in reduced pixels; ``n`` >= 1.
         out
-            ``n`` times ``(h, w, 3)`` uint8 memory, as for :meth:`read`: an array of all or places here and there.
+            ``n`` times ``(h, w, 3)`` uint8 memory, as for :meth:`read`: one array or separate ones.
         overlap
-            By how many reduced pixels other reads will overlap with what these regions span.
+            Overlap of other reads with the bounding box of these regions, in reduced pixels.
 
         Returns
         -------
         numpy.ndarray
-            ``(n,)`` bool: false where a stored tile under the region cannot be decoded; it is white there.
+            ``(n,)`` bool: false where a stored tile under the region cannot be decoded; such tiles are white.
 
         Raises
         ------
@@ -346,7 +344,7 @@ class SlideReader(ABC):
         """
         height, width = out[0].shape[:2]
         (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
-        # What all of them span is read once: few readers are as fast with many small regions.
+        # Their bounding box is read once: for most readers that is faster than many small regions.
         span = (left, top, right - left + width, bottom - top + height)
         region = self.read_reduced(level, reduction, *span, overlap=overlap)
         x, y = corners[:, 0] - left, corners[:, 1] - top

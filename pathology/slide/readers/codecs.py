@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _J2K_UNSUITED: Final = frozenset({0x53, 0x5D, 0x5E, 0x5F, 0x60})
-"""Second bytes of markers with rules of their own for single components or packets: COC, QCC, RGN, POC, PPM."""
+"""Second bytes of markers with settings for single components or packets: COC, QCC, RGN, POC, PPM."""
 _SYNTHESIS_9_7: Final = (
     -0.091271763114,
     -0.057543526228,
@@ -48,30 +48,30 @@ _SYNTHESIS_9_7: Final = (
 _SYNTHESIS_5_3: Final = (0.5, 1.0, 0.5)
 """Low-pass synthesis filters of JPEG 2000's irreversible and reversible wavelet (ISO/IEC 15444-1, annex F)."""
 _J2K_TILE_LENGTHS: Final = 0x55
-"""Second byte of TLM, an index of tile parts that may be left out."""
+"""Second byte of TLM, an optional index of tile parts."""
 _JPEG_END: Final = b"\xff\xd9"
 _JPEG_HEADERS_END: Final = (0xDA, 0xD9)
-"""Second bytes of the markers before which JFIF and Adobe markers stand: start of scan, end of picture."""
+"""Second bytes of the markers that JFIF and Adobe markers precede: start of scan, end of image."""
 _JPEG_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
 """Second bytes of the frame headers: baseline, extended and progressive Huffman coding."""
 _ADOBE_TRANSFORM: Final = 11
-"""Place of the transform in the content of an Adobe marker: 0 none, 1 YCbCr."""
+"""Offset of the transform in the content of an Adobe marker: 0 none, 1 YCbCr."""
 _STREAMED_FROM: Final = 32
 """Alignment in bytes from which libjpeg-turbo bypasses the caches."""
 _JPEG_END_WITHIN: Final = 64
-"""The end marker must be among this many last bytes.  Writers pad tiles to even lengths or to small blocks."""
+"""The end marker must be within this many last bytes.  Writers pad tiles to even lengths or to small blocks."""
 
 
 class TileDecodeError(Exception):
-    """Compressed bytes that are no complete tile.  Never leaves the package: readers count and mask the tile."""
+    """Compressed bytes that are not a complete tile.  Never leaves the package: readers count and mask the tile."""
 
 
 def decoding_memory(*shape: int) -> NDArray[np.uint8]:
     """Return uint8 memory of a shape in which JPEG decodes fast: it begins 16 bytes after a multiple of 32.
 
-    Into rows that begin at a multiple of 32 bytes libjpeg-turbo's AVX2 colour conversion writes past the processor's
-    caches (``vmovntdq``), which suits whoever never looks at the pixels again.  Read soon after, they must come back
-    from main memory; and the decoder itself takes half as long again (measured with 256 px tiles of H&E).
+    If rows begin at a multiple of 32 bytes, libjpeg-turbo's AVX2 colour conversion bypasses the CPU caches
+    (``vmovntdq``).  Pixels that are used soon after must then come back from main memory, and decoding itself takes
+    half as long again (measured with 256 px tiles of H&E).
     """
     size = math.prod(shape)
     memory = np.empty(size + 2 * _STREAMED_FROM, np.uint8)
@@ -86,22 +86,22 @@ def decode_jpeg(
     transformed: bool | None = None,
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode one JPEG picture with libjpeg-turbo.
+    """Decode one JPEG image with libjpeg-turbo.
 
-    The decoder's defaults (accurate integer DCT, smooth chroma upsampling) are those OpenSlide and libtiff use, so
-    pixels are theirs exactly.
+    The decoder's defaults (accurate integer DCT, smooth chroma upsampling) are those of OpenSlide and libtiff, so
+    pixels match theirs exactly.
 
     Parameters
     ----------
     data
-        The picture, abbreviated where ``tables`` is given.
+        The image, abbreviated where ``tables`` is given.
     tables
         Shared quantisation and Huffman tables (TIFF tag JPEGTables).
     transformed
-        Whether the samples are YCbCr (True) or RGB (False), where the container says so; ``None`` leaves it to
-        the markers in the picture.
+        Whether the samples are YCbCr (True) or RGB (False), if the container states it; ``None`` follows the markers
+        in the image.
     out
-        Contiguous memory for the result, used if it has the picture's size.
+        Contiguous memory for the result, used if its size matches the image.
 
     Returns
     -------
@@ -111,16 +111,16 @@ def decode_jpeg(
     Raises
     ------
     TileDecodeError
-        If the picture is cut off.  libjpeg itself would fill the rest with grey and say nothing.
+        If the image is truncated.  libjpeg itself would silently fill the rest with grey.
     """
     if data.find(_JPEG_END, max(0, len(data) - _JPEG_END_WITHIN)) < 0:
-        raise TileDecodeError("the JPEG picture is cut off")
+        raise TileDecodeError("the JPEG image is truncated")
     space = None if transformed is None else "YCBCR" if transformed else "RGB"
     pixels: NDArray[np.uint8]
     if out is not None:
         try:
             pixels = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace="RGB", out=out)
-        except ValueError:  # the picture has another size
+        except ValueError:  # the image has a different size
             pass
         else:
             return pixels
@@ -129,21 +129,21 @@ def decode_jpeg(
 
 
 def jpeg_is_ycbcr(data: bytes) -> bool | None:
-    """Say whether a JPEG picture's samples are YCbCr, as far as the picture itself tells.
+    """Return whether a JPEG image's samples are YCbCr, judged from the image itself.
 
-    Containers err: writers that wrap RGB tiles announce YCbCr and the reverse.  The markers in the picture were written
-    by whoever encoded it.
+    Containers can be wrong: some writers declare RGB tiles as YCbCr, or the reverse.  The markers in the image were
+    written by its encoder.
 
     Parameters
     ----------
     data
-        The beginning of the picture, at least up to its first scan.
+        The beginning of the image, at least up to its first scan.
 
     Returns
     -------
     bool or None
         By the JFIF marker (always YCbCr), the Adobe marker (which states the transform), components named R, G and B,
-        or reduced chroma, which RGB never has; ``None`` where nothing of this is there and the container decides.
+        or subsampled chroma, which RGB never has; ``None`` if none of these is present and the container decides.
     """
     position, adobe, frame = 2, None, b""
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] not in _JPEG_HEADERS_END:
@@ -180,12 +180,12 @@ def jpeg2000_is_transformed(data: bytes) -> bool:
 
 
 def decode_jpeg2000(data: bytes, *, transformed: bool = False) -> NDArray[np.uint8]:
-    """Decode one JPEG 2000 picture (JP2 file or bare codestream) with OpenJPEG.
+    """Decode one JPEG 2000 image (JP2 file or bare codestream) with OpenJPEG.
 
     Parameters
     ----------
     data
-        The picture.
+        The image.
     transformed
         Whether the components are YCbCr if the codestream does not transform them itself, as in Aperio's compression
         33003.
@@ -197,13 +197,13 @@ def decode_jpeg2000(data: bytes, *, transformed: bool = False) -> NDArray[np.uin
     """
     pixels: NDArray[np.uint8] = imagecodecs.jpeg2k_decode(data, numthreads=1)
     if transformed and not _components_subsampled(data) and not jpeg2000_is_transformed(data):
-        # Subsampled components have been put together and converted by OpenJPEG's own rule already.
+        # OpenJPEG has already upsampled and converted subsampled components.
         pixels = ycbcr_to_rgb(pixels)
     return pixels
 
 
 def decode_png(data: bytes) -> NDArray[np.uint8]:
-    """Decode one 8-bit RGB or RGBA PNG picture; transparency is laid on white.
+    """Decode one 8-bit RGB or RGBA PNG image; transparency is blended with white.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def decode_png(data: bytes) -> NDArray[np.uint8]:
 
 
 def decode_jpegls(data: bytes) -> NDArray[np.uint8]:
-    """Decode one JPEG-LS picture.
+    """Decode one JPEG-LS image.
 
     Returns
     -------
@@ -239,7 +239,7 @@ def decode_rle(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def decode_webp(data: bytes) -> NDArray[np.uint8]:
-    """Decode one WebP picture; transparency is laid on white.
+    """Decode one WebP image; transparency is blended with white.
 
     Returns
     -------
@@ -251,7 +251,7 @@ def decode_webp(data: bytes) -> NDArray[np.uint8]:
 
 
 def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert full-range YCbCr of ITU-R BT.601 (the JPEG file interchange format's) to RGB.
+    """Convert full-range ITU-R BT.601 YCbCr (as used by JFIF) to RGB.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay pixels with straight alpha on white.
+    """Blend pixels with straight alpha over white.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def premultiplied_over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay pixels whose colour is already multiplied by alpha on white.
+    """Blend pixels with premultiplied alpha over white.
 
     Parameters
     ----------
@@ -306,12 +306,12 @@ def premultiplied_over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def reduce_jpeg2000(data: bytes, reduction: int, *, transformed: bool = False) -> NDArray[np.uint8] | None:
-    """Decode a JPEG 2000 picture at a lower resolution that it holds, and bring it close to the full picture's means.
+    """Decode a JPEG 2000 image at a lower stored resolution, filtered to approximate area averages of the full image.
 
-    A stored lower resolution is no mean: its samples lie on every second pixel, not between two, and its filter is
-    sharper.  A filter of a few taps turns it into what the means would be if the finer wavelet bands were empty.  For
-    reductions of 4 and more the resolution above is decoded and halved by means, since the bands that matter most are
-    the next finer ones.
+    A stored lower resolution is not an area average: its samples lie on every second pixel, not between two, and its
+    filter is sharper.  A filter of a few taps turns it into what the averages would be if the finer wavelet bands were
+    empty.  For reductions of 4 and more, the next finer resolution is decoded and halved by averaging, since the next
+    finer bands matter most.
 
     Parameters
     ----------
@@ -323,8 +323,8 @@ def reduce_jpeg2000(data: bytes, reduction: int, *, transformed: bool = False) -
     Returns
     -------
     numpy.ndarray or None
-        ``(ceil(h / reduction), ceil(w / reduction), 3)`` uint8 RGB; ``None`` where the picture does not hold the
-        resolution in a form that can be taken out.
+        ``(ceil(h / reduction), ceil(w / reduction), 3)`` uint8 RGB; ``None`` if the resolution cannot be extracted
+        from the image.
     """
     if reduction < 2 or reduction & (reduction - 1):
         return None
@@ -335,8 +335,8 @@ def reduce_jpeg2000(data: bytes, reduction: int, *, transformed: bool = False) -
     pixels = decode_jpeg2000(smaller, transformed=transformed)
     reversible = smaller[smaller.index(b"\xff\x52") + 13] == 1
     taps = _mean_filter(_SYNTHESIS_5_3 if reversible else _SYNTHESIS_9_7, decoded)
-    # The standard mirrors the picture at its border, without repeating the outermost sample.  So few taps are applied
-    # in half the time at once as one axis after the other.
+    # The standard mirrors the image at its border, without repeating the outermost sample.  With so few taps, one 2-D
+    # filter takes half the time of two 1-D ones.
     means = cv2.filter2D(pixels, -1, np.outer(taps, taps), borderType=cv2.BORDER_REFLECT_101)
     if reduction > decoded:
         height, width = pixels.shape[:2]
@@ -348,19 +348,19 @@ def reduce_jpeg2000(data: bytes, reduction: int, *, transformed: bool = False) -
 
 @lru_cache(maxsize=32)
 def _mean_filter(synthesis: tuple[float, ...], reduction: int) -> NDArray[np.float64]:
-    """Taps that turn wavelet low-pass samples into means of the picture synthesised from them alone.
+    """Return taps that turn wavelet low-pass samples into means of the image synthesised from them alone.
 
     Parameters
     ----------
     synthesis
-        Low-pass synthesis filter, odd and symmetric, of sum 2.
+        Low-pass synthesis filter, odd and symmetric, with sum 2.
     reduction
         Pixels per sample, a power of two.
 
     Returns
     -------
     numpy.ndarray
-        An odd number of taps, the middle one for the sample itself, of sum 1, for use as a correlation.
+        An odd number of taps with sum 1, centred on the sample itself, for use as a correlation.
     """
     response, centre = np.ones(1), 0
     for _ in range(reduction.bit_length() - 1):
@@ -371,7 +371,7 @@ def _mean_filter(synthesis: tuple[float, ...], reduction: int) -> NDArray[np.flo
     reach = -(-len(response) // reduction)
     padded = np.pad(response, 2 * reduction * reach)
     origin = centre + 2 * reduction * reach
-    # A mean's weight for the sample k places on is the mean response to that sample over the mean's pixels.
+    # A mean's weight for the sample k positions away is the mean response to that sample over the mean's pixels.
     taps = np.array(
         [padded[origin - reduction * k : origin - reduction * k + reduction].mean() for k in range(-reach, reach + 1)]
     )
@@ -380,11 +380,11 @@ def _mean_filter(synthesis: tuple[float, ...], reduction: int) -> NDArray[np.flo
 
 
 def reduced_codestream(data: bytes, reduction: int) -> bytes | None:
-    """Rewrite a JPEG 2000 codestream's headers so that it decodes to its picture at a lower resolution.
+    """Rewrite a JPEG 2000 codestream's headers so that it decodes to its image at a lower resolution.
 
-    A codestream holds the picture's wavelet decomposition, coarse to fine.  Declaring fewer decomposition levels and a
-    smaller picture turns the beginning of the same data into a complete codestream of the lower resolution; decoders
-    leave the rest alone.  (ISO/IEC 15444-1, annex A for the markers, E.1 for the quantisation of subbands.)
+    A codestream holds the image's wavelet decomposition, coarse to fine.  Declaring fewer decomposition levels and a
+    smaller image turns the beginning of the same data into a complete codestream of the lower resolution; decoders
+    ignore the rest.  (ISO/IEC 15444-1, annex A for the markers, E.1 for the quantisation of subbands.)
 
     Parameters
     ----------
@@ -396,8 +396,8 @@ def reduced_codestream(data: bytes, reduction: int) -> bytes | None:
     Returns
     -------
     bytes or None
-        A bare codestream; ``None`` where the data are not ordered by resolution, not divided into enough levels, or
-        use parts of the standard that refer to single components or packets.
+        A bare codestream; ``None`` if the data are not ordered by resolution, have too few levels, or use parts of the
+        standard that refer to single components or packets.
     """
     start = data.find(b"\xff\x4f\xff\x51")
     levels = reduction.bit_length() - 1
@@ -417,7 +417,7 @@ def reduced_codestream(data: bytes, reduction: int) -> bytes | None:
         if marker == 0x52 and not _drop_levels(segment, levels):
             return None
         if marker == 0x5C and segment[4] & 31 != 1:
-            # One entry for each subband, coarse to fine, of 1 byte (reversible) or 2; derived ones (1) need no change.
+            # One entry per subband, coarse to fine, of 1 byte (reversible) or 2; derived ones (1) need no change.
             entry = 1 if segment[4] & 31 == 0 else 2
             del segment[len(segment) - 3 * levels * entry :]
         segment[2:4] = (len(segment) - 2).to_bytes(2, "big")
@@ -427,7 +427,7 @@ def reduced_codestream(data: bytes, reduction: int) -> bytes | None:
 
 
 def _shrink_size(siz: bytearray, reduction: int) -> bool:
-    """Divide picture and tile size in a SIZ segment; false where its grid has an offset or tiles do not divide."""
+    """Divide image and tile size in a SIZ segment; false if its grid has an offset or tiles do not divide evenly."""
     width, height, x, y, tile_width, tile_height, tile_x, tile_y = struct.unpack(">8I", siz[6:38])
     if x or y or tile_x or tile_y:
         return False
@@ -440,14 +440,14 @@ def _shrink_size(siz: bytearray, reduction: int) -> bool:
 
 
 def _drop_levels(cod: bytearray, levels: int) -> bool:
-    """Lower the number of decompositions in a COD segment; false where the order of the data does not allow it."""
+    """Lower the number of decompositions in a COD segment; false if the order of the data does not allow it."""
     progression, layers, decompositions = cod[5], int.from_bytes(cod[6:8], "big"), cod[9]
     by_resolution = progression in (1, 2) or (progression == 0 and layers == 1)
     if not by_resolution or decompositions < levels:
         return False
     cod[9] = decompositions - levels
     if cod[4] & 1:
-        del cod[len(cod) - levels :]  # precinct sizes, one for each resolution
+        del cod[len(cod) - levels :]  # precinct sizes, one per resolution
     return True
 
 

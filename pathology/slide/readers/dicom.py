@@ -1,8 +1,8 @@
 """DICOM whole-slide images: a series of instances, one or more for each level, read frame by frame.
 
-pydicom parses the headers, once and without the pixel data.  Where each frame's bytes lie is taken from the extended or
+pydicom parses the headers, once and without the pixel data.  Frame positions are taken from the extended or
 basic offset table, or found by walking over the item headers; frames are then fetched and decoded by
-:class:`pathology.slide.readers.tiled.TiledReader`.  The standard's parts meant below are PS3.3 (C.8.12.4,
+:class:`pathology.slide.readers.tiled.TiledReader`.  Parts of the standard cited below are PS3.3 (C.8.12.4,
 C.7.6.16, C.7.6.17.3) and PS3.5 (annex A.4).
 """
 
@@ -40,10 +40,10 @@ _NATIVE: Final = {uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian}
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _FRAME_STARTS: Final = (b"\xff\xd8", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")
-"""First bytes of a JPEG picture, a JPEG 2000 codestream and a JP2 file."""
+"""First bytes of a JPEG image, a JPEG 2000 codestream and a JP2 file."""
 
 _KIND_STATED: Final = 3
-"""Values of ImageType among which VOLUME, LABEL, OVERVIEW or THUMBNAIL is stated."""
+"""Values of ImageType that tell VOLUME, LABEL, OVERVIEW and THUMBNAIL apart."""
 _HEAD: Final = 4096
 """Bytes of a frame searched for markers."""
 
@@ -59,7 +59,7 @@ class _Part:
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
     head: bytes
-    """The beginning of the first frame."""
+    """First bytes of the first frame."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -70,7 +70,7 @@ class DicomReader(TiledReader):
     """A DICOM whole-slide image.
 
     The slide is the whole series, whichever of its files is opened.  Label, overview and thumbnail instances are never
-    read.  Of several focal planes the middle one is taken.
+    read.  Of several focal planes, the middle one is used.
 
     Parameters
     ----------
@@ -84,11 +84,11 @@ class DicomReader(TiledReader):
     Raises
     ------
     CorruptSlideError
-        If a file is damaged or cut off.
+        If a file is damaged or truncated.
     NotBrightfieldError
-        If the picture is not 8-bit RGB.
+        If the image is not 8-bit RGB.
     UnsupportedSlideError
-        If the series is no whole-slide image, or in a form that is not read directly.
+        If the series is not a whole-slide image, or in a form that is not supported.
     """
 
     backend: ClassVar[str] = "dicom"
@@ -127,22 +127,24 @@ class DicomReader(TiledReader):
 
 
 def _levels_of_series(path: Path) -> list[Instance]:
-    """Find the VOLUME instances that belong to a file, or that make up a folder; each once, however many copies."""
+    """Find the VOLUME instances that belong to a file or make up a folder; each once, however many copies."""
     folder = path if path.is_dir() else path.parent
     instances = one_of_each_instance(read_instance(file) for file in dicom_files(folder))
     if path.is_dir():
         series = {instance.series for instance in instances if instance.microscopy}
         if not series:
-            raise UnsupportedSlideError("the folder holds no DICOM slide", where=path)
+            raise UnsupportedSlideError("the folder contains no DICOM slide", where=path)
         if len(series) > 1:
             raise UnsupportedSlideError(
-                f"the folder holds {len(series)} DICOM series", where=path, remedy="Name one file of the slide you mean"
+                f"the folder contains {len(series)} DICOM series",
+                where=path,
+                remedy="Give one file of the slide instead",
             )
         wanted = series.pop()
     else:
         named = read_instance(path)
         if not named.microscopy:
-            raise UnsupportedSlideError("this is a DICOM file, but no whole-slide image", where=path)
+            raise UnsupportedSlideError("a DICOM file, but not a whole-slide image", where=path)
         wanted = named.series
     own = [instance for instance in instances if instance.series == wanted]
     levels = [instance for instance in own if instance.is_volume]
@@ -155,7 +157,7 @@ def _levels_of_series(path: Path) -> list[Instance]:
         raise UnsupportedSlideError(what, where=path, remedy="Export the slide again with the ImageType of each file")
     kinds = sorted({instance.image_type[2].lower() for instance in own})
     raise UnsupportedSlideError(
-        f"the series holds only {' and '.join(kinds)} pictures, not the slide itself",
+        f"the series holds only {' and '.join(kinds)} images, not the slide itself",
         where=path,
         remedy="Copy the whole series again from its source",
     )
@@ -170,7 +172,7 @@ def _read_part(instance: Instance) -> _Part:
             start = file.tell()
             _require_brightfield(header, path)
             offsets, lengths = _frames(file.fileno(), start, header, path)
-            # A frame without bytes tells nothing of its colours.
+            # A frame without bytes says nothing about its colours.
             first = int(offsets[int(np.argmax(lengths > 8))])
             return _Part(path, header, offsets, lengths, os.pread(file.fileno(), _HEAD, first + 8))
     except (SlideError, MemoryError):
@@ -186,7 +188,7 @@ def _read_part(instance: Instance) -> _Part:
         struct.error,
     ) as error:
         raise CorruptSlideError(
-            f"the DICOM file is damaged or cut off: {error}", where=path, remedy=_COPY_AGAIN
+            f"the DICOM file is damaged or truncated: {error}", where=path, remedy=_COPY_AGAIN
         ) from error
 
 
@@ -196,7 +198,7 @@ def _require_brightfield(header: Dataset, path: Path) -> None:
     paths = int(header.get("NumberOfOpticalPaths", 1) or 1)
     if samples != 3 or bits != 8 or paths > 1:
         raise NotBrightfieldError(
-            f"the picture has {samples} channel(s) of {bits} bits in {paths} optical path(s), not one RGB picture of 8 "
+            f"the image has {samples} channel(s) of {bits} bits in {paths} optical path(s), not one RGB image of 8 "
             "bits: it looks like fluorescence or a mask",
             where=path,
             remedy=remedy,
@@ -204,7 +206,7 @@ def _require_brightfield(header: Dataset, path: Path) -> None:
 
 
 def _frames(descriptor: int, start: int, header: Dataset, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each frame lies in the file: for compressed frames, with the headers of its items."""
+    """Return the position of each frame in the file; for compressed frames, including their item headers."""
     count = int(header.get("NumberOfFrames", 1) or 1)
     syntax = header.file_meta.TransferSyntaxUID
     explicit = syntax != uid.ImplicitVRLittleEndian
@@ -213,11 +215,11 @@ def _frames(descriptor: int, start: int, header: Dataset, path: Path) -> tuple[N
         raise CorruptSlideError("the file ends before its pixel data", where=path, remedy=_COPY_AGAIN)
     begin = start + (12 if explicit else 8)
     if syntax in _NATIVE:
-        # Of YBR_FULL_422 every second pixel has colours.
+        # In YBR_FULL_422 two neighbouring pixels share their chroma.
         frame = int(header.Rows) * int(header.Columns) * (2 if _halved_colours(header) else 3)
         return begin + frame * np.arange(count, dtype=np.int64), np.full(count, frame, np.int64)
     if not syntax.is_compressed or syntax == uid.DeflatedExplicitVRLittleEndian:
-        raise UnsupportedSlideError(f"DICOM transfer syntax {syntax.name} is not read", where=path)
+        raise UnsupportedSlideError(f"DICOM transfer syntax {syntax.name} is not supported", where=path)
     table_length = _item(descriptor, begin)
     if table_length is None:
         raise CorruptSlideError("the pixel data do not begin with an offset table", where=path, remedy=_COPY_AGAIN)
@@ -230,7 +232,7 @@ def _frames(descriptor: int, start: int, header: Dataset, path: Path) -> tuple[N
         position += 8 + length
         end = position
     if end == 0:
-        raise CorruptSlideError("the file is cut off within its last frames", where=path, remedy=_COPY_AGAIN)
+        raise CorruptSlideError("the file is truncated within its last frames", where=path, remedy=_COPY_AGAIN)
     starts = first + offsets
     return starts, np.diff(starts, append=end)
 
@@ -238,7 +240,7 @@ def _frames(descriptor: int, start: int, header: Dataset, path: Path) -> tuple[N
 def _stated_offsets(
     descriptor: int, begin: int, table_length: int, header: Dataset, count: int
 ) -> NDArray[np.int64] | None:
-    """Return the frames' offsets from the extended or basic offset table, or ``None`` where neither can be used."""
+    """Return the frames' offsets from the extended or basic offset table, or ``None`` if neither can be used."""
     extended = header.get("ExtendedOffsetTable")
     if extended is not None and len(extended) == 8 * count:
         offsets = np.frombuffer(extended, "<u8").astype(np.int64)
@@ -246,12 +248,12 @@ def _stated_offsets(
         offsets = np.frombuffer(os.pread(descriptor, table_length, begin + 8), "<u4").astype(np.int64)
     else:
         return None
-    # Tables of slides above 4 GiB that overflowed, and tables not in order, are not to be trusted.
+    # Tables that overflowed (slides above 4 GiB) or are not in order cannot be trusted.
     return offsets if len(offsets) == 1 or bool((np.diff(offsets) > 0).all()) else None
 
 
 def _item(descriptor: int, position: int) -> int | None:
-    """Return the length of the item whose header is at ``position``, or ``None`` where there is none."""
+    """Return the length of the item whose header is at ``position``, or ``None`` if there is none."""
     head = os.pread(descriptor, 8, position)
     return int.from_bytes(head[4:], "little") if len(head) == 8 and head[:4] == _ITEM else None
 
@@ -264,13 +266,13 @@ def _walk(descriptor: int, first: int, count: int, path: Path) -> tuple[NDArray[
         starts.append(position)
         position += 8 + length
     if len(starts) > count:
-        # Frames in several fragments: a frame begins where a picture does.
+        # Frames in several fragments: a frame begins where an image does.
         starts = [s for s in starts if os.pread(descriptor, 12, s + 8).startswith(_FRAME_STARTS)]
         if len(starts) != count:
-            raise UnsupportedSlideError("the DICOM file does not say where its frames begin", where=path)
+            raise UnsupportedSlideError("the DICOM file does not state where its frames begin", where=path)
     if len(starts) != count:
         raise CorruptSlideError(
-            f"the file is cut off: {count} frames are announced, {len(starts)} are there",
+            f"the file is truncated: it declares {count} frames but contains {len(starts)}",
             where=path,
             remedy=_COPY_AGAIN,
         )
@@ -279,7 +281,7 @@ def _walk(descriptor: int, first: int, count: int, path: Path) -> tuple[NDArray[
 
 
 def _joined(items: bytes | memoryview) -> bytes | memoryview:
-    """Strip the item headers from a frame's fragments and join them."""
+    """Strip the item headers from a frame's fragments and concatenate them."""
     length = int.from_bytes(items[4:8], "little")
     if 8 + length >= len(items):
         return items[8 : 8 + length]
@@ -293,7 +295,7 @@ def _joined(items: bytes | memoryview) -> bytes | memoryview:
 
 
 def _one_picture(members: Sequence[_Part]) -> list[_Part]:
-    """Choose, among instances of the same size, the first picture: one instance, or all parts of a concatenation."""
+    """Choose, among instances of the same size, the first image: one instance, or all parts of a concatenation."""
     first = min(members, key=lambda part: (int(part.header.get("InstanceNumber") or 0), part.path.name))
     concatenation = first.header.get("ConcatenationUID")
     if concatenation is None:
@@ -303,7 +305,7 @@ def _one_picture(members: Sequence[_Part]) -> list[_Part]:
     total = first.header.get("InConcatenationTotalNumber")
     if total is not None and int(total) != len(own):
         raise CorruptSlideError(
-            f"a level of the slide was split into {int(total)} files, of which {len(own)} are there",
+            f"a level of the slide was split into {int(total)} files, of which only {len(own)} are present",
             where=first.path,
             remedy=_COPY_AGAIN,
         )
@@ -336,20 +338,20 @@ def _level(parts: Sequence[_Part], finest: tuple[int, int], first_file: int) -> 
 
 
 def _choices(members: Sequence[_Part], chosen: Sequence[_Part], level: StoredLevel) -> list[str]:
-    """Say what was taken where the finest level holds more than one picture."""
+    """Describe which image was used if the finest level holds more than one."""
     said = []
     planes = round(sum(len(part.offsets) for part in chosen) / max(1, int(np.count_nonzero(level.lengths))))
     if planes > 1:
         said.append(f"The slide has {planes} focal planes; the middle one was used")
     if len(members) > len(chosen):
-        said.append(f"The series holds several pictures of the slide's size; {chosen[0].path.name} was used")
+        said.append(f"The series contains several images of the slide's size; {chosen[0].path.name} was used")
     return said
 
 
 def _frame_of_tile(parts: Sequence[_Part], columns: int, rows: int, frames: int) -> NDArray[np.int64]:
-    """Return each tile's frame, -1 where there is none.
+    """Return each tile's frame, -1 for missing ones.
 
-    TILED_FULL frames follow each other row by row, one focal plane after the other; others state their position.
+    TILED_FULL frames are in row-major order, one focal plane after the other; others state their position.
     """
     header = parts[0].header
     path = parts[0].path
@@ -359,13 +361,13 @@ def _frame_of_tile(parts: Sequence[_Part], columns: int, rows: int, frames: int)
         planes = frames // area
         if frames == 0 or frames % area:
             raise CorruptSlideError(
-                f"the picture needs {area} frames, but the file holds {frames}", where=path, remedy=_COPY_AGAIN
+                f"the image needs {area} frames, but the file contains {frames}", where=path, remedy=_COPY_AGAIN
             )
         return np.arange(area, dtype=np.int64) + (planes // 2) * area
     places = [place for part in parts for place in _stated_places(part)]
     if len(places) != frames:
         raise CorruptSlideError(
-            f"{frames} frames are there, but {len(places)} positions are stated", where=path, remedy=_COPY_AGAIN
+            f"the file contains {frames} frames but states {len(places)} positions", where=path, remedy=_COPY_AGAIN
         )
     heights = sorted({z for _, _, z in places})
     middle = heights[len(heights) // 2]
@@ -381,7 +383,7 @@ def _frame_of_tile(parts: Sequence[_Part], columns: int, rows: int, frames: int)
 
 
 def _stated_places(part: _Part) -> Iterable[tuple[int, int, float]]:
-    """Yield each frame's corner in pixels of its level, and its height in the specimen."""
+    """Yield each frame's corner in pixels of its level, and its z position in the specimen."""
     for group in part.header.get("PerFrameFunctionalGroupsSequence", ()):
         place = _first(group.get("PlanePositionSlideSequence"))
         yield (
@@ -392,23 +394,23 @@ def _stated_places(part: _Part) -> Iterable[tuple[int, int, float]]:
 
 
 def _transformed(part: _Part) -> bool:
-    """Whether the header announces YCbCr samples that are the reader's to convert."""
+    """Whether the header declares YCbCr samples that the reader has to convert."""
     photometric = str(part.header.PhotometricInterpretation)
     if photometric not in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"):
-        raise UnsupportedSlideError(f"DICOM colour model {photometric} is not read", where=part.path)
+        raise UnsupportedSlideError(f"DICOM colour model {photometric} is not supported", where=part.path)
     return photometric in ("YBR_FULL", "YBR_FULL_422")
 
 
 def _encoding(part: _Part) -> TileEncoding | None:
-    """Return how the frames are compressed, if each is a picture of its own."""
+    """Return how the frames are compressed, if each is an image of its own."""
     syntax = part.header.file_meta.TransferSyntaxUID
     transformed = _transformed(part)
     if syntax in _JPEG:
         stated = jpeg_is_ycbcr(part.head)
         return TileEncoding("jpeg", transformed=transformed if stated is None else stated)
     if syntax in _JPEG_2000:
-        # YBR_ICT and YBR_RCT name the codestream's own transform; where the codestream has none, its components are
-        # YCbCr all the same, as in Aperio's frames put into DICOM.
+        # YBR_ICT and YBR_RCT name the codestream's own transform; if the codestream has none, its components are
+        # YCbCr anyway, as in Aperio frames wrapped in DICOM.
         return TileEncoding("jpeg2000", transformed=str(part.header.PhotometricInterpretation) != "RGB")
     return TileEncoding("jpeg-ls") if syntax in _JPEG_LS and not transformed else None
 
@@ -430,7 +432,9 @@ def _decoder(part: _Part) -> TileDecoder:
         return TileDecoder(lambda data, *_: _rle(data, width=width, height=height, transformed=transformed))
     if syntax in _JPEG_LS and photometric == "YBR_FULL":
         return TileDecoder(lambda data, *_: ycbcr_to_rgb(decode_jpegls(data)))
-    raise UnsupportedSlideError(f"DICOM transfer syntax {syntax.name} with {photometric} is not read", where=part.path)
+    raise UnsupportedSlideError(
+        f"DICOM transfer syntax {syntax.name} with {photometric} is not supported", where=part.path
+    )
 
 
 def _native(data: bytes, *, width: int, height: int, apart: bool, transformed: bool) -> NDArray[np.uint8]:
@@ -444,7 +448,7 @@ def _halved_colours(header: Dataset) -> bool:
 
 
 def _native_422(data: bytes, *, width: int, height: int) -> NDArray[np.uint8]:
-    """Unpack two brightness samples and the Cb and Cr that they share (PS3.3, C.7.6.3.1.2)."""
+    """Unpack pairs of luma samples and the Cb and Cr they share (PS3.3, C.7.6.3.1.2)."""
     pairs = np.frombuffer(data, np.uint8).reshape(height, width // 2, 4)
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:, :, 0] = pairs[:, :, :2].reshape(height, width)

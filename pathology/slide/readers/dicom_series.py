@@ -11,7 +11,7 @@ import pydicom
 from pydicom import uid
 from pydicom.errors import InvalidDicomError
 
-# What others wrote is read as it is; pydicom's warnings about overlong values help nobody who scores slides.
+# Files are read as they are; pydicom's warnings about overlong values are of no use when scoring slides.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 __all__ = ["Instance", "dicom_files", "first_of_each_series", "is_dicom", "one_of_each_instance", "read_instance"]
@@ -29,22 +29,22 @@ _WANTED: Final = [
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One DICOM file, as far as grouping needs it.
+    """The header fields of one DICOM file that are needed to group files.
 
     Attributes
     ----------
     path
         The file.
     series
-        SeriesInstanceUID; the file's own path where the header cannot be read, so that it stands alone.
+        SeriesInstanceUID; the file's own path if the header cannot be read, so that it forms its own group.
     image_type
         ImageType, upper case; the third value tells VOLUME, LABEL, OVERVIEW and THUMBNAIL apart.
     width
-        TotalPixelMatrixColumns, in pixels; 0 where unknown.
+        TotalPixelMatrixColumns, in pixels; 0 if unknown.
     readable
         Whether the header could be read.
     uid
-        SOPInstanceUID; the file's own path where it is unknown.
+        SOPInstanceUID; the file's own path if it is unknown.
     microscopy
         Whether the object is a whole-slide image rather than an annotation, a directory or something else.
     """
@@ -64,12 +64,12 @@ class Instance:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins with these 132 bytes or more is a DICOM file."""
+    """Whether a file with these first bytes (at least 132) is a DICOM file."""
     return head[_PREAMBLE : _PREAMBLE + 4] == b"DICM"
 
 
 def read_instance(path: Path) -> Instance:
-    """Read what grouping needs of one file's header; pixel data are not touched."""
+    """Read the header fields needed for grouping; pixel data are not read."""
     try:
         data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_WANTED)
         kind = str(data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID") or "")
@@ -89,7 +89,7 @@ def read_instance(path: Path) -> Instance:
 
 
 def one_of_each_instance(instances: Iterable[Instance]) -> list[Instance]:
-    """Keep the first of several copies of an instance: browsers and file managers save a second as ``name (1)``."""
+    """Keep the first copy of each instance: browsers and file managers save a second copy as ``name (1)``."""
     kept: dict[str, Instance] = {}
     for instance in instances:
         kept.setdefault(instance.uid, instance)
@@ -97,7 +97,7 @@ def one_of_each_instance(instances: Iterable[Instance]) -> list[Instance]:
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """Return the DICOM files that lie in a folder, by name."""
+    """Return the DICOM files directly in a folder, sorted by name."""
     found = []
     for file in sorted(folder.iterdir()):
         if file.name.startswith(".") or not file.is_file():
@@ -109,10 +109,10 @@ def dicom_files(folder: Path) -> list[Path]:
 
 
 def first_of_each_series(paths: Iterable[Path]) -> set[Path]:
-    """Choose one file to stand for each series of whole-slide images: its finest level.
+    """Choose one file to represent each series of whole-slide images: its finest level.
 
-    Series of labels, overviews or thumbnails alone still get a file, so that the slide is listed and its failure
-    explained.  Annotations, directories and other objects that lie beside slides get none.
+    A series with only labels, overviews or thumbnails still gets a file, so that the slide is listed and its failure
+    explained.  Annotations, directories and other non-slide objects get none.
     """
     best: dict[str, Instance] = {}
     for instance in map(read_instance, paths):

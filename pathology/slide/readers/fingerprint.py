@@ -12,25 +12,25 @@ __all__ = ["file_fingerprint"]
 _WHOLE_BELOW: Final = 64 * 2**20
 """Files with fewer bytes than this are hashed whole."""
 _SAMPLES: Final = 256
-"""Evenly spread pieces hashed of each larger file."""
+"""Evenly spaced pieces hashed of each larger file."""
 _SAMPLE_BYTES: Final = 64 * 2**10
 
 
 def file_fingerprint(files: Iterable[Path], *salt: str) -> str:
-    """Hash the contents of files, whatever they are called.
+    """Hash the contents of files, independent of their names.
 
     Parameters
     ----------
     files
-        In an order that does not depend on the first one's name.
+        In an order that does not depend on the name of the first.
     *salt
-        Further text that belongs to the fingerprint, such as a hash that a library computes of the coarsest level.
+        Additional text to include, such as a library's own hash of the coarsest level.
 
     Returns
     -------
     str
-        64 hexadecimal digits.  Of files of 64 MiB and more, 16 MiB in 256 evenly spread pieces go into it, so that
-        opening a large slide does not read it whole.
+        64 hexadecimal digits.  Of files of 64 MiB and more, only 16 MiB in 256 evenly spaced pieces are hashed, so
+        that opening a large slide does not read all of it.
     """
     digest = hashlib.sha256()
     for text in salt:

@@ -1,4 +1,4 @@
-"""PNG and JPEG pictures (a field of view, a crop, a tile) as slides of one level and one tile."""
+"""PNG and JPEG images (a field of view, a crop, a tile) as slides of one level and one tile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, Tile
 __all__ = ["ImageReader"]
 
 _LARGEST: Final = 500_000_000
-"""Largest picture read, in pixels: 1.5 GB decoded.  A picture has no tiles, so all of it is held at once."""
+"""Largest image accepted, in pixels: 1.5 GB decoded.  An image has no tiles, so all of it is held in memory."""
 _LEAST_DPI: Final = 1270.0
 """Resolutions below this, in dots per inch (20 µm per pixel), describe a screen or a printout, not a microscope."""
 _MODES: Final = {
@@ -31,28 +31,28 @@ _MODES: Final = {
 
 
 class ImageReader(TiledReader):
-    """A PNG or JPEG picture.
+    """A PNG or JPEG image.
 
-    Its scale is known only where the file states a resolution that a microscope can have; the usual 72 or 96 dots per
-    inch speak of screens and printers.
+    Its scale is known only if the file states a resolution that is plausible for a microscope; the usual 72 or 96 dots
+    per inch refer to screens and printers.
 
     Parameters
     ----------
     path
         The file.
     threads
-        Accepted for symmetry with the other readers; there is one tile to decode.
+        Ignored: there is only one tile to decode.
     cache_bytes
-        Decoded pictures of up to this many bytes are kept; at least enough is allowed to keep this one.
+        Size of the cache in bytes; raised if needed to hold this image.
 
     Raises
     ------
     CorruptSlideError
-        If the file is damaged or cut off.
+        If the file is damaged or truncated.
     NotBrightfieldError
-        If the picture is grey, a palette or 16-bit.
+        If the image is greyscale, palette-based or 16-bit.
     UnsupportedSlideError
-        If the file is no PNG or JPEG, or larger than 500 megapixels.
+        If the file is not a PNG or JPEG, or is larger than 500 megapixels.
     """
 
     backend: ClassVar[str] = "image"
@@ -65,20 +65,20 @@ class ImageReader(TiledReader):
                 dpi = picture.info.get("dpi")
                 self.icc_profile = picture.info.get("icc_profile")
         except UnidentifiedImageError:
-            raise UnsupportedSlideError("this is no PNG or JPEG picture", where=path) from None
+            raise UnsupportedSlideError("not a PNG or JPEG image", where=path) from None
         except Image.DecompressionBombError as error:
-            raise UnsupportedSlideError(f"the picture is too large: {error}", where=path) from error
+            raise UnsupportedSlideError(f"the image is too large: {error}", where=path) from error
         except (OSError, SyntaxError, ValueError) as error:
-            raise CorruptSlideError(f"the picture is damaged: {error}", where=path) from error
+            raise CorruptSlideError(f"the image is damaged: {error}", where=path) from error
         if mode not in ("RGB", "RGBA"):
             raise NotBrightfieldError(
-                f"the picture is stored as {_MODES.get(mode, mode)}, not as 8-bit RGB",
+                f"the image is stored as {_MODES.get(mode, mode)}, not as 8-bit RGB",
                 where=path,
-                remedy="Only 8-bit RGB brightfield pictures can be scored",
+                remedy="Only 8-bit RGB brightfield images can be scored",
             )
         if width * height > _LARGEST:
             raise UnsupportedSlideError(
-                f"the picture has {width * height / 1e6:,.0f} megapixels and no tiles",
+                f"the image has {width * height / 1e6:,.0f} megapixels and no tiles",
                 where=path,
                 remedy="Convert it to a tiled TIFF",
             )
@@ -97,15 +97,15 @@ class ImageReader(TiledReader):
 
 
 def _require_end(path: Path, size: int, mark: bytes) -> None:
-    """Refuse a picture without its end mark, which may be followed by a little padding."""
+    """Refuse an image without its end marker, which may be followed by a little padding."""
     with path.open("rb") as file:
         file.seek(max(0, size - 64))
         if mark not in file.read():
-            raise CorruptSlideError("the picture is cut off", where=path, remedy="Copy it again from its source")
+            raise CorruptSlideError("the image is truncated", where=path, remedy="Copy it again from its source")
 
 
 def _scale(dpi: tuple[float, float] | None) -> float | None:
-    """Return µm per pixel, mean of both axes, where the resolution is a microscope's."""
+    """Return µm per pixel, mean of both axes, if the resolution is plausible for a microscope."""
     if dpi is None or min(dpi) < _LEAST_DPI:
         return None
     return float((25_400 / dpi[0] + 25_400 / dpi[1]) / 2)

@@ -1,7 +1,7 @@
-"""Everything else OpenSlide opens: Hamamatsu, Leica, MIRAX, Ventana, Philips, Zeiss, Sakura, Trestle, some DICOM.
+"""All other formats OpenSlide opens: Hamamatsu, Leica, MIRAX, Ventana, Philips, Zeiss, Sakura, Trestle, some DICOM.
 
-Slower than the direct readers, since OpenSlide composes every region tile by tile with transparency, but it knows the
-vendors' formats.
+Slower than the direct readers, since OpenSlide composes every region tile by tile with transparency, but it supports
+the vendors' formats.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES
 __all__ = ["OpenSlideReader"]
 
 _PIECE: Final = 256
-"""Side, in pixels, of the pieces read one by one where a region holds a damaged tile and the tile size is unknown."""
+"""Size, in pixels, of the pieces read one by one if a region holds a damaged tile and the tile size is unknown."""
 
 
 class OpenSlideReader(SlideReader):
     """A slide read through OpenSlide.
 
-    One handle serves all threads: OpenSlide is thread-safe, releases the interpreter lock, and measures no faster with
-    a handle for each thread.  OpenSlide takes positions in level-0 pixels; where a level's downsample is no whole
-    number it therefore shifts coarser levels by up to half a level-0 pixel.
+    All threads share one handle: OpenSlide is thread-safe, releases the interpreter lock, and is no faster with one
+    handle per thread (measured).  OpenSlide takes positions in level-0 pixels; for levels with a fractional downsample
+    it therefore shifts the region by up to half a level-0 pixel.
 
-    Label, macro and thumbnail pictures are never read, and no property that may name a patient is copied.
+    Label, macro and thumbnail images are never read, and no property that may name a patient is copied.
 
     Parameters
     ----------
     path
         The file.
     threads
-        Accepted for symmetry with the other readers; a region is composed in the calling thread.
+        Ignored: regions are composed in the calling thread.
     cache_bytes
-        OpenSlide's own tile cache, in bytes.
+        Size of OpenSlide's own tile cache, in bytes.
 
     Raises
     ------
     CorruptSlideError
         If the file is of a known format but damaged.
     UnsupportedSlideError
-        If OpenSlide does not know the format.
+        If OpenSlide does not support the format.
     """
 
     backend: ClassVar[str] = "openslide"
@@ -90,7 +90,7 @@ class OpenSlideReader(SlideReader):
         try:
             slide = openslide.OpenSlide(self.path)
         except openslide.OpenSlideUnsupportedFormatError:
-            raise UnsupportedSlideError("no slide format that OpenSlide knows", where=self.path) from None
+            raise UnsupportedSlideError("not a slide format that OpenSlide supports", where=self.path) from None
         except openslide.OpenSlideError as error:
             raise _refusal(str(error), self.path) from error
         slide.set_cache(self._cache)
@@ -98,7 +98,7 @@ class OpenSlideReader(SlideReader):
 
     @property
     def tile_counts(self) -> TileCounts:
-        """Unreadable tiles so far; OpenSlide does not tell how many it decoded."""
+        """Unreadable tiles so far; OpenSlide does not report how many it decoded."""
         with self._lock:
             return TileCounts(unreadable=len(self._unreadable))
 
@@ -111,8 +111,8 @@ class OpenSlideReader(SlideReader):
     def close(self) -> None:
         """Close the file, once reads under way in other threads have ended.  Closing twice is allowed."""
         with self._lock:
-            # The library's object closes the file when nobody refers to it any more.  Closed at once, it would take
-            # the file from under a thread that is reading, and the process with it.
+            # The library's object closes the file once it is no longer referenced.  Closing it now could crash the
+            # process while another thread is reading.
             self._slide = None
 
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
@@ -139,7 +139,7 @@ class OpenSlideReader(SlideReader):
         return over_white(np.asarray(picture))
 
     def _read_around_damage(self, level: int, x: int, y: int, w: int, h: int) -> Region:
-        """Read tile by tile, so that one damaged tile costs its own place only."""
+        """Read tile by tile, so that a damaged tile affects only its own area."""
         canvas = np.full((h, w, 3), BACKGROUND, np.uint8)
         unreadable: list[Rect] = []
         lost: list[tuple[int, int, int]] = []
@@ -178,14 +178,14 @@ def _number(text: str | None) -> float | None:
 def _refusal(reason: str, path: Path) -> SlideError:
     lowered = reason.lower()
     if "unsupported" in lowered or "not supported" in lowered:
-        return UnsupportedSlideError(f"OpenSlide does not read it: {reason}", where=path)
+        return UnsupportedSlideError(f"OpenSlide cannot read it: {reason}", where=path)
     return CorruptSlideError(
         f"the slide is damaged or incomplete: {reason}", where=path, remedy="Copy the slide again from its source"
     )
 
 
 def _files_of(path: Path) -> list[Path]:
-    """Return the file and, for MIRAX, the files of its companion folder, whose names do not follow the slide's."""
+    """Return the file and, for MIRAX, the files in its companion folder, whose names do not depend on the slide's."""
     companion = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and companion.is_dir():
         return [path, *sorted(file for file in companion.iterdir() if file.is_file())]

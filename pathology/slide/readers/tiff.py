@@ -1,9 +1,9 @@
-"""Aperio SVS, OME-TIFF and plain TIFF slides, tiled or in strips, read without a library in between.
+"""Aperio SVS, OME-TIFF and plain TIFF slides, tiled or in strips, read directly.
 
 tifffile parses the directories, once; tiles are then fetched and decoded by
 :class:`pathology.slide.readers.tiled.TiledReader`.
-Formats in TIFF clothing whose tiles overlap or whose directories need a vendor's knowledge (Hamamatsu NDPI, Leica SCN,
-Ventana BIF, Philips, Trestle) are refused, and :func:`pathology.slide.open.open_reader` hands them to OpenSlide.
+TIFF-based formats with overlapping tiles or vendor-specific directories (Hamamatsu NDPI, Leica SCN, Ventana BIF,
+Philips, Trestle) are refused, and :func:`pathology.slide.open.open_reader` passes them to OpenSlide.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, Tile
 
 __all__ = ["TiffReader"]
 
-# tifffile logs every oddity it gets over.  What matters to a user is raised; an application that wants the rest can
-# still configure this logger.
+# tifffile logs every oddity it recovers from.  Anything that matters to a user is raised; an application that wants the
+# rest can still configure this logger.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _PHOTOMETRIC_RGB: Final = 2
@@ -66,21 +66,21 @@ _OTHER_READERS: Final = {
     "is_bif": "Ventana BIF",
     "is_philips": "Philips TIFF",
 }
-"""Vendors' TIFF dialects left to OpenSlide, by the tifffile property that recognises them."""
+"""Vendor-specific TIFF variants left to OpenSlide, by the tifffile property that recognises them."""
 
 _NOT_A_LEVEL: Final = re.compile(r"\b(label|macro|thumbnail|overview|preview)\b", re.IGNORECASE)
 _PLACES_COMPARED: Final = 8
 _LEAST_COMPARED: Final = 32
-"""Least side, in pixels of the smaller page, of a place compared with the slide."""
+"""Minimum side, in pixels of the smaller page, of an area compared with the slide."""
 _CELLS: Final = 8
-"""Each place is compared by the mean colours of so many parts across and down."""
+"""Each area is compared by the mean colours of a grid with this many cells per side."""
 _SAME_WITHIN: Final = 10.0
-"""Mean difference, in levels of 255, up to which a page is a smaller copy.  Copies differ by compression and
-resampling, by 1 to 3; other tissue by 20 and more."""
+"""Largest mean difference, in levels of 255, at which a page counts as a smaller copy.  Copies differ by 1 to 3, due to
+compression and resampling; other tissue by 20 or more."""
 _TILE_HEAD: Final = 4096
 """Bytes of a tile searched for markers."""
 _LARGE_STRIP: Final = 2**20
-"""Uncompressed strips of more bytes than this are read in parts; some programs write a whole picture as one strip."""
+"""Uncompressed strips larger than this many bytes are read in parts; some programs write the image as one strip."""
 
 _METRES: Final = {
     "pm": 1e-12,
@@ -99,12 +99,12 @@ _METRES: Final = {
     "mil": 2.54e-5,
 }
 """Units of PhysicalSizeX (OME data model, UnitsLength); both code points of µ occur.  ``pixel`` and ``reference
-frame`` are no lengths and are left out."""
+frame`` are not lengths and are omitted."""
 
 
 @dataclass(frozen=True)
 class _Pyramid:
-    """The pages that make up the slide, finest first, and what the file says about them."""
+    """The pages that make up the slide, finest first, and their metadata."""
 
     pages: list[tifffile.TiffPage]
     vendor: str
@@ -112,13 +112,13 @@ class _Pyramid:
     objective_power: float | None
     warnings: tuple[str, ...] = ()
     cropped: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    """Width and height, by the page's place in the file, where a page is padded to whole tiles."""
+    """Width and height, by page index, for pages that are padded to whole tiles."""
 
 
 class TiffReader(TiledReader):
     """A slide in a TIFF file: Aperio SVS, OME-TIFF, plain TIFF and BigTIFF.
 
-    Label, macro and thumbnail pictures are never read.
+    Label, macro and thumbnail images are never read.
 
     Parameters
     ----------
@@ -132,11 +132,11 @@ class TiffReader(TiledReader):
     Raises
     ------
     CorruptSlideError
-        If the file is damaged or cut off.
+        If the file is damaged or truncated.
     NotBrightfieldError
-        If the picture is not 8-bit RGB.
+        If the image is not 8-bit RGB.
     UnsupportedSlideError
-        If the file is no TIFF, or a TIFF that another backend must read.
+        If the file is not a TIFF, or a TIFF that another backend must read.
     """
 
     backend: ClassVar[str] = "tiff"
@@ -153,7 +153,7 @@ class TiffReader(TiledReader):
         except tifffile.TiffFileError as error:
             raise _unreadable(path, error) from error
         except Exception as error:
-            # A damaged directory surfaces as whatever its garbage provokes: struct.error, ValueError, KeyError, ...
+            # A damaged directory can raise almost anything: struct.error, ValueError, KeyError, ...
             raise _unreadable(path, error) from error
         self.mpp = pyramid.mpp
         self.objective_power = pyramid.objective_power
@@ -168,9 +168,9 @@ def _unreadable(path: Path, error: Exception) -> SlideError:
     with path.open("rb") as file:
         magic = file.read(4)
     if magic[:2] not in (b"II", b"MM"):
-        return UnsupportedSlideError("this is no TIFF file", where=path)
+        return UnsupportedSlideError("not a TIFF file", where=path)
     return CorruptSlideError(
-        f"the file is damaged or cut off: its TIFF directory cannot be read ({error})",
+        f"the file is damaged or truncated: its TIFF directory cannot be read ({error})",
         where=path,
         remedy="Copy the slide again from its source",
     )
@@ -182,7 +182,7 @@ def _find_pyramid(tif: tifffile.TiffFile, path: Path) -> _Pyramid:
             raise UnsupportedSlideError(f"{name} files are read through OpenSlide", where=path)
     if len(tif.pages) == 0:
         raise CorruptSlideError(
-            "the file is damaged or cut off: it begins like a TIFF slide, but its list of pictures is missing",
+            "the file is damaged or truncated: it begins like a TIFF slide, but its list of images is missing",
             where=path,
             remedy="Copy the slide again from its source",
         )
@@ -205,7 +205,7 @@ def _find_pyramid(tif: tifffile.TiffFile, path: Path) -> _Pyramid:
 
 
 def _require_last_directory(tif: tifffile.TiffFile, path: Path) -> None:
-    """Refuse a file whose last readable directory points to another one: tifffile logs that and goes on."""
+    """Refuse a file whose last readable directory points to another one: tifffile only logs that."""
     layout, last, file = tif.tiff, _page(tif, len(tif.pages) - 1), tif.filehandle
     file.seek(last.offset)
     (entries,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
@@ -213,7 +213,7 @@ def _require_last_directory(tif: tifffile.TiffFile, path: Path) -> None:
     following = file.read(layout.offsetsize)
     if len(following) < layout.offsetsize or struct.unpack(layout.offsetformat, following)[0] >= file.size:
         raise CorruptSlideError(
-            "the file is cut off: not all of its pictures are there",
+            "the file is truncated: some of its images are missing",
             where=path,
             remedy="Copy the slide again from its source",
         )
@@ -230,10 +230,10 @@ def _subdirectories(page: tifffile.TiffPage) -> Iterator[tifffile.TiffPage]:
 
 
 def _plain_pyramid(pages: list[tifffile.TiffPage], path: Path) -> _Pyramid:
-    """Choose the slide and its levels in a file of which no vendor says how its pictures are ordered.
+    """Choose the slide and its levels in a file without vendor metadata on the order of its images.
 
-    The slide is the largest picture that is not marked as reduced, tiled if any is.  A smaller one is a level if it is
-    marked as reduced, or if it shows the same.
+    The slide is the largest image that is not marked as reduced; tiled images take precedence.  A smaller image is a
+    level if it is marked as reduced, or if it shows the same content.
     """
     full = [page for page in pages if not page.subfiletype and not _is_called_otherwise(page) and _is_rgb(page)]
     slides = [page for page in full if page.is_tiled] or full or pages[:1]
@@ -245,7 +245,7 @@ def _plain_pyramid(pages: list[tifffile.TiffPage], path: Path) -> _Pyramid:
     if len(planes) > 1:
         place = f"number {len(planes) // 2 + 1} of {len(planes)}"
         warnings.append(
-            f"The file holds {len(planes)} pictures of the slide's size, such as focal planes; {place} was used"
+            f"The file contains {len(planes)} images of the slide's size, such as focal planes; {place} was used"
         )
     smaller = [page for page in pages if page.shape != slide.shape]
     candidates = [slide, *_subdirectories(slide), *smaller]
@@ -253,7 +253,7 @@ def _plain_pyramid(pages: list[tifffile.TiffPage], path: Path) -> _Pyramid:
     for page in candidates[1:]:
         alike = _is_rgb(page) and page.samplesperpixel == slide.samplesperpixel
         size = _without_padding(page, slide) if alike else None
-        # At the wrong size everything lies elsewhere, the more so the farther from the corner.
+        # With a wrong size, positions are off by more the farther they are from the corner.
         if size and _difference(page, slide, path, size) < _difference(page, slide, path):
             cropped[page.offset] = size
     levels = _same_pyramid(candidates, cropped)
@@ -267,7 +267,7 @@ def _plain_pyramid(pages: list[tifffile.TiffPage], path: Path) -> _Pyramid:
     if others:
         sizes = ", ".join(f"{page.imagewidth} x {page.imagelength} px" for page in others)
         warnings.append(
-            f"The file holds other pictures that are no levels of the slide ({sizes}); only the largest, "
+            f"The file contains other images that are not levels of the slide ({sizes}); only the largest, "
             f"{slide.imagewidth} x {slide.imagelength} px, was used"
         )
     return _Pyramid(levels, "generic-tiff", _resolution_mpp(slide), None, tuple(warnings), cropped)
@@ -288,9 +288,9 @@ class _Probe(TiledReader):
 
 
 def _without_padding(page: tifffile.TiffPage, slide: tifffile.TiffPage) -> tuple[int, int] | None:
-    """Return the size a page would have if it were the slide halved some times and then padded to whole tiles.
+    """Return the size a page would have if it were the slide halved one or more times and padded to whole tiles.
 
-    ``None`` where its size needs no such explanation, or that is none.
+    ``None`` if padding is not needed to explain its size, or does not explain it.
     """
     if not page.is_tiled or page.imagewidth >= slide.imagewidth:
         return None
@@ -305,13 +305,13 @@ def _without_padding(page: tifffile.TiffPage, slide: tifffile.TiffPage) -> tuple
 def _difference(
     page: tifffile.TiffPage, slide: tifffile.TiffPage, path: Path, size: tuple[int, int] | None = None
 ) -> float:
-    """Return how much a page differs from the slide at a low resolution, in a few places with much content.
+    """Return how much a page differs from the slide at low resolution, in a few areas with much content.
 
-    The mean over those places, in levels of 255; 0 where none can be read.
+    The mean over those areas, in levels of 255; 0 if none can be read.
     """
     stored = [_index(slide, slide, path, aperio=False), _index(page, slide, path, aperio=False, size=size)]
     fine, coarse = (one.level for one in stored)
-    # Tiles with many bytes hold tissue.
+    # Tiles with many bytes contain tissue.
     places = np.argsort(-stored[0].lengths, kind="stable")[:_PLACES_COMPARED].tolist()
     side = max(min(fine.tile_size), round(_LEAST_COMPARED * coarse.downsample))
     differences = []
@@ -341,8 +341,8 @@ def _same_pyramid(
 ) -> list[tifffile.TiffPage]:
     """Keep the first page and the pages that are smaller copies of it, finest first.
 
-    A copy has the first page's organisation (tiles or strips), colour and proportions, and is not called a label,
-    macro, thumbnail or overview.  Aperio stores those in strips, others mark them in the description or by the
+    A copy has the first page's layout (tiles or strips), colour and aspect ratio, and is not named label, macro,
+    thumbnail or overview.  Aperio stores those in strips; other vendors mark them in the description or by the
     subfile type.
     """
     first = candidates[0]
@@ -358,11 +358,11 @@ def _same_pyramid(
             continue
         width, height = cropped.get(page.offset, (page.imagewidth, page.imagelength))
         across, down = first.imagewidth / width, first.imagelength / height
-        # Sides are rounded to whole pixels, up or down, at each halving.
+        # Each halving rounds the sides to whole pixels, up or down.
         if abs(across / down - 1) > 0.01 + 1 / page.imagewidth + 1 / page.imagelength:
             continue
         kept.append(page)
-    kept.sort(key=lambda page: -page.imagewidth)  # stable: of several focal planes the first one stays
+    kept.sort(key=lambda page: -page.imagewidth)  # stable: keeps the first of several focal planes
     pages = [first]
     for page in kept:
         if page.imagewidth < pages[-1].imagewidth and page.imagelength < pages[-1].imagelength:
@@ -395,7 +395,7 @@ def _index(
     expected = -(-width // tile[0]) * -(-height // tile[1])
     if min(len(offsets), len(lengths)) < expected:
         raise CorruptSlideError(
-            f"the picture needs {expected} stored tiles, but the file lists {min(len(offsets), len(lengths))}",
+            f"the image needs {expected} stored tiles, but the file lists {min(len(offsets), len(lengths))}",
             where=path,
             remedy="Copy the slide again from its source",
         )
@@ -404,7 +404,7 @@ def _index(
     return StoredLevel(
         Level(width, height, downsample, tile),
         offsets[:expected],
-        # Some writers leave a tile out by pointing to offset 0.
+        # Some writers mark an omitted tile with offset 0.
         np.where(offsets[:expected] > 0, lengths[:expected], 0),
         f"{codec}, {'YCbCr' if page.photometric == _PHOTOMETRIC_YCBCR else 'RGB'}",
         _decoder(page, tile, samples, path) if encoding is None else picture_decoder(encoding),
@@ -419,21 +419,23 @@ def _require_brightfield(page: tifffile.TiffPage, path: Path) -> None:
     if photometric not in (_PHOTOMETRIC_RGB, _PHOTOMETRIC_YCBCR):
         kind = _PHOTOMETRIC_NAMES.get(photometric, f"colour model {photometric}")
         raise NotBrightfieldError(
-            f"the picture is stored as {kind} with {samples} channel(s) of {bits} bits, not as RGB: a mask, a "
+            f"the image is stored as {kind} with {samples} channel(s) of {bits} bits, not as RGB: a mask, a "
             "fluorescence channel or a special camera format",
             where=path,
             remedy=remedy,
         )
     if page.dtype != np.uint8 or bits != 8:
-        raise NotBrightfieldError(f"the picture has {bits} bits per colour, not 8", where=path, remedy=remedy)
+        raise NotBrightfieldError(f"the image has {bits} bits per colour, not 8", where=path, remedy=remedy)
     if samples not in (3, 4) or (samples == 4 and (page.extrasamples or (0,))[0] not in (1, 2)):
         raise NotBrightfieldError(
-            f"the picture has {samples} channels, not the 3 of RGB: it looks like fluorescence or multispectral data",
+            f"the image has {samples} channels, not the 3 of RGB: it looks like fluorescence or multispectral data",
             where=path,
             remedy=remedy,
         )
     if page.planarconfig != 1 or page.imagedepth != 1 or (samples == 4 and page.compression == _JPEG):
-        raise UnsupportedSlideError("red, green and blue are stored apart, which is not read directly", where=path)
+        raise UnsupportedSlideError(
+            "red, green and blue are stored in separate planes, which is not supported", where=path
+        )
 
 
 def _codec_name(compression: int, predictor: int, path: Path) -> str:
@@ -445,27 +447,27 @@ def _codec_name(compression: int, predictor: int, path: Path) -> str:
     name = _LOSSLESS.get(compression)
     if name is None or predictor not in (1, 2):
         raise UnsupportedSlideError(
-            f"TIFF compression {compression} with predictor {predictor} is not read", where=path
+            f"TIFF compression {compression} with predictor {predictor} is not supported", where=path
         )
     return name
 
 
 def _encoding(page: tifffile.TiffPage, aperio: bool) -> TileEncoding | None:
-    """Return how a page's tiles are compressed, if each is a picture of its own."""
+    """Return how a page's tiles are compressed, if each is an image of its own."""
     compression, ycbcr = int(page.compression), page.photometric == _PHOTOMETRIC_YCBCR
     if compression == _JPEG:
-        # Aperio's RGB tiles carry no marker, and the directory decides.  But Bio-Formats writes whole JFIF pictures,
+        # Aperio's RGB tiles carry no marker, and the directory decides.  But Bio-Formats writes whole JFIF images,
         # which are YCbCr by definition, into pages that it declares RGB.
         stated = jpeg_is_ycbcr(_first_tile(page))
         return TileEncoding("jpeg", transformed=ycbcr if stated is None else stated, tables=page.jpegtables or b"")
     if compression in _JPEG_2000:
-        # 33003 means YCbCr in Aperio's files alone: Bio-Formats writes RGB under the same number.
+        # 33003 means YCbCr only in Aperio's files: Bio-Formats writes RGB under the same number.
         return TileEncoding("jpeg2000", transformed=ycbcr or (aperio and compression == _APERIO_YCBCR))
     return TileEncoding("webp") if compression in _WEBP else None
 
 
 def _first_tile(page: tifffile.TiffPage) -> bytes:
-    """Return the beginning of the first tile that has bytes."""
+    """Return the beginning of the first non-empty tile."""
     for offset, length in zip(page.dataoffsets, page.databytecounts, strict=False):
         if offset and length:
             file = page.parent.filehandle
@@ -501,14 +503,14 @@ def _lossless(unpack: Callable[..., Any], data: bytes, index: int) -> NDArray[np
 def _divided_strips(
     offsets: NDArray[np.int64], lengths: NDArray[np.int64], strip: tuple[int, int], height: int, samples: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, int]]:
-    """Cut large uncompressed strips into smaller ones, which needs no more than arithmetic."""
+    """Split large uncompressed strips into smaller ones by adjusting offsets."""
     width, rows = strip
     row_bytes = width * samples
     if rows * row_bytes <= _LARGE_STRIP:
         return offsets, lengths, strip
     smaller = max(1, _LARGE_STRIP // row_bytes)
     if len(offsets) > 1:
-        # Every strip but the last must divide evenly, or parts would straddle two strips.
+        # Every strip but the last must divide evenly; otherwise parts would span two strips.
         smaller = next(n for n in range(min(smaller, rows), 0, -1) if rows % n == 0)
     starts = np.arange(0, height, smaller, dtype=np.int64)
     strip_of = starts // rows
@@ -524,7 +526,7 @@ def _aperio_properties(description: str) -> dict[str, str]:
 
 
 def _number(text: str | None) -> float | None:
-    """Return a positive number, or ``None``; a decimal comma is understood."""
+    """Return a positive number, or ``None``; a decimal comma is accepted."""
     try:
         value = float((text or "").replace(",", "."))
     except ValueError:
@@ -557,7 +559,7 @@ def _ome_root(description: str) -> ET.Element | None:
 
 
 def _ome_pyramid(tif: tifffile.TiffFile, root: ET.Element, path: Path) -> _Pyramid:
-    """Choose the slide among the pictures of an OME-TIFF: the largest that is not called a label or an overview."""
+    """Choose the slide among the images of an OME-TIFF: the largest that is not named label or overview."""
     space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
     pictures: list[tuple[int, ET.Element, ET.Element]] = []
     for image in root.iter(f"{space}Image"):
@@ -565,7 +567,7 @@ def _ome_pyramid(tif: tifffile.TiffFile, root: ET.Element, path: Path) -> _Pyram
         if pixels is not None and not _NOT_A_LEVEL.search(image.get("Name", "")):
             pictures.append((int(pixels.get("SizeX", 0)) * int(pixels.get("SizeY", 0)), image, pixels))
     if not pictures:
-        raise UnsupportedSlideError("the OME-TIFF lists no slide picture", where=path)
+        raise UnsupportedSlideError("the OME-TIFF contains no slide image", where=path)
     _, image, pixels = max(pictures, key=lambda picture: picture[0])
     depth, times = int(pixels.get("SizeZ", 1)), int(pixels.get("SizeT", 1))
     if depth * times > 1:
@@ -597,13 +599,13 @@ def _ome_pyramid(tif: tifffile.TiffFile, root: ET.Element, path: Path) -> _Pyram
     warnings: tuple[str, ...] = ()
     if len(pictures) > 1:
         warnings = (
-            f"The OME-TIFF holds {len(pictures)} pictures, such as scanned regions; only the largest, "
+            f"The OME-TIFF contains {len(pictures)} images, such as scanned regions; only the largest, "
             f"{page.imagewidth} x {page.imagelength} px, was used",
         )
     return _Pyramid(_same_pyramid([page, *_subdirectories(page)]), "ome-tiff", mpp, power, warnings)
 
 
 def _physical_size(value: str | None, unit: str) -> float | None:
-    """Return micrometres, or ``None`` where the value is missing or its unit is no length."""
+    """Return micrometres, or ``None`` if the value is missing or its unit is not a length."""
     number, metres = _number(value), _METRES.get(unit)
     return None if number is None or metres is None else number * metres * 1e6

@@ -1,6 +1,6 @@
-"""YCbCr stored without JPEG in TIFF files: uncompressed, LZW, deflate and the like, chroma at full or reduced size.
+"""YCbCr stored without JPEG in TIFF files: uncompressed, LZW, deflate and the like, with full or subsampled chroma.
 
-The layout and the conversion are those of TIFF 6.0, section 21, as libtiff applies them.
+Layout and conversion follow TIFF 6.0, section 21, as implemented by libtiff.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ __all__ = ["YcbcrLayout"]
 
 _SUBSAMPLINGS: Final = (1, 2, 4)
 _FULL_RANGE: Final = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
-"""Black and white of Y, Cb and Cr where the file states none: what libtiff assumes."""
+"""Reference black and white of Y, Cb and Cr if the file states none; libtiff's defaults."""
 _BT_601: Final = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, slots=True)
 class YcbcrLayout:
-    """How the YCbCr samples of a page's tiles or strips lie, and what they mean.
+    """Layout and meaning of the YCbCr samples of a page's tiles or strips.
 
     Attributes
     ----------
     width
         Pixels in a row of a tile or strip.
     step
-        Pixels across and down that share one Cb and one Cr.
+        Pixels horizontally and vertically that share one Cb and one Cr.
     unpack
-        Undoes the compression.
+        Decompresses the bytes.
     differenced
         Whether neighbouring pixels were differenced before compression.
     weights
-        Shares of red, green and blue in Y.
+        Weights of red, green and blue in Y.
     black_white
-        Codes of black and white for Y, and of none and most for Cb and Cr.
+        Codes of black and white for Y, and of zero and full chroma for Cb and Cr.
     """
 
     width: int
@@ -58,7 +58,7 @@ class YcbcrLayout:
         Raises
         ------
         UnsupportedSlideError
-            If it is none that is read.
+            If the layout is not supported.
         """
         across, down = (int(n) for n in page.subsampling or (2, 2))  # the standard's default
         differenced = int(page.predictor) == 2
@@ -69,16 +69,16 @@ class YcbcrLayout:
             or (differenced and (across, down) != (1, 1))
         ):
             raise UnsupportedSlideError(
-                f"YCbCr with {page.samplesperpixel} channels, chroma reduced {across} x {down} times and predictor "
-                f"{int(page.predictor)} is not read",
+                f"YCbCr with {page.samplesperpixel} channels, {across} x {down} chroma subsampling and predictor "
+                f"{int(page.predictor)} is not supported",
                 where=path,
             )
-        # Without compression there is nothing to undo.
+        # Without compression there is nothing to unpack.
         unpack = bytes if page.compression == 1 else tifffile.TIFF.DECOMPRESSORS[page.compression]
         weights = _numbers(page, "YCbCrCoefficients", 3) or _BT_601
         limits = tuple(_numbers(page, "ReferenceBlackWhite", 6) or _FULL_RANGE)
         if weights[1] <= 0 or any(low == high for low, high in zip(limits[::2], limits[1::2], strict=True)):
-            raise UnsupportedSlideError("the meaning of the stored YCbCr values is not stated soundly", where=path)
+            raise UnsupportedSlideError("invalid YCbCr coefficients or reference black and white", where=path)
         return cls(
             tile[0],
             (across, down),
@@ -89,7 +89,7 @@ class YcbcrLayout:
         )
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Return ``(h, width, 3)`` uint8 RGB; ``h`` is rounded up to whole units of chroma."""
+        """Return ``(h, width, 3)`` uint8 RGB; ``h`` is rounded up to whole chroma blocks."""
         across, down = self.step
         flat = np.frombuffer(self.unpack(data), np.uint8)
         columns = -(-self.width // across)
@@ -100,7 +100,7 @@ class YcbcrLayout:
             units = np.cumsum(units, axis=1, dtype=np.uint8)
         blocks = units[:, :, :-2].reshape(rows, columns, down, across).transpose(0, 2, 1, 3)
         luma = blocks.reshape(rows * down, columns * across)
-        # Chroma is repeated, not interpolated: so do libtiff and OpenSlide.
+        # Chroma is repeated, not interpolated, as in libtiff and OpenSlide.
         chroma = units[:, :, -2:].repeat(down, axis=0).repeat(across, axis=1)
         return self._rgb(luma, chroma)[:, : self.width]
 

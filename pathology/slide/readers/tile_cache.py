@@ -1,4 +1,4 @@
-"""A bounded, thread-safe store of decoded tiles, shared by neighbouring reads."""
+"""A bounded, thread-safe cache of decoded tiles, shared by neighbouring reads."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 __all__ = ["TileCache"]
 
 _REMEMBERED: Final = 4096
-"""Tiles that made room of which it is known what they lacked: less than half a megabyte."""
+"""Evicted tiles whose unread pixel counts are remembered: less than half a megabyte."""
 
 
 class TileCache:
-    """Keeps decoded tiles up to a number of bytes: those with pixels not yet read, the most recently used first.
+    """Keeps decoded tiles up to a number of bytes; prefers tiles with unread pixels, then the most recently used.
 
     Parameters
     ----------
     capacity
-        Largest number of bytes kept; 0 keeps nothing.
+        Maximum number of bytes kept; 0 disables the cache.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -44,12 +44,12 @@ class TileCache:
         Parameters
         ----------
         key
-            The tile's name.
+            The tile's key.
         taken
-            How many of its pixels are read now.  A tile whose every pixel has been read is the next to make room: with
-            neighbouring reads nobody will ask for it again.
+            How many of its pixels are read now.  A tile whose pixels have all been read is evicted next: neighbouring
+            reads will not need it again.
         """
-        if key not in self._tiles:  # one step of the interpreter, so it needs no lock
+        if key not in self._tiles:  # atomic, so it needs no lock
             return None
         with self._lock:
             tile = self._tiles.get(key)
@@ -59,22 +59,22 @@ class TileCache:
             return tile
 
     def put(self, key: Hashable, tile: NDArray[np.uint8], left: int = 1, taken: int = 0, *, copy: bool = False) -> None:
-        """Keep a tile; those read to their end and the least recently used make room.  What is kept is read-only.
+        """Keep a tile, read-only; fully read tiles and then the least recently used are evicted.
 
         Parameters
         ----------
         key
-            The tile's name.
+            The tile's key.
         tile
             ``(h, w, 3)`` uint8.
         left
-            How many of its pixels have not been read yet, had it never been here before.
+            How many of its pixels are still unread if it was not cached before.
         taken
-            How many are read now.  A tile that had to make room before it was read to its end and comes back lacks
-            only what it lacked then: without that, tiles which nobody will ask for again would drive out those that
-            the next read wants, and these in turn the next.
+            How many are read now.  A tile that was evicted before it was fully read resumes from its remembered count
+            when it returns: otherwise tiles that will not be needed again would evict those that the next read needs,
+            and so on.
         copy
-            Whether the caller goes on using the memory: if the tile is kept, then as a copy.
+            Whether the caller keeps using the memory; if so, the cache keeps a copy.
         """
         if tile.nbytes > self.capacity:
             return

@@ -1,4 +1,4 @@
-"""How stored tiles are compressed, as plain data: enough to decode them without the slide they came from."""
+"""How stored tiles are compressed, as plain data: enough to decode them without their slide."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pathology.slide.readers.packed_tiles import PackedTiles
 __all__ = ["TileCompression", "TileEncoding"]
 
 TileCompression = Literal["jpeg", "jpeg2000", "jpeg-ls", "webp"]
-"""Compressions whose tiles are complete pictures, apart from shared JPEG tables."""
+"""Compressions whose tiles are complete images, apart from shared JPEG tables."""
 
 _JPEG_START: Final = b"\xff\xd8"
 _JPEG_END: Final = b"\xff\xd9"
 _TWO_BYTES: Final = np.dtype("<u2")
 _JPEG_END_WITHIN: Final = 64
 _JPEG_HEADERS_WITHIN: Final = 2**18
-"""The frame header must be among this many first bytes; an ICC profile or a thumbnail may stand before it."""
+"""The frame header must be within this many first bytes; an ICC profile or a thumbnail may precede it."""
 _JPEG_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
-"""Second bytes of the markers that state a picture's size: baseline, extended and progressive Huffman coding."""
+"""Second bytes of the markers that state an image's size: baseline, extended and progressive Huffman coding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class TileEncoding:
     Attributes
     ----------
     compression
-        The kind of picture each tile is.
+        Image format of each tile.
     transformed
-        Whether samples are YCbCr (True) or RGB (False) where the container says so; ``None`` leaves it to the markers
-        in the picture.  Of use for JPEG and JPEG 2000 only.
+        Whether samples are YCbCr (True) or RGB (False), if the container states it; ``None`` follows the markers in
+        the image.  Only used for JPEG and JPEG 2000.
     tables
-        JPEG tables that all tiles share (TIFF tag JPEGTables), or nothing.
+        JPEG tables that all tiles share (TIFF tag JPEGTables), or empty.
     """
 
     compression: TileCompression
@@ -48,7 +48,9 @@ class TileEncoding:
 
     def __post_init__(self) -> None:
         if self.compression not in get_args(TileCompression):
-            raise ValueError(f"compression {self.compression!r} is none of {', '.join(get_args(TileCompression))}")
+            raise ValueError(
+                f"unknown compression {self.compression!r}; choose from {', '.join(get_args(TileCompression))}"
+            )
 
     def decode(self, data: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Decode one tile.
@@ -68,7 +70,7 @@ class TileEncoding:
         Raises
         ------
         Exception
-            Whatever the codec raises where the bytes are no complete picture.
+            Whatever the codec raises if the bytes are not a complete image.
         """
         if self.compression == "jpeg":
             return decode_jpeg(data, tables=self.tables or None, transformed=self.transformed, out=out)
@@ -77,21 +79,21 @@ class TileEncoding:
         return decode_webp(data) if self.compression == "webp" else decode_jpegls(data)
 
     def looks_whole(self, data: bytes | memoryview, width: int, height: int) -> bool:
-        """Whether a tile's bytes look like a whole picture that covers an area, judged without decoding it.
+        """Whether a tile's bytes look like a complete image that covers an area, judged without decoding it.
 
-        For JPEG the start and end markers and the size in the frame header are looked at; for other compressions only
-        that there are bytes.  A tile that passes may still be damaged within.
+        For JPEG, this checks the start and end markers and the size in the frame header; for other compressions, only
+        that the tile is not empty.  A tile that passes may still be damaged inside.
 
         Parameters
         ----------
         data
             The tile's bytes.
         width, height
-            Pixels that the picture must cover.
+            Pixels that the image must cover.
         """
         if self.compression != "jpeg":
             return len(data) > 0
-        # The tiles of a slide begin alike, so most are judged by one comparison.
+        # The tiles of a slide begin with the same bytes, so most need only one comparison.
         known = _last_header.get((width, height))
         if data[-2:] != _JPEG_END and _JPEG_END not in bytes(data[-_JPEG_END_WITHIN:]):
             return False
@@ -105,26 +107,26 @@ class TileEncoding:
     def look_whole(
         self, tiles: PackedTiles, widths: int | NDArray[np.integer], heights: int | NDArray[np.integer]
     ) -> NDArray[np.bool_]:
-        """Say of many tiles at once what :meth:`looks_whole` says of one.
+        """Vectorised :meth:`looks_whole` for many tiles.
 
         Parameters
         ----------
         tiles
             Their bytes.
         widths, heights
-            Pixels that each picture must cover: ``(n,)``, or one number for all.
+            Pixels that each image must cover: ``(n,)``, or one number for all.
 
         Returns
         -------
         numpy.ndarray
-            ``(n,)`` bool; false where there is no tile.
+            ``(n,)`` bool; false for missing tiles.
         """
         result: NDArray[np.bool_] = tiles.lengths > 0
         if self.compression != "jpeg" or not result.any():
             return result
         widest = widths if isinstance(widths, int) else int(widths.max())
         highest = heights if isinstance(heights, int) else int(heights.max())
-        # A header that states enough for the largest states enough for all.
+        # A header size that covers the largest area covers all.
         known = _last_header.get((widest, highest))
         sure = np.zeros(0, np.intp)
         if known is not None:
@@ -132,7 +134,7 @@ class TileEncoding:
         if known is not None and len(sure):
             header = np.frombuffer(known, np.uint8)
             starts, ends = tiles.starts[sure], tiles.starts[sure] + tiles.lengths[sure]
-            # One row for every place at which a tile could end or begin; only those at which one does are looked at.
+            # One row per possible tile boundary; only actual boundaries are inspected.
             last = np.ndarray(len(tiles.data) - 1, _TWO_BYTES, tiles.data, 0, (1,))
             rows = np.ndarray((len(tiles.data) - len(header) + 1, len(header)), np.uint8, tiles.data, 0, (1, 1))
             alike = last[ends - 2] == np.frombuffer(_JPEG_END, _TWO_BYTES)
@@ -159,7 +161,7 @@ def _jpeg_frame_header(data: bytes, width: int, height: int) -> bytes:
     Returns
     -------
     bytes
-        The picture's beginning up to that size; nothing if there is none, or it is smaller than the area.
+        The image's beginning up to that size; empty if there is none, or it is smaller than the area.
     """
     position = 2 if data.startswith(_JPEG_START) else len(data)
     while position + 9 <= len(data) and data[position] == 0xFF:

@@ -1,9 +1,9 @@
 """Readers of slides whose levels are stored as compressed tiles.
 
-The index (where each tile's bytes are) is read once, when the slide is opened.  A read then fetches the compressed
-bytes with ``os.pread``, which needs no lock, decodes each stored tile once, outside the interpreter lock, and puts it
-in its place.  Nothing is composed, blended or interpolated: that, not decoding, is where other readers spend their
-time.
+The index (the position of each tile's bytes) is read once, when the slide is opened.  A read then fetches the
+compressed bytes with ``os.pread``, which needs no lock, decodes each stored tile once, outside the interpreter lock,
+and copies it into place.  Nothing is composed, blended or interpolated: that, not decoding, is where other readers
+spend their time.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ __all__ = ["DEFAULT_CACHE_BYTES", "StoredLevel", "TileDecoder", "TiledReader", "
 logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE_BYTES: Final = 32 * 2**20
-"""Decoded tiles a reader keeps, in bytes.  32 MiB are 170 tiles of 256 x 256: one tile row of 43,000 pixels,
-or the border of a block of 10,000 pixels.  More helps only wider passes, and memory that falls out of the processor's
-cache makes every read a tenth slower."""
+"""Default cache of decoded tiles, in bytes.  32 MiB hold 170 tiles of 256 x 256: one tile row of 43,000 pixels,
+or the border of a block of 10,000 pixels.  More only helps wider passes, and memory that exceeds the CPU cache makes
+every read a tenth slower."""
 
 _HOT_BYTES: Final = 2**20
-"""Tiles above this size do not stay in a processor's own cache anyway."""
+"""Tiles above this size do not fit into a core's own cache anyway."""
 _GAP: Final = 4096
-"""Tiles this many bytes apart are read at once: reading on is cheaper than asking again."""
+"""Tiles up to this many bytes apart are read together: reading the gap is cheaper than a second call."""
 _RUN_BYTES: Final = 8 * 2**20
-"""About the most bytes read at once."""
+"""Approximate maximum number of bytes read at once."""
 _HASH_WHOLE_BELOW: Final = 32 * 2**20
-"""A level with fewer compressed bytes than this goes into the fingerprint whole."""
+"""A level with fewer compressed bytes than this is hashed whole for the fingerprint."""
 _HASH_SAMPLED_TILES: Final = 64
-"""Tiles, evenly spread, that go into the fingerprint from each larger level."""
+"""Evenly spaced tiles that are hashed for the fingerprint from each larger level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class TileDecoder:
 
 
 def picture_decoder(encoding: TileEncoding) -> TileDecoder:
-    """Return the decoder of tiles that are pictures of their own."""
+    """Return the decoder of tiles that are complete images."""
     reduce = None
     if encoding.compression == "jpeg2000":
         reduce = partial(reduce_jpeg2000, transformed=bool(encoding.transformed))
@@ -80,28 +80,28 @@ def picture_decoder(encoding: TileEncoding) -> TileDecoder:
 
 @dataclass(frozen=True)
 class StoredLevel:
-    """One level as it lies in a file.
+    """One level as stored in a file.
 
     Attributes
     ----------
     level
-        What the level is to its users.
+        The level's public description.
     offsets, lengths
-        ``(rows * columns,)`` int64, row by row: where each tile's bytes begin in its file, and how many there are;
-        length 0 where the scanner left the tile out.
+        ``(rows * columns,)`` int64, row-major: offset and length of each tile's bytes in its file; length 0 if the
+        scanner omitted the tile.
     codec
         Name of the compression, part of the fingerprint.
     decoder
-        Turns tiles into pixels.
+        Decodes tiles to pixels.
     tables
         Bytes without which the tiles cannot be decoded (JPEG tables), part of the fingerprint.
     file_of_tile
-        ``(rows * columns,)`` index into the reader's files, where the level is spread over several; ``None``: all
-        tiles are in ``file``.
+        ``(rows * columns,)`` index into the reader's files, if the level spans several; ``None``: all tiles are in
+        ``file``.
     file
         Index into the reader's files.
     encoding
-        How the tiles are compressed, where they can be decoded without the file they come from.
+        How the tiles are compressed, if they can be decoded without their file.
     """
 
     level: Level
@@ -122,7 +122,7 @@ class StoredLevel:
         object.__setattr__(self, "rows", -(-self.level.height // height))
 
     def inside(self, index: int) -> tuple[int, int]:
-        """Return width and height of the part of a tile inside the level, which a stored picture must cover."""
+        """Return width and height of the part of a tile inside the level, which a stored image must cover."""
         row, column = divmod(index, self.columns)
         (width, height), level = self.level.tile_size, self.level
         return min(width, level.width - column * width), min(height, level.height - row * height)
@@ -130,7 +130,7 @@ class StoredLevel:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A level, or a level shrunk by a whole number, as a grid of tiles; sizes in its own pixels."""
+    """A level, possibly downsampled by an integer factor, as a grid of tiles; sizes in its own pixels."""
 
     number: int
     stored: StoredLevel
@@ -142,14 +142,14 @@ class _View:
 
 
 _Piece = tuple[int, int, list[tuple[int, int, int, int, NDArray[np.uint8]]]]
-"""A stored tile's column and row, and the places its pixels go to: edges (left, top, right, bottom) and memory."""
+"""A stored tile's column and row, and the destinations of its pixels: edges (left, top, right, bottom) and memory."""
 
 
 def _view(number: int, stored: StoredLevel, reduction: int) -> _View | None:
-    """Shrink a level tile by tile; ``None`` where tiles do not divide."""
+    """Downsample a level tile by tile; ``None`` if tiles do not divide evenly."""
     level = stored.level
     tile_width, tile_height = level.tile_size
-    # The last column and row may be cut at the level's border; what is missing is white.
+    # The last column and row may be clipped at the level's border; missing pixels are white.
     if (stored.columns > 1 and tile_width % reduction) or (stored.rows > 1 and tile_height % reduction):
         return None
     sides = (-(-side // reduction) for side in (level.width, level.height, tile_width, tile_height))
@@ -157,29 +157,29 @@ def _view(number: int, stored: StoredLevel, reduction: int) -> _View | None:
 
 
 class TiledReader(SlideReader):
-    """Base of the readers that fetch and decode stored tiles themselves.
+    """Base class of readers that fetch and decode stored tiles themselves.
 
-    A subclass finds the levels and how to decode them, and hands them over in its constructor.
+    A subclass finds the levels and their decoders, and passes them to this constructor.
 
     Parameters
     ----------
     path
         The file or folder the slide was opened on.
     files
-        The files that hold the tiles.
+        The files that contain the tiles.
     stored
         The levels, finest first.
     threads
         Threads that decode the tiles of one read; 1 decodes in the calling thread.
     cache_bytes
-        Decoded tiles kept for neighbouring reads, in bytes; 0 keeps none.  Only tiles that a read covers in part are
-        kept, since the neighbour wants the rest: a read of whole tiles leaves no trace, and a large one drives out
-        nothing but its border.
+        Size of the cache of decoded tiles, in bytes; 0 disables it.  Only tiles that a read covers partly are kept,
+        since a neighbouring read needs the rest: reading whole tiles does not fill the cache, and a large read only
+        caches its border.
 
     Raises
     ------
     CorruptSlideError
-        If the index points behind the end of a file.
+        If the index points beyond the end of a file.
     """
 
     def __init__(
@@ -245,12 +245,12 @@ class TiledReader(SlideReader):
         Returns
         -------
         bytes
-            Empty where the scanner left the tile out.
+            Empty if the scanner omitted the tile.
         """
         stored = self._stored[level]
         if not (0 <= column < stored.columns and 0 <= row < stored.rows):
             raise UsageError(
-                f"level {level} has {stored.columns} x {stored.rows} tiles; there is none at ({column}, {row})"
+                f"level {level} has {stored.columns} x {stored.rows} tiles; ({column}, {row}) is out of range"
             )
         self._enter()
         try:
@@ -259,26 +259,26 @@ class TiledReader(SlideReader):
             self._leave()
 
     def tile_encoding(self, level: int) -> TileEncoding | None:
-        """Return how a level's tiles are compressed, or ``None`` where they are not all there is to the level.
+        """Return how a level's tiles are compressed, or ``None`` if the tiles alone do not make up the level.
 
-        That is so where they mean nothing outside their file, or where some are filled from the next finer level.
+        That is the case if they cannot be decoded outside their file, or if some are filled from the next finer level.
         """
         return None if self._filled[level] else self._stored[level].encoding
 
     def stored_tiles(self, level: int, indices: NDArray[np.integer]) -> PackedTiles:
-        """Return the compressed bytes of several stored tiles, reading neighbours in the file at once.
+        """Return the compressed bytes of several stored tiles, reading adjacent ones in one call.
 
         Parameters
         ----------
         level
             Index into :attr:`levels`.
         indices
-            ``(n,)`` places in the level's grid of tiles, row by row.
+            ``(n,)`` row-major indices into the level's grid of tiles.
 
         Returns
         -------
         PackedTiles
-            In the order asked for.
+            In the requested order.
         """
         stored = self._stored[level]
         starts, lengths = stored.offsets[indices], stored.lengths[indices]
@@ -356,11 +356,11 @@ class TiledReader(SlideReader):
         file = stored.file if stored.file_of_tile is None else int(stored.file_of_tile[index])
         data = os.pread(self._descriptors[file], length, int(stored.offsets[index]))
         if len(data) != length:
-            raise TileDecodeError("the file has become shorter")
-        return bytes(self._bare(stored, data))  # of bytes no copy is made
+            raise TileDecodeError("the file has shrunk since it was opened")
+        return bytes(self._bare(stored, data))  # no copy if already bytes
 
     def _bare(self, stored: StoredLevel, data: bytes | memoryview) -> bytes | memoryview:
-        """Take a tile out of what its container wraps it in."""
+        """Strip a tile's container-specific wrapping."""
         del stored
         return data
 
@@ -382,12 +382,12 @@ class TiledReader(SlideReader):
         overlap: int = 0,
         out: NDArray[np.uint8] | None = None,
     ) -> Region:
-        """Read a region shrunk by a whole number, tile by tile.
+        """Read a region downsampled by an integer factor, tile by tile.
 
-        Each tile is decoded and shrunk while it is in the processor's cache.  The result is the exact mean, as in
+        Each tile is decoded and downsampled while it is in the CPU cache.  The result is the exact mean, as in
         :meth:`pathology.slide.readers.base.SlideReader.read_reduced`, except for JPEG 2000 with a power of two: then a
-        stored lower resolution is decoded, which costs half at 2 and 4 and a quarter at 8, and differs from the mean by
-        up to 5 levels (of 255) on average over tissue at 2, and by up to 3 at 4 and 8.
+        stored lower resolution is decoded, which takes half the time at 2 and 4 and a quarter at 8, and differs from
+        the mean by up to 5 levels (of 255) on average over tissue at 2, and by up to 3 at 4 and 8.
 
         JPEG's scaled decoding is not used: most of the time goes into entropy decoding, which it cannot skip, so it
         saves little and differs by up to 40 levels at edges.
@@ -443,8 +443,8 @@ class TiledReader(SlideReader):
     ) -> NDArray[np.bool_]:
         """Read many regions of one size, each stored tile decoded once for all of them.
 
-        Like :meth:`pathology.slide.readers.base.SlideReader.read_windows`; pixels go from the decoder's memory straight
-        to their places.
+        Like :meth:`pathology.slide.readers.base.SlideReader.read_windows`; pixels are copied directly from the
+        decoder's memory to their destinations.
         """
         valid = 0 <= level < len(self._stored) and reduction > 0 and len(corners) > 0
         view = _view(level, self._stored[level], reduction) if valid else None
@@ -488,7 +488,7 @@ class TiledReader(SlideReader):
         return readable
 
     def _paste_all(self, view: _View, pieces: list[_Piece], window: Rect, overlap: int) -> list[tuple[int, int]]:
-        """Put tiles in their places, in threads where there are any; return the undecodable ones in order."""
+        """Copy tiles to their destinations, in threads if available; return the undecodable ones in order."""
         if self._pool is None or len(pieces) == 1:
             return self._paste(view, pieces, window, overlap)
         shares = [pieces[i :: self._threads] for i in range(min(self._threads, len(pieces)))]
@@ -497,13 +497,13 @@ class TiledReader(SlideReader):
             lost = self._paste(view, shares[0], window, overlap)
         finally:
             for task in tasks:
-                task.exception()  # wait: the memory must not be handed out, nor the file closed, under a writer
+                task.exception()  # wait: memory must not be reused, nor the file closed, while a thread is writing
         for task in tasks:
             lost += task.result()
         return sorted(lost, key=lambda tile: (tile[1], tile[0]))
 
     def _whole_tile(self, view: _View, index: int, out: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
-        """Return one whole tile as an array of the caller's own, or ``None`` where the general way must be taken."""
+        """Return one whole tile as a new array, or ``None`` if the general path is needed."""
         cached = self._cache.get((view.number, view.reduction, index))
         if cached is not None:
             with self._lock:
@@ -527,30 +527,30 @@ class TiledReader(SlideReader):
         return out
 
     def _paste(self, view: _View, pieces: Iterable[_Piece], window: Rect, overlap: int) -> list[tuple[int, int]]:
-        """Put tiles in their places; return column and row of the undecodable ones.
+        """Copy tiles to their destinations; return column and row of the undecodable ones.
 
         Parameters
         ----------
         view
-            What is read.
+            The level being read.
         pieces
-            The tiles and their places.
+            The tiles and their destinations.
         window
-            What all places span.
+            Bounding box of all destinations.
         overlap
-            By how much neighbouring reads overlap with the window.
+            Overlap of neighbouring reads with the window.
         """
         stored, tile_width, tile_height = view.stored, view.tile_width, view.tile_height
         x, y, end_x, end_y = window.x, window.y, window.x + window.width, window.y + window.height
-        # What lies within these needs no keeping: no neighbour will ask for it.
+        # Tiles entirely within these bounds are not cached: no neighbouring read needs them.
         own_left, own_top, own_right, own_bottom = x + overlap, y + overlap, end_x - overlap, end_y - overlap
         cache, number, reduction, columns = self._cache, view.number, view.reduction, stored.columns
         filled = self._filled[number]
         decoded = reused = 0
         lost: list[tuple[int, int]] = []
         scratch = self._thread_scratch(*stored.level.tile_size)
-        # This loop runs once for each stored tile: comparisons in place of min and max, and no lookups that could be
-        # made before it, are worth a hundredth of the reading rate each.
+        # This loop runs once per stored tile: using comparisons instead of min and max, and hoisting lookups out of it,
+        # each gain about 1 % of the reading rate.
         for column, row, places in pieces:
             index = row * columns + column
             tile_left, tile_top = column * tile_width, row * tile_height
@@ -600,10 +600,10 @@ class TiledReader(SlideReader):
         return lost
 
     def _thread_scratch(self, width: int, height: int) -> NDArray[np.uint8] | None:
-        """Return memory of one tile's size that belongs to this thread, or ``None`` where tiles are large.
+        """Return thread-local memory of one tile's size, or ``None`` if tiles are large.
 
-        Decoding into memory that is still in the processor's cache and copying from there takes less time than
-        decoding straight into cold memory.
+        Decoding into memory that is still in the CPU cache and copying from there is faster than decoding directly
+        into cold memory.
         """
         if width * height * 3 > _HOT_BYTES:
             return None
@@ -613,7 +613,7 @@ class TiledReader(SlideReader):
         return memory
 
     def _load(self, view: _View, index: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8] | None:
-        """Fetch, decode and shrink one tile; ``None`` where that cannot be done."""
+        """Fetch, decode and downsample one tile; ``None`` if that fails."""
         stored, reduction = view.stored, view.reduction
         tile_width, tile_height = stored.level.tile_size
         try:
@@ -627,7 +627,7 @@ class TiledReader(SlideReader):
             tile = stored.decoder.decode(data, index, out)
         except MemoryError:
             raise
-        except Exception:  # each codec and file system has errors of its own; the tile is lost
+        except Exception:  # codecs and file systems raise their own errors; the tile is unreadable
             return None
         if reduction == 1 and tile.shape == (tile_height, tile_width, 3):
             return tile
@@ -637,7 +637,7 @@ class TiledReader(SlideReader):
         return tile if reduction == 1 else _shrunk(tile[:height, :width], reduction)
 
     def _from_finer(self, view: _View, index: int) -> NDArray[np.uint8] | None:
-        """Make a tile that the scanner left out from the next finer level; ``None`` where that cannot be read."""
+        """Build a tile that the scanner omitted from the next finer level; ``None`` if that cannot be read."""
         level, finer = view.stored.level, self._views[view.number - 1]
         width, height = view.stored.inside(index)
         row, column = divmod(index, view.stored.columns)
@@ -651,14 +651,14 @@ class TiledReader(SlideReader):
             for r in range(y // finer.tile_height, -(-bottom // finer.tile_height))
             for c in range(x // finer.tile_width, -(-right // finer.tile_width))
         ]
-        # In this thread: a thread of the pool that waited for the pool could wait for ever.
+        # In this thread: a pool thread that waits for the pool could deadlock.
         if self._paste(finer, pieces, Rect(x, y, right - x, bottom - y), 0):
             return None
         tile = np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         return tile if view.reduction == 1 else _shrunk(tile, view.reduction)
 
     def _check_extent(self, files: Sequence[Path]) -> None:
-        """Refuse a file that ends before its last tile: it was not copied to its end."""
+        """Refuse a file that ends before its last tile: an incomplete copy."""
         sizes = np.array([os.fstat(d).st_size for d in self._descriptors], np.int64)
         missing = total = 0
         for stored in self._stored:
@@ -668,7 +668,7 @@ class TiledReader(SlideReader):
             total += int((stored.lengths > 0).sum())
         if missing:
             raise CorruptSlideError(
-                f"the file is cut off: {missing} of its {total} stored tiles lie behind its end at "
+                f"the file is truncated: {missing} of its {total} stored tiles lie beyond its end at "
                 f"{int(sizes.sum()):,} bytes",
                 where=self.path if len(files) > 1 else files[0],
                 remedy="Copy the slide again from its source",
@@ -676,10 +676,10 @@ class TiledReader(SlideReader):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]  # computed when first asked for, then a plain attribute
-        """Hash of what the pixels are made from: the index, the tables and the tiles' bytes.
+        """Hash of everything the pixels are decoded from: the index, the tables and the tiles' bytes.
 
-        Small levels are hashed whole, large ones by evenly spread tiles, so that asking does not read many gigabytes.
-        A change of any tile shows in its length for every compressed format, and in the coarser levels, which are
+        Small levels are hashed whole, large ones by evenly spaced tiles, which avoids reading many gigabytes.
+        A change in any tile shows in its length for every compressed format, and in the coarser levels, which are
         small.
         """
         digest = hashlib.sha256()
@@ -703,9 +703,9 @@ class TiledReader(SlideReader):
 
 
 def _filled_from_finer(stored: Sequence[StoredLevel]) -> tuple[frozenset[int], ...]:
-    """Return, for each level, the tiles that were left out although the next finer level has pixels there.
+    """Return, for each level, the tiles that were omitted although the next finer level has pixels there.
 
-    Aperio's scanners leave out tiles at the right edge of coarser levels although there is tissue.
+    Aperio scanners omit tiles at the right edge of coarser levels even where there is tissue.
     """
     filled: list[frozenset[int]] = [frozenset()]
     present = np.zeros(0, np.bool_)
@@ -735,7 +735,7 @@ def _filled_from_finer(stored: Sequence[StoredLevel]) -> tuple[frozenset[int], .
 
 
 def _read_into(descriptor: int, memory: memoryview, position: int) -> int:
-    """Fill memory from a place in a file; return how many bytes there were."""
+    """Fill memory from a position in a file; return the number of bytes read."""
     got = 0
     try:
         while got < len(memory):
@@ -749,12 +749,12 @@ def _read_into(descriptor: int, memory: memoryview, position: int) -> int:
 
 
 def _runs(starts: NDArray[np.int64], ends: NDArray[np.int64], owners: NDArray[np.int64] | None) -> NDArray[np.intp]:
-    """Group tiles, sorted by file and place, into runs that lie next to each other in one file.
+    """Group tiles, sorted by file and position, into contiguous runs.
 
     Returns
     -------
     numpy.ndarray
-        Where each run begins, and the end of the last: one number more than there are runs.
+        Start of each run, plus the end of the last: one element more than there are runs.
     """
     if not len(starts):
         return np.zeros(1, np.intp)
@@ -762,7 +762,7 @@ def _runs(starts: NDArray[np.int64], ends: NDArray[np.int64], owners: NDArray[np
     apart = (gaps < 0) | (gaps > _GAP)
     if owners is not None:
         apart |= owners[1:] != owners[:-1]
-    # Long runs are cut where they pass a multiple of the largest number of bytes read at once.
+    # Long runs are split at multiples of the maximum number of bytes read at once.
     numbers = starts // _RUN_BYTES
     apart |= numbers[1:] != numbers[:-1]
     return np.concatenate([[0], np.flatnonzero(apart) + 1, [len(starts)]])
@@ -788,7 +788,7 @@ def _covers(tile: NDArray[np.uint8], width: int, height: int) -> bool:
 
 
 def _shrunk(tile: NDArray[np.uint8], reduction: int) -> NDArray[np.uint8]:
-    """Return the means of ``reduction`` x ``reduction`` pixels; what is missing at the border is white."""
+    """Return the means of ``reduction`` x ``reduction`` pixels; pixels missing at the border are white."""
     height, width = tile.shape[:2]
     down, across = -height % reduction, -width % reduction
     if down or across:

@@ -1,3 +1,3 @@
-from .normalise import StainLook, StainNormaliser, fit_look
+from .normalise import StainNormaliser, StainProfile, fit_stain
 
-__all__ = ["StainLook", "StainNormaliser", "fit_look"]
+__all__ = ["StainNormaliser", "StainProfile", "fit_stain"]

@@ -1,11 +1,11 @@
-"""Stain normalisation: give a slide the colours of another, for models that were trained so.
+"""Stain normalisation: match a slide's colours to a reference, for models that were trained that way.
 
-A slide's *look* is estimated once, from pixels sampled all over its tissue (:func:`sample_tissue`, :func:`fit_look`).
-A :class:`StainNormaliser` joins it to a target look and changes pixels, any block alone, in any thread, always the
-same way.  Both are plain data: they go into a store's metadata as JSON and come back.
+A slide's *stain profile* is estimated once, from pixels sampled across its tissue (:func:`sample_tissue`,
+:func:`fit_stain`).  A :class:`StainNormaliser` maps it to a target profile and transforms pixels of any block, in any
+thread, in the same way.  Both are plain data and are stored as JSON in a store's metadata.
 
-With one stain matrix and one scale per slide, separating stains, scaling their amounts and putting colours together
-again is a single linear map of optical density: a table, a 3 x 3 matrix and an exponential per pixel.
+With one stain matrix and one scale per slide, separating stains, scaling their amounts and recombining them is a single
+linear map of optical density: a table, a 3 x 3 matrix and an exponential per pixel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathology.slide.readers.base import SlideReader
 from pathology.slide.stain.vectors import density_of, macenko_vectors, stained_pixels, vahadane_vectors
 from pathology.slide.tissue.detect import TissueMask
 
-__all__ = ["REFERENCE_LOOKS", "StainLook", "StainMethod", "StainNormaliser", "fit_look", "sample_tissue"]
+__all__ = ["REFERENCE_PROFILES", "StainMethod", "StainNormaliser", "StainProfile", "fit_stain", "sample_tissue"]
 
 StainMethod = Literal["macenko", "reinhard", "vahadane"]
 """``macenko``: ISBI 2009; ``reinhard``: IEEE CG&A 21 (2001); ``vahadane``: structure-preserving colour normalisation,
@@ -33,13 +33,13 @@ IEEE TMI 35 (2016)."""
 _Vector = tuple[float, float, float]
 
 
-class StainLook(Record):
-    """How stained tissue looks on a slide, as far as one method describes it."""
+class StainProfile(Record):
+    """The stain colours of a slide, as described by one method."""
 
     method: StainMethod
-    """Method that the description belongs to."""
+    """Method the profile belongs to."""
     source: str = ""
-    """Where it comes from: a slide's fingerprint, or a publication."""
+    """Source: a slide's fingerprint, or a publication."""
     matrix: tuple[_Vector, _Vector] | None = None
     """Macenko and Vahadane: optical density of haematoxylin (first) and eosin in red, green and blue, unit length."""
     strongest: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
@@ -52,11 +52,11 @@ class StainLook(Record):
     """Reinhard: standard deviation of the same."""
 
     @model_validator(mode="after")
-    def _complete(self) -> StainLook:
+    def _complete(self) -> StainProfile:
         needed = ("mean", "spread") if self.method == "reinhard" else ("matrix", "strongest")
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"a look for {self.method} needs {' and '.join(missing)}")
+            raise ValueError(f"a {self.method} profile needs {' and '.join(missing)}")
         return self
 
 
@@ -64,23 +64,23 @@ _MACENKO_MATRIX = ((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581))
 _MACENKO_STRONGEST = (1.9705, 1.0308)
 _MACENKO_SOURCE = "reference stain matrix and maximum amounts of Macenko et al., ISBI 2009, as in the authors' code"
 
-REFERENCE_LOOKS: dict[StainMethod, StainLook] = {
-    "macenko": StainLook(
+REFERENCE_PROFILES: dict[StainMethod, StainProfile] = {
+    "macenko": StainProfile(
         method="macenko", source=_MACENKO_SOURCE, matrix=_MACENKO_MATRIX, strongest=_MACENKO_STRONGEST
     ),
-    "vahadane": StainLook(
+    "vahadane": StainProfile(
         method="vahadane", source=_MACENKO_SOURCE, matrix=_MACENKO_MATRIX, strongest=_MACENKO_STRONGEST
     ),
-    "reinhard": StainLook(
+    "reinhard": StainProfile(
         method="reinhard",
         source="stained pixels of 45 H&E fields of osteosarcoma, 3 cases (Leavey et al. 2019, TCIA, CC BY 3.0)",
         mean=(63.68, 30.75, -3.88),
         spread=(14.63, 13.73, 7.75),
     ),
 }
-"""Target looks that need no reference image.
+"""Target profiles that need no reference image.
 
-The matrix is a published one.  For CIELAB statistics there is no agreed reference, so they were measured.
+The matrix is published.  There is no agreed reference for CIELAB statistics, so they were measured.
 """
 
 
@@ -94,7 +94,7 @@ def sample_tissue(
     mpp: float = 1.0,
     seed: int = 0,
 ) -> NDArray[np.uint8]:
-    """Read squares spread over the tissue.
+    """Sample square fields across the tissue.
 
     Parameters
     ----------
@@ -109,14 +109,14 @@ def sample_tissue(
     side
         Their side in pixels of the level read.
     mpp
-        Coarsest scale in µm/px to read at; the next finer stored level is taken.
+        Coarsest scale in µm/px to read at; the next finer stored level is used.
     seed
-        Which squares: the same seed reads the same ones.
+        Random seed; the same seed samples the same squares.
 
     Returns
     -------
     numpy.ndarray
-        ``(N, 3)`` uint8 RGB, N at most ``places * side²``; pixels of unreadable tiles are left out.
+        ``(N, 3)`` uint8 RGB, N at most ``places * side²``; pixels of unreadable tiles are excluded.
 
     Raises
     ------
@@ -125,11 +125,11 @@ def sample_tissue(
     """
     rows, columns = np.nonzero(tissue.mask)
     if rows.size == 0:
-        raise NoTissueError("there is no tissue to take stain colours from", where=reader.path)
+        raise NoTissueError("there is no tissue to estimate stain colours from", where=reader.path)
     index = reader.best_level(max(1.0, mpp / mpp_of_level0))
     level = reader.levels[index]
     rng = np.random.default_rng(seed)
-    # One draw from each of as many equal parts of the tissue in reading order: even, yet not on a lattice.
+    # Stratified sampling: one draw per equal part of the tissue in raster order; even, but not on a lattice.
     parts = np.linspace(0, rows.size, min(places, rows.size) + 1).astype(np.intp)
     chosen = rng.integers(parts[:-1], parts[1:])
     per_x, per_y = level.width / tissue.mask.shape[1], level.height / tissue.mask.shape[0]
@@ -145,55 +145,55 @@ def sample_tissue(
         taken.append(region.pixels[good])
     pixels = np.concatenate(taken)
     if not len(pixels):
-        raise NoTissueError("no tile with tissue can be read", where=reader.path)
+        raise NoTissueError("none of the tissue tiles can be read", where=reader.path)
     return pixels
 
 
-def fit_look(pixels: NDArray[np.uint8], method: StainMethod, *, source: str = "") -> StainLook:
-    """Describe how tissue looks.
+def fit_stain(pixels: NDArray[np.uint8], method: StainMethod, *, source: str = "") -> StainProfile:
+    """Estimate a stain profile.
 
-    The same estimates as tiatoolbox's normalisers make of an image: stain colours from stained pixels, the 99th
-    percentile of the amounts (and Reinhard's statistics) from all.
+    The estimates equal those of tiatoolbox's normalisers: stain colours from stained pixels, the 99th
+    percentile of the amounts (and Reinhard's statistics) from all pixels.
 
     Parameters
     ----------
     pixels
         ``(..., 3)`` uint8 RGB: an image, or pixels sampled from a slide's tissue.
     method
-        Which description.
+        Normalisation method.
     source
-        Where the pixels come from; kept with the result.
+        Where the pixels come from; stored in the result.
 
     Returns
     -------
-    StainLook
-        The description.
+    StainProfile
+        The profile.
 
     Raises
     ------
     NoTissueError
-        If too few pixels are stained, or all alike.
+        If too few pixels are stained, or all are the same colour.
     UsageError
-        If the array is no RGB image.
+        If the array is not an RGB image.
 
     Examples
     --------
     >>> from pathology import open_slide
     >>> with open_slide(slide_path) as slide:
     ...     pixels = slide.thumbnail(mpp=2)
-    >>> normaliser = StainNormaliser(fit_look(pixels, "reinhard"))
+    >>> normaliser = StainNormaliser(fit_stain(pixels, "reinhard"))
     >>> normaliser.apply(pixels).shape == pixels.shape
     True
     """
     if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[-1] != 3:
-        raise UsageError(f"stain colours are fitted to (..., 3) uint8 RGB; this is {pixels.shape} {pixels.dtype}")
+        raise UsageError(f"pixels must be (..., 3) uint8 RGB, not {pixels.shape} {pixels.dtype}")
     flat = pixels.reshape(-1, 3)
     if method == "reinhard":
         lab = _lab(flat[:, None])[:, 0].astype(np.float64)
         spread = lab.std(axis=0)
         if len(flat) < 2 or not (spread > 0).all():
-            raise NoTissueError("all pixels are alike, so their colours cannot be matched to a reference")
-        return StainLook(method=method, source=source, mean=_triple(lab.mean(axis=0)), spread=_triple(spread))
+            raise NoTissueError("all pixels have the same colour, so they cannot be matched to a reference")
+        return StainProfile(method=method, source=source, mean=_triple(lab.mean(axis=0)), spread=_triple(spread))
     density = density_of(flat)
     stained = density[stained_pixels(pixels).ravel()]
     matrix = macenko_vectors(stained) if method == "macenko" else vahadane_vectors(stained)
@@ -201,7 +201,7 @@ def fit_look(pixels: NDArray[np.uint8], method: StainMethod, *, source: str = ""
     haematoxylin, eosin = (float(v) for v in np.percentile(amounts, 99, axis=0))
     if not (haematoxylin > 0 and eosin > 0):
         raise NoTissueError("only one stain was found, so the colours cannot be separated")
-    return StainLook(
+    return StainProfile(
         method=method, source=source, matrix=(_triple(matrix[0]), _triple(matrix[1])), strongest=(haematoxylin, eosin)
     )
 
@@ -219,28 +219,28 @@ def _lab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 class StainNormaliser:
-    """Gives pixels of one look another.
+    """Transforms pixels from one stain profile to another.
 
     Parameters
     ----------
     slide
-        Look of the slide.
+        Profile of the slide.
     target
-        Look wanted; the built-in one of the same method where ``None``.
+        Target profile; ``None``: the built-in reference of the same method.
     keep_glass
-        Leave glass as it is.  Otherwise Reinhard's method turns it pink, and where a slide is stained weakly the
-        others amplify its faint tint along with the stain.  ``False`` gives what reference implementations give.
+        Leave glass unchanged.  Otherwise Reinhard's method turns it pink, and on weakly stained slides the other
+        methods amplify its faint tint along with the stain.  ``False`` matches the reference implementations.
 
     Raises
     ------
     UsageError
-        If the two looks belong to different methods.
+        If the two profiles belong to different methods.
     """
 
-    def __init__(self, slide: StainLook, target: StainLook | None = None, *, keep_glass: bool = True) -> None:
-        target = target or REFERENCE_LOOKS[slide.method]
+    def __init__(self, slide: StainProfile, target: StainProfile | None = None, *, keep_glass: bool = True) -> None:
+        target = target or REFERENCE_PROFILES[slide.method]
         if slide.method != target.method:
-            raise UsageError(f"a look for {slide.method} cannot be turned into one for {target.method}")
+            raise UsageError(f"a {slide.method} profile cannot be mapped to a {target.method} profile")
         self.slide, self.target, self.keep_glass = slide, target, keep_glass
         self._lab_table: NDArray[np.uint8] | None = None
         self._density_map: NDArray[np.float32] | None = None
@@ -250,17 +250,17 @@ class StainNormaliser:
             self._density_map = _density_map(slide, target)
 
     def apply(self, block: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return ``(..., 3)`` uint8 RGB in the target's look; every pixel depends on itself alone."""
+        """Return ``(..., 3)`` uint8 RGB in the target's stain; each output pixel depends only on its input pixel."""
         if block.dtype != np.uint8 or block.ndim < 2 or block.shape[-1] != 3:
-            raise UsageError(f"stains are normalised in (..., 3) uint8 RGB; this is {block.shape} {block.dtype}")
-        # One long row: OpenCV works by rows.
+            raise UsageError(f"block must be (..., 3) uint8 RGB, not {block.shape} {block.dtype}")
+        # One long row: OpenCV processes rows.
         flat = np.ascontiguousarray(block).reshape(1, -1, 3)
         result = np.empty_like(flat)
         for start in range(0, flat.shape[1], _CHUNK):
             pixels, out = flat[:, start : start + _CHUNK], result[:, start : start + _CHUNK]
             if self._density_map is not None:
                 light = cv2.exp(cv2.transform(cv2.LUT(pixels, _DENSITY_TABLE), self._density_map))
-                # Rounded down, as the reference implementations do.
+                # Truncated, as in the reference implementations.
                 np.copyto(out, np.minimum(light, 255, out=light), casting="unsafe")
             if self._lab_table is not None:
                 lab = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB), self._lab_table)
@@ -270,7 +270,7 @@ class StainNormaliser:
         return result.reshape(block.shape)
 
     def record(self) -> dict[str, Any]:
-        """Return everything needed to make it again, as JSON types."""
+        """Return everything needed to restore it, as JSON types."""
         return {
             "slide": self.slide.model_dump(mode="json"),
             "target": self.target.model_dump(mode="json"),
@@ -279,7 +279,7 @@ class StainNormaliser:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> StainNormaliser:
-        """Make it again from :meth:`record`.
+        """Restore it from :meth:`record`.
 
         Raises
         ------
@@ -287,42 +287,42 @@ class StainNormaliser:
             If the record is incomplete or inconsistent.
         """
         try:
-            slide, target = StainLook.model_validate(record["slide"]), StainLook.model_validate(record["target"])
+            slide, target = StainProfile.model_validate(record["slide"]), StainProfile.model_validate(record["target"])
             return cls(slide, target, keep_glass=bool(record["keep_glass"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"this is no record of a stain normalisation ({error})") from error
+            raise UsageError(f"not a valid record of a stain normalisation ({error})") from error
 
 
 _CHUNK = 1 << 16
-"""Pixels worked on at once: their floats stay in the processor's cache."""
+"""Pixels processed at once: their floats fit in the CPU cache."""
 
 
 _DENSITY_TABLE = density_of(np.arange(256, dtype=np.uint8)).astype(np.float32)[None]
-# The darkest channel tells stain from glass; between 232 and 212 the change fades in, so that no seam shows.
+# The darkest channel tells stain from glass; between 232 and 212 the change fades in, to avoid visible seams.
 _STAIN_WEIGHT = np.clip((232 - np.arange(256, dtype=np.float32)) / 20, 0, 1)[None]
 
 
 def _restore_glass(pixels: NDArray[np.uint8], changed: NDArray[np.uint8]) -> None:
-    """Put glass back as it was, in place; ``(1, n, 3)`` both."""
+    """Restore unchanged glass in place; both arrays are ``(1, n, 3)``."""
     red, green, blue = cv2.split(pixels)
     darkest = cv2.min(cv2.min(red, green), blue)
     weight = cv2.LUT(darkest, _STAIN_WEIGHT)
     changed[...] = cv2.blendLinear(np.ascontiguousarray(changed), pixels, weight, 1 - weight)
 
 
-def _density_map(slide: StainLook, target: StainLook) -> NDArray[np.float32]:
+def _density_map(slide: StainProfile, target: StainProfile) -> NDArray[np.float32]:
     """Return ``(3, 4)``: from density of the slide to the natural logarithm of the light of the target, 0 to 255."""
     if slide.matrix is None or slide.strongest is None or target.matrix is None or target.strongest is None:
-        raise UsageError("the look lacks its stain matrix")
+        raise UsageError("the profile lacks its stain matrix")
     scale = np.divide(target.strongest, slide.strongest)
     across = np.linalg.pinv(np.asarray(slide.matrix)) @ np.diag(scale) @ np.asarray(target.matrix)
     return np.concatenate([-across.T, np.full((3, 1), math.log(255))], axis=1).astype(np.float32)
 
 
-def _lab_table(slide: StainLook, target: StainLook) -> NDArray[np.uint8]:
+def _lab_table(slide: StainProfile, target: StainProfile) -> NDArray[np.uint8]:
     """Return a table ``(1, 256, 3)`` from 8-bit CIELAB to 8-bit CIELAB."""
     if slide.mean is None or slide.spread is None or target.mean is None or target.spread is None:
-        raise UsageError("the look lacks its colour statistics")
+        raise UsageError("the profile lacks its colour statistics")
     values = np.arange(256, dtype=np.float32)
     table = np.empty((1, 256, 3), np.uint8)
     for channel, (low, step) in enumerate(((0, 2.55), (128, 1), (128, 1))):

@@ -1,7 +1,7 @@
 """The colours of haematoxylin and eosin on a slide, estimated from its pixels.
 
 Both methods work on optical density with natural logarithms, ``-ln(I / 255)``, in which amounts of stain add up
-(Beer-Lambert), and both return a *stain matrix*: two rows of unit length, haematoxylin first, columns red, green,
+(Beer-Lambert), and both return a *stain matrix*: two unit-length rows, haematoxylin first, with columns red, green,
 blue.
 """
 
@@ -22,9 +22,9 @@ __all__ = [
 ]
 
 _FEWEST = 100
-"""Fewest stained pixels from which colours are estimated."""
+"""Minimum number of stained pixels needed to estimate colours."""
 
-# ln of 0 is taken as that of 1, and density is at least 1e-6, as in StainTools and tiatoolbox.
+# Intensity 0 is treated as 1, and density is at least 1e-6, as in StainTools and tiatoolbox.
 _DENSITY = np.maximum(-np.log(np.maximum(np.arange(256, dtype=np.float64), 1) / 255), 1e-6)
 
 
@@ -34,17 +34,17 @@ def density_of(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def stained_pixels(pixels: NDArray[np.uint8], threshold: float = 0.8) -> NDArray[np.bool_]:
-    """Tell stained pixels from glass by lightness.
+    """Separate stained pixels from glass by lightness.
 
-    The rule of StainTools and tiatoolbox: contrast is stretched from the 2nd to the 98th percentile of all values,
-    then pixels count whose CIELAB lightness lies below a share of white's.
+    The rule of StainTools and tiatoolbox: contrast is stretched from the 2nd to the 98th percentile of all values;
+    pixels whose CIELAB lightness lies below a fraction of white's are stained.
 
     Parameters
     ----------
     pixels
         ``(..., 3)`` uint8 RGB.
     threshold
-        Share of white's lightness, 0 to 1.
+        Fraction of white's lightness, 0 to 1.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def macenko_vectors(density: NDArray[np.float64], percentile: float = 99) -> NDA
     density
         ``(N, 3)`` optical density of stained pixels.
     percentile
-        Percentile of the angle in the plane that counts as extreme, and 100 minus it for the other end.
+        Percentile of the in-plane angle taken as one extreme; 100 minus it is the other.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def macenko_vectors(density: NDArray[np.float64], percentile: float = 99) -> NDA
     angle = np.arctan2(projected[:, 1], projected[:, 0])
     extremes = np.percentile(angle, (100 - percentile, percentile))
     vectors = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
-    # Haematoxylin absorbs more red than eosin does.
+    # Haematoxylin absorbs more red than eosin.
     if vectors[0, 0] <= vectors[1, 0]:
         vectors = vectors[::-1]
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
@@ -105,20 +105,20 @@ def vahadane_vectors(
 
     Vahadane et al., "Structure-preserving color normalization and sparse stain separation for histological images",
     IEEE Trans Med Imaging 35 (2016): minimise ``0.5 |density - codes @ matrix|² + sparsity * |codes|_1`` with
-    codes and matrix non-negative and the matrix's rows of unit length, by turns over codes (exactly: two unknowns per
-    pixel) and matrix (block coordinate descent; Mairal et al., JMLR 11, 2010), beginning from Macenko's estimate, so
-    that the result is the same each time.
+    codes and matrix non-negative and the matrix's rows of unit length, alternating between codes (exactly: two unknowns
+    per pixel) and matrix (block coordinate descent; Mairal et al., JMLR 11, 2010), starting from Macenko's estimate, so
+    that the result is deterministic.
 
     Parameters
     ----------
     density
         ``(N, 3)`` optical density of stained pixels.
     sparsity
-        Weight of the amounts of stain; larger makes pixels purer.
+        Weight of the L1 penalty on the amounts of stain; larger values make pixels purer.
     most_pixels
-        Pixels used; of more, every n-th.
+        Maximum number of pixels used; of more, every n-th.
     iterations
-        Most turns; it ends earlier once nothing changes.
+        Maximum number of iterations; stops early on convergence.
 
     Returns
     -------
@@ -167,6 +167,6 @@ def nonnegative_codes(
 def _check_enough(density: NDArray[np.float64]) -> None:
     if len(density) < _FEWEST:
         raise NoTissueError(
-            f"only {len(density)} stained pixels were found; {_FEWEST} are needed to estimate stain colours",
+            f"only {len(density)} stained pixels found; estimating stain colours needs at least {_FEWEST}",
             remedy="Score this slide without stain normalisation",
         )

@@ -1,4 +1,4 @@
-"""Where a slide has tissue, and what spoils it: pen, blur, folds, bubbles, dirt."""
+"""Tissue detection and artefacts: pen, blur, folds, bubbles, dirt."""
 
 from pathology.lazy_names import attach_stub
 

@@ -1,11 +1,11 @@
-"""Folds, air bubbles and dirt on a slide, told from tissue by what they add to their surroundings.
+"""Folds, air bubbles and dirt on a slide, detected by what they add to the surrounding tissue.
 
-All three are dark, and so are nuclei.  What tells them apart is the *change* against the local tissue, the median
-optical density of some 500 µm around:
+All three are dark, and so are nuclei.  They differ in the *change* relative to the local tissue, the median optical
+density within about 500 µm:
 
-* A fold is the same tissue twice: density is multiplied, its hue stays.
-* Dirt and the rim of a bubble take away all colours alike: they add a grey density.  Crowded nuclei shift the hue
-  towards haematoxylin instead, which absorbs blue least.
+* A fold is a double layer of the same tissue: the density is multiplied, the hue is unchanged.
+* Dirt and the rim of a bubble absorb all colours equally: they add a grey density.  Crowded nuclei instead shift the
+  hue towards haematoxylin, which absorbs blue least.
 * A bubble's rim is a thin ring, or most of one; dirt is a blot.
 """
 
@@ -27,9 +27,9 @@ from pathology.slide.tissue.masks import band_rows, close_gaps, dilate, keep_com
 __all__ = ["Artefacts", "find_artefacts"]
 
 _STEP = 16
-"""Distance between the points at which the local median is taken, in pixels of the mask."""
+"""Spacing of the points at which the local median is computed, in pixels of the mask."""
 _WINDOW = 64
-"""Side of the window it is taken over, in pixels: 512 µm at 8 µm/px, several times the width of a fold."""
+"""Side of the median's window, in pixels: 512 µm at 8 µm/px, several times the width of a fold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +49,21 @@ def find_artefacts(
     Parameters
     ----------
     thumbnail
-        ``(H, W, 3)`` uint8 RGB, the picture the tissue was found in.
+        ``(H, W, 3)`` uint8 RGB, the image the tissue was detected in.
     tissue
-        What was found.
+        The detected tissue.
     settings
         Thresholds.
 
     Returns
     -------
     Artefacts
-        The three masks; pen marks are in none of them.
+        The three masks, without pen marks.
     """
     settings = settings or QualitySettings()
     pixel_mm2 = tissue.mpp**2 * 1e-6
     signs = _compare(thumbnail, tissue, settings)
-    give_back_freed_memory()  # its floats lie between what is kept
+    give_back_freed_memory()  # freed floats fragment the heap
     bubble = _bubbles((signs & _GREY) > 0, tissue.mpp)
     dark = keep_components(((signs & _DARK) > 0) & ~bubble, smallest=0.0005 / pixel_mm2)
     signs[bubble | dark] &= ~_AROUND
@@ -76,12 +76,12 @@ def find_artefacts(
 
 
 _FOLD, _AROUND, _GREY, _DARK = (np.uint8(1 << i) for i in range(4))
-"""What speaks for an artefact at a pixel, in the bits of one byte, for there are millions: tissue seems doubled, half
-of that, something grey was added, much of it.  Of numpy's own type: other integers make 64-bit copies."""
+"""Evidence of an artefact at a pixel, as bits of one byte to save memory: tissue seems doubled, half of that,
+something grey was added, much of it.  NumPy integers: other types make 64-bit copies."""
 
 
 def _compare(thumbnail: NDArray[np.uint8], tissue: TissueMask, settings: QualitySettings) -> NDArray[np.uint8]:
-    """Return ``(H, W)`` uint8: the signs seen; none on pen marks."""
+    """Return ``(H, W)`` uint8: the evidence bits; none on pen marks."""
     height, width = tissue.mask.shape
     local = _local_median(thumbnail, tissue)
     signs = np.zeros((height, width), np.uint8)
@@ -92,13 +92,13 @@ def _compare(thumbnail: NDArray[np.uint8], tissue: TissueMask, settings: Quality
         density = optical_density(thumbnail[rows], tissue.glass, rows, (height, width))
         usual = _interpolated(local, rows, width)
         usual[~tissue.mask[rows]] = 0
-        # Single nuclei and fibres are not folds: 16 µm of smoothing.
+        # Smooth over 16 µm: single nuclei and fibres are not folds.
         smooth = ndimage.gaussian_filter(density, (2, 2, 0), mode="nearest")
         norm = np.sqrt(sum_of_channels(usual * usual))
         amount = sum_of_channels(smooth * usual) / np.maximum(norm * norm, 1e-6)
         off_hue = np.sqrt(sum_of_channels(np.square(smooth - amount[..., None] * usual)))
         length = np.sqrt(sum_of_channels(smooth * smooth))
-        # Pale tissue varies by more than twofold by itself: only clear stain can be said to be doubled.
+        # Pale tissue naturally varies more than twofold: doubling is only meaningful for clear stain.
         same_hue = (norm > 0.12) & (off_hue < 0.10 * length)
         added = density - usual
         least, most = smallest_channel(added), largest_channel(added)
@@ -106,12 +106,12 @@ def _compare(thumbnail: NDArray[np.uint8], tissue: TissueMask, settings: Quality
         inner = slice(top - first, top - first + min(high, height - top))
         band = (
             np.where(same_hue & (amount > settings.fold_density), _FOLD, np.uint8(0))
-            # Its edges are smoothed into what is beside it: they count where half of the excess is left.
+            # Smoothing blurs its edges into the surroundings: they count where half of the excess remains.
             | np.where(same_hue & (amount > (1 + settings.fold_density) / 2), _AROUND, np.uint8(0))
             | np.where(neutral, _GREY, np.uint8(0))
             | np.where(neutral & (least > settings.dark_density), _DARK, np.uint8(0))
         )
-        band[tissue.left_out[rows] == ExclusionReason.PEN] = 0
+        band[tissue.excluded[rows] == ExclusionReason.PEN] = 0
         signs[top : top + high] = band[inner]
     return signs
 
@@ -126,7 +126,7 @@ def _local_median(thumbnail: NDArray[np.uint8], tissue: TissueMask) -> NDArray[n
         rows = slice(top, min(height, top + high))
         band = optical_density(thumbnail[rows], tissue.glass, rows, (height, width))
         density[top // every : top // every + -(-(rows.stop - top) // every)] = band[::every, ::every]
-    # Fat vacuoles and small gaps belong to the tissue, but a fold does not double them.
+    # Fat vacuoles and small gaps belong to the tissue mask, but a fold does not double them.
     density[~tissue.mask[::every, ::every] | (mean_of_channels(density) < 0.03)] = np.inf
     side, step = _WINDOW // every, _STEP // every
     pad = side // 2
@@ -184,7 +184,7 @@ def _bubbles(grey: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
             grid_y, grid_x = np.ogrid[place]
             result[place] |= np.hypot(grid_y - y, grid_x - x) <= radius
             continue
-        # A bubble pressed out of shape: a closed thin rim around much more than itself.
+        # A deformed bubble: a closed thin rim around an area much larger than itself.
         filled = ndimage.binary_fill_holes(piece)
         enclosed = np.count_nonzero(filled) - np.count_nonzero(piece)
         if enclosed > 2 * np.count_nonzero(piece) and enclosed * mpp * mpp > 20_000:
@@ -193,7 +193,7 @@ def _bubbles(grey: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
 
 
 def _circle(piece: NDArray[np.bool_], mpp: float) -> tuple[float, float, float] | None:
-    """Fit a circle to a piece; return its centre and outer radius if the piece is a thin ring or most of one."""
+    """Fit a circle to a component; return its centre and outer radius if it is a thin ring or most of one."""
     y, x = (v.astype(float) for v in np.nonzero(piece))
     # Kasa's algebraic fit: x² + y² = 2 a x + 2 b y + c, linear in a, b, c.
     (a, b, c), *_ = np.linalg.lstsq(np.stack([2 * x, 2 * y, np.ones_like(x)], axis=1), x * x + y * y, rcond=None)

@@ -1,19 +1,19 @@
-"""Where on a slide there is tissue, and what was left out as glass, pen or edge.
+"""Tissue detection, with the reason for every excluded pixel (glass, pen, edge and others).
 
-Plain Otsu thresholding fails on exactly the slides that matter: a field that is all tissue is cut in two, pale
-fat and mucin fall below the threshold, and a pen mark is darker than any tissue.  Here every criterion is an
-absolute one on *optical density relative to the glass of this slide*:
+Plain Otsu thresholding fails on exactly the slides that matter: a field that is all tissue is split in two, pale
+fat and mucin fall below the threshold, and a pen mark is darker than any tissue.  Here every criterion is absolute,
+on the *optical density relative to the glass of this slide*:
 
-* The glass colour is the brightest smooth, nearly neutral peak of the colour histogram, with a second-degree
-  surface over it for uneven illumination.  A field without glass has no such peak and falls back on white.
+* The glass colour is the brightest smooth, nearly neutral peak of the colour histogram, with a quadratic surface
+  fitted to it for uneven illumination.  A field without glass has no such peak; white is assumed.
 * H&E absorbs green most.  The *stain signal* ``G - (R + B) / 2`` (in optical density) is positive for any
-  mixture of haematoxylin and eosin, however pale, and zero for glass, shadow, dust and coverslip edges whatever
-  their darkness, once the tint of the glass is divided out.
+  mixture of haematoxylin and eosin, however pale, and zero for glass, shadow, dust and coverslip edges, however
+  dark, once the tint of the glass is divided out.
 * Inks differ in hue: blue, green and black ink absorb red at least as much as green, which no tissue does.  Red ink
-  overlaps with eosin in colour, but is one dye: the *ratio* of its densities hardly varies from one place to the
-  next (Beer-Lambert), whereas in tissue nuclei and unevenly bound eosin vary it everywhere.
+  overlaps with eosin in colour, but is a single dye: the *ratio* of its densities is spatially nearly constant
+  (Beer-Lambert), whereas in tissue it varies everywhere, due to nuclei and unevenly bound eosin.
 
-Thresholds were set on 45 H&E fields of osteosarcoma and one skin section at 8 µm/px; each says what was seen there.
+Thresholds were set on 45 H&E fields of osteosarcoma and one skin section at 8 µm/px; each is documented with its data.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ from pathology.slide.tissue.masks import (
 __all__ = ["ExclusionReason", "Glass", "TissueMask", "estimate_glass", "find_tissue", "mask_mpp", "optical_density"]
 
 NOMINAL_GLASS = (244.0, 243.0, 244.0)
-"""Glass colour assumed where a field shows none: the median of the white pixels of 45 scanner-corrected fields."""
+"""Glass colour assumed if a field shows none: the median of the white pixels of 45 scanner-corrected fields."""
 
 _NEARBY_UM = 1000.0
-"""How far around an unreadable place, in µm, what can be read tells how much tissue it may hold."""
+"""Radius, in µm, of the readable surroundings used to estimate the tissue in an unreadable area."""
 _MARGIN = 10
-"""Rows and columns a pixel's classification looks around itself."""
+"""Rows and columns around a pixel that its classification depends on."""
 
 
 class ExclusionReason(IntEnum):
     """Why a pixel of the mask is not tissue."""
 
     NOTHING = 0
-    """It is tissue."""
+    """Not excluded: tissue."""
     GLASS = 1
     """Empty glass, or a shadow or stain too weak to be tissue."""
     PEN = 2
     """A pen mark or tissue-marking ink."""
     EDGE = 3
-    """Edge of the slide or the coverslip, a part that was not scanned, or grey dirt."""
+    """Edge of the slide or the coverslip, an unscanned part, or grey dirt."""
     FRAGMENT = 4
     """Stained, but smaller than the smallest piece kept."""
     UNREADABLE = 5
-    """Stored tiles that cannot be decoded: there may be tissue."""
+    """Stored tiles that cannot be decoded; they may contain tissue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,12 @@ class Glass:
     colour
         Typical RGB, 0 to 255.
     seen
-        Whether the slide shows glass; otherwise ``colour`` is :data:`NOMINAL_GLASS`.
+        Whether glass was found; otherwise ``colour`` is :data:`NOMINAL_GLASS`.
     surface
         ``(6, 3)`` coefficients of the natural logarithm of the glass intensity as
-        ``1, x, y, x², xy, y²`` with x and y running from -1 to 1 over the image, or ``None`` where it is even.
+        ``1, x, y, x², xy, y²`` with x and y running from -1 to 1 over the image, or ``None`` if it is even.
     spread
-        Limits ``(2, 3)`` within which the surface stays.
+        Limits ``(2, 3)`` that the surface is clipped to.
     """
 
     colour: tuple[float, float, float]
@@ -113,16 +113,16 @@ class TissueMask:
     ----------
     mask
         ``(H, W)`` bool, true where there is tissue; covers the whole slide.
-    left_out
-        ``(H, W)`` uint8 of :class:`ExclusionReason`: why the rest was left out.
+    excluded
+        ``(H, W)`` uint8 of :class:`ExclusionReason`: why each other pixel was excluded.
     mpp
         Micrometres per pixel of the mask.
     glass
-        The glass colour found.
+        The glass colour.
     """
 
     mask: NDArray[np.bool_]
-    left_out: NDArray[np.uint8]
+    excluded: NDArray[np.uint8]
     mpp: float
     glass: Glass
 
@@ -140,7 +140,7 @@ class TissueMask:
         """Pixels of the mask by reason: ``tissue``, ``glass``, ``pen``, ``edge``, ``fragment``, ``unreadable``."""
         return {
             "tissue" if reason is ExclusionReason.NOTHING else reason.name.lower(): int(
-                np.count_nonzero(self.left_out == reason)
+                np.count_nonzero(self.excluded == reason)
             )
             for reason in ExclusionReason
         }
@@ -148,16 +148,16 @@ class TissueMask:
     @property
     def unreadable_mm2(self) -> float:
         """Area in mm² that cannot be read, with or without tissue."""
-        return float(np.count_nonzero(self.left_out == ExclusionReason.UNREADABLE)) * self.mpp**2 * 1e-6
+        return float(np.count_nonzero(self.excluded == ExclusionReason.UNREADABLE)) * self.mpp**2 * 1e-6
 
     @property
     def unreadable_tissue_mm2(self) -> float:
         """Estimated area of tissue in mm² that cannot be read.
 
-        Each unreadable place is taken to hold as much tissue as what can be read within 1 mm of it, or, where nothing
-        can, as the whole slide; of a slide of which nothing can be read, everything counts as tissue.
+        The tissue fraction of each unreadable area is taken from the readable area within 1 mm of it or, if there is
+        none, from the whole slide; if nothing can be read, everything counts as tissue.
         """
-        lost = self.left_out == ExclusionReason.UNREADABLE
+        lost = self.excluded == ExclusionReason.UNREADABLE
         if not lost.any():
             return 0.0
         known = np.float32(1) - lost
@@ -168,7 +168,7 @@ class TissueMask:
         tissue = ndimage.uniform_filter(self.mask.astype(np.float32), side, mode="constant")[lost]
         nearby = readable > 0.5 / side**2
         share = np.where(nearby, tissue / np.maximum(readable, np.float32(1e-9)), everywhere)
-        share[share < 1e-3] = 0  # the filter's rounding
+        share[share < 1e-3] = 0  # rounding error of the filter
         return float(np.clip(share, 0, 1).sum()) * self.mpp**2 * 1e-6
 
 
@@ -186,7 +186,7 @@ def optical_density(
     glass
         The slide's glass.
     rows, shape
-        Where ``pixels`` are some rows of a larger image: which, and the ``(H, W)`` of the whole.
+        If ``pixels`` are some rows of a larger image: which rows, and the ``(H, W)`` of the image.
 
     Returns
     -------
@@ -212,7 +212,7 @@ def estimate_glass(thumbnail: NDArray[np.uint8], unreadable: NDArray[np.bool_] |
     thumbnail
         ``(H, W, 3)`` uint8 RGB at about 8 µm/px, where glass is smooth and tissue is not.
     unreadable
-        ``(H, W)`` bool: pixels that show nothing of the slide.
+        ``(H, W)`` bool: pixels that could not be read.
 
     Returns
     -------
@@ -220,13 +220,13 @@ def estimate_glass(thumbnail: NDArray[np.uint8], unreadable: NDArray[np.bool_] |
         ``seen`` is false if no part of the image is bright, smooth and nearly neutral.
     """
     sample, places = _smooth_pixels(thumbnail)
-    # Green is what H&E absorbs: a bright smooth area that lacks it is mucin or pale cartilage, not glass.  6 levels
-    # lets the usual yellow, blue and grey casts pass; pinker glass counts if it is too smooth for tissue.
+    # H&E absorbs green: a bright smooth area that lacks it is mucin or pale cartilage, not glass.  6 levels allow for
+    # the usual yellow, blue and grey casts; pinker glass counts if it is too smooth for tissue.
     deficit = (sample[:, 0] + sample[:, 2]) / 2 - sample[:, 1]
     bright = sample.min(axis=1) >= 150
     if unreadable is not None:
         bright &= ~unreadable[places.y, places.x]
-    # What a scanner left out is filled with 255, brighter than the glass beside it.
+    # Areas omitted by the scanner are filled with 255, brighter than the adjacent glass.
     scanned = sample.min(axis=1) < 254
     neutral = bright & (deficit <= 6)
     for chosen in (neutral & scanned, neutral, bright & scanned & (deficit <= 15)):
@@ -240,7 +240,7 @@ def estimate_glass(thumbnail: NDArray[np.uint8], unreadable: NDArray[np.bool_] |
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where sampled pixels lie."""
+    """Positions of sampled pixels."""
 
     y: NDArray[np.intp]
     x: NDArray[np.intp]
@@ -256,7 +256,7 @@ class _Places:
 
 
 def _smooth_pixels(thumbnail: NDArray[np.uint8]) -> tuple[NDArray[np.float32], _Places]:
-    """Return the pixels without texture around them, at most about 400,000."""
+    """Return the pixels in textureless surroundings, at most about 400,000."""
     height, width = thumbnail.shape[:2]
     stride = max(1, math.ceil(math.sqrt(height * width / 4e5)))
     ys, xs, values = [], [], []
@@ -280,7 +280,7 @@ def _brightest_peak(sample: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the colour of the brightest well-populated peak of the green histogram."""
     histogram = ndimage.gaussian_filter1d(np.bincount(sample[:, 1].astype(np.intp), minlength=256).astype(float), 1.5)
     # Tissue is never brighter than glass, so of several peaks (glass, mucin, the slide beside the coverslip) the
-    # brightest is glass, provided it is no mere highlight.
+    # brightest is glass, unless it is only a highlight.
     populated = np.flatnonzero((histogram >= np.roll(histogram, 1)) & (histogram >= np.roll(histogram, -1)))
     populated = populated[histogram[populated] >= 0.1 * histogram.max()]
     peak = populated[-1]
@@ -292,7 +292,7 @@ def _brightest_peak(sample: NDArray[np.float32]) -> NDArray[np.float32]:
 def _with_surface(
     colour: NDArray[np.float32], sample: NDArray[np.float32], at: tuple[NDArray[np.float64], NDArray[np.float64]]
 ) -> Glass:
-    """Fit uneven illumination over the glass where there is enough of it to tell."""
+    """Fit uneven illumination to the glass, if there is enough of it."""
     typical = (float(colour[0]), float(colour[1]), float(colour[2]))
     x, y = at
     spread_out = min(np.ptp(x), np.ptp(y)) > 1.0 if x.size else False
@@ -306,7 +306,7 @@ def _with_surface(
     for _ in range(5):
         surface = np.linalg.lstsq(terms[kept], logs[kept], rcond=None)[0]
         residual = np.abs(logs - terms @ surface).max(axis=1)
-        # Shadows and faint stain lie off the surface that most of the glass forms.
+        # Shadows and faint stain deviate from the surface of most of the glass.
         now = residual <= max(0.006, 3 * float(np.median(residual[kept])))
         if np.array_equal(now, kept) or np.count_nonzero(now) < 500:
             break
@@ -315,21 +315,21 @@ def _with_surface(
 
 
 class _Kind(IntEnum):
-    """What a single pixel looks like, before its surroundings have their say."""
+    """Class of a single pixel, before its surroundings are considered."""
 
     GLASS = 0
     FAINT = 1  # stain signal just above the glass
     STAINED = 2
     INK_FAINT = 3
     INK = 4
-    EVEN_FAINT = 5  # the hue of tissue, but the same everywhere around
+    EVEN_FAINT = 5  # the hue of tissue, but uniform in its neighbourhood
     EVEN = 6
-    GREY = 7  # absorbs without colour
+    GREY = 7  # absorbs all colours equally
     BLACK = 8
 
 
 def mask_mpp(dimensions: tuple[int, int], mpp_of_level0: float, settings: TissueSettings) -> float:
-    """Return the micrometres per pixel of a slide's tissue mask: the setting, or coarser for a very large slide.
+    """Return the micrometres per pixel of a slide's tissue mask: the setting, or coarser for very large slides.
 
     Parameters
     ----------
@@ -338,7 +338,7 @@ def mask_mpp(dimensions: tuple[int, int], mpp_of_level0: float, settings: Tissue
     mpp_of_level0
         Its micrometres per level-0 pixel.
     settings
-        How tissue is found.
+        Settings of tissue detection.
     """
     width, height = dimensions
     return max(settings.mpp, mpp_of_level0 * math.sqrt(width * height / settings.most_pixels))
@@ -350,28 +350,28 @@ def find_tissue(
     settings: TissueSettings | None = None,
     unreadable: NDArray[np.bool_] | None = None,
 ) -> TissueMask:
-    """Tell tissue from glass, pen marks, slide edges and dirt.
+    """Separate tissue from glass, pen marks, slide edges and dirt.
 
     Parameters
     ----------
     thumbnail
         ``(H, W, 3)`` uint8 RGB of the whole slide, area-averaged; see :func:`pathology.slide.thumbnail.thumbnail`.
     mpp
-        Its scale in µm/px, best about 8; between 4 and 20 the lengths in the method still fit.
+        Its scale in µm/px, ideally about 8; the method's lengths hold from 4 to 20.
     settings
-        Areas kept and filled.
+        Smallest piece kept and largest hole filled.
     unreadable
         ``(H, W)`` bool: pixels that could not be read; they are neither tissue nor glass.
 
     Returns
     -------
     TissueMask
-        The mask and why the rest was left out.
+        The mask and the reason for every excluded pixel.
 
     Raises
     ------
     UsageError
-        If the array is no RGB image or the scale is not positive.
+        If the array is not an RGB image or the scale is not positive.
 
     Examples
     --------
@@ -385,14 +385,12 @@ def find_tissue(
     """
     settings = settings or TissueSettings()
     if thumbnail.ndim != 3 or thumbnail.shape[2] != 3 or thumbnail.dtype != np.uint8 or 0 in thumbnail.shape:
-        raise UsageError(
-            f"tissue is sought in an (H, W, 3) uint8 image; this one is {thumbnail.shape} {thumbnail.dtype}"
-        )
+        raise UsageError(f"thumbnail must be an (H, W, 3) uint8 image, not {thumbnail.shape} {thumbnail.dtype}")
     if not mpp > 0:
-        raise UsageError(f"a scale of {mpp} µm/px is not possible")
+        raise UsageError(f"mpp must be positive, not {mpp} µm/px")
     glass = estimate_glass(thumbnail, unreadable)
     kind = _classify(thumbnail, glass)
-    give_back_freed_memory()  # its floats lie between what is kept
+    give_back_freed_memory()  # freed floats fragment the heap
     pixel_mm2 = mpp * mpp * 1e-6
 
     pen = _pen_marks(kind, mpp)
@@ -402,27 +400,27 @@ def find_tissue(
     del stained, seed
     line = _thin_lines(tissue, mpp)
     tissue &= ~line
-    # Bridges 120 µm: walls of fat cells, up to that wide, are thinner than a pixel and come out broken.
+    # Bridges 120 µm: walls between fat cells, up to that size, are thinner than a pixel and appear broken.
     tissue = close_gaps(tissue, max(1, round(60 / mpp))) & ~pen
     tissue = fill_holes(tissue, settings.max_hole_mm2 / pixel_mm2, barrier=pen)
-    # A field smaller than the smallest piece is not empty for that: a piece may not have to fill more than 2 % of it.
+    # A field smaller than the smallest piece must not come out empty: a piece never has to fill more than 2 % of it.
     smallest = min(settings.min_area_mm2 / pixel_mm2, 0.02 * tissue.size)
     pieces = tissue
     tissue = keep_components(pieces, smallest=smallest)
 
-    left_out = np.full(tissue.shape, ExclusionReason.GLASS, np.uint8)
-    left_out[(kind >= _Kind.GREY) | line] = ExclusionReason.EDGE
-    left_out[pieces] = ExclusionReason.FRAGMENT
-    left_out[pen] = ExclusionReason.PEN
+    excluded = np.full(tissue.shape, ExclusionReason.GLASS, np.uint8)
+    excluded[(kind >= _Kind.GREY) | line] = ExclusionReason.EDGE
+    excluded[pieces] = ExclusionReason.FRAGMENT
+    excluded[pen] = ExclusionReason.PEN
     if unreadable is not None:
         tissue &= ~unreadable
-        left_out[unreadable] = ExclusionReason.UNREADABLE
-    left_out[tissue] = ExclusionReason.NOTHING
-    return TissueMask(tissue, left_out, mpp, glass)
+        excluded[unreadable] = ExclusionReason.UNREADABLE
+    excluded[tissue] = ExclusionReason.NOTHING
+    return TissueMask(tissue, excluded, mpp, glass)
 
 
 def _stained(kind: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return where there is stain, faint or not, and no ink for certain."""
+    """Return where there is stain, faint or not, and no definite ink."""
     found: NDArray[np.bool_] = kind == _Kind.STAINED
     for other in (_Kind.FAINT, _Kind.EVEN_FAINT, _Kind.EVEN):
         found |= kind == other
@@ -430,7 +428,7 @@ def _stained(kind: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _pen_marks(kind: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
-    """Return ``(H, W)`` bool: ink, with the rims of its strokes."""
+    """Return ``(H, W)`` bool: ink, including the rims of its strokes."""
     pixel_mm2 = mpp * mpp * 1e-6
     ink = (kind == _Kind.INK) | (kind == _Kind.INK_FAINT)
     pen = keep_components(ink, seed=kind == _Kind.INK, smallest=0.01 / pixel_mm2, share=0.25)
@@ -443,17 +441,17 @@ def _pen_marks(kind: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
         pen |= _on_glass(close_gaps(like_eosin, max(1, round(40 / mpp))), kind == _Kind.GLASS, pixel_mm2)
     del ink, black, even, like_eosin
     if pen.any():
-        # Where a stroke crosses tissue its hue is lost; a circle drawn around tissue has glass in it and stays open.
+        # A stroke that crosses tissue loses its hue there; a circle around tissue contains glass and is not filled.
         pen = fill_holes(close_gaps(pen, 3), 0.5 / pixel_mm2, barrier=kind == _Kind.GLASS)
-        # The rim of a stroke is ink averaged with glass, and JPEG smears its colour: 2 pixels for certain, and what
-        # else is stained and lies nearly all within 6 pixels of it.
+        # The rim of a stroke is ink averaged with glass, and JPEG smears its colour: always 2 pixels, plus stained
+        # pieces that lie almost entirely within 6 pixels of it.
         rest = _stained(kind) & ~dilate(pen, 2)
         pen = dilate(pen, 2) | keep_components(rest, seed=dilate(pen, 6), share=0.7)
     return pen
 
 
 def _classify(thumbnail: NDArray[np.uint8], glass: Glass) -> NDArray[np.uint8]:
-    """Return ``(H, W)`` uint8 of :class:`_Kind`, working through bands of rows."""
+    """Return ``(H, W)`` uint8 of :class:`_Kind`, computed in bands of rows."""
     height, width = thumbnail.shape[:2]
     kind = np.empty((height, width), np.uint8)
     high = band_rows(width)
@@ -481,7 +479,7 @@ def _classify_band(density: NDArray[np.float32]) -> NDArray[np.uint8]:
 
     kind = np.zeros(mean.shape, np.uint8)
     # Glass stays within 0.003 of zero; averaged fat lies at 0.004 to 0.015, pale myxoid stroma at 0.01 to 0.03.
-    # So little is told from noise by averaging, over faint pixels alone: clear stain would cast a halo on glass.
+    # Averaging separates such weak signals from noise; over faint pixels only, since clear stain would add a halo.
     faint = (stain < 0.016).astype(np.float32)
     weight = np.maximum(ndimage.gaussian_filter(faint, 2.0, mode="nearest"), 1e-3)
     broad_stain, broad_mean = (ndimage.gaussian_filter(v * faint, 2.0, mode="nearest") / weight for v in (stain, mean))
@@ -489,10 +487,10 @@ def _classify_band(density: NDArray[np.float32]) -> NDArray[np.uint8]:
     kind[(stain > 0.008) & (mean > 0.012)] = _Kind.FAINT
     kind[(stain > 0.016) & (mean > 0.02)] = _Kind.STAINED
 
-    # Grey: no hue to speak of.  Over 0.15, tissue has red/green below 0.83 (99th percentile of the worst field).
+    # Grey: almost no hue.  Above 0.15, tissue has red/green below 0.83 (99th percentile of the worst field).
     grey = (mean > 0.035) & (stain < 0.10 * mean) & (spread < 0.25 * peak)
     kind[grey] = _Kind.GREY
-    # Black ink over tissue keeps some of its hue, yet absorbs every colour; the darkest tissue keeps 0.39.
+    # Black ink over tissue keeps some of its hue but absorbs every colour; the darkest tissue keeps 0.39.
     kind[(grey & (mean > 0.30)) | ((least > 0.5) & (stain < 0.28 * mean))] = _Kind.BLACK
 
     # Blue, green, violet and cyan ink absorb red more than green.
@@ -500,19 +498,19 @@ def _classify_band(density: NDArray[np.float32]) -> NDArray[np.uint8]:
     kind[cold] = _Kind.INK_FAINT
     kind[cold & (red > 0.12) & (red_ratio > 1.05) & (spread > 0.10)] = _Kind.INK
 
-    # Red and orange ink absorbs blue like green.  Bone, the reddest tissue, stays below 0.87; clotted blood below 1.07.
-    # No limit the other way: on some scanners eosin's ratio goes down to 0.25.
+    # Red and orange ink absorb blue like green.  Bone, the reddest tissue, stays below 0.87; clotted blood below 1.07.
+    # No lower limit: on some scanners eosin's ratio goes down to 0.25.
     warm = (green > 0.06) & (red_ratio < 0.5)
     kind[warm & (blue_ratio > 1.0)] = _Kind.INK_FAINT
     kind[warm & (green > 0.15) & (blue_ratio > 1.12)] = _Kind.INK
-    # Red ink with the hue of eosin: one dye.  Its surroundings decide.  (Violet ink with the hue of haematoxylin
-    # stays tissue: basophilic cartilage is as even, and tissue lost weighs more than ink kept.)
+    # Red ink with the hue of eosin is a single dye; its surroundings decide.  (Violet ink with the hue of haematoxylin
+    # counts as tissue: basophilic cartilage is as even, and losing tissue is worse than keeping ink.)
     variation = _ratio_variation(red_ratio, blue_ratio, green > 0.06)
     undecided = (kind == _Kind.FAINT) | (kind == _Kind.STAINED)
     even = undecided & warm & (green > 0.12) & (variation < 0.020)
     kind[even] = _Kind.EVEN_FAINT
     kind[even & (green > 0.2) & (variation < 0.010)] = _Kind.EVEN
-    # Yellow: absorbs blue alone.
+    # Yellow: absorbs only blue.
     yellow = (blue > 0.10) & (blue > 1.6 * np.maximum(green, red))
     kind[yellow] = _Kind.INK_FAINT
     kind[yellow & (blue > 0.2)] = _Kind.INK
@@ -535,12 +533,12 @@ def _ratio_variation(
         mean = ndimage.uniform_filter(values, 5, mode="nearest") / np.maximum(share, 1e-3)
         square = ndimage.uniform_filter(values * values, 5, mode="nearest") / np.maximum(share, 1e-3)
         variance += np.maximum(square - mean * mean, 0)
-    # Fewer than 10 of 25 pixels say nothing about variation.
+    # Fewer than 10 of 25 pixels are too few to estimate variation.
     return np.where(share >= 0.4, np.sqrt(variance), 1).astype(np.float32)
 
 
 def _on_glass(mask: NDArray[np.bool_], glass: NDArray[np.bool_], pixel_mm2: float) -> NDArray[np.bool_]:
-    """Keep the components over 0.05 mm² a quarter of whose surroundings, 4 to 8 pixels away, is glass."""
+    """Keep components over 0.05 mm² whose surroundings, 4 to 8 pixels away, are at least a quarter glass."""
 
     def stands_alone(inside: NDArray[np.bool_], place: tuple[slice, slice]) -> bool:
         ring = dilate(inside, 8) & ~dilate(inside, 4) & ~mask[place]
@@ -554,7 +552,7 @@ def _thin_lines(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
 
     def straight(inside: NDArray[np.bool_], place: tuple[slice, slice]) -> bool:
         height, width = (s.stop - s.start for s in place)
-        # Thick pieces need no closer look: a line within 40 µm RMS of its axis is not over 140 µm wide.
+        # Thick pieces can be skipped: a line within 40 µm RMS of its axis is at most 140 µm wide.
         if np.hypot(height, width) * mpp < 1500 or np.count_nonzero(inside) > np.hypot(height, width) * 140 / mpp:
             return False
         across, along = np.linalg.eigvalsh(np.cov(np.nonzero(inside)))

@@ -1,10 +1,9 @@
-"""Which parts of a slide are out of focus.
+"""Detection of out-of-focus areas.
 
-A defocused lens removes fine detail before coarse detail, whatever the tissue and however strongly it is stained.  So
-focus is judged by a ratio: the energy of detail of about 2 to 6 µm over that of 6 to 12 µm, in optical density, pooled
-over squares of 64 µm and their neighbours (out-of-focus areas are larger than that).  Far out of focus both are gone,
-and the next octave tells.  Tissue without any detail, such
-as homogeneous cartilage, has neither and is not called blurred for that.
+Defocus removes fine detail before coarse detail, whatever the tissue and however strongly it is stained.  So focus is
+measured as a ratio: the energy of detail of about 2 to 6 µm over that of 6 to 12 µm, in optical density, pooled over
+squares of 64 µm and their neighbours (out-of-focus areas are larger than that).  Far out of focus, both vanish, and the
+next octave decides.  Tissue without any detail, such as homogeneous cartilage, has neither and is not called blurred.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from pathology.slide.tissue.detect import TissueMask
 __all__ = ["COARSEST_MPP", "FocusMap", "find_focus"]
 
 COARSEST_MPP = 3.0
-"""Coarsest scale in µm/px at which focus can be told: beyond it nuclei are gone whether sharp or not."""
+"""Coarsest scale in µm/px at which focus can be judged: beyond it nuclei are not resolved, sharp or not."""
 _CELL_UM = 64.0
 _STRONG = 0.25
-"""Below this ratio of coarse to broad detail a place is far out of focus, so that fine detail is mere noise: in 45
-sharp fields the least is 0.28; blurred by a Gaussian of 6 µm, 0.11 to 0.22."""
+"""Below this ratio of coarse to broad detail an area is far out of focus, so that fine detail is only noise: in 45
+sharp fields the minimum is 0.28; blurred by a Gaussian of 6 µm, 0.11 to 0.22."""
 _HALO = 20
-"""Rows around a band that its filters see: four standard deviations of the coarser Gaussian, and some."""
+"""Context rows around a band that its filters need: just over four standard deviations of the coarser Gaussian."""
 _CELL_ROWS = 8
 _CELL_COLUMNS = 64
-"""Cells worked on at once: some 2 MB of floats at 2 µm/px."""
+"""Cells processed at once: about 2 MB of floats at 2 µm/px."""
 
 
 def _gaussian(sigma: float) -> NDArray[np.float32]:
@@ -44,7 +43,7 @@ def _gaussian(sigma: float) -> NDArray[np.float32]:
 
 
 _GAUSSIANS = tuple(_gaussian(sigma) for sigma in (1.0, 2.0, 4.0))
-"""OpenCV filters with them in a fifth of SciPy's time; the ratios differ in the sixth digit."""
+"""With these, OpenCV filters in a fifth of SciPy's time; the ratios differ in the sixth digit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +53,13 @@ class FocusMap:
     Attributes
     ----------
     ratio
-        ``(h, w)`` float32, fine over coarse detail; NaN where there is no tissue or no detail to judge by.
+        ``(h, w)`` float32, fine over coarse detail; NaN where there is no tissue or no detail.
         Covers the whole slide evenly.
     blurred
         ``(h, w)`` bool: out of focus.
     mpp
-        Micrometres per pixel at which focus was judged, or ``None`` where the slide is too coarse to tell: then
-        nothing is called blurred.
+        Micrometres per pixel at which focus was judged, or ``None`` if the slide is too coarse: then nothing is
+        marked as blurred.
     """
 
     ratio: NDArray[np.float32]
@@ -71,7 +70,7 @@ class FocusMap:
 def find_focus(
     reader: SlideReader, mpp_of_level0: float, tissue: TissueMask, settings: QualitySettings | None = None
 ) -> FocusMap:
-    """Judge focus wherever there is tissue.
+    """Judge focus across the tissue.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ def find_focus(
     mpp_of_level0
         Its scale in µm/px.
     tissue
-        Where its tissue lies; parts without any are not read.
+        Its tissue; areas without tissue are not read.
     settings
         Scale and threshold.
 
@@ -109,14 +108,14 @@ def find_focus(
 
     pending = np.zeros((0, width), np.uint8)
     first = 0  # image row of pending[0]
-    done = 0  # rows of cells finished
+    done = 0  # finished rows of cells
     bands = reduction.bands()
     while done < rows:
         until = min(rows, done + _CELL_ROWS)
         parts = [pending]
         have = first + len(pending)
         while have < min(height, edges_y[until] + _HALO):
-            # Green alone: it carries most of the contrast of H&E, and the luminance of the JPEG.
+            # Only green: it carries most of the contrast of H&E and of JPEG's luminance.
             parts.append(next(bands)[..., 1].copy())
             have += len(parts[-1])
         pending = np.concatenate(parts)
@@ -124,7 +123,7 @@ def find_focus(
         window = pending[: edges_y[until] + _HALO - first]
         for left in range(0, columns, _CELL_COLUMNS):
             right = min(columns, left + _CELL_COLUMNS)
-            # Cells without tissue are not judged, nor do they count towards their neighbours.
+            # Cells without tissue are neither judged nor counted in their neighbours.
             if share[done:until, left:right].any():
                 cells = edges_y[done : until + 1] - first, edges_x[left : right + 1]
                 energy[:, done:until, left:right] = _energy(window, glass, *cells)
@@ -154,7 +153,7 @@ def _energy(
 
 
 def _share(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the share of each cell of a grid that is true, reading 8 x 8 points in each."""
+    """Return the fraction of each grid cell that is true, sampled at 8 x 8 points per cell."""
     points = [
         ((np.arange(n * 8) + 0.5) * size / (n * 8)).astype(np.intp) for n, size in zip(shape, mask.shape, strict=True)
     ]
@@ -164,7 +163,7 @@ def _share(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.float3
 
 def _judge(energy: NDArray[np.float64], tissue: NDArray[np.bool_], settings: QualitySettings, mpp: float) -> FocusMap:
     def judge(energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        # Rounding to whole grey levels, averaged over the stored pixels: detail that is there without any slide.
+        # Quantisation noise (rounding to integer grey levels), averaged over the stored pixels, is not detail.
         fine, coarse, broad = np.maximum(energy - np.array([3e-7, 0.5e-7, 0.2e-7])[:, None, None], 0)
         judged = tissue & (broad > 2e-6)
         ratio = np.where(judged, fine / np.maximum(coarse, 1e-9), np.nan)
@@ -174,7 +173,7 @@ def _judge(energy: NDArray[np.float64], tissue: NDArray[np.bool_], settings: Qua
     pooled = np.stack([ndimage.uniform_filter(e * tissue, 3, mode="constant") for e in energy])
     pooled /= np.maximum(ndimage.uniform_filter(tissue.astype(float), 3, mode="constant"), 1e-9)
     ratio, certain = judge(pooled)
-    # A square at the rim of a blurred area shares in its sharp neighbours' detail; there its own decides.
+    # A square at the rim of a blurred area includes its sharp neighbours' detail; there only its own counts.
     _, alone = judge(energy)
     blurred = certain | (ndimage.binary_dilation(certain, np.ones((3, 3), bool)) & alone)
     return FocusMap(ratio.astype(np.float32), blurred & np.isfinite(ratio), mpp)

@@ -1,6 +1,6 @@
-"""Shapes in masks: pieces, holes, growing and shrinking, in little memory.
+"""Mask morphology with little memory: components, holes, dilation.
 
-A mask of a whole slide has tens of millions of pixels, so nothing here makes 64-bit copies of it.
+A whole-slide mask has tens of millions of pixels, so nothing here makes 64-bit copies of it.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ _BAND_PIXELS = 400_000
 
 
 def band_rows(width: int) -> int:
-    """Return how many rows to work on at once, so that their floats are some megabytes: a multiple of 16."""
+    """Return how many rows to process at once, so that their floats take a few megabytes: a multiple of 16."""
     return max(64, min(_ROWS, _BAND_PIXELS // max(1, width) // 16 * 16))
 
 
 def number_pieces(
     mask: NDArray[np.bool_], structure: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.integer[Any]], int]:
-    """Number the components of a mask, in 16 bits where these suffice: half the memory of 32.
+    """Label the components of a mask, with 16-bit labels if they suffice, to halve the memory.
 
     Parameters
     ----------
     mask
         ``(H, W)`` bool.
     structure
-        Which neighbours belong together, ``(3, 3)`` bool; ``None``: those that share a side.
+        Connectivity, ``(3, 3)`` bool; ``None``: 4-connected.
 
     Returns
     -------
     tuple
-        ``(H, W)`` numbers, 0 outside, and how many components there are.
+        ``(H, W)`` labels, 0 outside, and the number of components.
     """
     labels: NDArray[Any] = np.empty(mask.shape, np.uint16)
     try:
         n = ndimage.label(mask, structure, output=labels)
-    except RuntimeError:  # more components than 16 bits can tell apart
+    except RuntimeError:  # too many components for 16 bits
         del labels
         wide, n = ndimage.label(mask, structure)
         return wide, n
@@ -79,11 +79,11 @@ def keep_components(
     mask
         ``(H, W)`` bool.
     seed
-        ``(H, W)`` bool: a component is kept only if it holds one of these pixels; ``None`` asks for none.
+        ``(H, W)`` bool: a component is kept only if it contains one of these pixels; ``None``: no condition.
     smallest
-        Fewest pixels of a component.
+        Minimum number of pixels of a component.
     share
-        Least share of its pixels that are seeds, 0 to 1.
+        Minimum fraction of its pixels that are seeds, 0 to 1.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def choose_components(
     smallest: float,
     margin: int,
 ) -> NDArray[np.bool_]:
-    """Keep 8-connected components that a function wants.
+    """Keep 8-connected components that satisfy a predicate.
 
     Parameters
     ----------
@@ -118,9 +118,9 @@ def choose_components(
     wanted
         Called with each component within its bounding box, grown by the margin, and with that box as slices.
     smallest
-        Components of fewer pixels are dropped unasked.
+        Components with fewer pixels are dropped without calling it.
     margin
-        Pixels by which the box is larger than the component on each side, as far as the mask goes.
+        Pixels by which the box extends beyond the component on each side, clipped to the mask.
 
     Returns
     -------
@@ -144,12 +144,12 @@ def choose_components(
 
 
 def dilate(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Grow by ``radius`` pixels, as an octagon: crosses and squares in turn."""
+    """Dilate by ``radius`` pixels with an octagon: alternating crosses and squares."""
     for step in range(radius):
         grown = mask.copy()
         grown[1:] |= mask[:-1]
         grown[:-1] |= mask[1:]
-        # A square is a cross followed sideways from what has grown upwards and downwards already.
+        # A square is a vertical dilation followed by a horizontal one.
         source = grown.copy() if step % 2 else mask
         grown[:, 1:] |= source[:, :-1]
         grown[:, :-1] |= source[:, 1:]
@@ -158,18 +158,18 @@ def dilate(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
 
 
 def close_gaps(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Close gaps up to twice ``radius``; nothing grows towards the border of the image."""
+    """Close gaps up to twice ``radius`` wide; nothing grows towards the image border."""
     padded = np.pad(mask, radius)
     return ~dilate(~dilate(padded, radius), radius)[radius:-radius, radius:-radius]
 
 
 def remove_thin(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Remove what is not wider than twice ``radius``."""
+    """Remove structures up to twice ``radius`` wide."""
     return dilate(~dilate(~mask, radius), radius)
 
 
 def fill_holes(mask: NDArray[np.bool_], largest: float, barrier: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill enclosed gaps up to ``largest`` pixels; those that touch the border or hold ink stay."""
+    """Fill holes of up to ``largest`` pixels, except those that touch the border or contain ink."""
     labels, n = number_pieces(~mask)
     if n == 0:
         return mask

@@ -1,4 +1,4 @@
-"""What spoils a slide, and where: pen, blur, folds, bubbles and dark dirt, each as a mask over the whole slide."""
+"""Slide quality: pen, blur, folds, bubbles and dark dirt, each as a mask over the whole slide."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathology.slide.tissue.focus import FocusMap, find_focus
 __all__ = ["ARTEFACTS", "SlideQuality", "find_quality"]
 
 ARTEFACTS = ("pen", "blur", "fold", "bubble", "dark")
-"""Names of what is looked for, in the order in which they are listed."""
+"""Names of the artefacts, in the order in which they are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class SlideQuality:
     def masks(self) -> Mapping[str, NDArray[np.bool_]]:
         """One mask for each of :data:`ARTEFACTS`, ``(h, w)`` bool over the whole slide, each at its own scale."""
         return {
-            "pen": self.tissue.left_out == ExclusionReason.PEN,
+            "pen": self.tissue.excluded == ExclusionReason.PEN,
             "blur": self.focus.blurred,
             "fold": self.artefacts.fold,
             "bubble": self.artefacts.bubble,
@@ -52,10 +52,10 @@ class SlideQuality:
         }
 
     def tissue_shares(self) -> dict[str, float | None]:
-        """Return the share of the slide's tissue that each artefact covers, 0 to 1.
+        """Return the fraction of the slide's tissue that each artefact covers, 0 to 1.
 
-        Pen marks are not tissue, so their area is given as a share of tissue and pen together.  ``None`` where
-        there is nothing to take a share of, and for blur where the slide is too coarse to tell.
+        Pen marks are not tissue, so their area is given as a fraction of tissue and pen together.  ``None`` if the
+        slide has no tissue, and for blur if the slide is too coarse to judge it.
         """
         mask = self.tissue.mask
         area = np.count_nonzero(mask)
@@ -78,9 +78,9 @@ def find_quality(
     tissue: TissueMask,
     settings: QualitySettings | None = None,
 ) -> SlideQuality:
-    """Look for everything that spoils a slide.
+    """Detect all artefacts on a slide.
 
-    Focus needs a finer scale than the thumbnail's, so the slide is read once more, where there is tissue.
+    Focus needs a finer scale than the thumbnail's, so the tissue is read once more.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def find_quality(
     thumbnail
         The slide at the scale of the tissue mask.
     tissue
-        The tissue found in it.
+        The tissue detected in it.
     settings
         Scales and thresholds.
 

@@ -1,4 +1,4 @@
-"""How much of a slide's tissue could not be read: said always, and too much to be scored above a limit."""
+"""How much of a slide's tissue could not be read: always reported; above a limit the slide is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["check_unreadable", "unreadable_warning"]
 def check_unreadable(
     readable_mm2: float, unreadable_mm2: float, limit: float, *, where: str | PathLike[str] | None
 ) -> None:
-    """Refuse a slide too much of whose tissue cannot be read.
+    """Refuse a slide if too much of its tissue cannot be read.
 
     Parameters
     ----------
@@ -22,14 +22,14 @@ def check_unreadable(
     unreadable_mm2
         Estimated area of tissue in mm² that could not be read.
     limit
-        Largest unreadable fraction of both together, 0 to 1.
+        Largest allowed unreadable fraction of the total, 0 to 1.
     where
         The slide.
 
     Raises
     ------
     CorruptSlideError
-        If more cannot be read.
+        If the limit is exceeded.
     """
     total = readable_mm2 + unreadable_mm2
     if not unreadable_mm2 or unreadable_mm2 <= limit * total:
@@ -45,7 +45,7 @@ def check_unreadable(
 
 
 def unreadable_warning(readable_mm2: float, unreadable_mm2: float, tiles: int) -> tuple[str, ...]:
-    """Return a warning of what could not be read, or nothing if all was read.
+    """Return a warning about unreadable tiles, or nothing if all were read.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from pathology.inference.reading.processes import ReadingProcesses
 from pathology.inference.reading.threads import ReadingThreads
 from pathology.settings import GridSettings
 from pathology.slide.open import open_reader
-from pathology.slide.stain.normalise import StainNormaliser, fit_look
+from pathology.slide.stain.normalise import StainNormaliser, fit_stain
 from pathology.testing.array_reader import ArrayReader
 from pathology.testing.synthetic_slides import write_svs
 from pathology.testing.synthetic_tissue import TissuePicture
@@ -170,7 +170,7 @@ def test_processes_read_what_threads_read(file, processes, mpp, batch_size):
 def test_processes_normalise_stain(file, processes):
     with open_reader(file) as reader:
         plan = planned(reader)
-        stain = StainNormaliser(fit_look(reader.read(0, 300, 300, 400, 400).reshape(-1, 3), "reinhard", source="test"))
+        stain = StainNormaliser(fit_stain(reader.read(0, 300, 300, 400, 400).reshape(-1, 3), "reinhard", source="test"))
         expected = one_by_one(BlockReader(reader, plan.grid, stain.apply), plan)
         plain = one_by_one(BlockReader(reader, plan.grid), plan)
     with processes.slide(file, plan, stain) as source:

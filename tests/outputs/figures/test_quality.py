@@ -13,16 +13,16 @@ from pathology.slide.tissue.quality import SlideQuality
 
 @pytest.fixture
 def quality():
-    left_out = np.full((100, 150), ExclusionReason.GLASS, np.uint8)
-    left_out[10:90, 10:70] = ExclusionReason.NOTHING
-    left_out[10:30, 100:140] = ExclusionReason.PEN
-    left_out[40:50, 100:140] = ExclusionReason.EDGE
-    fold, bubble, dark = (np.zeros(left_out.shape, bool) for _ in range(3))
+    excluded = np.full((100, 150), ExclusionReason.GLASS, np.uint8)
+    excluded[10:90, 10:70] = ExclusionReason.NOTHING
+    excluded[10:30, 100:140] = ExclusionReason.PEN
+    excluded[40:50, 100:140] = ExclusionReason.EDGE
+    fold, bubble, dark = (np.zeros(excluded.shape, bool) for _ in range(3))
     fold[20:30, 20:60] = True
     blurred = np.zeros((10, 15), bool)
     blurred[6:8, 2:6] = True
     return SlideQuality(
-        TissueMask(left_out == 0, left_out, 8.0, Glass((244, 243, 244), seen=True)),
+        TissueMask(excluded == 0, excluded, 8.0, Glass((244, 243, 244), seen=True)),
         Artefacts(fold, bubble, dark),
         FocusMap(np.where(blurred, 0.3, 2.0).astype(np.float32), blurred, 2.0),
     )

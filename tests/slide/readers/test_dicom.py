@@ -153,7 +153,7 @@ def test_left_out_frames_are_white(tmp_path):
         tile=128,
         syntax="none",
         organisation="TILED_SPARSE",
-        left_out=lambda level, column, row: column == 1,
+        omitted=lambda level, column, row: column == 1,
     )
     with DicomReader(folder) as reader:
         region = reader.read_masked(0, 0, 0, 611, 437)

@@ -280,7 +280,7 @@ def test_one_huge_strip_is_read_in_parts(tmp_path):
 
 def test_left_out_tiles_are_white_and_no_damage(tmp_path):
     path = write_svs(
-        tmp_path / "a.svs", PICTURE, tile=128, factors=FACTORS, left_out=lambda level, c, r: (c + r) % 2 == 0
+        tmp_path / "a.svs", PICTURE, tile=128, factors=FACTORS, omitted=lambda level, c, r: (c + r) % 2 == 0
     )
     with TiffReader(path) as reader, openslide.OpenSlide(path) as slide:
         region = reader.read_masked(0, 0, 0, 611, 437)

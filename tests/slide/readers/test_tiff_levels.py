@@ -56,7 +56,7 @@ def test_a_picture_of_the_same_shape_is_no_level(tmp_path):
     path = write(tmp_path / "a.tif", (PIXELS, False), (smaller(OTHER, 2), False), (smaller(PIXELS, 4), True))
     with open_reader(path) as reader:
         assert sizes(reader) == [(640, 512), (160, 128)]
-        assert "no levels of the slide (320 x 256 px)" in reader.warnings[0]
+        assert "not levels of the slide (320 x 256 px)" in reader.warnings[0]
 
 
 def test_of_several_regions_the_largest_is_taken_and_said(tmp_path):

@@ -78,7 +78,7 @@ def test_a_stroke_on_glass_is_ink(ink):
     image, truth = at_mask_scale(slide)
     found = find_tissue(image, 8.0)
     assert dice(found.mask, truth["tissue"]) > 0.95
-    pen = found.left_out == ExclusionReason.PEN
+    pen = found.excluded == ExclusionReason.PEN
     assert np.count_nonzero(pen & truth["pen"]) > 0.95 * np.count_nonzero(truth["pen"])
     assert not (pen & truth["tissue"]).any()
 
@@ -124,7 +124,7 @@ def test_small_pieces_and_holes_follow_the_settings():
     hole = np.s_[140:155, 120:135]
     usual = find_tissue(image, 8.0)
     assert not usual.mask[piece].any()
-    assert (usual.left_out[piece] == ExclusionReason.FRAGMENT).all()
+    assert (usual.excluded[piece] == ExclusionReason.FRAGMENT).all()
     assert not usual.mask[hole].all()
     generous = find_tissue(image, 8.0, TissueSettings(min_area_mm2=0.01, max_hole_mm2=0.1))
     assert generous.mask[piece].all()
@@ -137,7 +137,7 @@ def test_counts_and_area_add_up():
     assert sum(found.counts.values()) == found.mask.size
     assert found.counts["tissue"] == np.count_nonzero(found.mask)
     assert found.area_mm2 == pytest.approx(found.counts["tissue"] * 64e-6)
-    np.testing.assert_array_equal(found.mask, found.left_out == ExclusionReason.NOTHING)
+    np.testing.assert_array_equal(found.mask, found.excluded == ExclusionReason.NOTHING)
 
 
 def test_optical_density_is_zero_on_glass_and_additive():

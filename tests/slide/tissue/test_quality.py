@@ -82,7 +82,7 @@ def test_a_pen_mark_is_nothing_else():
     slide = planted(6)
     slide.pen((38, 38, 44), np.array([[3.2, 0.4], [3.6, 2.6]]), 0.4)
     artefacts, tissue, truth = found(slide)
-    pen = tissue.left_out == ExclusionReason.PEN
+    pen = tissue.excluded == ExclusionReason.PEN
     assert rates(pen, truth["pen"])[0] > 0.95
     assert not (artefacts.dark & pen).any()
 

@@ -42,7 +42,7 @@ def test_half_of_the_tiles_lost_is_half_of_the_tissue_lost(slide):
         found = found_in(reader)
     assert whole.unreadable_tissue_mm2 == 0
     assert found.counts["unreadable"] >= 0.5 * found.mask.size
-    assert not (found.mask & (found.left_out == ExclusionReason.UNREADABLE)).any()
+    assert not (found.mask & (found.excluded == ExclusionReason.UNREADABLE)).any()
     assert found.unreadable_tissue_mm2 + found.area_mm2 == pytest.approx(whole.area_mm2, rel=0.25)
     assert found.unreadable_tissue_mm2 == pytest.approx(whole.area_mm2 / 2, rel=0.25)
 
@@ -50,12 +50,12 @@ def test_half_of_the_tiles_lost_is_half_of_the_tissue_lost(slide):
 def test_lost_glass_is_no_lost_tissue():
     mask = np.zeros((400, 400), bool)
     mask[:150] = True
-    left_out = np.where(mask, ExclusionReason.NOTHING, ExclusionReason.GLASS).astype(np.uint8)
-    left_out[350:] = ExclusionReason.UNREADABLE
+    excluded = np.where(mask, ExclusionReason.NOTHING, ExclusionReason.GLASS).astype(np.uint8)
+    excluded[350:] = ExclusionReason.UNREADABLE
     glass = Glass((244.0, 243.0, 244.0), seen=False)
-    assert TissueMask(mask, left_out, 8.0, glass).unreadable_tissue_mm2 == 0
-    left_out[40:60] = ExclusionReason.UNREADABLE
-    inside = TissueMask(mask & (left_out == ExclusionReason.NOTHING), left_out, 8.0, glass)
+    assert TissueMask(mask, excluded, 8.0, glass).unreadable_tissue_mm2 == 0
+    excluded[40:60] = ExclusionReason.UNREADABLE
+    inside = TissueMask(mask & (excluded == ExclusionReason.NOTHING), excluded, 8.0, glass)
     assert inside.unreadable_tissue_mm2 == pytest.approx(20 * 400 * 64e-6, rel=0.25)
 
 
@@ -101,11 +101,11 @@ def test_filling_goes_down_several_levels_and_leaves_empty_places_white(tmp_path
     pixels = TissuePicture(1000, 700, mpp=1.0, tissue=0.8).window(0, 0, 1000, 700).copy()
     pixels[:128, :128] = 255
 
-    def left_out(level, column, row):
+    def omitted(level, column, row):
         return (column, row) == (0, 0) if level == 0 else True
 
     path = write_svs(
-        tmp_path / "a.svs", ArrayPicture(pixels), compression="jpeg-rgb", tile=128, factors=(1, 2, 4), left_out=left_out
+        tmp_path / "a.svs", ArrayPicture(pixels), compression="jpeg-rgb", tile=128, factors=(1, 2, 4), omitted=omitted
     )
     whole = write_svs(tmp_path / "b.svs", ArrayPicture(pixels), compression="jpeg-rgb", tile=128, factors=(1, 2, 4))
     with TiffReader(path, threads=threads) as reader, TiffReader(whole) as other:
