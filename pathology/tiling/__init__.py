@@ -1,4 +1,4 @@
-"""Patches: the grid they lie on, which hold tissue, and the store that keeps them."""
+"""Patches: their grid, selection by tissue, and the patch store."""
 
 from pathology.lazy_names import attach_stub
 

@@ -17,7 +17,7 @@ from pathology.tiling.grid import Grid
 __all__ = ["BlockPatches", "BlockReader"]
 
 _STRIP_PIXELS: Final = 1_400_000
-"""Most pixels resampled together: a third of a block, 4 MB, which fits a processor's cache better than 12."""
+"""Maximum pixels resampled together: a third of a block, 4 MB, which fits the CPU cache better than 12."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class BlockPatches:
     Attributes
     ----------
     pixels
-        ``(n, patch, patch, 3)`` uint8 RGB, in the order asked for.
+        ``(n, patch, patch, 3)`` uint8 RGB, in the requested order.
     readable
         ``(n,)`` bool: false where a stored tile under the patch could not be decoded.
     """
@@ -39,7 +39,7 @@ class BlockPatches:
 class BlockReader:
     """Reads the blocks of one grid from one slide.
 
-    Thread-safe as far as its reader is.  Between calls it keeps the memory of one strip of a block for each thread.
+    As thread-safe as its reader.  Between calls it keeps the memory of one strip of a block per thread.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ class BlockReader:
     grid
         A grid made for that slide.
     recolour
-        Changes colours of ``(..., 3)`` uint8 RGB, every pixel by itself, such as
-        :meth:`pathology.slide.stain.normalise.StainNormaliser.apply`; ``None`` leaves them as they are.
+        Pixel-wise colour transform of ``(..., 3)`` uint8 RGB, such as
+        :meth:`pathology.slide.stain.normalise.StainNormaliser.apply`; ``None``: unchanged.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class BlockReader:
         block_index
             The block.
         positions
-            ``(n,)`` places among the block's patch positions, row-major; ``n`` >= 1.
+            ``(n,)`` row-major indices into the block's patch positions; ``n`` >= 1.
 
         Returns
         -------
@@ -86,13 +86,13 @@ class BlockReader:
     def read_into(
         self, out: Iterable[NDArray[np.uint8]], block_index: int, positions: NDArray[np.int32]
     ) -> NDArray[np.bool_]:
-        """Read some patches of a block into given memory, without a copy in between.
+        """Read some patches of a block into the given memory, without intermediate copies.
 
         Parameters
         ----------
         out
-            Memory for each patch, ``(patch, patch, 3)`` uint8, in the order of the positions: an array of all of them
-            or places here and there.
+            Memory for each patch, ``(patch, patch, 3)`` uint8, in the order of the positions: one array or separate
+            ones.
         block_index, positions
             As for :meth:`read`.
 
@@ -107,7 +107,7 @@ class BlockReader:
         rows, columns = np.divmod(positions, block.columns)
         corners = np.stack([columns + block.column, rows + block.row], axis=1) * stride
         overlap, recolour = max(0, patch - stride), self._recolour
-        # Overlapping patches share pixels, scattered ones leave many out: whichever is less is changed.
+        # Overlapping patches share pixels, scattered ones cover few: recolour whichever has fewer pixels.
         recolour_window = recolour is not None and target.width * target.height <= len(positions) * patch * patch
         if self.scaling.rest == 1.0 and not recolour_window:
             places = list(out)
@@ -126,7 +126,7 @@ class BlockReader:
         return readable
 
     def _strips(self, rows: NDArray[np.int32], overlap: int, width: int) -> list[NDArray[np.intp]]:
-        """Return which patches to resample together: some rows of them, for less memory, unless they overlap."""
+        """Group patches to resample together: a few rows each, to save memory, unless they overlap."""
         stride = self._grid.settings.stride
         least, most = int(rows.min()), int(rows.max())
         if overlap:
@@ -143,10 +143,10 @@ class BlockReader:
         corners: NDArray[np.int32],
         overlap: int,
     ) -> NDArray[np.bool_]:
-        """Read the rectangle that patches span, resample it once, cut it; return which patches are readable."""
+        """Read the patches' bounding box, resample it once, cut it up; return which patches are readable."""
         patch, recolour = self._grid.settings.patch, self._recolour
         target = self._grid.window(block_index, positions)
-        # Overlapping patches share pixels, scattered ones leave many out: whichever is less is changed.
+        # Overlapping patches share pixels, scattered ones cover few: recolour whichever has fewer pixels.
         recolour_window = recolour is not None and target.width * target.height <= len(positions) * patch * patch
         region = read_scaled(self._reader, self.scaling, target, overlap=overlap, canvas=self._thread_canvas())
         pixels = recolour(region.pixels) if recolour is not None and recolour_window else region.pixels

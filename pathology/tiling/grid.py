@@ -1,15 +1,15 @@
-"""Patches on a slide: which there are, where they lie, and how they group into blocks.
+"""The patch grid of a slide: positions and grouping into blocks.
 
-Three coordinate systems meet here:
+Three coordinate systems are used:
 
 * **target pixels**: pixels at the grid's mpp, origin at the slide's top left corner.  Patch ``(i, j)`` covers
-  target pixels ``[i * stride, i * stride + patch)`` across and likewise down.
-* **level-0 pixels**: what is stored and shown.  A target coordinate ``t`` is level-0 coordinate
+  target pixels ``[i * stride, i * stride + patch)`` horizontally and likewise vertically.
+* **level-0 pixels**: used for storage and display.  A target coordinate ``t`` is level-0 coordinate
   ``t * mpp / slide_mpp``, rounded to the nearest whole pixel.
-* **pixels of the read level**: what a reader is asked for.
+* **pixels of the read level**: used for requests to a reader.
 
 A *block* is a square of ``blocks_side x blocks_side`` patch positions.  It is read once, resampled once and cut
-into patches; it is also the unit of storing and resuming.
+into patches; it is also the unit of storage and resumption.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Grid:
 
     @property
     def scale(self) -> float:
-        """Level-0 pixels per target pixel; below 1 where patches are magnified."""
+        """Level-0 pixels per target pixel; below 1 if patches are upsampled."""
         return self.settings.mpp / self.slide_mpp
 
     @property
@@ -78,16 +78,16 @@ class Grid:
 
     @cached_property
     def columns(self) -> int:
-        """Patch columns: enough to cover the slide's width, so the last may hang over the edge."""
+        """Patch columns: enough to cover the slide's width, so the last may extend beyond the slide boundary."""
         return self._positions(self.target_dimensions[0])
 
     @cached_property
     def rows(self) -> int:
-        """Patch rows: enough to cover the slide's height, so the last may hang over the edge."""
+        """Patch rows: enough to cover the slide's height, so the last may extend beyond the slide boundary."""
         return self._positions(self.target_dimensions[1])
 
     def _positions(self, extent: float) -> int:
-        # A sliver narrower than half a target pixel is rounding, not tissue.
+        # A sliver narrower than half a target pixel is a rounding artefact.
         beyond = extent - 0.5 - self.settings.patch
         return 1 + max(0, math.ceil(beyond / self.settings.stride))
 
@@ -95,20 +95,20 @@ class Grid:
     def patches_per_block(self) -> int:
         """Patch positions along one side of a full block.
 
-        Where patches overlap by more than half they would take many times a block's memory, so a block then holds fewer
-        of them: at most four times its pixels in all.
+        Patches that overlap by more than half would need many times a block's memory, so a block then contains fewer
+        of them: at most four times its pixels in total.
         """
         settings = self.settings
         return max(1, min(settings.block // settings.stride, 2 * settings.block // settings.patch))
 
     @cached_property
     def block_columns(self) -> int:
-        """Blocks across the slide."""
+        """Block columns of the slide."""
         return -(-self.columns // self.patches_per_block)
 
     @cached_property
     def block_rows(self) -> int:
-        """Blocks down the slide."""
+        """Block rows of the slide."""
         return -(-self.rows // self.patches_per_block)
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class Grid:
         Raises
         ------
         IndexError
-            If there is no such block.
+            If the index is out of range.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"block {index} does not exist; the grid has {len(self)}")
@@ -136,7 +136,7 @@ class Grid:
         )
 
     def window(self, index: int, positions: NDArray[np.integer]) -> Rect:
-        """Return the rectangle that some patches of a block span.
+        """Return the bounding box of some patches of a block.
 
         Parameters
         ----------
@@ -180,10 +180,10 @@ class Grid:
 
 
 class TissueShare:
-    """Share of any square that is tissue, from a mask at a coarse scale.
+    """Tissue fraction of any square, from a mask at a coarse scale.
 
-    Sums are taken over the part of the mask that the squares asked for span, not over all of it: tables for the whole
-    slide would take hundreds of megabytes for a large one.  Ask for neighbours together.
+    Sums are computed over the bounding box of the requested squares, not over the whole mask: tables for a large slide
+    would take hundreds of megabytes.  Request neighbouring squares together.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ class TissueShare:
         self._dimensions = dimensions
 
     def __call__(self, corners: NDArray[np.int32], extent: float) -> NDArray[np.float32]:
-        """Return the tissue share of squares.
+        """Return the tissue fraction of squares.
 
         Parameters
         ----------
@@ -210,8 +210,8 @@ class TissueShare:
         Returns
         -------
         numpy.ndarray
-            ``(N,)`` float32 in 0 to 1.  What hangs over the slide's edge counts as no tissue; mask pixels cut
-            by a square's edge count by the share that lies inside (exact bilinear integral).
+            ``(N,)`` float32 in 0 to 1.  Parts beyond the slide boundary count as no tissue; mask pixels cut by a
+            square's edge are weighted by the fraction inside (exact bilinear integral).
         """
         if not len(corners):
             return np.empty(0, np.float32)

@@ -1,7 +1,7 @@
-"""How patches are compressed in stores of mode ``decoded``.  The one file that talks to numcodecs.
+"""Patch compression in stores of mode ``decoded``.  The only module that uses numcodecs.
 
 Lossless compression shrinks H&E pixels only 1.2 to 1.4-fold, whatever the method, so the fastest is used: LZ4 is
-close to Zstandard in size and reads and writes five to ten times as fast (table in ``docs/performance.md``, made by
+close to Zstandard in size and reads and writes five to ten times as fast (table in ``docs/performance.md``, made with
 ``python -m benchmarks compression``).
 """
 
@@ -21,7 +21,7 @@ _LEVEL: Final = 5
 
 
 def zarr_codec() -> BloscCodec:
-    """Return the codec as plain zarr knows it."""
+    """Return the codec in zarr's own terms."""
     return BloscCodec(typesize=1, cname=_COMPRESSOR, clevel=_LEVEL, shuffle="noshuffle")
 
 
@@ -37,9 +37,9 @@ def decompress(data: bytes, out: NDArray[np.uint8]) -> None:
     Raises
     ------
     ValueError, RuntimeError
-        If the bytes are no compressed patch of that size.
+        If the bytes are not a compressed patch of that size.
     """
     # Bytes 4 to 7 of Blosc's header: the size before compression.
     if len(data) < 16 or int.from_bytes(data[4:8], "little") != out.nbytes:
-        raise ValueError(f"the compressed patch does not hold {out.nbytes} bytes")
+        raise ValueError(f"the compressed patch does not contain {out.nbytes} bytes")
     blosc.decompress(data, out)

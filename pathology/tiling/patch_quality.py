@@ -1,4 +1,4 @@
-"""How much of a patch is spoilt, and which patches are therefore left out."""
+"""Artefact coverage of patches, and which patches are excluded because of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["PatchQuality"]
 
 
 class PatchQuality:
-    """Share of any square that each artefact covers, in constant time.
+    """Fraction of any square covered by each artefact, in constant time.
 
     Parameters
     ----------
@@ -22,17 +22,17 @@ class PatchQuality:
     dimensions
         ``(width, height)`` of the slide in level-0 pixels.
     settings
-        Largest shares allowed.
+        Largest fractions allowed.
     """
 
     def __init__(self, quality: SlideQuality, dimensions: tuple[int, int], settings: QualitySettings) -> None:
         self._limits = np.array([getattr(settings, f"max_{name}") for name in ARTEFACTS], np.float32)
         masks = quality.masks
-        # Most slides have few kinds of artefact; the others need no table.
+        # Most slides have few kinds of artefact; only those need a table.
         self._shares = [TissueShare(masks[name], dimensions) if masks[name].any() else None for name in ARTEFACTS]
 
     def shares(self, corners: NDArray[np.int32], extent: float) -> NDArray[np.float32]:
-        """Return the shares of squares.
+        """Return the artefact fractions of squares.
 
         Parameters
         ----------
@@ -53,6 +53,6 @@ class PatchQuality:
         return result
 
     def over(self, shares: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which of ``(N, 5)`` shares are above their limits."""
+        """Return which of ``(N, 5)`` fractions exceed their limits."""
         above: NDArray[np.bool_] = shares > self._limits
         return above

@@ -1,4 +1,4 @@
-"""Which patches of a slide hold tissue, in the order in which they are read, stored and scored."""
+"""The patches of a slide that contain tissue, in the order in which they are read, stored and scored."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["ExcludedPatches", "TilePlan", "plan_tiles"]
 
 @dataclass(frozen=True)
 class ExcludedPatches:
-    """Patches that hold tissue enough and are spoilt.
+    """Patches with enough tissue, excluded for artefacts.
 
     Attributes
     ----------
     coords
         ``(M, 2)`` int32 level-0 ``(x, y)`` top left corners.
     tissue
-        ``(M,)`` float32 tissue share of each.
+        ``(M,)`` float32 tissue fraction of each.
     quality
-        ``(M, 5)`` float32 share that each artefact covers.
+        ``(M, 5)`` float32 fraction covered by each artefact.
     over
-        ``(M, 5)`` bool: which of the shares are above their limits.
+        ``(M, 5)`` bool: which of the fractions exceed their limits.
     """
 
     coords: NDArray[np.int32]
@@ -43,7 +43,7 @@ class ExcludedPatches:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """The chosen patches of one slide, block by block.
+    """The selected patches of one slide, block by block.
 
     Attributes
     ----------
@@ -52,18 +52,18 @@ class TilePlan:
     coords
         ``(N, 2)`` int32 level-0 ``(x, y)`` top left corners, in block order, row-major within a block.
     tissue
-        ``(N,)`` float32 tissue share of each patch.
+        ``(N,)`` float32 tissue fraction of each patch.
     positions
-        ``(N,)`` int32: place of the patch among the positions of its block, row-major.
+        ``(N,)`` int32: row-major index of the patch among the positions of its block.
     blocks
-        ``(K,)`` int32 indices of the blocks that hold at least one patch, ascending.
+        ``(K,)`` int32 indices of the blocks with at least one patch, ascending.
     offsets
-        ``(K + 1,)`` int64: block ``blocks[k]`` holds patches ``offsets[k]`` to ``offsets[k + 1]``.
+        ``(K + 1,)`` int64: block ``blocks[k]`` contains patches ``offsets[k]`` to ``offsets[k + 1]``.
     quality
-        ``(N, 5)`` float32 share of each patch that each artefact covers, in the order of
-        :data:`pathology.slide.tissue.quality.ARTEFACTS`; ``None`` where quality was not looked at.
+        ``(N, 5)`` float32 fraction of each patch covered by each artefact, in the order of
+        :data:`pathology.slide.tissue.quality.ARTEFACTS`; ``None`` if quality was not assessed.
     excluded
-        Patches left out for their quality; ``None`` where it was not looked at.
+        Patches excluded for artefacts; ``None`` if quality was not assessed.
     """
 
     grid: Grid
@@ -80,26 +80,26 @@ class TilePlan:
         return len(self.coords)
 
     def of_block(self, k: int) -> slice:
-        """Slice of the patches in the ``k``-th block that holds any."""
+        """Slice of the patches in the ``k``-th non-empty block."""
         return slice(int(self.offsets[k]), int(self.offsets[k + 1]))
 
 
 def plan_tiles(grid: Grid, share: TissueShare, quality: PatchQuality | None = None) -> TilePlan:
-    """Choose the patches whose tissue share reaches the grid's minimum and that are not spoilt.
+    """Select the patches whose tissue fraction reaches the grid's minimum and whose artefacts are within limits.
 
     Parameters
     ----------
     grid
         The slide's grid.
     share
-        Tissue share of any square of the same slide.
+        Tissue fractions of the same slide.
     quality
-        Artefact shares and their limits; ``None`` takes spoilt patches too.
+        Artefact fractions and their limits; ``None``: keep patches with artefacts too.
 
     Returns
     -------
     TilePlan
-        Possibly without patches.
+        May contain no patches.
 
     Examples
     --------

@@ -1,13 +1,13 @@
-"""Shard files of zarr v3, written and read without zarr in between.
+"""Shard files of zarr v3, written and read without zarr.
 
 A shard is many chunks in one file: their bytes one after the other, then an index of ``(offset, length)`` pairs of
-unsigned 64-bit little-endian numbers, one a chunk in row-major order, then the CRC-32C of the index.  A chunk that is
-not there has both numbers at their maximum.  (zarr v3 specification, codec ``sharding_indexed``, with the default
-index codecs and the index at the end.)
+unsigned 64-bit little-endian integers, one per chunk in row-major order, then the CRC-32C of the index.  A missing
+chunk has both numbers at their maximum.  (zarr v3 specification, codec ``sharding_indexed``, with the default index
+codecs and the index at the end.)
 
-zarr itself takes about a millisecond for each chunk of a shard, mostly in its event loop.  That is nothing for chunks
-of many megabytes and much for patches; and it drops chunks that hold only the fill value, and shards that hold only
-such chunks, while here the presence of a shard means that its block is done.
+zarr itself takes about a millisecond per chunk of a shard, mostly in its event loop.  That is negligible for chunks of
+many megabytes but not for patches.  It also drops chunks that contain only the fill value, and shards of only such
+chunks, while here the presence of a shard means that its block is done.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ __all__ = ["read_chunks", "write_packed_shard", "write_shard"]
 _MISSING: Final = 2**64 - 1
 _CHECKSUM_BYTES: Final = 4
 _BUFFERS_AT_ONCE: Final = 512
-"""Buffers handed to one ``writev``; systems allow 1,024."""
+"""Buffers passed to one ``writev``; systems allow 1,024."""
 _CHUNKS_AT_ONCE: Final = 8
-"""The same where chunks are made while they are written, so that few are held."""
+"""The same if chunks are generated while they are written, so that few are held in memory."""
 
 
 def write_shard(path: Path | str, chunks: Iterable[bytes], slots: int) -> None:
-    """Write a shard aside and rename it into place, so that one that is there is whole.
+    """Write a shard to a temporary file and rename it into place, so that an existing shard is always complete.
 
     Parameters
     ----------
     path
         The file.
     chunks
-        The bytes of the first chunks in row-major order; those of no bytes are not there.  They are taken a few at a
-        time, so that they need not all be in memory.
+        The bytes of the first chunks in row-major order; empty ones are missing.  They are consumed a few at a time,
+        so that they need not all be in memory.
     slots
-        Number of chunks that the shard has places for.
+        Number of chunk slots in the shard.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def write_shard(path: Path | str, chunks: Iterable[bytes], slots: int) -> None:
 
 
 def write_packed_shard(path: Path | str, chunks: PackedTiles, slots: int) -> None:
-    """Do the same with chunks that lie in one piece of memory: those that touch are written as one."""
+    """Like :func:`write_shard`, for chunks in one buffer: adjacent chunks are written together."""
     present = np.flatnonzero(chunks.lengths > 0)
     present = present[np.argsort(chunks.starts[present], kind="stable")]
     starts, lengths = chunks.starts[present], chunks.lengths[present]
@@ -96,7 +96,7 @@ def _index(offsets: NDArray[np.int64], lengths: NDArray[np.int64], slots: int) -
 def _write(
     path: Path | str, pieces: Iterator[bytes] | Iterator[memoryview], index: Callable[[], bytes], at_once: int
 ) -> None:
-    # The process number keeps two writers of one shard, which a scheduler may bring about, out of each other's way.
+    # The process id keeps two writers of the same shard (a scheduler may start both) apart.
     folder, name = os.path.split(path)
     aside = f"{folder}/.{name}.{os.getpid()}.writing"
     try:
@@ -111,7 +111,7 @@ def _write(
                 _write_all(descriptor, buffers)
         finally:
             os.close(descriptor)
-        os.replace(aside, path)  # noqa: PTH105 - a tenth of the time per shard is path arithmetic otherwise
+        os.replace(aside, path)  # noqa: PTH105 - pathlib would take a tenth of the time per shard
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
@@ -119,7 +119,7 @@ def _write(
 
 def _write_all(descriptor: int, buffers: list[bytes | memoryview]) -> None:
     written = os.writev(descriptor, buffers)
-    if written < sum(map(len, buffers)):  # a full disk is reported by the next call
+    if written < sum(map(len, buffers)):  # the next call reports a full disk
         rest = memoryview(b"".join(buffers))[written:]
         while rest:
             rest = rest[os.write(descriptor, rest) :]
@@ -133,16 +133,16 @@ def read_chunks(path: Path, slots: int, wanted: NDArray[np.integer]) -> Iterator
     path
         The file.
     slots
-        Number of chunks that the shard has places for.
+        Number of chunk slots in the shard.
     wanted
-        ``(n,)`` places of the chunks.
+        ``(n,)`` indices of the chunks.
 
     Yields
     ------
     int
-        Position in ``wanted``, in the order in which the chunks lie in the file.
+        Index into ``wanted``, in file order of the chunks.
     bytes or None
-        The chunk, ``None`` if it is not there.
+        The chunk, ``None`` if it is missing.
 
     Raises
     ------
@@ -179,4 +179,4 @@ def read_chunks(path: Path, slots: int, wanted: NDArray[np.integer]) -> Iterator
         os.close(descriptor)
 
 
-_MAKE_AGAIN: Final = "Delete the store and make it again"
+_MAKE_AGAIN: Final = "Delete the store and create it again"

@@ -4,23 +4,23 @@ Layout of ``<name>.zarr`` (a zarr v3 group):
 
 ====================  ==========================  ===========================================================
 ``coords``            ``(N, 2)`` int32            level-0 ``(x, y)`` of the patches' top left corners
-``tissue``            ``(N,)`` float32            tissue share of each patch
-``slots``             ``(N,)`` int64              place of the patch along the first axis of ``pixels``
-``positions``         ``(N,)`` int32              place of the patch among its block's positions, row-major
-``blocks``            ``(K,)`` int32              grid blocks that hold patches
-``offsets``           ``(K + 1,)`` int64          block ``k`` holds patches ``offsets[k]`` to ``offsets[k + 1]``
+``tissue``            ``(N,)`` float32            tissue fraction of each patch
+``slots``             ``(N,)`` int64              index of the patch along the first axis of ``pixels``
+``positions``         ``(N,)`` int32              row-major index of the patch among its block's positions
+``blocks``            ``(K,)`` int32              grid blocks that contain patches
+``offsets``           ``(K + 1,)`` int64          block ``k`` has patches ``offsets[k]`` to ``offsets[k + 1]``
 ``damaged``           ``(K * S,)`` bool           by slot: a stored tile under the patch cannot be decoded
-``pixels``            ``(K * S, P, P, 3)`` uint8  not in mode ``reference``; one shard of ``S`` slots a block
-``quality``           ``(N, 5)`` float32          share of each patch covered by pen, blur, fold, bubble, dark
-``left_out_coords``   ``(M, 2)`` int32            corners of patches that hold tissue and were left out as spoilt
-``left_out_tissue``   ``(M,)`` float32            their tissue share
-``left_out_quality``  ``(M, 5)`` float32          their shares of pen, blur, fold, bubble, dark
-``left_out_over``     ``(M, 5)`` bool             which of these are above their limit
+``pixels``            ``(K * S, P, P, 3)`` uint8  not in mode ``reference``; one shard of ``S`` slots per block
+``quality``           ``(N, 5)`` float32          fraction of each patch with pen, blur, fold, bubble, dark
+``left_out_coords``   ``(M, 2)`` int32            corners of patches with tissue, excluded for artefacts
+``left_out_tissue``   ``(M,)`` float32            their tissue fractions
+``left_out_quality``  ``(M, 5)`` float32          their fractions of pen, blur, fold, bubble, dark
+``left_out_over``     ``(M, 5)`` bool             which of these exceed their limit
 ====================  ==========================  ===========================================================
 
-The last five are there where quality was looked at.  The group's attributes carry the slide's fingerprint, the grid,
-the mode, the names of the artefacts, and the fitted stain normalisation where there is one.  A block's shard is
-written aside and renamed into place, so a shard that is there is whole; a store without ``complete: true`` is resumed.
+The last five exist if quality was assessed.  The group's attributes hold the slide's fingerprint, the grid, the mode,
+the names of the artefacts, and the fitted stain normalisation, if any.  A block's shard is written to a temporary file
+and renamed into place, so an existing shard is complete; a store without ``complete: true`` is resumed.
 
 In mode ``decoded`` the chunks of ``pixels`` are compressed patches; in mode ``encoded`` they are the slide's own
 stored tiles, byte for byte (:mod:`pathology.tiling.stored_tile_codec`).
@@ -69,7 +69,7 @@ FORMAT = 1
 """Version of the layout, in the group's attributes."""
 
 _PATCH_COLOUR = (196, 110, 158)
-"""Colour of patches on the map that a notebook shows: eosin's pink."""
+"""Colour of patches on the notebook map: eosin pink."""
 
 StoreMode = Literal["reference", "encoded", "decoded"]
 
@@ -77,14 +77,14 @@ StoreMode = Literal["reference", "encoded", "decoded"]
 class PatchStore:
     """The patches of one slide.
 
-    Open one with :meth:`open`, begin one with :meth:`create`.  Indexing gives patches::
+    Open one with :meth:`open`, create one with :meth:`create`.  Indexing returns patches::
 
         store = PatchStore.open("slide.zarr")
         first = store[0]          # (P, P, 3) uint8
         few = store[[3, 1, 4]]    # (3, P, P, 3) uint8
 
-    A store in mode ``reference`` reads them from the slide, which must still be where it was or be given again.
-    Stores cross process borders by their path.  Reading is thread-safe.
+    A store in mode ``reference`` reads them from the slide; if the slide has moved, pass its new path.
+    Stores are pickled by their path.  Reading is thread-safe.
     """
 
     def __init__(self, group: zarr.Group, path: Path, reader: SlideReader | None = None) -> None:
@@ -99,7 +99,7 @@ class PatchStore:
         )
 
     def _repr_html_(self) -> str:
-        """Show in a notebook what is stored and where on the slide the patches lie."""
+        """Show a summary and a map of the patches in a notebook."""
         grid, (width, height) = self.grid.settings, self.grid.dimensions
         facts: dict[str, object] = {
             "Patches": f"{len(self)} of {grid.patch} px at {scale(grid.mpp)}, {grid.stride} px apart",
@@ -111,7 +111,7 @@ class PatchStore:
         return html_summary(self.path.name, facts, self._map())
 
     def _map(self) -> NDArray[np.uint8]:
-        """Return ``(H, W, 3)`` RGB of where on the slide the patches lie."""
+        """Return an ``(H, W, 3)`` RGB map of the patches on the slide."""
         width, height = self.grid.dimensions
         shrink = PICTURE_SIDE / max(width, height)
         picture = np.full((max(1, round(height * shrink)), max(1, round(width * shrink)), 3), BACKGROUND, np.uint8)
@@ -138,15 +138,15 @@ class PatchStore:
         Raises
         ------
         StoreError
-            If there is no store, its format is newer than this version reads, it is not complete, or the slide
-            given is another one.
+            If there is no store, its format is not supported by this version, it is not complete, or the given slide is
+            a different one.
         """
         path = Path(path)
         try:
             group = zarr.open_group(path, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise StoreError(
-                "there is no patch store here", where=path, remedy="Make one with: pathology tile SLIDE"
+                "no patch store here", where=path, remedy="Create one with: pathology tile SLIDE"
             ) from error
         if group.attrs.get("format") != FORMAT:
             raise StoreError(
@@ -154,7 +154,7 @@ class PatchStore:
             )
         if not group.attrs.get("complete", False):
             raise StoreError(
-                "the store is not finished", where=path, remedy="Run the same pathology tile command again; it resumes"
+                "the store is incomplete", where=path, remedy="Run the same pathology tile command again; it resumes"
             )
         store = cls(group, path)
         if store.mode == "reference":
@@ -163,11 +163,11 @@ class PatchStore:
 
     @classmethod
     def resume(cls, path: Path) -> Self:
-        """Open a store that is being written, for writing."""
+        """Open an incomplete store for writing."""
         return cls(zarr.open_group(path, mode="r+"), path)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Crosses process borders (Dask, data loaders) as a path: zarr's handles and file descriptors do not.
+        # Pickled as a path (Dask, data loaders): zarr handles and file descriptors cannot be pickled.
         return _reopen, (type(self), self.path, self.slide_path)
 
     def _open_reader(self, slide: Path) -> SlideReader:
@@ -177,9 +177,9 @@ class PatchStore:
         if reader.fingerprint != self.fingerprint:
             reader.close()
             raise StoreError(
-                f"the slide at {slide} is not the one this store was made from",
+                f"the slide at {slide} is not the one this store was created from",
                 where=self.path,
-                remedy="Make the store again",
+                remedy="Create the store again",
             )
         return reader
 
@@ -196,7 +196,7 @@ class PatchStore:
         tiles: StoredTiles | None = None,
         stain: StainNormaliser | None = None,
     ) -> Self:
-        """Begin a store, or go on with one that an interrupted run left for the same slide and settings.
+        """Create a store, or resume one that an interrupted run left for the same slide and settings.
 
         Parameters
         ----------
@@ -205,20 +205,20 @@ class PatchStore:
         plan
             The patches.
         mode
-            ``reference`` keeps coordinates only, ``encoded`` the slide's stored tiles, ``decoded`` pixels.
+            ``reference`` stores only coordinates, ``encoded`` the slide's stored tiles, ``decoded`` pixels.
         slide, fingerprint
             The slide file and its fingerprint.
         description
             Further attributes: reader, scale and its source, settings.
         tiles
-            For mode ``encoded``: the stored tiles that the patches are.
+            For mode ``encoded``: the stored tiles that make up the patches.
         stain
-            The normalisation that the patches have had (``decoded``) or are given when they are read (``reference``).
+            The normalisation already applied to the patches (``decoded``) or applied on reading (``reference``).
 
         Raises
         ------
         StoreError
-            If another store is there.
+            If a different store exists at this path.
         OutputError
             If the folder cannot be written.
         """
@@ -245,7 +245,7 @@ class PatchStore:
                 same = all(group.attrs.get(key) == value for key, value in attributes.items())
                 if not same:
                     raise StoreError(
-                        "another store is here (other slide, grid or mode)",
+                        "a different store exists here (other slide, grid or mode)",
                         where=path,
                         remedy="Choose another --out or delete it",
                     )
@@ -276,7 +276,7 @@ class PatchStore:
             for name, values in arrays.items():
                 _write_array(group, name, values)
             if mode != "reference":
-                # One chunk a block, so that each has one writer; chunks without damage are never written.
+                # One chunk per block, so that each has one writer; chunks without damage are never written.
                 group.create_array(
                     "damaged",
                     shape=(len(plan.blocks) * slots_per_block,),
@@ -294,16 +294,16 @@ class PatchStore:
                     serializer="auto" if tiles is None else StoredTileCodec(tiles.encoding),
                     compressors=zarr_codec() if tiles is None else None,
                     fill_value=BACKGROUND,
-                    # One file a block, not a file in four folders of its own.
+                    # One file per block, not a file in four nested folders.
                     chunk_key_encoding={"name": "default", "separator": "."},
                 )
             group.attrs.update(attributes)
-            _write_array(group, "offsets", plan.offsets)  # written last: its presence means the index is whole
+            _write_array(group, "offsets", plan.offsets)  # written last: its presence means the index is complete
         except OSError as error:
             raise OutputError(f"the store cannot be written ({error.strerror or error})", where=path) from error
         return cls(group, path)
 
-    # -- what is in it ---------------------------------------------------------------------------------------
+    # -- content ---------------------------------------------------------------------------------------------
 
     @property
     def mode(self) -> StoreMode:
@@ -312,22 +312,22 @@ class PatchStore:
 
     @property
     def slide_path(self) -> Path | None:
-        """The slide that a ``reference`` store reads from; ``None`` for the others, which need none."""
+        """The slide that a ``reference`` store reads from; ``None`` for other modes."""
         return self._reader.path if self._reader is not None else None
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the slide the store was made from."""
+        """Fingerprint of the slide the store was created from."""
         return str(self._group.attrs["fingerprint"])
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """Everything recorded about how the store was made."""
+        """All metadata recorded when the store was created."""
         return dict(self._group.attrs)
 
     @cached_property
     def grid(self) -> Grid:
-        """The grid the patches lie on."""
+        """The grid of the patches."""
         a = self.attributes
         width, height = a["dimensions"]
         return Grid(GridSettings.model_validate(a["grid"]), (width, height), a["slide_mpp"])
@@ -339,17 +339,17 @@ class PatchStore:
 
     @cached_property
     def tissue(self) -> NDArray[np.float32]:
-        """``(N,)`` tissue share of each patch, 0 to 1."""
+        """``(N,)`` tissue fraction of each patch, 0 to 1."""
         return self._array("tissue")
 
     @property
     def quality(self) -> NDArray[np.float32] | None:
-        """``(N, 5)`` share of each patch covered by pen, blur, fold, bubble and dark; ``None`` if not looked at."""
+        """``(N, 5)`` fraction of each patch covered by pen, blur, fold, bubble and dark; ``None`` if not assessed."""
         return self.plan.quality
 
     @property
     def excluded(self) -> ExcludedPatches | None:
-        """Patches that hold tissue and were left out as spoilt; ``None`` if quality was not looked at."""
+        """Patches with tissue that were excluded for artefacts; ``None`` if quality was not assessed."""
         return self.plan.excluded
 
     @cached_property
@@ -362,8 +362,8 @@ class PatchStore:
     def readable(self) -> NDArray[np.bool_]:
         """``(N,)`` false where a stored tile under the patch could not be decoded.
 
-        A ``reference`` store holds no pixels and so has read none: all true.  An ``encoded`` store knows of tiles that
-        are missing or cut off; one that is damaged within is found by :meth:`read`, when it is decoded.
+        All true for a ``reference`` store, which has not read any pixels.  An ``encoded`` store only knows tiles that
+        are missing or truncated; tiles damaged inside are detected by :meth:`read`, on decoding.
         """
         if "damaged" not in self._group:
             return np.ones(len(self), np.bool_)
@@ -402,22 +402,22 @@ class PatchStore:
         return pixels.reshape(*chosen.shape, *pixels.shape[1:])
 
     def read_block(self, k: int) -> BlockPatches:
-        """Return all patches of the ``k``-th block that holds any."""
+        """Return all patches of the ``k``-th non-empty block."""
         part = self.plan.of_block(k)
         return self.read(np.arange(part.start, part.stop))
 
     def read(self, indices: NDArray[np.integer]) -> BlockPatches:
-        """Return patches together with whether they could be read.
+        """Return patches and whether each could be read.
 
         Parameters
         ----------
         indices
-            ``(n,)`` places among the store's patches, each 0 or more.
+            ``(n,)`` non-negative indices of patches in the store.
 
         Returns
         -------
         BlockPatches
-            ``(n, P, P, 3)`` uint8 pixels, white where a patch could not be read, and ``(n,)`` bool.
+            ``(n, P, P, 3)`` uint8 pixels, white for unreadable patches, and ``(n,)`` bool.
 
         Raises
         ------
@@ -454,20 +454,20 @@ class PatchStore:
                     decompress(chunk, result.pixels[place])
                 except (ValueError, RuntimeError) as error:
                     raise StoreError(
-                        "a block of the store is damaged", where=self._shard(k), remedy="Make the store again"
+                        "a block of the store is damaged", where=self._shard(k), remedy="Create the store again"
                     ) from error
             elif not self._decode(chunk, int(indices[number]), result.pixels[place]):
                 result.readable[place] = False
 
     def _decode(self, chunk: bytes, index: int, out: NDArray[np.uint8]) -> bool:
-        """Decode a stored tile; what lies outside the slide is white, whatever the tile holds there."""
+        """Decode a stored tile; pixels outside the slide are white, whatever the tile contains there."""
         assert self._encoding is not None
         width, height = self._inside(index)
         try:
             tile = self._encoding.decode(chunk, out)
         except MemoryError:
             raise
-        except Exception:  # each codec has errors of its own; the tile is lost
+        except Exception:  # codecs raise their own errors; the tile is unreadable
             out[:] = BACKGROUND
             return False
         if tile.shape[0] < height or tile.shape[1] < width:
@@ -480,7 +480,7 @@ class PatchStore:
         return True
 
     def _inside(self, index: int) -> tuple[int, int]:
-        """``(width, height)`` in pixels of the part of a patch that lies on its level."""
+        """``(width, height)`` in pixels of the part of a patch inside its level."""
         plan = self.plan
         k = int(np.searchsorted(plan.offsets, index, side="right")) - 1
         block = plan.grid.block(int(plan.blocks[k]))
@@ -494,10 +494,10 @@ class PatchStore:
 
     @cached_property
     def _encoding(self) -> TileEncoding | None:
-        """How tiles are compressed in mode ``encoded``."""
+        """Tile compression in mode ``encoded``."""
         if self.mode != "encoded":
             return None
-        # From the metadata as they are written: this works without zarr knowing the codec.
+        # Parsed from the raw metadata, so that it works without the codec being registered with zarr.
         metadata = json.loads((self.path / "pixels" / "zarr.json").read_text(encoding="utf-8"))
         (sharding,) = metadata["codecs"]
         return StoredTileCodec.from_dict(sharding["configuration"]["codecs"][0]).encoding
@@ -507,7 +507,7 @@ class PatchStore:
         return int(self.attributes["slots_per_block"])
 
     def to_dask(self) -> dask.array.Array:
-        """Return all patches as a lazy ``(N, P, P, 3)`` uint8 array, one chunk a block."""
+        """Return all patches as a lazy ``(N, P, P, 3)`` uint8 array, one chunk per block."""
         import dask.array as da
         from dask.delayed import delayed
 
@@ -539,7 +539,7 @@ class PatchStore:
         Parameters
         ----------
         k
-            Place among the blocks that hold patches.
+            Index among the non-empty blocks.
         patches
             All patches of the block.
 
@@ -552,14 +552,14 @@ class PatchStore:
         self._write(k, patches.readable, lambda path, slots: write_shard(path, chunks, slots))
 
     def write_tiles(self, k: int, tiles: PackedTiles, readable: NDArray[np.bool_]) -> None:
-        """Store the tiles of the ``k``-th block, as they are, as one shard.
+        """Store the compressed tiles of the ``k``-th block as one shard.
 
         Parameters
         ----------
         k
-            Place among the blocks that hold patches.
+            Index among the non-empty blocks.
         tiles, readable
-            All of the block's, from :meth:`pathology.tiling.stored_tiles.StoredTiles.read`.
+            All tiles of the block, from :meth:`pathology.tiling.stored_tiles.StoredTiles.read`.
 
         Raises
         ------
@@ -580,13 +580,13 @@ class PatchStore:
             raise OutputError(f"a block cannot be written ({error.strerror or error})", where=self.path) from error
 
     def finish(self) -> None:
-        """Mark the store complete, and remove what a killed run left half written."""
+        """Mark the store complete, and remove partial files left by a killed run."""
         for aside in (self.path / "pixels").glob(".*.writing"):
             aside.unlink(missing_ok=True)
         self._group.attrs["complete"] = True
 
     def close(self) -> None:
-        """Close the slide behind a ``reference`` store."""
+        """Close the slide of a ``reference`` store."""
         if self._reader is not None:
             self._reader.close()
 

@@ -1,16 +1,16 @@
-"""The zarr codec behind stores of mode ``encoded``: a chunk is a slide's stored tile, byte for byte.
+"""The zarr codec of stores in mode ``encoded``: a chunk is a slide's stored tile, byte for byte.
 
 Registered through zarr's entry point ``zarr.codecs``, so that plain zarr opens such a store wherever this package is
-installed.  In the array's metadata it stands as::
+installed.  Its form in the array metadata::
 
     {
         "name": "pathology.stored_tile",
         "configuration": {"compression": "jpeg", "transformed": true, "tables": "<base64>"},
     }
 
-``compression`` is ``jpeg``, ``jpeg2000``, ``jpeg-ls`` or ``webp``; ``transformed`` says whether samples are YCbCr
-(``true``) or RGB (``false``), ``null`` leaving it to the picture's own markers; ``tables`` are the quantisation and
-Huffman tables that all JPEG tiles of the slide share, base64, empty where each tile has its own.
+``compression`` is ``jpeg``, ``jpeg2000``, ``jpeg-ls`` or ``webp``; ``transformed`` is ``true`` if samples are YCbCr,
+``false`` if they are RGB, and ``null`` if the image's own markers decide; ``tables`` are the quantisation and Huffman
+tables that all JPEG tiles of the slide share, in base64, or empty if each tile has its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CODEC_NAME: Final = "pathology.stored_tile"
 class StoredTileCodec(ArrayBytesCodec):
     """Decodes a slide's stored tiles into chunks of shape ``(1, P, P, 3)``, uint8 RGB.
 
-    A picture smaller than the chunk (a tile cut at the slide's edge) is filled up with white, a larger one is cut.
+    An image smaller than the chunk (a tile clipped at the slide's edge) is padded with white, a larger one is cropped.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class StoredTileCodec(ArrayBytesCodec):
         Raises
         ------
         ValueError
-            If a field is missing or wrong.
+            If a field is missing or invalid.
         """
         try:
             configuration = data["configuration"]
@@ -80,8 +80,7 @@ class StoredTileCodec(ArrayBytesCodec):
         }
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        # In a thread zarr would wait for, several tiles could be decoded at once; but starting one costs as much as
-        # decoding a tile.
+        # Threads could decode several tiles at once, but starting one costs as much as decoding a tile.
         tile = self.encoding.decode(chunk_bytes.to_bytes())
         pixels: Any = fitted(tile, *chunk_spec.shape[1:3]).reshape(chunk_spec.shape)
         return chunk_spec.prototype.nd_buffer.from_ndarray_like(pixels)
@@ -89,25 +88,25 @@ class StoredTileCodec(ArrayBytesCodec):
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
         del chunk_array, chunk_spec
         raise StoreError(
-            "this array holds a slide's own compressed tiles; pixels cannot be written into it",
-            remedy="Make a store of mode decoded",
+            "this array contains a slide's compressed tiles and cannot be written to",
+            remedy="Create a store of mode decoded",
         )
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Not known: the size of a compressed tile depends on its picture.
+        """Unknown: the size of a compressed tile depends on its content.
 
-        Raising this error is how a codec says so to zarr, whose own compressors do the same.
+        This error is zarr's convention for unknown sizes; its own compressors raise it too.
         """
-        raise NotImplementedError("the size of a compressed tile depends on its picture")
+        raise NotImplementedError("the size of a compressed tile depends on its content")
 
 
 def fitted(tile: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Bring a decoded tile to a size: cut, or filled up with white at the right and bottom.
+    """Crop a decoded tile to a size, or pad it with white at the right and bottom.
 
     Returns
     -------
     numpy.ndarray
-        ``(height, width, 3)`` uint8; the tile itself where it has that size.
+        ``(height, width, 3)`` uint8; the tile itself if it has that size.
     """
     if tile.shape == (height, width, 3):
         return tile

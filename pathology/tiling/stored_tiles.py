@@ -1,4 +1,4 @@
-"""Patches that are a slide's own stored tiles, so that their compressed bytes can be kept as they are."""
+"""Patches that coincide with a slide's stored tiles, so that their compressed bytes can be kept."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pathology.tiling.grid import Grid
 __all__ = ["StoredTiles", "on_stored_tiles"]
 
 _SAME_SCALE: Final = 0.01
-"""Scales closer than this share count as the same: levels are rounded to whole pixels, and mpp to few digits."""
+"""Relative tolerance for equal scales: levels are rounded to whole pixels, and mpp to few digits."""
 
 
 def on_stored_tiles(reader: SlideReader, settings: GridSettings, slide_mpp: float) -> GridSettings:
-    """Return grid settings whose patches are stored tiles of one level exactly.
+    """Return grid settings whose patches coincide exactly with stored tiles of one level.
 
     Parameters
     ----------
     reader
         The slide.
     settings
-        The grid asked for; its mpp may be off by rounding.
+        The requested grid; its mpp may be off by rounding.
     slide_mpp
         Micrometres per level-0 pixel.
 
@@ -41,17 +41,17 @@ def on_stored_tiles(reader: SlideReader, settings: GridSettings, slide_mpp: floa
     Raises
     ------
     UsageError
-        If the patches are no stored tiles; says which grid would fit.
+        If the patches do not coincide with stored tiles; the message names grids that fit.
     """
     level = _level(reader, settings, slide_mpp)
     return settings.model_copy(update={"mpp": slide_mpp * reader.levels[level].downsample})
 
 
 def _level(reader: SlideReader, settings: GridSettings, slide_mpp: float) -> int:
-    instead = "choose --pixels decoded, which keeps pixels at any scale, or --pixels reference, which keeps none"
+    instead = "choose --pixels decoded, which stores pixels at any scale, or --pixels reference, which stores none"
     if not isinstance(reader, TiledReader) or reader.tile_encoding(0) is None:
         raise UsageError(
-            f"the slide's stored tiles cannot be taken over as they are (read by {reader.backend}, compression "
+            f"the slide's stored tiles cannot be kept as they are (read by {reader.backend}, compression "
             f"{reader.properties.get('compression', 'unknown')})",
             where=reader.path,
             remedy=instead[0].upper() + instead[1:],
@@ -68,20 +68,20 @@ def _level(reader: SlideReader, settings: GridSettings, slide_mpp: float) -> int
     if not fitting:
         width, height = reader.tile_size
         raise UsageError(
-            f"{asked} are no stored tiles of this slide, whose tiles are not square ({width} x {height} px)",
+            f"{asked} do not match this slide's stored tiles, which are not square ({width} x {height} px)",
             where=reader.path,
             remedy=instead[0].upper() + instead[1:],
         )
     fitting[0] += " (or: native)"
     raise UsageError(
-        f"{asked} are no stored tiles of this slide",
+        f"{asked} do not match this slide's stored tiles",
         where=reader.path,
-        remedy=f"What would fit: {'; '.join(fitting)}. Or {instead}",
+        remedy=f"Settings that match: {'; '.join(fitting)}. Or {instead}",
     )
 
 
 class StoredTiles:
-    """The stored tiles that are the patches of a grid.
+    """The stored tiles that coincide with the patches of a grid.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class StoredTiles:
     Attributes
     ----------
     level : int
-        The level whose tiles they are.
+        The level of the tiles.
     dimensions : tuple of int
         ``(width, height)`` of that level in pixels.
     encoding : TileEncoding
@@ -102,7 +102,7 @@ class StoredTiles:
     Raises
     ------
     UsageError
-        If the grid's patches are no stored tiles.
+        If the grid's patches do not coincide with stored tiles.
     """
 
     def __init__(self, reader: SlideReader, grid: Grid) -> None:
@@ -122,14 +122,14 @@ class StoredTiles:
         block_index
             The block.
         positions
-            ``(n,)`` places among the block's patch positions, row-major.
+            ``(n,)`` row-major indices into the block's patch positions.
 
         Returns
         -------
         PackedTiles
-            Each patch's tile, of no bytes where the patch is white: the scanner left the tile out, or it is damaged.
+            Each patch's tile; empty if the patch is white: the scanner omitted the tile, or it is damaged.
         numpy.ndarray
-            ``(n,)`` bool: false where the tile cannot be read or is plainly cut off.  Nothing is decoded to find out.
+            ``(n,)`` bool: false where the tile cannot be read or is clearly truncated.  Tiles are not decoded to check.
         """
         patch = self._grid.settings.patch
         width, height = self.dimensions
@@ -141,7 +141,7 @@ class StoredTiles:
             found = self._reader.stored_tiles(self.level, rows * across + columns)
             whole = self.encoding.look_whole(found, patch, patch)
             return _masked(found, whole), whole | (found.lengths == 0)
-        # The grid is laid over level 0; on a level rounded to whole pixels its last column may lie just outside.
+        # The grid refers to level 0; on a level rounded to whole pixels its last column may lie just outside.
         inside = np.flatnonzero((columns < across) & (rows < down))
         rows, columns = rows[inside], columns[inside]
         found = self._reader.stored_tiles(self.level, rows * across + columns)
@@ -157,5 +157,5 @@ class StoredTiles:
 
 
 def _masked(tiles: PackedTiles, whole: NDArray[np.bool_]) -> PackedTiles:
-    """Return the same tiles, those that are not whole as tiles of no bytes."""
+    """Return the same tiles, with incomplete ones emptied."""
     return tiles if whole.all() else PackedTiles(tiles.data, tiles.starts, np.where(whole, tiles.lengths, 0))

@@ -1,4 +1,4 @@
-"""Counting stored tiles: how many a pass over a slide needs, and how many it decoded."""
+"""Counting stored tiles: how many a pass over a slide needs and decodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["TileWork", "tiles_under"]
 
 @dataclass(frozen=True, slots=True)
 class TileWork:
-    """What reading a slide's blocks took: the proof that stored tiles are decoded once.
+    """Tile counts of reading a slide's blocks: evidence that stored tiles are decoded once.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class TileWork:
         return TileWork(self.needed + other.needed, self.decoded + other.decoded, self.reused + other.reused)
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One readable line."""
         return f"{self.decoded} decoded for {self.needed} needed, {self.reused} reused"
 
 
@@ -51,12 +51,12 @@ def tiles_under(reader: SlideReader, plan: TilePlan, ks: Iterable[int]) -> int:
     plan
         The patches.
     ks
-        Places of the blocks in the plan.
+        Indices of the blocks in the plan.
 
     Returns
     -------
     int
-        Tiles of the level that is read, those included that the scanner left out and that need no decoding.
+        Tiles of the level read, including those that the scanner omitted and that need no decoding.
     """
     scaling = choose_scaling(reader, plan.grid.scale)
     level = reader.levels[scaling.level]
@@ -72,7 +72,7 @@ def tiles_under(reader: SlideReader, plan: TilePlan, ks: Iterable[int]) -> int:
 
 
 def _read_at_once(plan: TilePlan, scaling: Scaling, k: int) -> list[Rect]:
-    """Return what is read of a block: each patch where patches are read as they are, or what all of them span."""
+    """Return the areas read for a block: each patch if patches need no resampling, or their bounding box."""
     index, positions = int(plan.blocks[k]), plan.positions[plan.of_block(k)]
     if scaling.rest != 1.0:
         return [plan.grid.window(index, positions)]

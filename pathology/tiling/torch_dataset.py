@@ -1,6 +1,6 @@
-"""Patch stores as a torch data set: shuffled, and yet read block by block.
+"""Patch stores as a torch dataset: shuffled, but read block by block.
 
-The one file of this room that imports torch.
+The only module of this package that imports torch.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def _where(store: int, patch: int) -> tuple[int, int]:
 class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
     """Patches of one or many slides in random order, for training.
 
-    Reading single patches at random would decompress, or decode from the slide, a block's surroundings again and again.
-    So blocks are drawn at random from all stores, a few are held at once, and patches are drawn at random from these.
-    With 16 blocks of 81 patches a batch of 64 comes from some 15 places on as many slides as there are.
+    Reading single patches at random would decode the same blocks again and again.  So blocks are drawn at random from
+    all stores, a few are held in memory, and patches are drawn at random from these.  With 16 blocks of 81 patches, a
+    batch of 64 comes from about 15 blocks across all slides.
 
-    Every patch comes once an epoch.  The order is a function of seed, epoch, part and number of loader workers::
+    Every patch is yielded once per epoch.  The order depends on seed, epoch, part and number of loader workers::
 
         patches = ShuffledPatches(["a.zarr", "b.zarr"], target=lambda store, patch: labels[store])
         loader = DataLoader(patches, batch_size=64, num_workers=4)
@@ -47,21 +47,21 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
     stores
         Patch stores or their folders.
     target
-        From a store's place in ``stores`` and a patch's place in the store to what is yielded beside the patch;
-        by default these two numbers.
+        Maps a store's index in ``stores`` and a patch's index in the store to the target yielded with the patch;
+        by default, these two indices.
     transform
-        From ``(P, P, 3)`` uint8 to what is yielded; by default a ``(3, P, P)`` uint8 tensor.
+        Maps ``(P, P, 3)`` uint8 to the yielded patch; by default a ``(3, P, P)`` uint8 tensor.
     shuffle
-        Whether to shuffle; without, stores and patches come in order (within each loader worker).
+        Whether to shuffle; otherwise stores and patches are in order (within each loader worker).
     open_blocks
-        Blocks held at once in each loader worker.  One of 2048 pixels takes 13 MB.
+        Blocks held in memory per loader worker.  One of 2048 pixels takes 13 MB.
     seed
-        Of the order.
+        Seed of the order.
     part
-        ``(i, n)``: only the i-th of n parts, for training on several devices.  Blocks are dealt out, so parts differ
-        in length by some blocks.
+        ``(i, n)``: only the i-th of n parts, for training on several devices.  Blocks are distributed round-robin, so
+        parts differ in length by a few blocks.
     keep
-        For each store ``(N,)`` bool, the patches to take; by default all.  No other patch is decoded.
+        For each store ``(N,)`` bool, the patches to use; by default all.  No other patch is decoded.
 
     Raises
     ------
@@ -85,17 +85,17 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
     ) -> None:
         super().__init__()
         if not stores:
-            raise UsageError("there is no patch store to take patches from")
+            raise UsageError("no patch stores given")
         if open_blocks < 1:
             raise UsageError(f"open_blocks is {open_blocks}; it must be at least 1")
         if not 0 <= part[0] < part[1]:
             raise UsageError(f"part is {part}; it must be (i, n) with 0 <= i < n")
         if keep is not None and len(keep) != len(stores):
-            raise UsageError(f"keep says of {len(keep)} stores which patches to take; there are {len(stores)}")
+            raise UsageError(f"keep has masks for {len(keep)} stores; there are {len(stores)}")
         self._keep = None if keep is None else [np.asarray(chosen, np.bool_) for chosen in keep]
         self._target, self._transform = target, transform
         self._shuffle, self._open_blocks, self._seed, self._part = shuffle, open_blocks, seed, part
-        # In memory that loader workers share, so that those that live on see a new epoch.
+        # In memory shared with loader workers, so that persistent workers see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._places: list[tuple[Path, Path | None]] = []
         self._opened: dict[int, PatchStore] = {}
@@ -110,12 +110,12 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
             if self._keep is not None:
                 if self._keep[number].shape != taken.shape:
                     raise UsageError(
-                        f"keep says of {len(self._keep[number])} patches whether to take them; there are {len(taken)}",
+                        f"the keep mask has {len(self._keep[number])} entries; the store has {len(taken)} patches",
                         where=store.path,
                     )
                 taken = taken & self._keep[number]
             lengths = np.add.reduceat(taken, starts, dtype=np.intp) if len(starts) else np.empty(0, np.intp)
-            # A block without any patch to take is not read.
+            # Blocks without a patch to keep are not read.
             used = np.arange(len(starts)) if self._keep is None else np.flatnonzero(lengths)
             pairs.append(np.stack([np.full(len(used), number), used], axis=1))
             readable.append(lengths[used])
@@ -123,15 +123,15 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
         self._lengths = np.concatenate(readable)[part[0] :: part[1]]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order: to be called before each pass, as with torch's samplers."""
+        """Set the epoch; call it before each pass, as with torch's samplers."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        """Patches in an epoch, those not counted that are known to be unreadable."""
+        """Patches per epoch, without those known to be unreadable."""
         return int(self._lengths.sum())
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        """Yield ``(patch, target)``; patches that turn out to be unreadable are passed over."""
+        """Yield ``(patch, target)``; patches that turn out to be unreadable are skipped."""
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         order = np.arange(len(self._blocks))
@@ -151,7 +151,7 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
                     held.append(block)
             if not held:
                 return
-            # Each block by the number of patches it has left, so that all patches are equally likely.
+            # Blocks are weighted by their remaining patches, so that all patches are equally likely.
             left = np.array([block.left for block in held])
             chosen = int(np.searchsorted(np.cumsum(left), random.integers(left.sum()), side="right"))
             block = held[chosen]
@@ -174,7 +174,7 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
         return _OpenBlock(store, numbers, patches.pixels, order[::-1].tolist())
 
     def _store(self, number: int) -> PatchStore:
-        # File descriptors and zarr's handles belong to the process that made them.
+        # File descriptors and zarr handles belong to the process that opened them.
         if self._opened_by != os.getpid():
             self._opened, self._opened_by = {}, os.getpid()
         if number not in self._opened:
@@ -187,7 +187,7 @@ class ShuffledPatches(IterableDataset[tuple[Any, Any]]):
 
 
 class _OpenBlock:
-    """A block of which some patches are still to be yielded."""
+    """A block with patches still to be yielded."""
 
     def __init__(self, store: int, numbers: NDArray[np.intp], pixels: NDArray[np.uint8], order: list[int]) -> None:
         self.store = store
@@ -199,5 +199,5 @@ class _OpenBlock:
 
     def take(self) -> tuple[NDArray[np.uint8], int]:
         place = self._order.pop()
-        # A copy, or one patch that is kept would keep its whole block.
+        # A copy, so that keeping one patch does not keep its whole block alive.
         return self._pixels[place].copy(), int(self._numbers[place])

@@ -180,7 +180,7 @@ def test_slides_without_pictures_as_tiles_are_refused(tmp_path):
     deflated = write_tiff(tmp_path / "a.tif", PICTURE, tile=(128, 128), compression="deflate")
     oblong = write_tiff(tmp_path / "b.tif", PICTURE, tile=(128, 64))
     for reader in (ArrayReader(np.zeros((256, 256, 3), np.uint8)), open_reader(deflated)):
-        with reader, pytest.raises(UsageError, match="cannot be taken over"):
+        with reader, pytest.raises(UsageError, match="cannot be kept"):
             on_stored_tiles(reader, GridSettings(patch=128, stride=128, mpp=0.5), 0.5)
     with open_reader(oblong) as reader, pytest.raises(UsageError, match="not square"):
         on_stored_tiles(reader, GridSettings(patch=128, stride=128, mpp=0.5), 0.5)

@@ -89,7 +89,7 @@ def test_one_shard_a_block_and_resuming_knows_them(tmp_path, slide):
 def test_an_unfinished_store_is_refused(tmp_path, slide):
     reader, _, plan = slide
     create(tmp_path / "s.zarr", reader, plan)
-    with pytest.raises(StoreError, match="not finished"):
+    with pytest.raises(StoreError, match="incomplete"):
         PatchStore.open(tmp_path / "s.zarr")
 
 
@@ -102,7 +102,7 @@ def test_no_store_and_another_store_are_refused(tmp_path, slide):
         Grid(GridSettings(patch=32, mpp=0.5, stride=32), reader.dimensions, 0.5),
         TissueShare(np.ones((2, 2), bool), reader.dimensions),
     )
-    with pytest.raises(StoreError, match="another store"):
+    with pytest.raises(StoreError, match="a different store"):
         create(tmp_path / "s.zarr", reader, other)
 
 
