@@ -1,6 +1,6 @@
-"""Network architectures, by the names that model cards use.
+"""Network architectures, by their names on model cards.
 
-Random weights; a bundle brings its own.
+Built with random weights; bundles provide trained ones.
 """
 
 from pathology.lazy_names import attach_stub

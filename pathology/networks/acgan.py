@@ -1,6 +1,6 @@
 """Auxiliary-classifier GAN (Odena, Olah and Shlens 2017, arXiv 1610.09585) for small images.
 
-The generator takes noise and a class; the discriminator says real or not *and* which class.  Layer sizes of Gao et
+The generator takes noise and a class; the discriminator predicts real or fake *and* the class.  Layer sizes of Gao et
 al. 2021 are not public; these follow the DCGAN pattern (Radford 2016, arXiv 1511.06434): strided convolutions of
 size 4, batch normalisation in the generator, leaky ReLU and dropout in the discriminator, weights drawn from
 N(0, 0.02).
@@ -15,7 +15,7 @@ __all__ = ["Discriminator", "Generator"]
 
 
 class Generator(nn.Module):
-    """Noise and class to an image in -1..1.
+    """Map noise and class to an image in -1..1.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Generator(nn.Module):
     noise
         Length of the noise vector.
     width
-        Channels of the last hidden layer; each earlier one has twice as many.
+        Channels of the last hidden layer; each earlier layer has twice as many.
     """
 
     def __init__(self, classes: int, channels: int = 3, size: int = 64, noise: int = 100, width: int = 32) -> None:
@@ -54,9 +54,9 @@ class Generator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Make images: noise ``(B, noise)`` and classes ``(B,)`` to ``(B, channels, size, size)``.
+        """Generate images: noise ``(B, noise)`` and classes ``(B,)`` to ``(B, channels, size, size)``.
 
-        The class's embedding multiplies the noise, as in the authors' public description of the model.
+        The class embedding multiplies the noise, as in the authors' public description of the model.
         """
         code = noise * self.embedding(labels)
         images: Tensor = self.layers(code[:, :, None, None])
@@ -64,16 +64,16 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image to real or made, and to its class.
+    """Classify an image as real or generated, and predict its class.
 
     Parameters
     ----------
     classes, channels, size
         As in :class:`Generator`.
     width
-        Channels of the first layer; each later one has twice as many.
+        Channels of the first layer; each later layer has twice as many.
     dropout
-        After every layer, without which small training sets are learnt by heart.
+        Dropout rate after every layer; prevents memorising small training sets.
     """
 
     def __init__(self, classes: int, channels: int = 3, size: int = 64, width: int = 32, dropout: float = 0.3) -> None:
@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge ``(B, channels, size, size)``: logits of being real ``(B,)`` and of the classes ``(B, classes)``."""
+        """Map ``(B, channels, size, size)`` to logits of being real ``(B,)`` and of the classes ``(B, classes)``."""
         features = self.layers(images)
         return self.source(features)[:, 0], self.label(features)
 

@@ -1,11 +1,11 @@
-"""Networks described by a Darknet ``.cfg``: the text is the definition, and this module runs it in PyTorch.
+"""Networks defined by a Darknet ``.cfg``, run in PyTorch.
 
-Darknet's two file formats are understood: the ``.cfg`` that lists a network's layers, and the ``.weights`` that
-holds their numbers.  Published detectors in that format run unchanged, and the detectors of this package are
-written in it, so that a graph is defined once and can be loaded by any other program that reads Darknet.
+Both Darknet file formats are supported: the ``.cfg``, which lists a network's layers, and the ``.weights``, which
+contains their parameters.  Published detectors in that format run unchanged, and the detectors of this package are
+defined in it, so that any other program that reads Darknet can load them.
 
-The layer semantics are those of the AlexeyAB fork of Darknet (https://github.com/AlexeyAB/darknet), the one that
-YOLOv4 was published with; the tests hold them against OpenCV's independent reader.
+The layer semantics are those of the AlexeyAB fork of Darknet (https://github.com/AlexeyAB/darknet), which YOLOv4
+was published with; the tests compare them with OpenCV's independent implementation.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch.nn import functional
 __all__ = ["Darknet", "Section", "YoloHead", "dump_weights", "load_weights", "parse_cfg"]
 
 BATCH_NORM_EPS = 1e-5
-"""What Darknet adds to a channel's variance before the square root."""
+"""Darknet's epsilon, added to a channel's variance before the square root."""
 
 BATCH_NORM_MOMENTUM = 0.01
-"""Share of the newest batch in Darknet's running mean and variance (it keeps 0.99 of the old)."""
+"""Weight of the latest batch in Darknet's running mean and variance (0.99 for the old value)."""
 
 _LARGEST = 20.0
-"""Largest logarithm, either way, of a size relative to its anchor; beyond it nothing is an object, and ``exp`` would
+"""Largest absolute logarithm of a size relative to its anchor; beyond it nothing is an object, and ``exp`` would
 overflow or vanish."""
 
 
@@ -51,23 +51,23 @@ class Section:
     line: int = 0
 
     def integer(self, name: str, default: int) -> int:
-        """Return an option as a whole number, or ``default`` where it is not given."""
+        """Return an option as an integer, or ``default`` if it is not given."""
         return int(self._convert(name, str(default), int))
 
     def number(self, name: str, default: float) -> float:
-        """Return an option as a number, or ``default`` where it is not given."""
+        """Return an option as a number, or ``default`` if it is not given."""
         return float(self._convert(name, str(default), float))
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        """Return a comma-separated option as numbers; empty where it is not given."""
+        """Return a comma-separated option as numbers; empty if it is not given."""
         text = self.options.get(name, "")
         try:
             return tuple(float(part) for part in text.split(",") if part.strip())
         except ValueError:
-            raise ValueError(f"line {self.line}: [{self.kind}] {name}={text} is no list of numbers") from None
+            raise ValueError(f"line {self.line}: [{self.kind}] {name}={text} is not a list of numbers") from None
 
     def text(self, name: str, default: str) -> str:
-        """Return an option's text, or ``default`` where it is not given."""
+        """Return an option's text, or ``default`` if it is not given."""
         return self.options.get(name, default)
 
     def _convert(self, name: str, default: str, kind: type[int] | type[float]) -> float:
@@ -75,7 +75,7 @@ class Section:
         try:
             return kind(text)
         except ValueError:
-            raise ValueError(f"line {self.line}: [{self.kind}] {name}={text} is no {kind.__name__}") from None
+            raise ValueError(f"line {self.line}: [{self.kind}] {name}={text} is not a valid {kind.__name__}") from None
 
 
 def parse_cfg(text: str) -> tuple[Section, ...]:
@@ -84,7 +84,7 @@ def parse_cfg(text: str) -> tuple[Section, ...]:
     Parameters
     ----------
     text
-        The file's content.  ``#`` and ``;`` begin comments.
+        The file's content.  ``#`` and ``;`` start comments.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def parse_cfg(text: str) -> tuple[Section, ...]:
 
 
 class _Pool(nn.Module):
-    """Darknet's maximum pooling: ``size - 1`` pixels of padding unless stated, the larger half right and below."""
+    """Darknet's max pooling: ``size - 1`` pixels of padding by default, the larger half at the right and bottom."""
 
     def __init__(self, size: int, stride: int, padding: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _Pool(nn.Module):
 
 
 class _Upsample(nn.Module):
-    """Nearest-neighbour magnification by a whole number."""
+    """Nearest-neighbour upsampling by an integer factor."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -169,18 +169,18 @@ class _Shortcut(nn.Module):
 
 
 class YoloHead(nn.Module):
-    """One ``[yolo]`` layer: how a feature map is read as boxes.
+    """One ``[yolo]`` layer: decodes a feature map to boxes.
 
     Attributes
     ----------
     anchors : tuple
         Width and height, in input pixels, of this head's anchors.
     mask : tuple of int
-        Which of the cfg's anchors these are.
+        Indices of these anchors in the cfg.
     classes : int
         Number of classes.
     scale_xy : float
-        How far a centre may lie outside its cell: the sigmoid is stretched about 0.5 by this factor.
+        Lets a centre lie outside its cell: the sigmoid is stretched about 0.5 by this factor.
     new_coords : bool
         Scaled-YOLOv4's coordinates (values already in 0..1, size ``(2 v)**2``) instead of YOLOv3's.
     """
@@ -200,7 +200,7 @@ class YoloHead(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels the head reads: per anchor a box, an objectness and the classes."""
+        """Input channels of the head: per anchor a box, an objectness and the classes."""
         return len(self.mask) * (5 + self.classes)
 
     def split(self, raw: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class YoloHead(nn.Module):
             ``(B, A, H, W, 4)`` centre x, centre y, width, height in input pixels.  For YOLOv3 coordinates
             ``x = (s (sigmoid(t_x) - 0.5) + 0.5 + column) stride`` and ``w = anchor exp(t_w)`` (Redmon &
             Farhadi 2018, arXiv 1804.02767; ``s``: Bochkovskiy et al. 2020, arXiv 2004.10934, "eliminate grid
-            sensitivity"); with new coordinates the values are taken as they are and ``w = anchor (2 t_w)**2``
+            sensitivity"); with new coordinates the values are used directly and ``w = anchor (2 t_w)**2``
             (Wang et al. 2021, arXiv 2011.08036).
         """
         height, width = split.shape[2:4]
@@ -253,7 +253,7 @@ class YoloHead(nn.Module):
         return decoded.permute(0, 2, 3, 1, 4).flatten(1, 3)
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Return the raw map unchanged: training needs it so, and :meth:`decode` makes boxes of it."""
+        """Return the raw map unchanged: training needs it, and :meth:`decode` converts it to boxes."""
         return raw
 
 
@@ -268,9 +268,7 @@ def _activation(section: Section) -> nn.Module:
         "swish": nn.SiLU(inplace=True),
     }
     if name not in known:
-        raise ValueError(
-            f"line {section.line}: activation {name} is not supported; known are {', '.join(sorted(known))}"
-        )
+        raise ValueError(f"line {section.line}: unknown activation {name}; choose from {', '.join(sorted(known))}")
     return known[name]
 
 
@@ -285,15 +283,15 @@ class Darknet(nn.Module):
     Attributes
     ----------
     size : tuple of int
-        ``(width, height)`` of the input that the cfg states; any multiple of the coarsest stride works.
+        ``(width, height)`` of the input stated in the cfg; any multiple of the coarsest stride works.
     heads : tuple of YoloHead
         In cfg order.
 
     Raises
     ------
     ValueError
-        If the cfg has a layer or option this reader does not know, a route to nowhere, or no ``[yolo]`` layer;
-        the message names the line.
+        If the cfg has an unsupported layer or option, a route to a missing layer, or no ``[yolo]`` layer; the message
+        gives the line.
     """
 
     def __init__(self, cfg: str | tuple[Section, ...]) -> None:
@@ -302,7 +300,7 @@ class Darknet(nn.Module):
         net = sections[0]
         self.size = (net.integer("width", 416), net.integer("height", 416))
         self.layers = nn.ModuleList()
-        # Per layer: the outputs it reads; and its channels, for the layers that read it.
+        # Per layer: the outputs it reads, and its own output channels.
         self._reads: list[tuple[int, ...]] = []
         channels: list[int] = []
         for index, section in enumerate(sections[1:]):
@@ -314,7 +312,7 @@ class Darknet(nn.Module):
         if not self.heads:
             raise ValueError("the cfg has no [yolo] layer, so it detects nothing")
         last_use = {source: index for index, sources in enumerate(self._reads) for source in sources}
-        # A layer's output is dropped after its last reader, which bounds the memory of a forward pass.
+        # A layer's output is freed after its last consumer, which bounds the memory of a forward pass.
         self._dropped = [
             tuple(s for s, last in last_use.items() if last == i and s >= 0) for i in range(len(self.layers))
         ]
@@ -359,7 +357,7 @@ class Darknet(nn.Module):
         Returns
         -------
         list of Tensor
-            One raw map ``(B, A * (5 + C), h, w)`` a head, in cfg order.
+            One raw map ``(B, A * (5 + C), h, w)`` per head, in cfg order.
         """
         outputs: dict[int, Tensor] = {-1: x}
         maps = []
@@ -376,12 +374,12 @@ class Darknet(nn.Module):
         return maps
 
     def decode(self, maps: list[Tensor], width: int) -> Tensor:
-        """Turn the raw maps into boxes.
+        """Decode the raw maps to boxes.
 
         Parameters
         ----------
         maps
-            What :meth:`forward` returned.
+            Output of :meth:`forward`.
         width
             Width of the input in pixels.
 
@@ -389,14 +387,14 @@ class Darknet(nn.Module):
         -------
         Tensor
             ``(B, N, 4 + C)``: centre x, centre y, width, height in input pixels, then the confidence per
-            class; all boxes of all heads, none left out.
+            class; all boxes of all heads, unfiltered.
         """
         return torch.cat(
             [head.decode(raw.float(), width / raw.shape[-1]) for head, raw in zip(self.heads, maps, strict=True)], dim=1
         )
 
     def candidates(self, x: Tensor) -> Tensor:
-        """Run the network and keep the surest boxes of each neighbourhood.
+        """Run the network and keep the most confident boxes of each neighbourhood.
 
         Parameters
         ----------
@@ -406,8 +404,8 @@ class Darknet(nn.Module):
         Returns
         -------
         Tensor
-            ``(B, N, 5)``: centre x, centre y, width, height in input pixels, and the confidence of the surest class;
-            0 where a neighbour, a cell of the same map at most one away, is surer of the same object.
+            ``(B, N, 5)``: centre x, centre y, width, height in input pixels, and the confidence of the most probable
+            class; 0 if an adjacent cell of the same map has a higher confidence for the same object.
         """
         found = []
         for head, raw in zip(self.heads, self(x), strict=True):
@@ -415,7 +413,7 @@ class Darknet(nn.Module):
             boxes = head.boxes(split, x.shape[-1] / raw.shape[-1])
             chances = split[..., 4:] if head.new_coords else split[..., 4:].sigmoid()
             confidence = chances[..., 0] * chances[..., 1:].amax(dim=-1)
-            # Of each cell its surest anchor, and of each 3 x 3 cells the surest cell.
+            # The most confident anchor per cell, and the most confident cell of each 3 x 3 neighbourhood.
             best, anchor = confidence.max(dim=1)
             peak = torch.where(best == functional.max_pool2d(best, 3, 1, 1), best, 0.0)
             chosen = boxes.gather(1, anchor[:, None, :, :, None].expand(-1, 1, -1, -1, 4))[:, 0]
@@ -436,7 +434,7 @@ def _convolution(section: Section, previous: int) -> tuple[nn.Module, int]:
         groups=section.integer("groups", 1),
         bias=not normalised,
     )
-    # A leaky or Mish unit keeps about half of the variance, as a rectifier does: He et al. 2015, arXiv 1502.01852.
+    # A leaky ReLU or Mish keeps about half of the variance, like a ReLU: He et al. 2015, arXiv 1502.01852.
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
@@ -451,7 +449,9 @@ def _sources(section: Section, name: str, index: int) -> tuple[int, ...]:
     for value in section.numbers(name):
         source = int(value) if value >= 0 else index + int(value)
         if not 0 <= source < index:
-            raise ValueError(f"line {section.line}: {name}={section.text(name, '')} points outside the layers so far")
+            raise ValueError(
+                f"line {section.line}: {name}={section.text(name, '')} refers to a layer that does not exist yet"
+            )
         found.append(source)
     if not found:
         raise ValueError(f"line {section.line}: [{section.kind}] without {name}")
@@ -512,15 +512,17 @@ def load_weights(network: Darknet, data: bytes) -> int:
     Returns
     -------
     int
-        Number of training images seen, as the file states it.
+        Number of training images seen, as stated in the file.
 
     Raises
     ------
     ValueError
-        If the file holds fewer or more numbers than the network; the network is then unchanged.
+        If the number of parameters in the file and the network differ; the network is then unchanged.
     """
     if len(data) < 16:
-        raise ValueError(f"a Darknet weights file has a header of at least 16 bytes, this one has {len(data)} in all")
+        raise ValueError(
+            f"a Darknet weights file has a header of at least 16 bytes, but this file has only {len(data)} bytes"
+        )
     major, minor, _ = struct.unpack_from("<3i", data)
     seen_format = "<q" if major * 10 + minor >= 2 else "<i"
     (seen,) = struct.unpack_from(seen_format, data, 12)
@@ -529,8 +531,8 @@ def load_weights(network: Darknet, data: bytes) -> int:
     wanted = sum(t.numel() for t in tensors)
     if (len(data) - offset) != 4 * wanted:
         raise ValueError(
-            f"the network needs {wanted} numbers, the weights file holds {(len(data) - offset) / 4:g}; "
-            "cfg and weights do not belong together"
+            f"the network has {wanted} parameters, the weights file {(len(data) - offset) / 4:g}; "
+            "cfg and weights do not match"
         )
     values = np.frombuffer(data, "<f4", offset=offset)
     with torch.no_grad():
@@ -548,7 +550,7 @@ def dump_weights(network: Darknet, seen: int = 0) -> bytes:
     network
         Any network of this module.
     seen
-        Number of training images to state in the header.
+        Number of training images to write to the header.
     """
     parts = [struct.pack("<3iq", 0, 2, 5, seen)]
     parts += [t.detach().cpu().float().contiguous().numpy().astype("<f4").tobytes() for t in _tensors(network)]

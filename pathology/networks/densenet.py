@@ -1,7 +1,7 @@
 """DenseNet121, plain and with the head of Foersch et al. 2021.
 
 The body is torchvision's implementation of Huang et al. 2017 (CVPR, "Densely connected convolutional networks"),
-so its published weights fit by name.
+so its published weights match by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FEATURES: Final = 1024
 
 
 def densenet121(classes: int) -> DenseNet:
-    """Build DenseNet121 as published: 6,953,856 parameters in the body, 1,025 for each class in the classifier.
+    """Build DenseNet121 as published: 6,953,856 parameters in the body, 1,025 per class in the classifier.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def densenet121(classes: int) -> DenseNet:
 
 
 class AdaptiveConcatPool(nn.Module):
-    """Global maximum and global mean side by side, maximum first, as in fastai 1."""
+    """Concatenated global max and mean pooling, max first, as in fastai 1."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool ``(B, F, H, W)`` to ``(B, 2F, 1, 1)``."""
@@ -47,9 +47,9 @@ class AdaptiveConcatPool(nn.Module):
 def densenet121_foersch(classes: int) -> nn.Sequential:
     """Build the network of Foersch et al. 2021 (Annals of Oncology 32:1178): 8,010,629 parameters at 5 classes.
 
-    It is what fastai 1.0.57 makes of ``cnn_learner(densenet121)``: DenseNet121 cut after its last batch
-    normalisation, *without* the ReLU that torchvision applies there, then maximum and mean pooling and a head of two
-    fully connected layers.
+    The model that fastai 1.0.57 builds with ``cnn_learner(densenet121)``: DenseNet121 cut after its last batch
+    normalisation, *without* the ReLU that torchvision applies there, then max and mean pooling and a head of two fully
+    connected layers.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ def densenet121_foersch(classes: int) -> nn.Sequential:
     Returns
     -------
     torch.nn.Sequential
-        ``(B, 3, H, W)`` float to ``(B, C)`` logits.  Element 0 is the body, element 1 the head, each indexed as
-        fastai indexes them, so a converted fastai state dict fits by name.  In training mode a batch needs two
-        patches at least, because of the batch normalisation in the head.
+        ``(B, 3, H, W)`` float to ``(B, C)`` logits.  Element 0 is the body, element 1 the head, indexed as in fastai,
+        so a converted fastai state dict matches by name.  In training mode a batch needs at least two patches, because
+        of the batch normalisation in the head.
     """
     body = nn.Sequential(torchvision_densenet121(weights=None, num_classes=1).features)
     head = nn.Sequential(

@@ -8,17 +8,17 @@ __all__ = ["inception_v3"]
 
 
 def inception_v3(classes: int, *, aux_logits: bool = True, dropout: float = 0.5) -> Inception3:
-    """Build InceptionV3 as torchvision has it: 27,161,264 parameters at 1000 classes with auxiliary logits.
+    """Build torchvision's InceptionV3: 27,161,264 parameters at 1000 classes with auxiliary logits.
 
     Parameters
     ----------
     classes
         Number of outputs ``C``.
     aux_logits
-        Whether to build the auxiliary classifier.  It is computed in training mode only, where the network then
+        Whether to build the auxiliary classifier.  It only runs in training mode, where the network then
         returns ``(logits, auxiliary logits)``, each ``(B, C)``.
     dropout
-        Share of the 2048 pooled features dropped in training, 0 to 1.
+        Dropout rate of the 2048 pooled features in training, 0 to 1.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Networks that make one answer of many patches: multiple-instance learning on frozen features.
+"""Networks that aggregate patches to one slide prediction: multiple-instance learning on frozen features.
 
 =============== =================================================================== ======================
 name            publication                                                         at 1024 features and
@@ -10,8 +10,8 @@ name            publication                                                     
                 blocks (16 points, 256 wide, 4 heads) and pooling by attention
 =============== =================================================================== ======================
 
-Both take a slide's patches in any order and number; neither knows where they lie.  The attention of ``attention`` says
-which patches made the answer; the transformer has mixed all patches before it pools them, and its attention does not.
+Both take a slide's patches in any order and number; neither uses their positions.  The attention of ``attention`` shows
+which patches drove the prediction; that of the transformer does not, since it mixes all patches before pooling.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["AGGREGATORS", "ClamSingleBranch", "MilOutput", "SetTransformer", "bu
 
 
 class MilOutput(NamedTuple):
-    """What an aggregator says of one slide.
+    """Output of an aggregator for one slide.
 
     Attributes
     ----------
@@ -42,16 +42,16 @@ class MilOutput(NamedTuple):
 
 
 class ClamSingleBranch(nn.Module):
-    """CLAM with a single attention branch, in its size "small".
+    """CLAM with a single attention branch, size "small".
 
     Parameters
     ----------
     features
-        ``F``, of a patch.
+        ``F``, number of features per patch.
     classes
-        ``C``.
+        ``C``, number of classes.
     dropout
-        Share dropped after each hidden layer in training; the publication's code has 0.25.
+        Dropout rate after each hidden layer in training; the publication's code uses 0.25.
     """
 
     hidden: Final = 512
@@ -83,9 +83,9 @@ class ClamSingleBranch(nn.Module):
     def with_instance_loss(self, features: Tensor, label: int, *, k: int = 8) -> tuple[MilOutput, Tensor]:
         """Classify one slide and return the clustering loss of its patches (Lu et al. 2021, Methods).
 
-        The instance classifier of the slide's own class learns to tell its ``k`` most attended patches (positive)
+        The instance classifier of the slide's own class learns to separate its ``k`` most attended patches (positive)
         from its ``k`` least attended (negative); those of the other classes learn that the most attended patches are
-        none of theirs.  The loss is cross-entropy, where the publication has a smooth support vector machine.
+        negative.  The loss is cross-entropy, where the publication uses a smooth SVM loss.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class ClamSingleBranch(nn.Module):
         label
             The slide's class.
         k
-            Patches of each kind, at most half of them all.
+            Patches of each kind, at most half of all patches.
         """
         embedded, scores = self._attended(features)
         attention = functional.softmax(scores, dim=0)
@@ -136,7 +136,7 @@ class _AttentionBlock(nn.Module):
 
 
 class _InducedBlock(nn.Module):
-    """Induced set attention block (equations 9 and 10): cost grows with the number of patches, not its square."""
+    """Induced set attention block (equations 9 and 10): cost is linear in the number of patches, not quadratic."""
 
     def __init__(self, width: int, heads: int, points: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class _InducedBlock(nn.Module):
         self.inwards, self.outwards = _AttentionBlock(width, heads), _AttentionBlock(width, heads)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Turn ``(N, W)`` into ``(N, W)``."""
+        """Map ``(N, W)`` to ``(N, W)``."""
         summary, _ = self.inwards(self.points, patches)
         result: Tensor = self.outwards(patches, summary)[0]
         return result
@@ -157,11 +157,11 @@ class SetTransformer(nn.Module):
     Parameters
     ----------
     features
-        ``F``, of a patch.
+        ``F``, number of features per patch.
     classes
-        ``C``.
+        ``C``, number of classes.
     width, heads, points
-        Of the attention blocks.
+        Size of the attention blocks.
     """
 
     def __init__(self, features: int, classes: int, *, width: int = 256, heads: int = 4, points: int = 16) -> None:
@@ -174,7 +174,7 @@ class SetTransformer(nn.Module):
         self.classifier = nn.Linear(width, classes)
 
     def forward(self, features: Tensor) -> MilOutput:
-        """Classify one slide from its ``(N, F)`` patches; the attention is that of the pooling, mean over heads."""
+        """Classify one slide from its ``(N, F)`` patches; returns the pooling attention, averaged over heads."""
         pooled, attention = self.pool(self.seed, self.encoder(self.embed(features)))
         return MilOutput(self.classifier(pooled)[0], attention[:, 0].mean(dim=0))
 
@@ -191,19 +191,19 @@ def build_aggregator(name: str, features: int, classes: int, **options: float) -
     name
         One of :data:`AGGREGATORS`.
     features
-        ``F``, of a patch.
+        ``F``, number of features per patch.
     classes
-        ``C``.
+        ``C``, number of classes.
     options
         Keyword arguments of that network.
 
     Raises
     ------
     LookupError
-        If there is none of this name.
+        If the name is unknown.
     """
     try:
         build = AGGREGATORS[name]
     except KeyError:
-        raise LookupError(f"no aggregator is called {name!r}; there are {', '.join(AGGREGATORS)}") from None
+        raise LookupError(f"unknown aggregator {name!r}; choose from {', '.join(AGGREGATORS)}") from None
     return build(features, classes, **options)

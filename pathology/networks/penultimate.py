@@ -1,4 +1,4 @@
-"""A classifier in two parts: all up to its penultimate features, and the last fully connected layer."""
+"""Split a classifier into the body up to its penultimate features and the last fully connected layer."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ __all__ = ["split_classifier"]
 
 
 def split_classifier(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
-    """Take the last fully connected layer off a classifier.
+    """Split off the last fully connected layer of a classifier.
 
-    The network is changed: in the layer's place it now passes features on.  In evaluation mode ``head(body(x))`` is
-    what the network gave before, and ``body(x)`` are its penultimate features.
+    The network is modified in place: the layer becomes an identity.  In evaluation mode ``head(body(x))`` equals the
+    original output, and ``body(x)`` are its penultimate features.
 
     Parameters
     ----------
     network
         Any classifier of :mod:`pathology.networks` whose last layer, in the order of registration, is fully connected
-        and gives the logits.  Features: 1024 of DenseNet121, 512 of the head of Foersch et al., 2048 of InceptionV3.
+        and outputs the logits.  Features: 1024 for DenseNet121, 512 for the head of Foersch et al., 2048 for
+        InceptionV3.
 
     Returns
     -------
@@ -27,7 +28,7 @@ def split_classifier(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
     Raises
     ------
     TypeError
-        If the network has no fully connected layer at its end.
+        If the network does not end in a fully connected layer.
     """
     found = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     last = list(network.modules())[-1]

@@ -1,9 +1,9 @@
 """A 3D network with one stream for PET, one for CT, and fusion at every depth.
 
 The architecture of Peng et al. 2019 is not public; its successor (arXiv 2104.11416) describes 3D streams with
-hierarchical fusion.  This network keeps that idea, and its widths are ours: at every depth the two streams' features
-and the fused features from the depth before are joined, so that both shallow (intensity) and deep (shape) relations
-between uptake and density can be learnt; the classifier sees the pooled fusion of every depth.
+hierarchical fusion.  This network keeps that idea, with widths of our own: at every depth the two streams' features
+and the fused features of the previous depth are concatenated, so that both shallow (intensity) and deep (shape)
+relations between uptake and density can be learnt; the classifier sees the pooled fusion of every depth.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class TwoStreamNetwork(nn.Module):
     classes
         Number of outputs.
     widths
-        Feature channels by depth; the grid is halved after each.
+        Feature channels by depth; the resolution is halved after each.
     dropout
-        Before the classifier.
+        Dropout rate before the classifier.
     """
 
     def __init__(self, classes: int, widths: Sequence[int] = (16, 32, 64), dropout: float = 0.25) -> None:
@@ -52,7 +52,7 @@ class TwoStreamNetwork(nn.Module):
         )
         self.pool = nn.MaxPool3d(2)
         self.dropout = nn.Dropout(dropout)
-        # Mean and maximum: instance normalisation fixes the mean before the activation, so the mean alone is poor.
+        # Mean and max: instance normalisation fixes the mean before the activation, so the mean alone says little.
         self.classifier = nn.Linear(2 * sum(widths), classes)
 
     def forward(self, images: Tensor) -> Tensor:

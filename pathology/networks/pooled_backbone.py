@@ -1,9 +1,9 @@
-"""torchvision's backbones with a mean over the last feature map and one fully connected layer, as TIAToolbox has them.
+"""torchvision backbones with mean pooling of the last feature map and one fully connected layer, as in TIAToolbox.
 
 The patch classifiers of TIAToolbox's zoo (``CNNModel`` of ``tiatoolbox.models.architecture.vanilla``, version 2.1) are
-torchvision's networks cut after their last feature map.  That is not torchvision's own head: AlexNet and the MobileNets
-lose their hidden fully connected layers, and a DenseNet's map is pooled *without* the ReLU that torchvision applies to
-it.  Weights trained with one head are wrong with the other.
+torchvision's networks cut after their last feature map.  This differs from torchvision's own head: AlexNet and the
+MobileNets lose their hidden fully connected layers, and a DenseNet's map is pooled *without* the ReLU that torchvision
+applies to it.  Weights trained with one head are wrong for the other.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ BACKBONES: Final[dict[str, int]] = {
     "wide_resnet101_2": 2048,
     "wide_resnet50_2": 2048,
 }
-"""Channels of the last feature map, by torchvision's name of the network."""
+"""Channels of the last feature map, by torchvision's name for the network."""
 
 
 class PooledBackbone(nn.Module):
-    """A feature map, its mean, and a fully connected layer.
+    """A feature extractor, mean pooling, and a fully connected layer.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ class PooledBackbone(nn.Module):
         self.classifier = nn.Linear(BACKBONES[backbone], classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Turn normalised ``(B, 3, H, W)`` into ``(B, C)`` logits; TIAToolbox's network goes on to their softmax."""
+        """Map normalised ``(B, 3, H, W)`` to ``(B, C)`` logits; TIAToolbox's network also applies the softmax."""
         logits: Tensor = self.classifier(torch.flatten(self.pool(self.feat_extract(pixels)), 1))
         return logits
 
 
 def pooled_backbone(classes: int, backbone: str) -> PooledBackbone:
-    """Build a patch classifier as TIAToolbox builds it; names in its state dict are TIAToolbox's.
+    """Build a patch classifier as in TIAToolbox; names in its state dict are TIAToolbox's.
 
     Parameters
     ----------
@@ -74,16 +74,16 @@ def pooled_backbone(classes: int, backbone: str) -> PooledBackbone:
     Returns
     -------
     PooledBackbone
-        ``(B, 3, H, W)`` float to ``(B, C)`` logits, ``H`` and ``W`` >= 64.  Learnable parameters at 2 classes, among
-        them: AlexNet 2,470,210, ResNet-18 11,177,538, DenseNet121 6,955,906, GoogLeNet 5,601,954.
+        ``(B, 3, H, W)`` float to ``(B, C)`` logits, ``H`` and ``W`` >= 64.  Learnable parameters at 2 classes, for
+        example: AlexNet 2,470,210, ResNet-18 11,177,538, DenseNet121 6,955,906, GoogLeNet 5,601,954.
 
     Raises
     ------
     ValueError
-        If there is no such backbone.
+        If the backbone is unknown.
     """
     if backbone not in BACKBONES:
-        raise ValueError(f"backbone: there is no {backbone!r}; there are {', '.join(BACKBONES)}")
+        raise ValueError(f"unknown backbone {backbone!r}; choose from {', '.join(BACKBONES)}")
     return PooledBackbone(backbone, classes)
 
 
@@ -97,5 +97,5 @@ def _feature_map(backbone: str) -> nn.Module:
     features = getattr(network, "features", None)
     if isinstance(features, nn.Sequential):
         return features
-    # The children of GoogLeNet and of the ResNets in their order are the forward pass up to the head.
+    # For GoogLeNet and the ResNets, the children in order are the forward pass up to the head.
     return nn.Sequential(*list(network.children())[:-head])

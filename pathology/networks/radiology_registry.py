@@ -1,4 +1,4 @@
-"""Radiology networks by name.  Apart from the pathology registry: inputs are volumes or slices, not RGB patches."""
+"""Radiology networks by name.  Separate from the pathology registry: inputs are volumes or slices, not RGB patches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["build_radiology_network", "radiology_architectures"]
 
 _CLASSIFIERS = "pathology.networks.torchvision_classifiers"
-# Names, not functions, so that asking what there is does not import torch.
+# Names, not functions, so that listing them does not import torch.
 _BUILDERS: Final[dict[str, tuple[str, str]]] = {
     "alexnet": (_CLASSIFIERS, "alexnet"),
     "attention-unet": ("pathology.networks.unet", "attention_unet"),
@@ -27,7 +27,7 @@ _BUILDERS: Final[dict[str, tuple[str, str]]] = {
 
 
 def radiology_architectures() -> tuple[str, ...]:
-    """Return the names :func:`build_radiology_network` knows, in alphabetical order.
+    """Return the names accepted by :func:`build_radiology_network`, in alphabetical order.
 
     Examples
     --------
@@ -52,9 +52,9 @@ def build_radiology_network(architecture: str, classes: int, **options: Any) -> 
     Raises
     ------
     LookupError
-        If no architecture has this name.
+        If the architecture is unknown.
     TypeError
-        If the architecture has no such option.
+        If the architecture does not accept the option.
     ValueError
         If ``classes`` is below 1.
 

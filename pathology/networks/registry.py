@@ -1,4 +1,4 @@
-"""Networks by name: the word on a model card becomes a network with random weights."""
+"""Networks by name: build the architecture named on a model card with random weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["architectures", "build_from", "build_network"]
 
-# Names, not functions, so that asking what there is does not import torch.
+# Names, not functions, so that listing them does not import torch.
 _BUILDERS: Final[dict[str, tuple[str, str]]] = {
     "densenet121": ("pathology.networks.densenet", "densenet121"),
     "densenet121-foersch": ("pathology.networks.densenet", "densenet121_foersch"),
@@ -25,7 +25,7 @@ _BUILDERS: Final[dict[str, tuple[str, str]]] = {
 
 
 def architectures() -> tuple[str, ...]:
-    """Return the names :func:`build_network` knows, in alphabetical order.
+    """Return the names accepted by :func:`build_network`, in alphabetical order.
 
     Examples
     --------
@@ -50,14 +50,14 @@ def build_network(architecture: str, classes: int, **options: Any) -> nn.Module:
     Returns
     -------
     torch.nn.Module
-        Takes ``(B, 3, H, W)`` float, already normalised, and gives ``(B, C)`` logits.
+        Maps normalised ``(B, 3, H, W)`` float to ``(B, C)`` logits.
 
     Raises
     ------
     LookupError
-        If no architecture has this name.
+        If the architecture is unknown.
     TypeError
-        If the architecture has no such option.
+        If the architecture does not accept the option.
     ValueError
         If ``classes`` is below 1.
 
@@ -77,7 +77,7 @@ def build_from(
     what: str,
     **options: Any,  # each builder documents its own
 ) -> nn.Module:
-    """Build a network out of a table of builders, and say what there is where a name is unknown.
+    """Build a network from a table of builders; for an unknown name, list the known ones.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def build_from(
     architecture, classes, options
         As in :func:`build_network`.
     what
-        What the table holds, for the message.
+        What the table contains, for the message.
 
     Raises
     ------
@@ -99,6 +99,6 @@ def build_from(
         module, function = builders[architecture]
     except KeyError:
         known = ", ".join(sorted(builders))
-        raise LookupError(f"no {what} is called {architecture!r}; there are {known}") from None
+        raise LookupError(f"unknown {what} {architecture!r}; choose from {known}") from None
     build = cast("Callable[..., nn.Module]", getattr(import_module(module), function))
     return build(classes, **options)

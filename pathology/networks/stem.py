@@ -1,4 +1,4 @@
-"""What a classifier sees first: stain, edges and grain, before it has learnt to forget what does not matter to it."""
+"""Features of a classifier's first layers: stain, edges and texture, including what later layers discard."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = ["StemFeatures", "split_stem"]
 class StemFeatures(nn.Module):
     """Mean and standard deviation of each channel of a network's first layers.
 
-    A classifier's last features tell its classes apart and little else ("neural collapse", Papyan, Han and Donoho 2020,
-    PNAS): what is foreign in another way lies among them.  The first layers keep it.
+    A classifier's last features separate its classes and keep little else ("neural collapse", Papyan, Han and Donoho
+    2020, PNAS), so out-of-distribution inputs can fall among them.  The first layers keep the difference.
 
     Parameters
     ----------
     network
-        DenseNet121, alone or as the body of Foersch et al., up to its first pooling; or InceptionV3, likewise.  Shares
-        its weights.
+        DenseNet121, alone or as the body of Foersch et al., up to its first pooling; or InceptionV3, likewise.  Weights
+        are shared.
 
     Raises
     ------
     TypeError
-        If it is another network.
+        If the network is not supported.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -35,12 +35,12 @@ class StemFeatures(nn.Module):
         """Channels of the last of these layers; there are twice as many features."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Turn normalised ``(B, 3, H, W)`` into ``(B, 128)``: means, then standard deviations."""
+        """Map normalised ``(B, 3, H, W)`` to ``(B, 128)``: means, then standard deviations."""
         return self.describe(self.layers(pixels))
 
     @staticmethod
     def describe(maps: Tensor) -> Tensor:
-        """Turn the ``(B, 64, h, w)`` that the layers give into ``(B, 128)``: means, then standard deviations."""
+        """Map the layers' output ``(B, 64, h, w)`` to ``(B, 128)``: means, then standard deviations."""
         maps = maps.float()
         mean = maps.mean(dim=(2, 3), keepdim=True)
         spread = (maps - mean).square().mean(dim=(2, 3)).sqrt()
@@ -48,13 +48,13 @@ class StemFeatures(nn.Module):
 
 
 def split_stem(network: nn.Module) -> tuple[StemFeatures, nn.Module]:
-    """Take the first layers off a network, so that they are computed once for features and answer.
+    """Split off a network's first layers, so that features and prediction share their computation.
 
     Parameters
     ----------
     network
-        As for :class:`StemFeatures`.  It is changed: in the layers' place it now passes on what it is given, so that in
-        evaluation mode ``network(stem.layers(x))`` is what ``network(x)`` was.
+        As for :class:`StemFeatures`.  Modified in place: the layers become identities, so that in evaluation mode
+        ``network(stem.layers(x))`` equals the original ``network(x)``.
 
     Returns
     -------
@@ -64,11 +64,11 @@ def split_stem(network: nn.Module) -> tuple[StemFeatures, nn.Module]:
     Raises
     ------
     TypeError
-        If the network has no stem that is known.
+        If the network is not supported.
     """
     stem = StemFeatures(network)
     if getattr(network, "transform_input", False):
-        raise TypeError("an InceptionV3 that changes its input itself has no stem that could be taken off")
+        raise TypeError("an InceptionV3 that transforms its input has no separable stem")
     parent, names = _place(network)
     for name in names:
         setattr(parent, name, nn.Identity())
@@ -81,5 +81,5 @@ def _place(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         return network, ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1")
     parts = network.features if isinstance(network, DenseNet) else dict(network.named_modules()).get("0.0")
     if not isinstance(parts, nn.Sequential) or "pool0" not in dict(parts.named_children()):
-        raise TypeError(f"{type(network).__name__} has no stem that is known")
+        raise TypeError(f"{type(network).__name__} has no known stem")
     return parts, ("conv0", "norm0", "relu0", "pool0")

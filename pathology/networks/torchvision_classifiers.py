@@ -1,6 +1,6 @@
 """AlexNet, VGG-19, ResNet and DenseNet-161 as classifiers of images with any number of channels.
 
-The networks are torchvision's implementations, so its published weights fit by name wherever shapes agree:
+The networks are torchvision's implementations, so its published weights match by name wherever shapes agree:
 
 =============== ============================================ =============== ==========================
 name            publication                                  at 1000 classes at 2 classes
@@ -83,35 +83,35 @@ def classifier_features(network: nn.Module) -> nn.Module:
     """Return the network without its last fully connected layer: ``(B, C, H, W)`` to ``(B, F)``.
 
     ``F`` is 4096 for AlexNet and VGG-19 (the layer before the last), 512 for ResNet-18 and -34, 2048 for ResNet-50
-    and 2208 for DenseNet-161.  Weights are shared with ``network``, which is not changed.
+    and 2208 for DenseNet-161.  Weights are shared with ``network``, which is not modified.
 
     Raises
     ------
     TypeError
-        If the network is none of :data:`CLASSIFIERS`.
+        If the network is not one of :data:`CLASSIFIERS`.
     """
     if isinstance(network, models.ResNet):
-        # The children in their order are the forward pass up to the classifier, the flattening excepted.
+        # The children in order are the forward pass up to the classifier, except for the flattening.
         return nn.Sequential(*list(network.children())[:-1], nn.Flatten())
     if isinstance(network, models.DenseNet):
         return nn.Sequential(network.features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     if isinstance(network, models.AlexNet | models.VGG):
         head = list(network.classifier.children())[:-1]
         return nn.Sequential(network.features, network.avgpool, nn.Flatten(), *head)
-    raise TypeError(f"features are taken from torchvision's classifiers, got {type(network).__name__}")
+    raise TypeError(f"expected a torchvision classifier, got {type(network).__name__}")
 
 
 def last_feature_map(network: nn.Module) -> nn.Module:
-    """Return the module whose output is the last one with a grid, for Grad-CAM.
+    """Return the module that outputs the last feature map, for Grad-CAM.
 
     AlexNet, VGG-19: the last pooling.  ResNet: the last block, after its ReLU.  DenseNet: the last normalisation,
-    before the ReLU that torchvision applies to it; that of Foersch et al. likewise, which has no ReLU.  InceptionV3:
+    before the ReLU that torchvision applies to it; likewise for Foersch et al., which has no ReLU.  InceptionV3:
     the last mixed block.  Two-stream network: the deepest fusion.
 
     Raises
     ------
     TypeError
-        If the network is none of these.
+        If the network is not one of these.
     """
     if isinstance(network, models.ResNet):
         return cast("nn.Module", network.layer4)
@@ -123,11 +123,11 @@ def last_feature_map(network: nn.Module) -> nn.Module:
         return network.fusion[-1]
     if isinstance(network, nn.Sequential) and any(isinstance(m, AdaptiveConcatPool) for m in network.modules()):
         return network[0]
-    raise TypeError(f"no last feature map is known of {type(network).__name__}")
+    raise TypeError(f"{type(network).__name__} has no known last feature map")
 
 
 def _with_channels(network: nn.Module, channels: int) -> nn.Module:
-    """Replace the first convolution where images have not 3 channels."""
+    """Replace the first convolution if images do not have 3 channels."""
     if channels == 3:
         return network
     for name, module in network.named_modules():

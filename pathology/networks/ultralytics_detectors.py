@@ -1,8 +1,8 @@
-"""Detectors of the Ultralytics family behind the calls of our own, and a YOLOv4-CSP in that family's words.
+"""Ultralytics detectors behind our own interface, and a YOLOv4-CSP defined in Ultralytics' format.
 
-Ultralytics is licensed under the AGPL-3.0 and is an optional extra; this is the only file that imports it.  Nothing
-phones home: its settings go to a folder that is removed again, its analytics, update check, font and weight downloads
-are off, and it is told that there is no network.  Weights are plain tensors: no pickle is loaded.
+Ultralytics is licensed under the AGPL-3.0 and is an optional extra; this is the only module that imports it.  Nothing
+phones home: its settings go to a temporary folder, its analytics, update check, font and weight downloads are disabled,
+and it runs in offline mode.  Weights are plain tensors: no pickle is loaded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def ultralytics_library(settings: Path) -> Any:  # noqa: ANN401 - the library has no types
-    """Import the library with everything switched off that reaches outside.
+    """Import the library with all network access disabled.
 
     Parameters
     ----------
@@ -48,13 +48,13 @@ def ultralytics_library(settings: Path) -> Any:  # noqa: ANN401 - the library ha
     os.environ["YOLO_VERBOSE"] = "false"
     os.environ.setdefault("YOLO_CONFIG_DIR", str(settings))
     try:
-        # Its classes hold tensors from the moment they are imported on, which must not be of a "meta" device.
+        # Its classes create tensors on import, which must not be on the "meta" device.
         with others_left_alone(), torch.device("cpu"):
             import ultralytics
             from ultralytics.nn import tasks
     except ImportError as error:
         raise MissingDependencyError(
-            "this detector needs the library ultralytics (AGPL-3.0)",
+            "this detector needs the ultralytics library (AGPL-3.0)",
             remedy='Install it with: pip install "sarcoma-pathology[ultralytics]"',
         ) from error
     update: Any = ultralytics.settings.update
@@ -64,11 +64,11 @@ def ultralytics_library(settings: Path) -> Any:  # noqa: ANN401 - the library ha
 
 @contextmanager
 def others_left_alone() -> Iterator[None]:
-    """Undo what the library does to others, some of it when imported and some when its trainer starts.
+    """Undo the library's changes to global state, made on import and when its trainer starts.
 
-    It puts functions of its own in the place of ``PIL.Image.open`` (an unreadable image then asks for another package
-    instead of saying what is wrong) and ``torch.save``, lifts Pillow's limit against decompression bombs, and sets the
-    number of OpenMP threads of every process started later.
+    It replaces ``PIL.Image.open`` (an unreadable image then asks for another package instead of reporting the error)
+    and ``torch.save``, lifts Pillow's limit against decompression bombs, and sets the number of OpenMP threads of every
+    process started later.
     """
     image_open, limit, save = Image.open, Image.MAX_IMAGE_PIXELS, torch.save
     threads = os.environ.get("OMP_NUM_THREADS")
@@ -81,12 +81,12 @@ def others_left_alone() -> Iterator[None]:
 
 
 class UltralyticsDetector(nn.Module):
-    """A detector of the Ultralytics family behind the calls of :class:`pathology.networks.darknet.Darknet`.
+    """An Ultralytics detector with the interface of :class:`pathology.networks.darknet.Darknet`.
 
     Parameters
     ----------
     definition
-        Name of one of the library's model files, such as ``yolo26n.yaml``, or a definition of one's own.
+        Name of one of the library's model files, such as ``yolo26n.yaml``, or a custom definition.
     classes
         Number of classes.
 
@@ -101,16 +101,16 @@ class UltralyticsDetector(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             _, tasks = ultralytics_library(Path(folder))
             given = definition if isinstance(definition, str) else dict(definition)
-            # It runs itself once while it is built, to see its strides: not without memory, on no "meta" device.
+            # The constructor runs a forward pass to find the strides, which does not work on the "meta" device.
             with torch.device("cpu"):
                 self.model: nn.Module = tasks.DetectionModel(given, nc=classes, verbose=False)
-        # Of its newest models that have a second branch with one box an object, use the first: boxes of one object are
-        # joined here in any case, because windows overlap.
+        # The newest models have a second branch with one box per object; use the first: boxes of one object are merged
+        # here anyway, because windows overlap.
         self._head.end2end = False
         self._strides = tuple(int(stride) for stride in self._head.stride.tolist())
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return one tensor of boxes as the library gives them for ``(B, 3, H, W)`` RGB in 0..1.
+        """Return one tensor of boxes in the library's format for ``(B, 3, H, W)`` RGB in 0..1.
 
         Returns
         -------
@@ -120,12 +120,12 @@ class UltralyticsDetector(nn.Module):
         output = self.model(x)
         return [output[0] if isinstance(output, (tuple, list)) else output]
 
-    def decode(self, maps: list[Tensor], width: int) -> Tensor:  # noqa: ARG002 - the contract's argument
-        """Return ``(B, N, 4 + C)`` boxes, as a Darknet detector does."""
+    def decode(self, maps: list[Tensor], width: int) -> Tensor:  # noqa: ARG002 - part of the interface
+        """Return ``(B, N, 4 + C)`` boxes, like a Darknet detector."""
         return maps[0].transpose(1, 2).float()
 
     def candidates(self, x: Tensor) -> Tensor:
-        """Return the surest boxes of each neighbourhood; see :meth:`pathology.networks.darknet.Darknet.candidates`."""
+        """Return the most confident boxes per neighbourhood, as :meth:`pathology.networks.darknet.Darknet.candidates`."""
         rows = self.decode(self(x), x.shape[-1])
         confidence = self._peaks(rows[..., 4:].amax(dim=-1), x.shape[-2], x.shape[-1])
         return torch.cat([rows[..., :4], confidence[..., None]], dim=-1)
@@ -136,7 +136,7 @@ class UltralyticsDetector(nn.Module):
         return layers[-1]
 
     def _peaks(self, confidence: Tensor, height: int, width: int) -> Tensor:
-        """Keep of each 3 x 3 cells of a level the surest."""
+        """Keep the most confident cell of each 3 x 3 neighbourhood of a level."""
         levels, start = [], 0
         for stride in self._strides:
             rows, columns = height // stride, width // stride
@@ -158,27 +158,27 @@ def ultralytics_detector(
     definition
         Name of one of the library's model files, or ``yolov4-csp`` for :func:`yolov4_csp_definition`.
     width
-        Of ``yolov4-csp``; the library's own models have their width in their name.
+        Width of ``yolov4-csp``; the library's own models have their width in their name.
 
     Raises
     ------
     MissingDependencyError
         If the library is not installed.
     ValueError
-        If the definition is not known.
+        If the definition is unknown.
     """
     if definition == "yolov4-csp":
         return UltralyticsDetector(yolov4_csp_definition(classes, width=width or 1.0), classes)
     if width is not None:
-        raise ValueError(f"width: only yolov4-csp has one, not {definition}")
+        raise ValueError(f"width only applies to yolov4-csp, not {definition}")
     try:
         return UltralyticsDetector(definition, classes)
     except FileNotFoundError as error:
-        raise ValueError(f"definition: the library has no model file {definition!r}") from error
+        raise ValueError(f"unknown model file {definition!r}") from error
 
 
 def yolov4_csp_definition(classes: int = 1, *, width: float = 1.0) -> dict[str, Any]:
-    """Describe YOLOv4-CSP (Wang et al. 2021, arXiv 2011.08036) as a model file of the library does.
+    """Describe YOLOv4-CSP (Wang et al. 2021, arXiv 2011.08036) in the library's model file format.
 
     Backbone, pyramid pooling and path aggregation neck are those of :func:`pathology.networks.yolov4.yolov4_csp_cfg`,
     in the library's cross-stage-partial blocks; the heads are the library's own, without anchors.
@@ -193,7 +193,7 @@ def yolov4_csp_definition(classes: int = 1, *, width: float = 1.0) -> dict[str, 
     Returns
     -------
     dict
-        What a ``.yaml`` of the library holds.
+        Content of a model ``.yaml`` of the library.
     """
     here = -1
 
@@ -208,7 +208,7 @@ def yolov4_csp_definition(classes: int = 1, *, width: float = 1.0) -> dict[str, 
     coarse = len(backbone)
 
     def place() -> int:
-        """Return the number of the layer written last."""
+        """Return the index of the last layer."""
         return len(backbone) + len(neck) - 1
 
     def merge_up(other: int, channels: int) -> int:

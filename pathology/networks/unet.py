@@ -1,8 +1,8 @@
-"""U-Nets for volumes, from MONAI's building blocks.  The only file that imports MONAI.
+"""U-Nets for volumes, from MONAI's building blocks.  The only module that imports MONAI.
 
 Three shapes of input are in use: single slices (2D), a slice with its neighbours as channels (2.5D, Marin et al.
-2022) and blocks (3D, Holbrook et al. 2020).  The publications do not give widths and depths in what could be read,
-so these are arguments with defaults of ours.
+2022) and blocks (3D, Holbrook et al. 2020).  Widths and depths are not given in the accessible publications, so they
+are arguments with defaults of our own.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def unet(
     widths
         Feature channels by level, from the finest.
     strides
-        Step between levels, one fewer than ``widths``; in 3D a step may be given by axis, so that thick slices are
-        not thinned out first.
+        Step between levels, one fewer than ``widths``; in 3D a step may be given per axis, so that thick slices are
+        not downsampled first.
     residual_units
-        Convolutions with a shortcut per level.
+        Convolutions in the residual unit of each level.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def unet(
         in_channels=channels,
         out_channels=classes,
         channels=tuple(widths),
-        # MONAI takes a step per axis too, though its annotation says int.
+        # MONAI also accepts a step per axis, though it is annotated as int.
         strides=tuple(s if isinstance(s, int) else tuple(s) for s in strides),  # type: ignore[misc]
         num_res_units=residual_units,
         norm="INSTANCE",
@@ -70,9 +70,9 @@ def attention_unet(
     widths: Sequence[int] = (16, 32, 64, 128),
     strides: Sequence[int] = (2, 2, 2),
 ) -> nn.Module:
-    """Build a U-Net whose shortcuts pass attention gates (Oktay et al. 2018, arXiv 1804.03999).
+    """Build a U-Net with attention gates on its skip connections (Oktay et al. 2018, arXiv 1804.03999).
 
-    Parameters and shapes are those of :func:`unet`.  It stands for the "self-taught attention" of Marin et al.
+    Parameters and shapes are those of :func:`unet`.  It stands in for the "self-taught attention" of Marin et al.
     2022, whose exact form is not public.
     """
     network: nn.Module = AttentionUnet(

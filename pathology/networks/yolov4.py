@@ -1,4 +1,4 @@
-"""YOLOv4 and its CSP variant as Darknet cfg texts, at any width.
+"""YOLOv4 and its CSP variant as Darknet cfg text, at any width.
 
 Two graphs:
 
@@ -11,7 +11,7 @@ Two graphs:
   52,496,022 learnable parameters at one class and width 1, 115 convolutions.
 
 ``width`` multiplies every hidden channel count of the same graph: 0.5 has about a quarter of the parameters and
-of the arithmetic, which is what a CPU affords.
+of the operations, which suits a CPU.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ SCALE_XY_YOLOV4 = (1.2, 1.1, 1.05)
 """``scale_x_y`` of the heads at strides 8, 16 and 32 of stock YOLOv4."""
 
 SCALE_XY_ZEHRA = (1.05, 1.05, 1.05)
-"""The same in the cfg released by Zehra et al. 2022."""
+"""The same, from the cfg released by Zehra et al. 2022."""
 
 IOU_NORMALISER = 0.07
 """Weight of the box loss against objectness in the published cfgs."""
 
 
 class _Writer:
-    """Writes layers one by one and remembers their numbers, so that routes can be named by layer."""
+    """Writes layers one by one and tracks their indices, so that routes can refer to layers."""
 
     def __init__(self, size: int, width: float, activation: str) -> None:
         self._width = width
@@ -63,7 +63,7 @@ class _Writer:
 
     def convolution(self, filters: int, size: int, stride: int = 1) -> int:
         """Write a hidden convolution with batch normalisation; ``filters`` is scaled by the width."""
-        # Multiples of eight suit tensor cores and vector units alike.
+        # Multiples of eight suit both tensor cores and vector units.
         scaled = max(8, round(filters * self._width / 8) * 8)
         return self._layer(
             "convolutional",
@@ -81,16 +81,16 @@ class _Writer:
         return self.convolution(second, 3)
 
     def residual(self, first: int, second: int) -> int:
-        """Write a 1x1 and a 3x3 convolution whose result is added to their input."""
+        """Write a 1x1 and a 3x3 convolution with a residual connection."""
         self.bottleneck(first, second)
         return self._layer("shortcut", **{"from": -3, "activation": "linear"})
 
     def route(self, *layers: int) -> int:
-        """Concatenate earlier layers, given by number."""
+        """Concatenate earlier layers, given by index."""
         return self._layer("route", layers=",".join(str(layer - self.last - 1) for layer in layers))
 
     def pyramid_pooling(self) -> int:
-        """Concatenate the maxima over 13, 9 and 5 cells with the map itself."""
+        """Concatenate the map with its max pooling over 13, 9 and 5 cells."""
         source = self.last
         pools = []
         for size in (5, 9, 13):
@@ -126,7 +126,7 @@ class _Writer:
 
 
 def _stage(writer: _Writer, filters: int, blocks: int) -> int:
-    """Halve the resolution, then a cross-stage-partial stage of residual blocks (CSPDarknet53)."""
+    """Write a downsampling and a cross-stage-partial stage of residual blocks (CSPDarknet53)."""
     down = writer.convolution(filters, 3, 2)
     bypass = writer.convolution(filters // 2, 1)
     writer.route(down)
@@ -141,10 +141,10 @@ def _stage(writer: _Writer, filters: int, blocks: int) -> int:
 def _check(classes: int, width: float, anchors: Anchors, size: int) -> tuple[tuple[int, ...], ...]:
     if classes < 1 or width <= 0 or size < 32 or size % 32:
         raise ValueError(
-            f"classes >= 1, width > 0 and a size in multiples of 32 are needed, got {classes}, {width}, {size}"
+            f"expected classes >= 1, width > 0 and a size in multiples of 32, got {classes}, {width}, {size}"
         )
     if not anchors or len(anchors) % 3:
-        raise ValueError(f"anchors are shared by three heads, so their number is a multiple of 3, got {len(anchors)}")
+        raise ValueError(f"three heads share the anchors: expected a multiple of 3, got {len(anchors)}")
     each = len(anchors) // 3
     return tuple(tuple(range(i * each, (i + 1) * each)) for i in range(3))
 
@@ -161,12 +161,12 @@ def yolov4_cfg(classes: int = 1, *, width: float = 1.0, size: int = 416, anchors
     size
         Side of the input in pixels, a multiple of 32.
     anchors
-        Width and height in pixels, ordered by size; a third for each head (strides 8, 16, 32).
+        Width and height in pixels, ordered by size; a third per head (strides 8, 16, 32).
 
     Raises
     ------
     ValueError
-        If an argument is out of its range.
+        If an argument is out of range.
     """
     masks = _check(classes, width, anchors, size)
     w = _Writer(size, width, "mish")
@@ -210,7 +210,7 @@ def yolov4_csp_cfg(classes: int = 1, *, width: float = 1.0, size: int = 416, anc
     Raises
     ------
     ValueError
-        If an argument is out of its range.
+        If an argument is out of range.
     """
     masks = _check(classes, width, anchors, size)
     w = _Writer(size, width, "mish")
@@ -262,7 +262,7 @@ def _partial(writer: _Writer, filters: int) -> int:
 
 
 def _merge_up(writer: _Writer, lateral: int, filters: int, body: Callable[[], int]) -> int:
-    """Bring the coarser map up, join it with a backbone map, and refine."""
+    """Upsample the coarser map, concatenate it with a backbone map, and refine."""
     writer.convolution(filters, 1)
     up = writer.upsample()
     writer.route(lateral)
@@ -272,7 +272,7 @@ def _merge_up(writer: _Writer, lateral: int, filters: int, body: Callable[[], in
 
 
 def _merge_down(writer: _Writer, finer: int, coarser: int, filters: int, body: Callable[[], int]) -> int:
-    """Bring the finer map down, join it with the map of the way up, and refine."""
+    """Downsample the finer map, concatenate it with the map of the upward path, and refine."""
     writer.route(finer)
     down = writer.convolution(filters, 3, 2)
     writer.route(down, coarser)

@@ -92,5 +92,5 @@ def test_a_densenet_is_pooled_without_torchvisions_relu():
 
 
 def test_an_unknown_backbone_is_refused():
-    with pytest.raises(ValueError, match="backbone: there is no 'vgg19'"):
+    with pytest.raises(ValueError, match="unknown backbone 'vgg19'"):
         build_network("pooled-backbone", 2, backbone="vgg19")

@@ -93,7 +93,7 @@ def test_yolov4_csp_in_the_librarys_words_has_the_stages_of_ours():
 
 @needed
 def test_unknown_definitions_and_options_are_refused():
-    with pytest.raises(ValueError, match="no model file"):
+    with pytest.raises(ValueError, match="unknown model file"):
         build_network("ultralytics", 1, definition="yolo999.yaml")
     with pytest.raises(ValueError, match="width"):
         build_network("ultralytics", 1, definition="yolo26n.yaml", width=0.5)
