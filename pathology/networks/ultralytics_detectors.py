@@ -125,7 +125,7 @@ class UltralyticsDetector(nn.Module):
         return maps[0].transpose(1, 2).float()
 
     def candidates(self, x: Tensor) -> Tensor:
-        """Return the most confident boxes per neighbourhood, as :meth:`pathology.networks.darknet.Darknet.candidates`."""
+        """Return the most confident boxes per neighbourhood; see :meth:`.darknet.Darknet.candidates`."""
         rows = self.decode(self(x), x.shape[-1])
         confidence = self._peaks(rows[..., 4:].amax(dim=-1), x.shape[-2], x.shape[-1])
         return torch.cat([rows[..., :4], confidence[..., None]], dim=-1)

@@ -1,6 +1,6 @@
 """DNA methylation and histone marks of promoters.
 
-Features of promoters from methylation calls, and a network that predicts marks from them.
+Promoter features from methylation calls, and a network that predicts histone marks from them.
 """
 
 from pathology.lazy_names import attach_stub

@@ -1,7 +1,7 @@
-"""MethylationToActivity: histone marks at promoters from DNA methylation (Williams 2021, Genome Biol 22:24).
+"""MethylationToActivity: histone marks at promoters predicted from methylation (Williams 2021, Genome Biol 22:24).
 
-The published weights are Keras files; they are read as plain arrays by h5py, which is imported here and nowhere else,
-and the network is rebuilt in torch.  Nothing in such a file is executed.
+The published weights are Keras files; h5py, imported only in this module, reads them as plain arrays, and the network
+is rebuilt in torch.  Nothing in such a file is executed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 USED_CHANNELS = (0, 1, 3)
-"""Features that the network takes: mean, fraction of SSD, variance."""
+"""Input features of the network: mean, fraction of SSD, variance."""
 PUBLISHED_WEIGHTS = {
     "H3K27ac": "be04112ac0d8d9cf3c37c7dc1601f08e0f0a41fd1ebb401e2524dd8b5e2bf6c1",
     "H3K4me3": "3bd96f3ae4afa7c8461825018d78c20ebcd960fb8c88191dc8e11fc801e08cfb",
@@ -65,40 +65,40 @@ class ActivityNetwork(nn.Module):
         x = x.permute(0, 3, 1, 2)
         for conv in (self.conv1, self.conv2, self.conv3):
             x = functional.leaky_relu(conv(x), 0.1)
-        # Keras flattens with the channels last.
+        # Keras flattens in channels-last order.
         x = x.permute(0, 2, 3, 1).flatten(1)
         result: torch.Tensor = self.dense2(functional.leaky_relu(self.dense1(x), 0.1))[:, 0]
         return result
 
 
 class TransferSettings(Record):
-    """Training of the last layers on a sample of one's own, as published unless said otherwise."""
+    """Fine-tuning of the last layers on your own sample; defaults as published unless stated otherwise."""
 
     epochs: Annotated[int, Field(ge=1)] = 80
-    """At most."""
+    """Maximum number of epochs."""
     batch: Annotated[int, Field(ge=1)] = 128
-    """Promoters."""
+    """Promoters per batch."""
     patience: Annotated[int, Field(ge=1)] = 10
-    """Epochs without a better held-out loss."""
+    """Epochs without improvement of the held-out loss before training stops."""
     min_gain: Annotated[float, Field(ge=0)] = 1e-4
-    """Smaller gains do not count as better."""
+    """Minimum decrease of the loss that counts as improvement."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the promoters that chooses the epoch."""
+    """Fraction of the promoters held out to choose the epoch."""
     learning_rate: Annotated[float, Field(gt=0)] = 1.0
-    """Of Adadelta, with decay 0.95 and epsilon 1e-7 (the weight files' own optimiser)."""
+    """Learning rate of Adadelta, with decay 0.95 and epsilon 1e-7 (the optimiser stored in the weight files)."""
     max_norm: Annotated[float, Field(gt=0)] = 3.0
-    """Largest norm of the weights into one node of the first dense layer."""
+    """Maximum norm of the weights into one node of the first dense layer."""
 
 
 class TransferResult(Record):
-    """How the training of the last layers went."""
+    """Result of fine-tuning the last layers."""
 
     epochs: int
     """Epochs run."""
     before: float
-    """Held-out mean squared error of the weights it started from."""
+    """Held-out mean squared error of the initial weights."""
     after: float
-    """Held-out mean squared error of the epoch that was kept; it chose the epoch, so it flatters."""
+    """Held-out mean squared error of the selected epoch; optimistic, since it was used to select the epoch."""
     promoters: int
     held_out: int
 
@@ -114,12 +114,12 @@ def load_keras_weights(path: Path) -> ActivityNetwork:
     Returns
     -------
     ActivityNetwork
-        Ready to predict.
+        Ready for prediction.
 
     Raises
     ------
     BundleError
-        The file cannot be read or holds another network.
+        The file cannot be read or contains a different network.
     MissingDependencyError
         h5py is not installed.
     """
@@ -127,7 +127,7 @@ def load_keras_weights(path: Path) -> ActivityNetwork:
         import h5py
     except ImportError as error:  # pragma: no cover - h5py is installed where the tests run
         raise MissingDependencyError(
-            "Keras weight files are read by h5py, which is not installed", remedy="Install the extra 'omics'"
+            "reading Keras weight files needs h5py, which is not installed", remedy="Install the extra 'omics'"
         ) from error
     network = ActivityNetwork()
     layers = {"conv2d_1": "conv1", "conv2d_2": "conv2", "conv2d_3": "conv3", "dense_1": "dense1", "dense_2": "dense2"}
@@ -145,7 +145,7 @@ def load_keras_weights(path: Path) -> ActivityNetwork:
         network.load_state_dict(state)
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise BundleError(
-            f"this is no weight file of MethylationToActivity ({str(error).splitlines()[0]})",
+            f"not a weight file of MethylationToActivity ({str(error).splitlines()[0]})",
             where=path,
             remedy="Give one of the authors' .h5 files (M2A_H3K27ac_Model_V2.h5, M2A_H3K4me3_Model_V2.h5)",
         ) from error
@@ -168,22 +168,22 @@ def save_activity_weights(network: ActivityNetwork, path: Path) -> None:
 
 
 def load_activity_weights(path: Path) -> ActivityNetwork:
-    """Read weights: one's own (``.safetensors``) or the authors' (Keras, anything else).
+    """Read weights: your own (``.safetensors``) or the authors' (Keras, any other suffix).
 
     Parameters
     ----------
     path
-        File of :func:`save_activity_weights` or of the authors.
+        File written by :func:`save_activity_weights`, or a file of the authors.
 
     Returns
     -------
     ActivityNetwork
-        Ready to predict.
+        Ready for prediction.
 
     Raises
     ------
     BundleError
-        The file cannot be read or holds another network.
+        The file cannot be read or contains a different network.
     MissingDependencyError
         It is a Keras file and h5py is not installed.
     """
@@ -193,14 +193,12 @@ def load_activity_weights(path: Path) -> ActivityNetwork:
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise BundleError(
-            f"these are no weights of MethylationToActivity ({str(error).splitlines()[0]})", where=path
-        ) from error
+        raise BundleError(f"not weights of MethylationToActivity ({str(error).splitlines()[0]})", where=path) from error
     return network.eval()
 
 
 def published_mark(path: Path) -> str | None:
-    """Return which published weight file this is, ``None`` for any other."""
+    """Return the histone mark of a published weight file, ``None`` for any other file."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return next((mark for mark, known in PUBLISHED_WEIGHTS.items() if known == digest), None)
 
@@ -215,7 +213,7 @@ def predict_activity(network: ActivityNetwork, features: npt.NDArray[np.floating
     features
         From :func:`~pathology.omics.methylation.scale_features`, shape (N, 2, 20, 4).
     batch
-        Promoters at once.
+        Promoters per batch.
 
     Returns
     -------
@@ -224,7 +222,7 @@ def predict_activity(network: ActivityNetwork, features: npt.NDArray[np.floating
     Raises
     ------
     UsageError
-        Features of another shape, or missing values.
+        Features of a different shape, or missing values.
 
     Examples
     --------
@@ -246,12 +244,12 @@ def transfer(
     *,
     seed: int = 0,
 ) -> tuple[ActivityNetwork, TransferResult]:
-    """Train the two dense layers on one's own sample; the convolutions keep their weights.
+    """Fine-tune the two dense layers on your own sample; the convolutions are frozen.
 
     Parameters
     ----------
     network
-        Weights to start from; left as they are.
+        Initial weights; not modified.
     features
         Scaled, shape (N, 2, 20, 4).
     target
@@ -259,24 +257,24 @@ def transfer(
     settings
         Training.
     seed
-        Decides the order of the promoters and which are held out (the authors hold out at random, so promoters of
-        one gene may stand on both sides: judge the result on another sample).
+        Determines the order of the promoters and which are held out (the authors hold out at random, so promoters of
+        one gene may be in both parts: evaluate the result on another sample).
 
     Returns
     -------
     tuple
-        The trained network and how it went.
+        The trained network and its :class:`TransferResult`.
 
     Raises
     ------
     UsageError
-        Shapes do not fit or there are fewer than ten promoters.
+        Shapes do not match or there are fewer than ten promoters.
     """
     how = settings or TransferSettings()
     x, y = _input(features), torch.from_numpy(np.asarray(target, dtype=np.float32))
     if y.shape != (len(x),) or len(x) < 10 or not bool(torch.isfinite(y).all()):
         raise UsageError(
-            f"targets have shape {tuple(y.shape)} for {len(x)} promoters; ten or more known ones are needed"
+            f"targets have shape {tuple(y.shape)} for {len(x)} promoters; at least ten with known targets are needed"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator)
@@ -323,6 +321,6 @@ def _input(features: npt.NDArray[np.floating]) -> torch.Tensor:
     if x.ndim != 4 or x.shape[1:] != (len(WINDOW_SIZES), WINDOWS, len(CHANNELS)) or not np.isfinite(x).all():
         raise UsageError(
             f"features have shape {x.shape}, expected (N, 2, 20, 4) without missing values",
-            remedy="Give what scale_features returns",
+            remedy="Use the output of scale_features",
         )
     return torch.from_numpy(np.ascontiguousarray(x[..., USED_CHANNELS], dtype=np.float32))

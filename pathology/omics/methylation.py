@@ -1,8 +1,8 @@
-"""Promoter features from DNA methylation, as MethylationToActivity takes them (Williams 2021, Genome Biol 22:24).
+"""Promoter features from DNA methylation, as used by MethylationToActivity (Williams 2021, Genome Biol 22:24).
 
-Around each transcription start lie 20 windows of 250 base pairs and 20 of 2,500.  A window is described by the mean
-M value of its CpG sites, by the sum of their squared deviations (SSD) as a share of the region's, by the SSD itself
-and by the SSD per site.  What is written here follows the authors' published scripts, rounding included.
+Each transcription start has 20 windows of 250 base pairs and 20 of 2,500.  A window is described by the mean M value of
+its CpG sites, by the sum of their squared deviations (SSD) as a fraction of the region's, by the SSD itself and by the
+SSD per site.  The computation follows the authors' published scripts, including their rounding.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ WINDOWS = 20
 WINDOW_SIZES = (250, 2500)
 """Base pairs."""
 CHANNELS = ("mean", "fraction of SSD", "SSD", "variance")
-"""Order of the features.  The authors' combining script sorts them by name (Ave, FracSSD, SSD, Var), so that their
-channels 0, 1 and 3, which the network takes, are the mean, the fraction of the SSD and the variance."""
+"""Order of the features.  The authors' script sorts them by name (Ave, FracSSD, SSD, Var), so that channels 0, 1 and 3,
+which the network uses, are the mean, the fraction of the SSD and the variance."""
 
 
 def read_methylation(path: Path) -> pd.DataFrame:
@@ -43,18 +43,18 @@ def read_methylation(path: Path) -> pd.DataFrame:
     Parameters
     ----------
     path
-        The file; compressed ones by their ending.
+        The file; compression is inferred from the suffix.
 
     Returns
     -------
     DataFrame
         ``chrom`` without the prefix ``chr``, ``pos`` int64, ``mval`` float64 (log2(beta / (1 - beta))), sorted; calls
-        without a value are left out.
+        without a value are dropped.
 
     Raises
     ------
     InputTableError
-        A column is missing or holds something else; the message names the row.
+        A column is missing or has an invalid value; the message gives the row.
     """
     table = _read(path, ("chrom", "pos", "mval"))
     calls = pd.DataFrame(
@@ -74,17 +74,17 @@ def read_promoters(path: Path) -> pd.DataFrame:
     Parameters
     ----------
     path
-        The file; compressed ones by their ending.
+        The file; compression is inferred from the suffix.
 
     Returns
     -------
     DataFrame
-        In the order of the file, ``Chr`` without the prefix ``chr``; further columns are kept as text.
+        In file order, ``Chr`` without the prefix ``chr``; other columns are kept as text.
 
     Raises
     ------
     InputTableError
-        A column is missing or holds something else, or a transcript comes twice; the message names the row.
+        A column is missing or has an invalid value, or a transcript is duplicated; the message gives the row.
     """
     table = _read(path, ("EnsmblID_T", "Strand", "Chr", "Start", "End"))
     odd = np.flatnonzero(~table["Strand"].isin(["+", "-"]))
@@ -95,7 +95,7 @@ def read_promoters(path: Path) -> pd.DataFrame:
     twice = table["EnsmblID_T"].duplicated()
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
-        raise InputTableError(f"row {row + 2}: transcript '{table['EnsmblID_T'].iloc[row]}' comes twice", where=path)
+        raise InputTableError(f"row {row + 2}: duplicate transcript '{table['EnsmblID_T'].iloc[row]}'", where=path)
     return table.assign(
         Chr=table["Chr"].str.removeprefix("chr"),
         Start=_integers(table["Start"], path, "Start"),
@@ -109,9 +109,9 @@ def read_signals(path: Path, promoters: pd.DataFrame) -> tuple[Floats, Floats]:
     Parameters
     ----------
     path
-        The file; compressed ones by their ending.  Further transcripts are left out.
+        The file; compression is inferred from the suffix.  Other transcripts are ignored.
     promoters
-        As :func:`read_promoters` gives them, N transcripts.
+        N transcripts, from :func:`read_promoters`.
 
     Returns
     -------
@@ -121,13 +121,13 @@ def read_signals(path: Path, promoters: pd.DataFrame) -> tuple[Floats, Floats]:
     Raises
     ------
     InputTableError
-        A column is missing or holds something else, a transcript comes twice or is missing; the message names it.
+        A column is missing or has an invalid value, or a transcript is duplicated or missing; the message names it.
     """
     table = _read(path, ("EnsmblID_T", "chip", "control"))
     twice = np.flatnonzero(table["EnsmblID_T"].duplicated())
     if twice.size:
         raise InputTableError(
-            f"row {twice[0] + 2}: transcript '{table['EnsmblID_T'].iloc[twice[0]]}' comes twice", where=path
+            f"row {twice[0] + 2}: duplicate transcript '{table['EnsmblID_T'].iloc[twice[0]]}'", where=path
         )
     values = pd.DataFrame(
         {name: _floats(table[name], path, name) for name in ("chip", "control")}, index=table["EnsmblID_T"]
@@ -138,7 +138,7 @@ def read_signals(path: Path, promoters: pd.DataFrame) -> tuple[Floats, Floats]:
         raise InputTableError(
             f"{unknown.size} transcripts have no signal, such as '{wanted.index[unknown[0]]}'",
             where=path,
-            remedy="Give a signal of every promoter, or leave those without one out of the promoters",
+            remedy="Provide a signal for every promoter, or remove promoters without one",
         )
     return wanted["chip"].to_numpy(dtype=float), wanted["control"].to_numpy(dtype=float)
 
@@ -149,16 +149,16 @@ def promoter_features(promoters: pd.DataFrame, calls: pd.DataFrame) -> Floats:
     Parameters
     ----------
     promoters
-        As :func:`read_promoters` gives them, N transcripts.
+        N transcripts, from :func:`read_promoters`.
     calls
-        As :func:`read_methylation` gives them, in any order.
+        From :func:`read_methylation`, in any order.
 
     Returns
     -------
     ndarray, shape (N, 2, 20, 4)
         Window sizes, windows in the direction of transcription, features in the order of :data:`CHANNELS`, rounded
-        to three decimals; NaN where a window has no call.  Where the whole region does not vary, SSD, its fraction and
-        the variance are 0.
+        to three decimals; NaN for windows without a call.  If the whole region is constant, SSD, its fraction and the
+        variance are 0.
 
     Examples
     --------
@@ -189,7 +189,7 @@ def promoter_features(promoters: pd.DataFrame, calls: pd.DataFrame) -> Floats:
 
 
 def _windows(value: Floats, cut: npt.NDArray[np.int64]) -> Floats:
-    """Features of 20 windows, in the order of positions; ``cut`` are 21 places in ``value``."""
+    """Compute features of 20 windows, in order of position; ``cut`` holds 21 indices into ``value``."""
     features = np.full((WINDOWS, len(CHANNELS)), np.nan)
     region = value[cut[0] : cut[-1]]
     if region.size == 0:
@@ -211,7 +211,7 @@ def _windows(value: Floats, cut: npt.NDArray[np.int64]) -> Floats:
 def scale_features(features: Floats) -> Floats:
     """Scale each feature of each window size to 0.1..1 over all promoters and windows; missing windows become 0.
 
-    The range is that of the sample itself, as published, so a promoter's value depends on the others of the sample.
+    The range is that of the sample itself, as published, so a promoter's value depends on the others in the sample.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def scale_features(features: Floats) -> Floats:
     """
     low = np.nanmin(features, axis=(0, 2), keepdims=True)
     high = np.nanmax(features, axis=(0, 2), keepdims=True)
-    # As in scikit-learn's scaler: what does not vary lies at the lower end.
+    # As in scikit-learn's scaler, constant features map to the lower end.
     width = np.where(high > low, high - low, 1.0)
     scaled = 0.1 + 0.9 * (features - low) / width
     return np.where(np.isnan(features), 0.0, scaled)
@@ -246,7 +246,7 @@ def histone_enrichment(chip: npt.ArrayLike, control: npt.ArrayLike) -> Floats:
     Returns
     -------
     ndarray, shape (N,)
-        ``a`` is the 25th percentile of the control; what has no value (no signal in either) becomes 0.
+        ``a`` is the 25th percentile of the control; undefined values (no signal in either) become 0.
 
     Raises
     ------
@@ -255,7 +255,9 @@ def histone_enrichment(chip: npt.ArrayLike, control: npt.ArrayLike) -> Floats:
     """
     above, below = np.asarray(chip, dtype=float), np.asarray(control, dtype=float)
     if above.shape != below.shape or above.ndim != 1 or above.size == 0 or min(above.min(), below.min()) < 0:
-        raise UsageError(f"signals have shapes {above.shape} and {below.shape}, expected equal lists without negatives")
+        raise UsageError(
+            f"signals have shapes {above.shape} and {below.shape}, expected equal lengths and no negative values"
+        )
     alpha = np.quantile(below, 0.25)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = np.log2((above + alpha) / (below + alpha))
@@ -270,9 +272,9 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     missing = [c for c in columns if c not in table.columns]
     if missing:
         raise InputTableError(
-            f"there is no column {', '.join(missing)}",
+            f"missing column {', '.join(missing)}",
             where=path,
-            remedy=f"Needed are {', '.join(columns)}, tab-separated",
+            remedy=f"Required columns, tab-separated: {', '.join(columns)}",
         )
     return table
 
@@ -280,9 +282,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 def _integers(column: pd.Series[str], path: Path, name: str) -> npt.NDArray[np.int64]:
     bad = np.flatnonzero(~column.str.fullmatch(r"\d+"))
     if bad.size:
-        raise InputTableError(
-            f"row {bad[0] + 2}: '{name}' is '{column.iloc[bad[0]]}', expected a whole number", where=path
-        )
+        raise InputTableError(f"row {bad[0] + 2}: '{name}' is '{column.iloc[bad[0]]}', expected an integer", where=path)
     return np.asarray(column.astype(np.int64), dtype=np.int64)
 
 

@@ -1,6 +1,6 @@
-"""What everyone measures with: intervals, bootstrap, calibration, splits, tests.
+"""Statistics shared by all packages: intervals, bootstrap, calibration, splits, tests.
 
-Nothing of slides is in it.  Patients, not images, are the unit wherever they are given.
+Independent of slides.  The unit is the patient, not the image, wherever patients are given.
 """
 
 from pathology.lazy_names import attach_stub

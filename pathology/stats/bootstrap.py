@@ -26,40 +26,40 @@ def bootstrap(
     seed: int = 0,
     unit: str = "patient",
 ) -> Interval:
-    """Return a statistic with a bootstrap interval in which whole patients are drawn, never single rows.
+    """Return a statistic with a bootstrap interval that resamples whole patients, never single rows.
 
     Parameters
     ----------
     statistic
-        Function of row numbers (int64, with repeats) that returns the figure for those rows, such as
-        ``lambda rows: roc_auc_score(y[rows], p[rows])``.  NaN, or a ``ValueError`` that is no usage error, marks a
-        resample on which the figure does not exist (one class only); such resamples are left out and counted.
+        Function of row numbers (int64, with repeats) that returns the statistic for those rows, such as
+        ``lambda rows: roc_auc_score(y[rows], p[rows])``.  NaN, or a ``ValueError`` other than a usage error, marks a
+        resample on which the statistic is undefined (one class only); such resamples are excluded and counted.
     groups
         Patient of each row, length N.
     strata
-        Class of each row's patient: patients are then drawn within their class, so that rare classes stay.
+        Class of each row's patient: patients are then resampled within their class, so that rare classes are kept.
     method
-        ``percentile``, or ``bca``: bias-corrected and accelerated (Efron 1987, JASA 82:171), the acceleration by
-        leaving out one patient at a time.
+        ``percentile``, or ``bca``: bias-corrected and accelerated (Efron 1987, JASA 82:171), with the acceleration
+        from a jackknife over patients.
     resamples
         Number of resamples, at least 100.
     level
         Confidence level, 0 to 1.
     seed
-        Decides the draws.
+        Random seed.
     unit
         What a group is, for the record.
 
     Returns
     -------
     Interval
-        ``value`` is the statistic on all rows, ``n`` the number of patients.  Ends are NaN below two patients, and
-        where more than half of the resamples do not have the figure.
+        ``value`` is the statistic on all rows, ``n`` the number of patients.  The limits are NaN with fewer than two
+        patients, or if the statistic is undefined on more than half of the resamples.
 
     Raises
     ------
     UsageError
-        Lengths differ, a patient lies in two strata, or too few resamples.
+        Lengths differ, a patient is in two strata, or there are too few resamples.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def bootstrap(
     3.5 (95 % CI 1.5-5.5, n = 3)
     """
     if resamples < 100:
-        raise UsageError(f"{resamples} resamples cannot give an interval", remedy="Use at least 100, better 2000")
+        raise UsageError(f"{resamples} resamples are too few for an interval", remedy="Use at least 100, better 2000")
     names, owner = np.unique(np.asarray([str(g) for g in groups]), return_inverse=True)
     n = len(names)
     order = np.argsort(owner, kind="stable")
@@ -115,7 +115,7 @@ def _pools(
         raise UsageError(f"strata has {len(strata)} entries for {len(owner)} rows")
     for g, s in zip(owner.tolist(), strata, strict=True):
         if stratum_of.setdefault(g, str(s)) != str(s):
-            raise UsageError("a patient lies in two strata", remedy="Give each patient one stratum")
+            raise UsageError("a patient is in two strata", remedy="Assign each patient to one stratum")
     by_stratum: dict[str, list[int]] = {}
     for g in range(n):
         by_stratum.setdefault(stratum_of[g], []).append(g)
@@ -123,7 +123,7 @@ def _pools(
 
 
 def _bca_tails(value: float, draws: Floats, jackknife: Floats, tails: Floats) -> Floats:
-    # The share of draws below the value, half of the equal ones counted, shifts the tails (bias correction z0).
+    # The fraction of draws below the value, counting ties half, shifts the tails (bias correction z0).
     below = (np.sum(draws < value) + 0.5 * np.sum(draws == value)) / len(draws)
     below = min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws))
     z0 = stats.norm.ppf(below)

@@ -1,10 +1,11 @@
 """Classification metrics with n and an interval.
 
-A bootstrap computes a figure thousands of times on few rows, where scikit-learn's checks of its input take a hundred
-times as long as the arithmetic.  So the figures are written out here, and held equal to scikit-learn's in the tests.
+A bootstrap computes a metric thousands of times on few rows, where scikit-learn's input validation takes a hundred
+times as long as the arithmetic.  So the metrics are implemented here, and the tests check that they equal
+scikit-learn's.
 
-Where each patient has one row, shares get Wilson's interval and areas DeLong's; where patients have several rows
-(tiles, slides) everything is bootstrapped by patient, because their rows are not independent.
+If each patient has one row, proportions get Wilson's interval and areas DeLong's; if patients have several rows (tiles,
+slides), everything is bootstrapped by patient, because their rows are not independent.
 """
 
 from __future__ import annotations
@@ -39,26 +40,26 @@ Groups = Sequence[Hashable] | npt.NDArray[np.generic]
 
 
 class ClassificationReport(Record):
-    """A model of several classes: overall figures and one-against-the-rest figures by class."""
+    """Metrics of a multi-class model: overall and one-vs-rest by class."""
 
     classes: tuple[str, ...]
     rows: int
     patients: int
     support: dict[str, int]
-    """Rows of each class: the n behind that class's figures."""
+    """Rows of each class: the n of that class's metrics."""
     confusion: tuple[tuple[int, ...], ...]
     """Rows are the truth, columns the prediction, both in the order of ``classes``."""
     accuracy: Interval
     balanced_accuracy: Interval
     macro_f1: Interval
     macro_auc: Interval
-    """Mean of the one-against-the-rest areas of the classes present."""
+    """Mean of the one-vs-rest areas of the classes present."""
     kappa: Interval
-    """Cohen's."""
+    """Cohen's kappa."""
     calibration_error: Interval
-    """Expected calibration error of the leading class, 15 equal bins."""
+    """Expected calibration error of the predicted class, 15 equal bins."""
     auc: dict[str, Interval]
-    """One against the rest; NaN for a class that is absent."""
+    """One-vs-rest; NaN for an absent class."""
     recall: dict[str, Interval]
     precision: dict[str, Interval]
 
@@ -81,9 +82,9 @@ def area_under_roc(
     scores
         Higher means more likely 1, shape (N,).
     patients
-        Patient of each row; where one has several rows, the interval is a bootstrap by patient, otherwise DeLong's.
+        Patient of each row; if one has several rows, the interval is bootstrapped by patient, otherwise DeLong's.
     level, resamples, seed
-        Of the interval.
+        Settings of the interval.
 
     Raises
     ------
@@ -112,8 +113,8 @@ def area_under_precision_recall(
 ) -> Interval:
     """Return average precision (scikit-learn's, no interpolation), bootstrapped by patient.
 
-    Parameters and errors are those of :func:`area_under_roc`.  Compare it with the share of positives: that is what
-    a useless model scores.
+    Parameters and errors are those of :func:`area_under_roc`.  The baseline is the fraction of positives: the score of
+    an uninformative model.
     """
     truth = _binary(labels, scores)
     owner = np.arange(len(truth)) if patients is None else patients
@@ -132,7 +133,7 @@ def classification_report(
     resamples: int = 2000,
     seed: int = 0,
 ) -> ClassificationReport:
-    """Measure a model of two or more classes.
+    """Compute the metrics of a model with two or more classes.
 
     Parameters
     ----------
@@ -148,7 +149,7 @@ def classification_report(
     Raises
     ------
     UsageError
-        Shapes do not fit, or a label is no class.
+        Shapes do not match, or a label is out of range.
 
     Examples
     --------
@@ -161,10 +162,10 @@ def classification_report(
     p = np.asarray(probabilities, dtype=float)
     if p.shape != (len(truth), len(classes)) or len(truth) == 0:
         raise UsageError(
-            f"probabilities have shape {p.shape}, expected ({len(truth)}, {len(classes)}) and at least a row"
+            f"probabilities have shape {p.shape}, expected ({len(truth)}, {len(classes)}) with at least one row"
         )
     if truth.min() < 0 or truth.max() >= len(classes):
-        raise UsageError(f"label {int(truth.max())} is none of the {len(classes)} classes")
+        raise UsageError(f"label {int(truth.max())} is out of range for {len(classes)} classes")
     called = p.argmax(axis=1)
     owner: Groups = np.arange(len(truth)) if patients is None else patients
     single = _one_row_each(owner)
@@ -208,7 +209,7 @@ def classification_report(
 def expected_calibration_error(
     labels: Sequence[int] | npt.NDArray[np.integer], probabilities: Floats, *, bins: int = 15
 ) -> float:
-    """Return the expected calibration error of the leading class (Guo 2017, ICML, equation 3).
+    """Return the expected calibration error of the predicted class (Guo 2017, ICML, equation 3).
 
     Parameters
     ----------
@@ -217,7 +218,7 @@ def expected_calibration_error(
     probabilities
         Shape (N, C).
     bins
-        Equal bins over 0..1; each is open below and closed above.
+        Number of equal bins over 0..1; each excludes its lower and includes its upper edge.
 
     Returns
     -------
@@ -250,18 +251,18 @@ def optimal_threshold(
     Returns
     -------
     float
-        Call 1 where ``score >= threshold``.
+        Predict 1 where ``score >= threshold``.
 
     Raises
     ------
     UsageError
-        One class only: a threshold chosen on it would mean nothing.
+        Only one class is present.
     """
     truth = _binary(labels, scores)
     if truth.all() or not truth.any():
         raise UsageError("a threshold needs both classes", remedy="Choose it on data with cases of each class")
     fpr, tpr, thresholds = sk.roc_curve(truth, scores, drop_intermediate=False)
-    # roc_curve's first point calls nothing positive and has threshold inf, which is no usable score.
+    # roc_curve's first point predicts no positives, with threshold inf, which is not a usable score.
     cost = np.hypot(fpr, 1 - tpr)[1:] if rule == "nearest-corner" else (fpr - tpr)[1:]
     return float(thresholds[1:][int(np.argmin(np.round(cost, 12)))])
 
@@ -300,7 +301,7 @@ def _share(
     seed: int,
 ) -> Interval:
     if not among.any():
-        return Interval(value=np.nan, low=np.nan, high=np.nan, level=level, n=0, method="no such rows")
+        return Interval(value=np.nan, low=np.nan, high=np.nan, level=level, n=0, method="no rows")
     if single:
         return wilson(int(np.sum(right & among)), int(among.sum()), level=level)
     chosen = np.flatnonzero(among)
@@ -315,7 +316,7 @@ def _one_row_each(patients: Groups) -> bool:
 
 
 def _auc(truth: npt.NDArray[np.bool_], scores: Floats) -> float:
-    """Area under the ROC curve as Mann and Whitney's statistic; ties count half."""
+    """Area under the ROC curve as the Mann-Whitney statistic; ties count half."""
     positives = int(truth.sum())
     negatives = len(truth) - positives
     if not positives or not negatives:
@@ -325,7 +326,7 @@ def _auc(truth: npt.NDArray[np.bool_], scores: Floats) -> float:
 
 
 def _average_precision(truth: npt.NDArray[np.bool_], scores: Floats) -> float:
-    """Sum over the distinct scores of precision times the recall that each adds."""
+    """Sum over distinct scores of precision times the increase in recall."""
     positives = int(truth.sum())
     if not positives:
         return float("nan")
@@ -344,14 +345,14 @@ def _confusion(truth: npt.NDArray[np.int64], called: npt.NDArray[np.int64], clas
 
 
 def _macro_f1(confusion: Floats) -> float:
-    """Mean over the classes that occur of the harmonic mean of precision and recall."""
+    """Mean F1 over the classes that occur."""
     right, true, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     present = true > 0
     return float(np.mean(2 * right[present] / (true + called)[present]))
 
 
 def _kappa(confusion: Floats) -> float:
-    """Cohen's kappa (1960); NaN where truth and prediction are one and the same class throughout."""
+    """Cohen's kappa (1960); NaN if truth and prediction are a single class."""
     total = confusion.sum()
     chance = float(confusion.sum(axis=0) @ confusion.sum(axis=1)) / total**2
     return (float(np.trace(confusion)) / total - chance) / (1 - chance) if chance < 1 else float("nan")

@@ -1,10 +1,10 @@
-"""Conformal prediction sets: "LMS or UPS" with a stated chance of holding the truth.
+"""Conformal prediction sets: "LMS or UPS" with a stated probability of containing the true class.
 
-Split conformal prediction (Vovk et al. 2005; Papadopoulos et al. 2002): scores of calibration slides that trained
-nothing give a threshold; the set of a new slide holds every class whose score does not exceed it.  If the new slide
-and the calibration slides are exchangeable, the set holds the truth with at least the stated probability, whatever the
-model and however few the slides; with too few, the set simply holds every class.  Slides of one patient are not
-exchangeable with slides of others, so one slide a patient is drawn (Dunn, Wasserman and Ramdas 2022, JASA,
+Split conformal prediction (Vovk et al. 2005; Papadopoulos et al. 2002): scores of calibration slides not used in
+training give a threshold; the set of a new slide contains every class whose score does not exceed it.  If the new slide
+and the calibration slides are exchangeable, the set contains the true class with at least the stated probability,
+whatever the model and however few the slides; with too few, the set contains every class.  Slides of one patient are
+not exchangeable with slides of others, so one slide per patient is drawn (Dunn, Wasserman and Ramdas 2022, JASA,
 "Distribution-free prediction sets for two-layer hierarchical models").
 """
 
@@ -37,46 +37,46 @@ Method = Literal["lac", "aps"]
 
 
 class ConformalRule(Record):
-    """How a slide's class probabilities become a set of classes."""
+    """Rule that converts a slide's class probabilities to a set of classes."""
 
     method: Method
     """``lac``: the least ambiguous set classifier (Sadinle, Lei and Wasserman 2019, JASA), smallest sets on average.
-    ``aps``: adaptive prediction sets (Romano, Sesia and Candès 2020, NeurIPS) without randomisation, larger sets where
-    the case is hard."""
+    ``aps``: adaptive prediction sets (Romano, Sesia and Candès 2020, NeurIPS) without randomisation, larger sets for
+    hard cases."""
     coverage: Annotated[float, Field(gt=0, lt=1)]
-    """Stated chance that the set holds the truth, for a patient like the calibration patients."""
+    """Probability that the set contains the true class, for a patient like the calibration patients."""
     threshold: float | None
-    """Largest score that is still in the set; ``None``: too few calibration slides for the coverage, so that only the
-    set of all classes keeps it."""
+    """Largest score included in the set; ``None``: too few calibration slides for the coverage, so that only the set of
+    all classes guarantees it."""
     n: Annotated[int, Field(ge=0)]
-    """Calibration slides or patients the threshold was found on."""
+    """Number of calibration slides or patients behind the threshold."""
     unit: str = "patients"
-    """What was counted."""
+    """Unit of the count."""
     data: str = ""
-    """Which data they are from."""
+    """Source of the calibration data."""
 
 
 class Coverage(Record):
-    """What prediction sets achieved on labelled slides."""
+    """Observed coverage of prediction sets on labelled slides."""
 
     covered: Annotated[int, Field(ge=0)]
-    """Slides whose set holds the truth."""
+    """Slides whose set contains the true class."""
     n: Annotated[int, Field(ge=1)]
-    """Slides."""
+    """Number of slides."""
     share: float
-    """Their quotient."""
+    """Fraction covered."""
     interval: tuple[float, float]
     """Its 95 % Wilson interval."""
     mean_size: float
     """Mean number of classes in a set."""
     single: float
-    """Share of slides with one class in the set: answered."""
+    """Fraction of slides with exactly one class in the set (decided)."""
     empty: float
-    """Share of slides with no class in the set."""
+    """Fraction of slides with an empty set."""
 
 
 def conformal_quantile(scores: Floats, miss: float) -> float | None:
-    """Return the threshold that a new exchangeable score exceeds with probability ``miss`` at most.
+    """Return the threshold that a new exchangeable score exceeds with probability at most ``miss``.
 
     It is the ``ceil((n + 1) (1 - miss))``-th smallest of the ``n`` scores (Lei et al. 2018, JASA, section 2).
 
@@ -85,12 +85,12 @@ def conformal_quantile(scores: Floats, miss: float) -> float | None:
     scores
         ``(n,)``.
     miss
-        0 to 1, both excluded.
+        Miss rate, between 0 and 1 (exclusive).
 
     Returns
     -------
     float or None
-        ``None`` where ``n`` is too small: fewer than ``1 / miss - 1`` scores bound nothing.
+        ``None`` if ``n`` is too small: a bound needs at least ``1 / miss - 1`` scores.
     """
     n = len(scores)
     # Rounded first: (n + 1) * (1 - 0.1) is 9.000000000000002 at n = 9.
@@ -106,7 +106,7 @@ def one_per_patient(patients: Sequence[str], *, seed: int = 0) -> npt.NDArray[np
     patients
         Patient of each row.
     seed
-        Of the draw.
+        Seed of the draw.
     """
     random = np.random.default_rng(seed)
     names = np.asarray(patients)
@@ -123,29 +123,29 @@ def fit_conformal(
     data: str = "",
     seed: int = 0,
 ) -> ConformalRule:
-    """Find the threshold on calibration slides.
+    """Fit the threshold on calibration slides.
 
     Parameters
     ----------
     probabilities
-        ``(N, C)`` slide-level probabilities of slides that trained and chose nothing.
+        ``(N, C)`` slide-level probabilities of slides not used for training or model selection.
     labels
         Class numbers, length N.
     patients
-        Patient of each slide; one slide a patient is drawn.  ``None``: every slide is a patient.
+        Patient of each slide; one slide per patient is drawn.  ``None``: every slide is a patient.
     coverage
-        Wanted chance that the set holds the truth.
+        Target probability that the set contains the true class.
     method
         See :attr:`ConformalRule.method`.
     data
-        Said in the rule.
+        Description of the data, stored in the rule.
     seed
-        Of the draw.
+        Seed of the draw.
 
     Raises
     ------
     UsageError
-        If shapes do not fit, a probability is missing, or there are no slides.
+        If shapes do not match, a probability is missing, or there are no slides.
 
     Examples
     --------
@@ -157,7 +157,7 @@ def fit_conformal(
     """
     p, truth = _checked(probabilities), np.asarray(labels, np.int64)
     if len(p) != len(truth) or not len(p):
-        raise UsageError(f"probabilities of {len(p)} slides and {len(truth)} labels; expected as many, and some")
+        raise UsageError(f"{len(p)} rows of probabilities for {len(truth)} labels; expected equal, non-zero numbers")
     rows = np.arange(len(p)) if patients is None else one_per_patient(patients, seed=seed)
     scores = _scores(p[rows], method)[np.arange(len(rows)), truth[rows]]
     return ConformalRule(
@@ -177,7 +177,7 @@ def prediction_sets(probabilities: Floats, rule: ConformalRule) -> Bools:
     probabilities
         ``(N, C)``.
     rule
-        As fitted.
+        The fitted rule.
 
     Returns
     -------
@@ -196,18 +196,18 @@ def prediction_sets(probabilities: Floats, rule: ConformalRule) -> Bools:
         return np.ones(p.shape, bool)
     sets: Bools = _scores(p, rule.method) <= rule.threshold + 1e-12
     if rule.method == "aps":
-        # The leading class alone may already exceed a low threshold; the set is then that class, which keeps coverage.
+        # The predicted class alone may exceed a low threshold; the set is then that class, which preserves coverage.
         sets[np.arange(len(p)), p.argmax(axis=1)] = True
     return sets
 
 
 def coverage(sets: Bools, labels: Sequence[int] | npt.NDArray[np.integer]) -> Coverage:
-    """Measure prediction sets on labelled slides.
+    """Measure the coverage of prediction sets on labelled slides.
 
     Parameters
     ----------
     sets
-        ``(N, C)`` bool, one row a patient for the interval to hold.
+        ``(N, C)`` bool; the interval is valid for one row per patient.
     labels
         Class numbers, length N.
     """
@@ -228,10 +228,10 @@ def coverage(sets: Bools, labels: Sequence[int] | npt.NDArray[np.integer]) -> Co
 
 
 def _scores(p: npt.NDArray[np.float64], method: Method) -> npt.NDArray[np.float64]:
-    """Return how strange each class would be, ``(N, C)``; higher is stranger."""
+    """Return the nonconformity score of each class, ``(N, C)``."""
     if method == "lac":
         return 1 - p
-    # Probability of the class and of all that are more probable.
+    # Probability of the class plus all more probable ones.
     order = np.argsort(-p, axis=1, kind="stable")
     running = np.cumsum(np.take_along_axis(p, order, axis=1), axis=1)
     result = np.empty_like(p)
@@ -242,5 +242,5 @@ def _scores(p: npt.NDArray[np.float64], method: Method) -> npt.NDArray[np.float6
 def _checked(probabilities: Floats) -> npt.NDArray[np.float64]:
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 2 or not np.isfinite(p).all():
-        raise UsageError(f"probabilities: expected (N, C) without gaps, got {p.shape}")
+        raise UsageError(f"probabilities: expected (N, C) without missing values, got {p.shape}")
     return p

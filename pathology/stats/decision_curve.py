@@ -1,4 +1,4 @@
-"""Decision curves for a yes-or-no outcome (Vickers and Elkin 2006, doi 10.1177/0272989X06295361)."""
+"""Decision curves for a binary outcome (Vickers and Elkin 2006, doi 10.1177/0272989X06295361)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["DecisionCurve", "decision_curve", "draw_decision_curves"]
 
 
 class DecisionCurve(Record):
-    """Net benefit over thresholds."""
+    """Net benefit by threshold."""
 
     patients: int
     thresholds: tuple[float, ...]
-    """Probability from which on somebody would act, 0 to 1."""
+    """Threshold probabilities for acting, 0 to 1."""
     model: tuple[float, ...]
-    """Acting on the model."""
+    """Net benefit of acting on the model."""
     treat_all: tuple[float, ...]
-    """Acting on everybody; acting on nobody has net benefit 0."""
+    """Net benefit of acting on everyone; acting on no one has net benefit 0."""
 
 
 def decision_curve(
     labels: NDArray[np.integer], probabilities: NDArray[np.floating], thresholds: Sequence[float] | None = None
 ) -> DecisionCurve:
-    """Return the net benefit ``TP/n - FP/n x q/(1-q)`` of acting where the probability is at least q.
+    """Return the net benefit ``TP/n - FP/n x q/(1-q)`` of acting if the probability is at least q.
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ def decision_curve(
     probabilities
         Calibrated probabilities of class 1, shape (N,).
     thresholds
-        Between 0 and 1, both excluded; 0.01 to 0.99 by default.
+        Between 0 and 1 (exclusive); 0.01 to 0.99 by default.
 
     Raises
     ------
     UsageError
-        Lengths differ, or values outside their range.
+        Lengths differ, or values are out of range.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def decision_curve(
 
 
 def draw_decision_curves(curves: dict[str, DecisionCurve], *, title: str = "") -> Figure:
-    """Draw the curves of several models of the same patients, with acting on everybody and on nobody."""
+    """Plot the curves of several models on the same patients, with treat-all and treat-none."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.6), layout="constrained")

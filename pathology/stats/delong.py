@@ -18,7 +18,7 @@ __all__ = ["DeLongTest", "delong", "delong_test"]
 
 
 class DeLongTest(Record):
-    """Two areas under the curve on the same patients, compared."""
+    """Comparison of two areas under the curve on the same patients."""
 
     first: Interval
     second: Interval
@@ -35,7 +35,7 @@ def delong(labels: Sequence[int] | npt.NDArray[np.generic], scores: Floats, *, l
     Parameters
     ----------
     labels
-        0 or 1, one a patient (DeLong's variance takes rows as independent: tiles of one patient are not).
+        0 or 1, one per patient (DeLong's variance assumes independent rows: tiles of one patient are not).
     scores
         Higher means more likely 1, shape (N,).
     level
@@ -44,13 +44,13 @@ def delong(labels: Sequence[int] | npt.NDArray[np.generic], scores: Floats, *, l
     Returns
     -------
     Interval
-        The area, with a normal interval cut to 0..1.  With perfect separation the variance is 0 and the interval a
-        point; the method says so.  NaN where one class is absent.
+        The area, with a normal interval clipped to 0..1.  With perfect separation the variance is 0 and the interval a
+        point, as noted in ``method``.  NaN if one class is absent.
 
     Raises
     ------
     UsageError
-        Labels other than 0 and 1, or lengths that differ.
+        Labels other than 0 and 1, or different lengths.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def delong_test(
     Parameters
     ----------
     labels
-        0 or 1, one a patient.
+        0 or 1, one per patient.
     first, second
         Scores of the two models, shape (N,).
     level
@@ -79,7 +79,7 @@ def delong_test(
     Raises
     ------
     UsageError
-        Labels other than 0 and 1, or lengths that differ.
+        Labels other than 0 and 1, or different lengths.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def delong_test(
     difference = float(area[0] - area[1])
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     sd = np.sqrt(max(variance, 0.0))
-    # Equal scores have difference and variance 0: no evidence of a difference, not an undefined one.
+    # Equal scores have difference and variance 0: no evidence of a difference, rather than undefined.
     z = difference / sd if sd > 1e-12 else (0.0 if abs(difference) < 1e-12 else np.copysign(np.inf, difference))
     half = float(stats.norm.ppf((1 + level) / 2)) * sd
     return DeLongTest(
@@ -144,5 +144,5 @@ def _binary(labels: Sequence[int] | npt.NDArray[np.generic]) -> npt.NDArray[np.b
 def _scores(scores: Floats, truth: npt.NDArray[np.bool_]) -> Floats:
     array = np.asarray(scores, dtype=float)
     if array.shape != truth.shape or not np.isfinite(array).all():
-        raise UsageError(f"scores have shape {array.shape}, expected {truth.shape}, all of them numbers")
+        raise UsageError(f"scores have shape {array.shape}, expected {truth.shape} without missing values")
     return array

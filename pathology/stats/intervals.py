@@ -1,7 +1,7 @@
-"""Intervals and tests: every figure the package prints carries the number of patients and an interval.
+"""Intervals and tests: every metric the package prints has the number of patients and an interval.
 
-Closed forms come from SciPy where it has them.  What is written out here (DeLong, the bootstrap by patient, reader
-studies) cites its source and is held against brute force, textbook values or SciPy in the tests.
+Closed forms come from SciPy where available.  Methods implemented here (DeLong, the bootstrap by patient, reader
+studies) cite their source and are tested against brute force, textbook values or SciPy.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Floats = npt.NDArray[np.float64]
 
 
 class Interval(Record):
-    """A figure with its confidence interval, the number behind it and how the interval was made.
+    """A value with its confidence interval, sample size and interval method.
 
-    ``low`` and ``high`` are NaN where no interval can be given (one patient, say): that is said, not hidden.
+    ``low`` and ``high`` are NaN if no interval can be given (for a single patient, for example); the text says so.
     """
 
     value: float
@@ -35,12 +35,12 @@ class Interval(Record):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Confidence level, 0 to 1."""
     n: Annotated[int, Field(ge=0)]
-    """How many independent units (patients, slides, lesions) the figure rests on."""
+    """Number of independent units (patients, slides, lesions) behind the value."""
     method: str
-    """How the interval was made, such as ``Wilson`` or ``percentile bootstrap by patient (2000)``."""
+    """Interval method, such as ``Wilson`` or ``percentile bootstrap by patient (2000)``."""
 
     def __str__(self) -> str:
-        """``0.82 (95 % CI 0.75-0.88, n = 108)``; the method is kept in the record."""
+        """``0.82 (95 % CI 0.75-0.88, n = 108)``, without the method."""
         if not math.isfinite(self.low):
             return f"{self.value:.3g} (no interval, n = {self.n})"
         if self.low == self.high:
@@ -48,12 +48,12 @@ class Interval(Record):
         return f"{self.value:.3g} ({self.level:.0%} CI {self.low:.3g}-{self.high:.3g}, n = {self.n})".replace("%", " %")
 
     def __contains__(self, value: float) -> bool:
-        """Whether ``value`` lies within the interval, its ends included."""
+        """Whether ``value`` lies within the interval, including its limits."""
         return self.low <= value <= self.high
 
 
 class PairedTest(Record):
-    """A comparison of two things measured on the same patients."""
+    """A paired comparison on the same patients."""
 
     difference: Interval
     """First minus second."""
@@ -64,7 +64,7 @@ class PairedTest(Record):
 
 
 def wilson(successes: int, n: int, *, level: float = 0.95, continuity: bool = False) -> Interval:
-    """Return a share with Wilson's score interval.
+    """Return a proportion with Wilson's score interval.
 
     Parameters
     ----------
@@ -73,12 +73,12 @@ def wilson(successes: int, n: int, *, level: float = 0.95, continuity: bool = Fa
     level
         Confidence level, 0 to 1.
     continuity
-        Use the continuity correction (Newcombe 1998, Stat Med 17:857, method 4), as some papers print.
+        Use the continuity correction (Newcombe 1998, Stat Med 17:857, method 4), as some papers report.
 
     Raises
     ------
     UsageError
-        Counts that cannot be.
+        Invalid counts.
 
     Examples
     --------
@@ -98,9 +98,9 @@ def poisson_interval(count: int, *, exposure: float = 1.0, level: float = 0.95) 
     Parameters
     ----------
     count
-        Events seen (mitoses), at least 0.
+        Observed events (mitoses), at least 0.
     exposure
-        What they were seen in (mm²), above 0; the rate is ``count / exposure``.
+        Exposure (area in mm²), above 0; the rate is ``count / exposure``.
     level
         Confidence level, 0 to 1.
 
@@ -120,9 +120,7 @@ def poisson_interval(count: int, *, exposure: float = 1.0, level: float = 0.95) 
     6.92 (95 % CI 3.58-12.1, n = 12)
     """
     if count < 0 or not exposure > 0:
-        raise UsageError(
-            f"count {count} in an exposure of {exposure}: the count must not be negative, the exposure > 0"
-        )
+        raise UsageError(f"count {count} in an exposure of {exposure}: the count must be >= 0 and the exposure > 0")
     tail = (1 - level) / 2
     low = stats.chi2.ppf(tail, 2 * count) / 2 if count else 0.0
     high = stats.chi2.ppf(1 - tail, 2 * count + 2) / 2
@@ -137,12 +135,12 @@ def poisson_interval(count: int, *, exposure: float = 1.0, level: float = 0.95) 
 
 
 def mean_interval(values: Sequence[float] | Floats, *, level: float = 0.95) -> Interval:
-    """Return a mean with Student's t interval; ends are NaN below two values.
+    """Return a mean with Student's t interval; the limits are NaN with fewer than two values.
 
     Parameters
     ----------
     values
-        Independent measurements, one a unit (reader, patient).  Folds of one cross-validation share their training
+        Independent measurements, one per unit (reader, patient).  Folds of one cross-validation share their training
         data and are not independent.
     level
         Confidence level, 0 to 1.
@@ -154,7 +152,7 @@ def mean_interval(values: Sequence[float] | Floats, *, level: float = 0.95) -> I
     """
     array = np.asarray(values, dtype=float)
     if array.size == 0:
-        raise UsageError("there are no values to take the mean of")
+        raise UsageError("the mean needs at least one value")
     mean = float(array.mean())
     if array.size < 2:
         return Interval(value=mean, low=np.nan, high=np.nan, level=level, n=array.size, method="t, needs two values")
@@ -165,12 +163,12 @@ def mean_interval(values: Sequence[float] | Floats, *, level: float = 0.95) -> I
 def mcnemar(
     first: npt.NDArray[np.generic], second: npt.NDArray[np.generic], *, level: float = 0.95, exact: bool = True
 ) -> PairedTest:
-    """Compare two shares of right answers on the same cases (McNemar 1947).
+    """Compare two accuracies on the same cases (McNemar 1947).
 
     Parameters
     ----------
     first, second
-        Whether each case was right, bool, shape (N,).
+        Whether each case was correct, bool, shape (N,).
     level
         Confidence level, 0 to 1.
     exact
@@ -179,7 +177,7 @@ def mcnemar(
     Returns
     -------
     PairedTest
-        Difference of the shares with Wald's interval for paired shares (Agresti, Categorical Data Analysis,
+        Difference of the proportions with Wald's interval for paired proportions (Agresti, Categorical Data Analysis,
         section 10.1.1); ``statistic`` is the smaller discordant count (exact) or chi-squared.
 
     Raises
@@ -196,7 +194,7 @@ def mcnemar(
     """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:
-        raise UsageError(f"answers have shapes {a.shape} and {b.shape}, expected two equal lists that are not empty")
+        raise UsageError(f"answers have shapes {a.shape} and {b.shape}, expected two non-empty lists of equal length")
     n = a.size
     only_first, only_second = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     discordant = only_first + only_second
@@ -220,4 +218,6 @@ def mcnemar(
 
 def _check_counts(successes: int, n: int) -> None:
     if n < 1 or not 0 <= successes <= n:
-        raise UsageError(f"{successes} of {n} is no share", remedy="Counts must satisfy 0 <= successes <= n and n >= 1")
+        raise UsageError(
+            f"{successes} of {n} is not a proportion", remedy="Counts must satisfy 0 <= successes <= n and n >= 1"
+        )

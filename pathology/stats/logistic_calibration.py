@@ -1,4 +1,4 @@
-"""Calibration of a yes-or-no model: how far predicted probabilities can be believed, and their correction."""
+"""Calibration of a binary model: reliability of predicted probabilities, and their correction."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["CalibrationGroup", "LogisticCalibration", "calibration_groups", "dra
 class LogisticCalibration(Record):
     """Cox's calibration line (Cox 1958): observed log odds = ``intercept + slope x`` predicted log odds.
 
-    A slope below 1 means predictions too extreme, which is what overfitting does.
+    A slope below 1 means predictions are too extreme, a sign of overfitting.
     """
 
     intercept: float
     slope: float
 
     def apply(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Turn scores (log odds) into probabilities."""
+        """Convert scores (log odds) to probabilities."""
         return np.asarray(1 / (1 + np.exp(-(self.intercept + self.slope * np.asarray(scores, float)))), float)
 
 
 class CalibrationGroup(Record):
-    """Patients with alike predictions."""
+    """Patients with similar predictions."""
 
     predicted: float
     """Mean predicted probability."""
     observed: Interval
-    """Observed share with Wilson's interval."""
+    """Observed proportion with Wilson's interval."""
 
 
 def fit_calibration(
@@ -51,20 +51,20 @@ def fit_calibration(
     labels
         0 or 1, length N.
     scores
-        Log odds, or any score that grows with them, shape (N,).
+        Log odds, or any score that increases with them, shape (N,).
     penalty
-        Ridge on the slope of the standardised score; above 0 where scores may separate the classes.
+        Ridge penalty on the slope of the standardised score; use above 0 if scores may separate the classes.
 
     Raises
     ------
     UsageError
-        One class only, or scores that do not vary.
+        Only one class, or constant scores.
     """
     truth, values = np.asarray(labels), np.asarray(scores, float)
     if len(set(truth.tolist())) < 2 or float(values.std()) == 0:
         raise UsageError("a calibration line needs both classes and scores that vary")
     scale = float(values.std())
-    strength = 1e10 if penalty == 0 else 1 / penalty  # no penalty, to the last digit
+    strength = 1e10 if penalty == 0 else 1 / penalty  # effectively no penalty
     model = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000).fit(values[:, None] / scale, truth)
     return LogisticCalibration(intercept=float(model.intercept_[0]), slope=float(model.coef_[0, 0]) / scale)
 
@@ -72,7 +72,7 @@ def fit_calibration(
 def calibration_groups(
     labels: NDArray[np.integer], probabilities: NDArray[np.floating], *, groups: int = 4
 ) -> tuple[CalibrationGroup, ...]:
-    """Compare predicted with observed shares in groups of alike size, from the lowest predictions to the highest."""
+    """Compare predicted and observed proportions in equal-sized groups, ordered by prediction."""
     order = np.argsort(probabilities, kind="stable")
     return tuple(
         CalibrationGroup(
@@ -83,14 +83,14 @@ def calibration_groups(
 
 
 def draw_calibration(models: dict[str, tuple[CalibrationGroup, ...]], *, title: str = "") -> Figure:
-    """Draw predicted against observed shares with their intervals."""
+    """Plot observed against predicted proportions with intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
     for number, (name, groups) in enumerate(models.items()):
-        # Side by side, so that intervals of two models do not cover each other.
+        # Offset, so that intervals of different models do not overlap.
         x = [g.predicted + 0.008 * number for g in groups]
         y = [g.observed.value for g in groups]
         below = [max(0.0, g.observed.value - g.observed.low) for g in groups]
@@ -99,7 +99,7 @@ def draw_calibration(models: dict[str, tuple[CalibrationGroup, ...]], *, title: 
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("Predicted probability")
-    axes.set_ylabel("Observed share, 95 % interval")
+    axes.set_ylabel("Observed proportion, 95 % interval")
     axes.legend(frameon=False, fontsize=9)
     if title:
         axes.set_title(title, fontsize=12)

@@ -1,7 +1,7 @@
-"""Nomograms: a regression model as a drawing that is read with a ruler.
+"""Nomograms: a regression model as a chart that is read with a ruler.
 
 Each predictor has an axis; a value on it gives points; the sum of points gives the probability.  The predictor with
-the widest effect spans 100 points.  The drawing is exact: points reproduce the linear predictor.
+the largest effect spans 100 points.  The chart is exact: points reproduce the linear predictor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NomogramTerm(Record):
     """One predictor."""
 
     name: str
-    """As on the axis."""
+    """Label on the axis."""
     coefficient: float
     """Log odds or log hazard per unit."""
     low: float
@@ -34,7 +34,7 @@ class NomogramTerm(Record):
     high: float
     """Upper end of the axis."""
     labels: tuple[tuple[str, float], ...] = ()
-    """For a categorical predictor: names of its values; empty for a number."""
+    """For a categorical predictor: names of its values; empty for a numeric one."""
 
     @model_validator(mode="after")
     def _extent(self) -> NomogramTerm:
@@ -53,11 +53,11 @@ class Nomogram(Record):
 
     terms: Annotated[tuple[NomogramTerm, ...], Field(min_length=1)]
     intercept: float = 0.0
-    """Of the linear predictor; for a hazards model minus the centre it was fitted at."""
+    """Intercept of the linear predictor; for a hazards model, minus the centre it was fitted at."""
     baseline_survival: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
-    """For a hazards model: name of a time (``3 years``) to survival at linear predictor 0.  ``None``: logistic."""
+    """For a hazards model: survival at linear predictor 0 by time (``3 years``).  ``None``: logistic."""
     outcome: str = "probability"
-    """What the probability is of, such as ``lung metastasis``."""
+    """The event predicted, such as ``lung metastasis``."""
 
     @property
     def points_per_unit(self) -> float:
@@ -68,7 +68,7 @@ class Nomogram(Record):
         return 100 / widest
 
     def points(self, term: NomogramTerm, value: float) -> float:
-        """Return the points of a value; 0 at the end of the axis with the lower risk."""
+        """Return the points of a value; 0 at the low-risk end of the axis."""
         lowest = term.coefficient * (term.low if term.coefficient >= 0 else term.high)
         return (term.coefficient * value - lowest) * self.points_per_unit
 
@@ -86,19 +86,19 @@ class Nomogram(Record):
         return sum(self.points(t, values[t.name]) for t in self.terms)
 
     def linear_predictor(self, total: float) -> float:
-        """Return the linear predictor that a sum of points stands for."""
+        """Return the linear predictor for a sum of points."""
         lowest = sum(t.coefficient * (t.low if t.coefficient >= 0 else t.high) for t in self.terms)
         return self.intercept + lowest + total / self.points_per_unit
 
     def probability(self, total: float, time: str | None = None) -> float:
-        """Return the probability that a sum of points stands for.
+        """Return the probability for a sum of points.
 
         Parameters
         ----------
         total
             Sum of points.
         time
-            For a hazards model: which of the times; the result is the probability of the event by then.
+            For a hazards model: one of its times; the result is the probability of the event by then.
         """
         eta = self.linear_predictor(total)
         if self.baseline_survival is None:
@@ -124,12 +124,12 @@ _PROBABILITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95,
 
 
 def draw_nomogram(nomogram: Nomogram, *, title: str = "") -> Figure:
-    """Draw the nomogram as the field does: points above, predictors, total points, probabilities below.
+    """Plot the nomogram in the usual layout: points at the top, predictors, total points, probabilities at the bottom.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Not attached to any window; save it with ``savefig``.
+        Not attached to a window; save it with ``savefig``.
     """
     from matplotlib.figure import Figure
 
@@ -152,7 +152,7 @@ def draw_nomogram(nomogram: Nomogram, *, title: str = "") -> Figure:
         last, reached = -np.inf, ""
         for place, label in sorted(zip(places, labels, strict=True)):
             axes.plot([place, place], [-row, -row + 0.12], color="black", linewidth=0.8)
-            # Labels that would overlap are left out; the tick stays.  A character is about 0.8 points wide.
+            # Labels that would overlap are omitted; the tick stays.  A character is about 0.8 points wide.
             if place - last > 0.4 * (len(reached) + len(label)) + 0.8:
                 axes.text(place, -row + 0.17, label, ha="center", va="bottom", fontsize=8)
                 last, reached = place, label
@@ -186,7 +186,7 @@ def draw_nomogram(nomogram: Nomogram, *, title: str = "") -> Figure:
 
 
 def _round_values(low: float, high: float) -> NDArray[np.float64]:
-    """Five to ten round numbers within a range, its ends included where round."""
+    """Return five to ten round numbers within a range, including its ends if round."""
     step = 10 ** np.floor(np.log10((high - low) / 5))
     for factor in (1, 2, 5, 10):
         if (high - low) / (step * factor) <= 10:

@@ -1,11 +1,11 @@
-"""A score for slides that are unlike anything the model was trained on.
+"""Out-of-distribution score for slides unlike the training data.
 
-A patch's score is the squared Mahalanobis distance of features of the network (its last or its first) from the nearest
-class mean of the training patches, with one covariance for all classes (Lee et al. 2018, NeurIPS, "A simple unified
-framework for detecting out-of-distribution samples", without input perturbation), shrunk as of Ledoit and Wolf (2004,
+A patch's score is the squared Mahalanobis distance of network features (last or first layers) from the nearest class
+mean of the training patches, with one covariance for all classes (Lee et al. 2018, NeurIPS, "A simple unified framework
+for detecting out-of-distribution samples", without input perturbation), shrunk according to Ledoit and Wolf (2004,
 Journal of Multivariate Analysis), and divided by the number of features: about 1 for a training patch.  A slide's score
-is the median over its patches, so that a fold or a pen mark does not decide.  The limit is the conformal quantile of
-the scores of calibration slides: a slide like those exceeds it with the stated false-alarm rate at most.
+is the median over its patches, which is robust to a fold or a pen mark.  The limit is the conformal quantile of the
+scores of calibration slides: a slide like those exceeds it at most at the stated false-alarm rate.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ Floats = npt.NDArray[np.floating]
 
 
 class OutOfDomainRule(Record):
-    """When a slide counts as outside what the model was trained on."""
+    """Rule for when a slide counts as out of distribution."""
 
     limit: float | None
-    """Slide score above which it does; ``None``: too few calibration slides to state a limit at this rate."""
+    """Slide score above which it does; ``None``: too few calibration slides for a limit at this rate."""
     false_alarm: Annotated[float, Field(gt=0, lt=1)]
-    """Stated chance that a slide like the calibration slides exceeds the limit."""
+    """Probability that a slide like the calibration slides exceeds the limit."""
     n: Annotated[int, Field(ge=0)]
-    """Calibration slides the limit was found on."""
+    """Number of calibration slides (or patients) behind the limit."""
     unit: str
-    """What was counted: patients, or slides where there were too few patients."""
+    """Unit of the count: patients, or slides if there were too few patients."""
     features: Annotated[int, Field(ge=1)]
     """Number of features."""
     layer: Literal["penultimate", "stem"] = "penultimate"
-    """Which: those that the classes are told by, or mean and deviation of the network's first layers
-    (:class:`pathology.networks.stem.StemFeatures`), which keep what classes forget."""
+    """Which features: the penultimate ones, or mean and deviation of the network's first layers
+    (:class:`pathology.networks.stem.StemFeatures`), which keep what the last layers discard."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = "0" * 64
     """SHA-256 of the file with the class means and the covariance; set when the bundle is written."""
     data: str = ""
-    """Which data the limit was found on, and what that means for the rate."""
+    """Data the limit was fitted on, and its implications for the rate."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureDomain:
-    """Where a network's penultimate features lie for its training patches.
+    """Distribution of a network's penultimate features on its training patches.
 
     Attributes
     ----------
     centres : numpy.ndarray
         ``(C, F)`` float32 class means, whitened.
     whitening : numpy.ndarray
-        ``(F, F)`` float32; features times it have the identity as covariance.
+        ``(F, F)`` float32; features multiplied by it have identity covariance.
     """
 
     centres: npt.NDArray[np.float32]
@@ -91,12 +91,12 @@ def fit_domain(features: Floats, labels: Sequence[int] | npt.NDArray[np.integer]
     features
         ``(N, F)`` penultimate features of training patches.
     labels
-        Class numbers, length N; a class without patches has no mean and is nobody's nearest.
+        Class numbers, length N; a class without patches has no mean and is never the nearest.
 
     Raises
     ------
     UsageError
-        If shapes do not fit, a feature is not finite, or there are fewer than two patches of a class.
+        If shapes do not match, a feature is not finite, or a class has fewer than two patches.
     """
     from sklearn.covariance import LedoitWolf
 
@@ -105,7 +105,7 @@ def fit_domain(features: Floats, labels: Sequence[int] | npt.NDArray[np.integer]
         raise UsageError(f"features: expected ({len(truth)}, F), all finite, got {values.shape}")
     classes, sizes = np.unique(truth, return_counts=True)
     if not len(classes) or sizes.min() < 2:
-        raise UsageError("features: expected two patches of each class at least")
+        raise UsageError("features: expected at least two patches of each class")
     means = np.stack([values[truth == k].mean(axis=0) for k in classes])
     covariance = LedoitWolf(assume_centered=True).fit(values - means[np.searchsorted(classes, truth)]).covariance_
     variances, axes = np.linalg.eigh(covariance)
@@ -116,7 +116,7 @@ def fit_domain(features: Floats, labels: Sequence[int] | npt.NDArray[np.integer]
 
 
 def slide_score(patch_scores: Floats) -> float:
-    """Return a slide's score: the median over its patches, those that could not be read (NaN) left out."""
+    """Return a slide's score: the median over its readable patches (NaN excluded)."""
     values = np.asarray(patch_scores, np.float64)
     values = values[~np.isnan(values)]
     return float(np.median(values)) if len(values) else float("nan")
@@ -132,7 +132,7 @@ def fit_limit(
     data: str = "",
     seed: int = 0,
 ) -> OutOfDomainRule:
-    """Find the limit on slides that trained nothing.
+    """Fit the limit on slides not used in training.
 
     Parameters
     ----------
@@ -141,20 +141,20 @@ def fit_limit(
     features
         Number of features behind them.
     patients
-        Patient of each slide; one slide a patient is drawn, and the rate then holds for new patients.  ``None``: every
-        slide counts, and the rate holds for further slides of the same patients only.
+        Patient of each slide; one slide per patient is drawn, and the rate then holds for new patients.  ``None``:
+        every slide counts, and the rate only holds for further slides of the same patients.
     false_alarm
-        Wanted rate.
+        Target false-alarm rate.
     layer
-        Where the features are from.
+        Layer of the features.
     data
-        Said in the rule.
+        Description of the data, stored in the rule.
     seed
-        Of the draw.
+        Seed of the draw.
     """
     values = np.asarray(scores, np.float64)
     if not np.isfinite(values).all():
-        raise UsageError("scores: some are not finite", remedy="Leave out slides without readable patches")
+        raise UsageError("scores: some are not finite", remedy="Exclude slides without readable patches")
     rows = np.arange(len(values)) if patients is None else one_per_patient(patients, seed=seed)
     return OutOfDomainRule(
         limit=conformal_quantile(values[rows], false_alarm),

@@ -19,17 +19,17 @@ class ReaderStudy(Record):
     readers: int
     cases: int
     unaided: Interval
-    """Mean accuracy over readers; the interval is for the mean of readers like these (t)."""
+    """Mean accuracy over readers; the t interval generalises to readers like these."""
     unaided_sd: float
-    """Standard deviation between readers: what papers print behind a plus-minus sign."""
+    """Standard deviation between readers, the value papers report after ±."""
     aided: Interval
     aided_sd: float
     gain: Interval
-    """Aided minus unaided, bootstrapped over readers and cases: for other readers on other cases."""
+    """Aided minus unaided, bootstrapped over readers and cases: generalises to other readers and other cases."""
     t_test: PairedTest
-    """Paired t test over readers: for other readers on these cases."""
+    """Paired t test over readers: generalises to other readers on these cases."""
     wilcoxon_p: float
-    """Wilcoxon signed-rank test over readers, exact where there are no ties; NaN where nobody changed."""
+    """Wilcoxon signed-rank test over readers, exact without ties; NaN if no reader changed."""
     by_reader: tuple[PairedTest, ...]
     """McNemar's exact test for each reader."""
 
@@ -42,16 +42,16 @@ def reader_study(
     resamples: int = 2000,
     seed: int = 0,
 ) -> ReaderStudy:
-    """Compare readers' accuracy without and with aid, each reader reading every case both ways.
+    """Compare readers' accuracy without and with aid; each reader reads every case both ways.
 
     Parameters
     ----------
     unaided, aided
-        Whether each answer was right, bool, shape (R readers, C cases).
+        Whether each answer was correct, bool, shape (R readers, C cases).
     level
         Confidence level, 0 to 1.
     resamples, seed
-        Of the bootstrap over readers and cases.
+        Settings of the bootstrap over readers and cases.
 
     Raises
     ------

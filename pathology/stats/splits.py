@@ -1,8 +1,8 @@
-"""Splits that keep a patient on one side, and an audit that fails loudly when somebody's split does not.
+"""Splits that keep each patient in one part, and an audit that fails if a split does not.
 
-Rows are whatever is learnt from (tiles, slides, scans, patients).  Every function takes one patient id a row and
-returns row numbers, so that a split can be stored beside the table it belongs to.  Splits depend on the seed and on
-the *set* of patients, not on the order of the rows.
+Rows are the samples (tiles, slides, scans, patients).  Every function takes one patient id per row and returns row
+numbers, so that a split can be stored next to its table.  Splits depend on the seed and on the *set* of patients, not
+on the order of the rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 Rows = npt.NDArray[np.int64]
 
-# How Python, numpy and pandas write a value that is not there.
+# How Python, NumPy and pandas write a missing value.
 _MISSING = frozenset({"", "None", "nan", "NaN", "NaT", "<NA>"})
 
 
@@ -49,7 +49,7 @@ class Fold:
     repeat
         Number of the repeat, from 0.
     name
-        What is left out, where that has a name (a hospital, a patient); otherwise ``"fold 2"``.
+        Name of the group left out (a hospital, a patient), if any; otherwise ``"fold 2"``.
     """
 
     train: Rows
@@ -66,10 +66,10 @@ class NestedFold:
     Parameters
     ----------
     outer
-        Division that measures.
+        Split for evaluation.
     inner
-        Divisions of ``outer.train`` that choose; their row numbers count in the whole table, and no row of
-        ``outer.test`` is in any of them.
+        Splits of ``outer.train`` for model selection; their row numbers refer to the whole table, and none contains a
+        row of ``outer.test``.
     """
 
     outer: Fold
@@ -78,14 +78,14 @@ class NestedFold:
 
 @dataclass(frozen=True)
 class SplitAudit:
-    """What the audit of a clean split counted.
+    """Result of auditing a clean split.
 
     Parameters
     ----------
     rows, patients
-        Number of rows and of distinct patients by side.
+        Number of rows and of distinct patients by part.
     checked
-        What was compared between the sides, such as ``("rows", "patients", "slide fingerprints")``.
+        What was compared between the parts, such as ``("rows", "patients", "slide fingerprints")``.
     """
 
     rows: Mapping[str, int]
@@ -101,26 +101,26 @@ def grouped_k_fold(
     seed: int = 0,
     sites: Sequence[Hashable] | npt.NDArray[np.generic] | None = None,
 ) -> tuple[Fold, ...]:
-    """Divide rows into ``k`` folds, each patient tested exactly once, labels spread evenly over the folds.
+    """Split rows into ``k`` folds; each patient is tested exactly once, and labels are balanced across folds.
 
-    Patients (not rows) are dealt to the folds: where each patient has one label, no two folds differ by more than
-    one patient of that label.
+    Patients (not rows) are assigned to folds: if each patient has one label, no two folds differ by more than one
+    patient of that label.
 
     Parameters
     ----------
     patients
         Patient id of each row, length N.
     labels
-        What to spread evenly, one a row (a class, or a stratum such as event x time); ``None`` spreads patients.
+        What to balance, one per row (a class, or a stratum such as event x time); ``None`` balances patients.
         A patient whose rows differ counts once for each of its labels.
     k
         Number of folds, at least 2.
     seed
-        Decides the deal; the same seed gives the same folds.
+        Random seed; the same seed gives the same folds.
     sites
-        Hospital of each row.  When given, whole hospitals stay together, so that a model cannot score by knowing a
-        scanner; patients seen at two hospitals tie these together.  Labels are then spread as well as whole
-        hospitals allow.
+        Hospital of each row.  If given, whole hospitals stay together, so that a model cannot gain from recognising a
+        scanner; hospitals that share a patient stay together.  Labels are then balanced as well as whole hospitals
+        allow.
 
     Returns
     -------
@@ -150,9 +150,9 @@ def repeated_grouped_k_fold(
     seed: int = 0,
     sites: Sequence[Hashable] | npt.NDArray[np.generic] | None = None,
 ) -> tuple[Fold, ...]:
-    """Repeat :func:`grouped_k_fold` with different deals: ``k * repeats`` folds, repeat by repeat.
+    """Repeat :func:`grouped_k_fold` with different seeds: ``k * repeats`` folds, repeat by repeat.
 
-    Repeats share their patients: their spread says how much the deal matters, and is no confidence interval.
+    Repeats share their patients: their spread shows the effect of the split and is not a confidence interval.
     Parameters and errors are those of :func:`grouped_k_fold`.
     """
     if repeats < 1:
@@ -165,7 +165,7 @@ def repeated_grouped_k_fold(
 
 
 def leave_one_group_out(groups: Sequence[Hashable] | npt.NDArray[np.generic]) -> tuple[Fold, ...]:
-    """Leave each group out once (leave-one-patient-out, leave-one-hospital-out), in the order of the names.
+    """Leave each group out once (leave-one-patient-out, leave-one-hospital-out), sorted by name.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def leave_one_group_out(groups: Sequence[Hashable] | npt.NDArray[np.generic]) ->
     names = _ids(groups, "groups")
     distinct = sorted(set(names))
     if len(distinct) < 2:
-        raise UsageError(f"there is {len(distinct)} group, and leaving one out needs at least 2")
+        raise UsageError(f"leave-one-out needs at least 2 groups, got {len(distinct)}")
     column = np.asarray(names, dtype=object)
     return tuple(
         Fold(np.flatnonzero(column != name), np.flatnonzero(column == name), index=i, name=name)
@@ -198,15 +198,15 @@ def nested_folds(
     seed: int = 0,
     sites: Sequence[Hashable] | npt.NDArray[np.generic] | None = None,
 ) -> tuple[NestedFold, ...]:
-    """Outer folds that measure, each with inner folds that choose (epochs, penalties, cut-offs).
+    """Return outer folds for evaluation, each with inner folds for model selection (epochs, penalties, cut-offs).
 
-    Parameters are those of :func:`grouped_k_fold`; ``outer`` and ``inner`` count folds, ``repeats`` repeats the
-    outer division.
+    Parameters are those of :func:`grouped_k_fold`; ``outer`` and ``inner`` are numbers of folds, ``repeats`` repeats
+    the outer split.
 
     Raises
     ------
     UsageError
-        As in :func:`grouped_k_fold`, also when the training side has fewer patients than ``inner``.
+        As in :func:`grouped_k_fold`, or if the training part has fewer patients than ``inner``.
     """
     table = _Table(patients, labels, sites)
     result = []
@@ -230,12 +230,12 @@ def grouped_split(
     seed: int = 0,
     sites: Sequence[Hashable] | npt.NDArray[np.generic] | None = None,
 ) -> dict[str, Rows]:
-    """Divide rows once into named parts, such as ``{"train": 0.7, "tune": 0.15, "test": 0.15}``.
+    """Split rows once into named parts, such as ``{"train": 0.7, "tune": 0.15, "test": 0.15}``.
 
     Parameters
     ----------
     shares
-        Wanted share of the patients by part; positive, summing to 1.  Each part gets at least one patient (site).
+        Target fraction of the patients by part; positive, summing to 1.  Each part gets at least one patient (site).
     patients, labels, seed, sites
         As in :func:`grouped_k_fold`.
 
@@ -264,12 +264,12 @@ def grouped_split(
 
 
 def content_digest(content: bytes | npt.NDArray[np.generic]) -> str:
-    """Return a hash of pixels or bytes; equal for equal content whatever the file is called.
+    """Return a hash of pixels or bytes, independent of the file name.
 
     Parameters
     ----------
     content
-        Raw bytes, or an array (its shape and type count too).
+        Raw bytes, or an array (its shape and dtype are included).
     """
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
@@ -279,40 +279,40 @@ def content_digest(content: bytes | npt.NDArray[np.generic]) -> str:
 
 
 def audit_leakage(
-    sides: Mapping[str, Sequence[int] | Rows],
+    parts: Mapping[str, Sequence[int] | Rows],
     *,
     patients: Sequence[Hashable] | npt.NDArray[np.generic],
     fingerprints: Sequence[str | None] | None = None,
     contents: Sequence[str | bytes | npt.NDArray[np.generic] | None] | None = None,
     sites: Sequence[Hashable] | npt.NDArray[np.generic] | None = None,
 ) -> SplitAudit:
-    """Check that nothing stands on two sides of a split, and fail loudly if something does.
+    """Check that nothing is in two parts of a split.
 
     Parameters
     ----------
-    sides
-        Row numbers by side, such as ``{"train": ..., "test": ...}``; two sides or more.
+    parts
+        Row numbers by part, such as ``{"train": ..., "test": ...}``; two or more parts.
     patients
         Patient id of every row of the table.
     fingerprints
-        Slide fingerprint of every row: catches one slide filed under two patients.  ``None`` where unknown.
+        Slide fingerprint of every row: catches one slide filed under two patients.  ``None`` if unknown.
     contents
-        Content of every row, as bytes, array or ready digest (:func:`content_digest`): catches the same picture
-        or measurements copied under another name.  ``None`` where unknown.
+        Content of every row, as bytes, array or digest (:func:`content_digest`): catches the same image or measurements
+        copied under another name.  ``None`` if unknown.
     sites
-        Hospital of every row; give it only where hospitals are meant to be kept apart.
+        Hospital of every row; give it only if hospitals must not be in two parts.
 
     Returns
     -------
     SplitAudit
-        Counts and what was checked, to be kept with the results.
+        Counts and what was checked, to store with the results.
 
     Raises
     ------
     LeakageError
-        A row, patient, slide, content or site is on two sides; the message names up to five of them.
+        A row, patient, slide, content or site is in two parts; the message names up to five of them.
     UsageError
-        Lengths differ, an id is missing, a row number does not exist, fewer than two sides, or an empty side.
+        Lengths differ, an id is missing, a row number is out of range, fewer than two parts, or an empty part.
 
     Examples
     --------
@@ -320,15 +320,15 @@ def audit_leakage(
     {'train': 2, 'test': 2}
     """
     owner = _ids(patients, "patients")
-    if len(sides) < 2:
-        raise UsageError(f"there is {len(sides)} side, and leakage needs at least two to compare")
+    if len(parts) < 2:
+        raise UsageError(f"an audit needs at least two parts, got {len(parts)}")
     rows: dict[str, Rows] = {}
-    for name, numbers in sides.items():
+    for name, numbers in parts.items():
         array = np.asarray(numbers, dtype=np.int64).ravel()
         if array.size == 0:
-            raise UsageError(f"the side '{name}' has no rows", remedy="Use fewer folds or more patients")
+            raise UsageError(f"part '{name}' has no rows", remedy="Use fewer folds or more patients")
         if array.min() < 0 or array.max() >= len(owner):
-            raise UsageError(f"the side '{name}' names row {array.max()} of a table of {len(owner)} rows")
+            raise UsageError(f"part '{name}' has row {array.max()}, but the table has only {len(owner)} rows")
         rows[name] = array
     columns: dict[str, Sequence[str | None]] = {
         "rows": [str(i) for i in range(len(owner))],
@@ -354,27 +354,27 @@ def audit_leakage(
 def _fail_if_shared(what: str, column: Sequence[str | None], owner: Sequence[str], rows: Mapping[str, Rows]) -> None:
     seen: dict[str, tuple[str, int]] = {}
     shared: dict[str, str] = {}
-    for side, numbers in rows.items():
+    for part, numbers in rows.items():
         for i in numbers:
             value = column[i]
             if value is None:
                 continue
-            first_side, first_row = seen.setdefault(value, (side, int(i)))
-            if first_side != side and value not in shared:
+            first_part, first_row = seen.setdefault(value, (part, int(i)))
+            if first_part != part and value not in shared:
                 shared[value] = (
-                    f"{value[:40]} (row {first_row} in {first_side}, patient {owner[first_row]}; "
-                    f"row {i} in {side}, patient {owner[i]})"
+                    f"{value[:40]} (row {first_row} in {first_part}, patient {owner[first_row]}; "
+                    f"row {i} in {part}, patient {owner[i]})"
                 )
     if shared:
         examples = "; ".join(list(shared.values())[:5])
         raise LeakageError(
-            f"{len(shared)} {what} on both sides of the split: {examples}",
+            f"{len(shared)} {what} in two parts of the split: {examples}",
             remedy="Split by patient, and file copies of a slide under one patient",
         )
 
 
 class _Table:
-    """Rows reduced to what a split needs: who owns them, what is to be spread, what stays together."""
+    """Rows reduced to what a split needs: patients, labels to balance, and sites to keep together."""
 
     def __init__(
         self,
@@ -417,12 +417,12 @@ class _Table:
 
 
 def _deal(table: _Table, weights: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.int64]:
-    """Assign each row's part: big and rare units first, each to the part that lacks its labels most."""
+    """Assign each row to a part: large and rare units first, each to the part that lacks its labels most."""
     units = table.units()
     if len(units) < len(weights):
         kind = "patients" if table.sites is None else "independent sites"
         raise UsageError(
-            f"there are {len(units)} {kind} for {len(weights)} parts",
+            f"only {len(units)} {kind} for {len(weights)} parts",
             remedy="Use fewer folds" if table.sites is None else "Use fewer folds or split without sites",
         )
     names = sorted(set(table.labels))
@@ -449,7 +449,7 @@ def _deal(table: _Table, weights: npt.NDArray[np.float64], seed: int) -> npt.NDA
     part_of: dict[str, int] = {}
     for position, u in enumerate(order):
         own = counts[u] > 0
-        # Fill relative to the part's share: a part at its share of every label stands at 1.
+        # Fill level relative to the part's target fraction: 1 when it has its share of every label.
         fill = ((held[:, own] + counts[u][own]) / (share[:, None] * frequency[own])).max(axis=1)
         whole = (total + sizes[u]) / share
         empty = np.flatnonzero(total == 0)
@@ -477,7 +477,7 @@ def _ids(values: Iterable[Hashable] | npt.NDArray[np.generic], what: str) -> lis
     for i, value in enumerate(values):
         text = str(value)
         if text in _MISSING:
-            raise UsageError(f"{what} is missing in row {i}", remedy="Give every row an id, or leave the row out")
+            raise UsageError(f"{what} is missing in row {i}", remedy="Give every row an id, or remove the row")
         result.append(text)
     if not result:
         raise UsageError(f"{what} is empty", remedy="Give at least one row")
@@ -485,6 +485,6 @@ def _ids(values: Iterable[Hashable] | npt.NDArray[np.generic], what: str) -> lis
 
 
 def _derived_seed(seed: int, *path: str | int) -> int:
-    """A seed for a part of the work, so that changing one number of folds does not reshuffle the others."""
+    """Derive a seed for a subtask, so that changing one number of folds does not reshuffle the others."""
     text = ":".join(map(str, (seed, *path)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -1,4 +1,4 @@
-"""Temperature scaling: probabilities that mean what they say, fitted on patients who trained nothing."""
+"""Temperature scaling: calibrated probabilities, fitted on patients not used in training."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Floats = npt.NDArray[np.floating]
 _LOG_RANGE = (-4.0, 4.0)
 """Natural logarithms of the temperatures searched: 0.018 to 55, beyond which a softmax is a step or flat."""
 _TINY = 1e-12
-"""Smallest probability taken a logarithm of: a probability stored as 0 would cost infinitely much."""
+"""Lower clip of probabilities before the logarithm: a stored 0 would have infinite loss."""
 
 
 class TemperatureFit(Record):
-    """A fitted temperature and what it did."""
+    """A fitted temperature and its effect."""
 
     temperature: Annotated[float, Field(gt=0)]
-    """Logits are divided by it before the softmax; above 1 the model was too sure of itself."""
+    """Logits are divided by it before the softmax; above 1, the model was overconfident."""
     loss_before: float
-    """Mean negative log likelihood (nats) at temperature 1, on the rows fitted on."""
+    """Mean negative log likelihood (nats) at temperature 1, on the fitted rows."""
     loss_after: float
     """The same at the fitted temperature; never above ``loss_before``."""
     n: Annotated[int, Field(ge=1)]
-    """Rows fitted on."""
+    """Number of fitted rows."""
     groups: Annotated[int, Field(ge=1)]
-    """Patients (or slides) they are from, each of which counts the same."""
+    """Their patients (or slides), weighted equally."""
 
 
 class ReliabilityBin(Record):
@@ -45,9 +45,9 @@ class ReliabilityBin(Record):
     high: float
     """Upper edge, included."""
     confidence: float | None
-    """Mean probability of the leading class; ``None`` in an empty bin."""
+    """Mean probability of the predicted class; ``None`` in an empty bin."""
     accuracy: float | None
-    """Share called right; ``None`` in an empty bin."""
+    """Fraction classified correctly; ``None`` in an empty bin."""
     n: Annotated[int, Field(ge=0)]
     """Rows in the bin."""
 
@@ -60,7 +60,7 @@ def negative_log_likelihood(
     Parameters
     ----------
     logits
-        ``(N, C)``; logarithms of probabilities serve as well, since a softmax does not mind a constant.
+        ``(N, C)``; log probabilities also work, since a softmax is invariant to a constant.
     labels
         Class numbers, length N.
     temperature
@@ -79,20 +79,21 @@ def fit_temperature(
     *,
     groups: Sequence[str] | npt.NDArray[np.generic] | None = None,
 ) -> TemperatureFit:
-    """Find the temperature of least negative log likelihood (Guo et al. 2017, ICML, section 4.2).
+    """Find the temperature that minimises the negative log likelihood (Guo et al. 2017, ICML, section 4.2).
 
-    The loss is convex in the inverse temperature, so the minimum found is the only one.  Where few patients are all
-    called right it lies at certainty, which few patients do not show: a temperature below 1 therefore makes the mean
-    probability of the leading class at most (n + 1) / (n + 2) for n patients, Laplace's rule of succession.
+    The loss is convex in the inverse temperature, so the minimum is unique.  If all of a few patients are classified
+    correctly, the minimum lies at full certainty, which so few patients cannot support: below temperature 1, the mean
+    probability of the predicted class is therefore limited to (n + 1) / (n + 2) for n patients, Laplace's rule of
+    succession.
 
     Parameters
     ----------
     logits
-        ``(N, C)`` of calibration patients; logarithms of probabilities serve as well.
+        ``(N, C)`` of calibration patients; log probabilities also work.
     labels
         Class numbers, length N.
     groups
-        Patient of each row: each patient then weighs the same, however many rows are his.  ``None``: each row does.
+        Patient of each row; patients are then weighted equally.  ``None``: rows are weighted equally.
 
     Raises
     ------
@@ -112,7 +113,7 @@ def fit_temperature(
     if values.ndim != 2 or not len(values) or len(values) != len(truth):
         raise UsageError(f"logits: expected (N, C) with N = {len(truth)} >= 1, got {values.shape}")
     if not np.isfinite(values).all():
-        raise UsageError("logits: some are not finite", remedy="Leave out patches that could not be read")
+        raise UsageError("logits: some are not finite", remedy="Exclude patches that could not be read")
     owners = np.arange(len(truth)) if groups is None else np.asarray(groups)
     _, place, size = np.unique(owners, return_inverse=True, return_counts=True)
     weights = 1 / size[place] / len(size)
@@ -129,7 +130,7 @@ def fit_temperature(
     best = float(minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded", options={"xatol": 1e-6}).x)
     most = (len(size) + 1) / (len(size) + 2)
     if best < 0 and sureness(best) > most:
-        # Sureness falls with temperature, and the loss between here and the minimum rises: the bound is the best left.
+        # Confidence falls with temperature and the loss rises away from the minimum, so the bound is the best allowed.
         best = 0.0 if sureness(0.0) >= most else float(brentq(lambda t: sureness(t) - most, best, 0.0))
     before, after = loss(0.0), loss(best)
     if after >= before:
@@ -163,7 +164,7 @@ def tempered(probabilities: Floats, temperature: float) -> npt.NDArray[np.float6
 def reliability(
     labels: Sequence[int] | npt.NDArray[np.integer], probabilities: Floats, *, bins: int = 15
 ) -> tuple[ReliabilityBin, ...]:
-    """Return the bins of a reliability diagram, those of
+    """Return the bins of a reliability diagram, as in
     :func:`pathology.stats.classification.expected_calibration_error`.
 
     Parameters
@@ -173,7 +174,7 @@ def reliability(
     probabilities
         ``(N, C)``.
     bins
-        Equal bins over 0..1.
+        Number of equal bins over 0..1.
     """
     truth, p = np.asarray(labels), np.asarray(probabilities, np.float64)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == truth

@@ -1,9 +1,9 @@
-"""Predictions from repeated cross-validation, and the area under the curve that they honestly give.
+"""Predictions from repeated cross-validation, and an unbiased area under their ROC curve.
 
-Predictions of different folds must not be compared with each other.  A fold whose test side happens to hold more
-events leaves fewer for training, so its model predicts lower: pooled over folds, a model that knows nothing scores
-*below* 0.5, the more so the fewer patients there are.  Therefore only patients of the same fold are compared, and the
-division is repeated so that every pair of patients meets.
+Predictions of different folds must not be compared with each other.  A fold whose test set happens to contain more
+events leaves fewer for training, so its model predicts lower: pooled over folds, an uninformative model scores *below*
+0.5, the more so the fewer patients there are.  Therefore only patients of the same fold are compared, and the
+cross-validation is repeated so that every pair of patients shares a fold.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NestedPredictions:
-    """Predictions of rows by models that never saw their patients.
+    """Predictions by models that never saw the rows' patients.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class NestedPredictions:
 
     def __post_init__(self) -> None:
         if self.values.shape != self.fold.shape or self.values.ndim != 2:
-            raise UsageError(f"values of shape {self.values.shape} for folds of shape {self.fold.shape}")
+            raise UsageError(f"values have shape {self.values.shape}, folds {self.fold.shape}; expected equal shapes")
 
     @property
     def mean(self) -> Floats:
@@ -63,11 +63,11 @@ def within_fold_area(
     labels
         0 or 1, length N.
     predictions
-        Of the N rows.
+        Predictions of the N rows.
     patients
-        Patient of each row; whole patients are drawn for the interval.
+        Patient of each row; whole patients are resampled for the interval.
     resamples, seed
-        Of the bootstrap.
+        Settings of the bootstrap.
 
     Raises
     ------

@@ -89,7 +89,7 @@ def test_weights_come_back_as_they_were_written(tmp_path):
     copy = load_activity_weights(tmp_path / "w.safetensors")
     assert np.array_equal(predict_activity(copy, x), predict_activity(network, x))
     (tmp_path / "w.safetensors").write_bytes(b"no")
-    with pytest.raises(BundleError, match="no weights of MethylationToActivity"):
+    with pytest.raises(BundleError, match="not weights of MethylationToActivity"):
         load_activity_weights(tmp_path / "w.safetensors")
 
 
@@ -100,7 +100,7 @@ def test_mistakes_name_what_is_wrong(sample, weights, tmp_path):
     to = ("-w", weights, "-o", tmp_path / "o.safetensors")
     twice = run("transfer", calls, promoters, signal, *to)
     assert isinstance(twice.exception, InputTableError)
-    assert "row 3: transcript 'T0' comes twice" in str(twice.exception)
+    assert "row 3: duplicate transcript 'T0'" in str(twice.exception)
     signal.write_text("EnsmblID_T\tchip\tcontrol\nT0\t1\t2\n")
     missing = run("transfer", calls, promoters, signal, *to)
     assert "60 transcripts have no signal, such as 'T1'" in str(missing.exception)

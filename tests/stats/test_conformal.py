@@ -134,7 +134,7 @@ def test_one_row_of_each_patient(patients, seed):
 
 
 def test_bad_input():
-    with pytest.raises(UsageError, match="expected as many"):
+    with pytest.raises(UsageError, match="expected equal"):
         fit_conformal(np.ones((2, 2)) / 2, [0])
-    with pytest.raises(UsageError, match="without gaps"):
+    with pytest.raises(UsageError, match="without missing values"):
         fit_conformal(np.array([[np.nan, 1.0]]), [0])

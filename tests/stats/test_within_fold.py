@@ -45,7 +45,7 @@ def test_every_pair_is_weighed_by_how_often_it_met():
 
 
 def test_wrong_inputs_are_refused():
-    with pytest.raises(UsageError, match="folds of shape"):
+    with pytest.raises(UsageError, match="expected equal shapes"):
         NestedPredictions(np.zeros((1, 3)), np.zeros((1, 4), np.int64))
     apart = NestedPredictions(np.zeros((1, 2)), np.array([[0, 1]]))
     with pytest.raises(UsageError, match="share a fold"):

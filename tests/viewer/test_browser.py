@@ -109,7 +109,7 @@ def test_a_failed_slide_says_why(opened, seen):
     assert "The file is cut off" in page.locator("tr.failed").inner_text()
     page.get_by_role("link", name="bad").click()
     page.wait_for_selector(".notice.failed")
-    assert "3 of its 12 stored tiles lie behind its end" in page.inner_text(".notice.failed")
+    assert "3 of its 12 stored tiles lie beyond its end" in page.inner_text(".notice.failed")
     assert page.locator(".pane").count() == 0
 
 

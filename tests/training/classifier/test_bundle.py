@@ -13,7 +13,7 @@ def test_a_figure_without_an_interval_says_why():
     assert figure.interval is None
     assert "0.500" in figure.note
     assert "needs two of each" in figure.note
-    none = Interval(value=np.nan, low=np.nan, high=np.nan, n=0, method="no such rows")
+    none = Interval(value=np.nan, low=np.nan, high=np.nan, n=0, method="no rows")
     assert "not defined" in interval_metric("recall", none, unit="slides", data="d").note
 
 

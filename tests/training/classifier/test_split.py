@@ -103,14 +103,14 @@ def test_a_planted_leak_is_caught():
     sets = split_slides(labelled)
     own = [s.slide_id for s in labelled.slides]
     moved = {**sets, "test": np.append(sets["test"], sets["train"][0])}
-    with pytest.raises(LeakageError, match="both sides"):
+    with pytest.raises(LeakageError, match="in two parts"):
         audit_sets(labelled, moved, fingerprints=own)
     names = ("train", "validation", "calibration", "test")
     torn = cohort([8, 8], sets=lambda label, number, k: names[(number + (k if number == 0 else 0)) % 4])
-    with pytest.raises(LeakageError, match="patients on both sides"):
+    with pytest.raises(LeakageError, match="patients on in two parts"):
         audit_sets(torn, split_slides(torn), fingerprints=own)
     # The same file under another name and another patient.
     copied = list(own)
     copied[sets["test"][0]] = own[sets["train"][0]]
-    with pytest.raises(LeakageError, match="fingerprints on both sides"):
+    with pytest.raises(LeakageError, match="fingerprints on in two parts"):
         audit_sets(labelled, sets, fingerprints=copied)
