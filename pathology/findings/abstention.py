@@ -1,4 +1,4 @@
-"""Whether a slide gets an answer: in the domain at all, and which classes cannot be excluded."""
+"""Abstention: whether a slide is in the model's domain, and which classes cannot be excluded."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["TrustAssessment", "assess_trust"]
 
 @dataclass(frozen=True, slots=True)
 class TrustAssessment:
-    """How far a slide's answer can be believed.
+    """Reliability of a slide's prediction.
 
     Attributes
     ----------
     prediction_set
-        Classes that cannot be excluded, the most probable first; ``None`` where the model has no rule for it, or where
-        the slide is outside its domain and no rule holds.
+        Classes that cannot be excluded, most probable first; ``None`` if the model has no rule for it, or if the slide
+        is out of domain and no rule applies.
     out_of_domain
-        Whether the slide is outside what the model was trained on; ``None`` where the model cannot tell.
+        Whether the slide is outside the model's training domain; ``None`` if the model has no rule for it.
     domain_score
-        The slide's out-of-domain score, 1 for a typical training patch; ``None`` where the model has none.
+        The slide's out-of-distribution score, 1 for a typical training patch; ``None`` if the model has none.
     because
-        Why there is no answer, in words; empty where there is one.
+        Why the model abstains, as text; empty if it does not.
     """
 
     prediction_set: tuple[str, ...] | None
@@ -56,9 +56,9 @@ def assess_trust(
     probabilities
         ``(C,)`` of the slide.
     domain_scores
-        ``(N,)`` out-of-domain score of each patch, NaN where it could not be read.
+        ``(N,)`` out-of-distribution score of each patch, NaN for unreadable patches.
     aggregator
-        How the slide's probabilities were made; prediction sets hold for the one they were fitted with.
+        Aggregator of the slide's probabilities; prediction sets are valid only for the one they were fitted with.
     """
     because: list[str] = []
     trust = card.trust
@@ -71,7 +71,7 @@ def assess_trust(
             outside = score > domain.limit
             if outside:
                 because.append(
-                    f"outside what this model was trained on: score {score:.2f}, limit {domain.limit:.2f}"
+                    f"outside this model's training domain: score {score:.2f}, limit {domain.limit:.2f}"
                     f" ({domain.false_alarm:.0%} false alarms among slides like {domain.n} calibration {domain.unit})"
                 )
     rule = trust.conformal if trust is not None and trust.aggregator == aggregator else None
@@ -82,8 +82,8 @@ def assess_trust(
         if len(members) != 1:
             said = " or ".join(members) if members else "no class is probable enough"
             because.append(
-                f"not sure: {said} (sets meant to hold the truth for {rule.coverage:.0%} of {rule.unit} like the"
-                f" {rule.n} of the calibration)"
+                f"inconclusive: {said} (sets contain the true class for {rule.coverage:.0%} of {rule.unit} like the"
+                f" {rule.n} used for calibration)"
             )
     lowest = card.abstention.min_probability if card.abstention is not None else None
     highest = float(np.max(probabilities))

@@ -94,7 +94,7 @@ MODERN_FIELD = FieldConvention(name="modern 40x, FN 22, 0.237 mm² fields", fiel
 
 @dataclass(frozen=True, eq=False)
 class TissueMap:
-    """Where a slide has tissue.
+    """The tissue of a slide.
 
     Attributes
     ----------
@@ -298,7 +298,7 @@ def tissue_share(hotspot: Hotspot, tissue: TissueMap) -> float:
     hotspot
         The window, in level-0 pixels.
     tissue
-        Of the slide.
+        The slide's tissue.
 
     Returns
     -------

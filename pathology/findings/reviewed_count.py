@@ -59,7 +59,7 @@ def count_reviewed(
     tissue_mm2
         Tissue searched.
     tissue
-        Where the slide has tissue, for the density in the hotspot.
+        The slide's tissue mask, for the density in the hotspot.
     """
     decisions = decisions or {}
     rows = np.flatnonzero(detections.counted(decisions))

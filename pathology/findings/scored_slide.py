@@ -90,7 +90,7 @@ class ScoredSlide:
         ``(N,)`` weight of each patch in a trained aggregator's prediction, NaN where it could not be read; ``None``
         without one.
     domain_scores
-        ``(N,)`` out-of-distribution score of each patch, NaN where it could not be read; ``None`` where the model has
+        ``(N,)`` out-of-distribution score of each patch, NaN where it could not be read; ``None`` if the model has
         none.
     detections
         Detections; ``None`` for a classifier.

@@ -25,7 +25,7 @@ class DetectionClass(Record):
     """One class of objects that a detector finds."""
 
     name: str
-    """As on the model card, such as ``mitosis``."""
+    """Name on the model card, such as ``mitosis``."""
     colour: str
     """Display colour ``#rrggbb``."""
     counted: bool = True
@@ -149,10 +149,10 @@ class Decision(Record):
         Raises
         ------
         UsageError
-            If there is no such detection.
+            If the row is out of range.
         """
         if not 0 <= row < len(detections):
-            raise UsageError(f"there is no detection {row}; there are {len(detections)}")
+            raise UsageError(f"detection {row} does not exist; the slide has {len(detections)}")
         left, top, right, bottom = detections.found.boxes[row].tolist()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(row=row, verdict=verdict, x=(left + right) / 2, y=(top + bottom) / 2, at=now)

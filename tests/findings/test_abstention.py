@@ -39,21 +39,21 @@ def test_two_classes_are_not_sure(card):
     verdict = assess_trust(trusting(card), np.array([0.41, 0.45, 0.14]), INSIDE)
     assert verdict.prediction_set == ("UPS", "LMS")
     assert verdict.because.startswith(
-        "not sure: UPS or LMS (sets meant to hold the truth for 90% of patients like the 23"
+        "inconclusive: UPS or LMS (sets contain the true class for 90% of patients like the 23"
     )
 
 
 def test_no_class_is_not_sure_either(card):
     verdict = assess_trust(trusting(card, threshold=0.3), np.array([0.4, 0.3, 0.3]), INSIDE)
     assert verdict.prediction_set == ()
-    assert verdict.because.startswith("not sure: no class is probable enough")
+    assert verdict.because.startswith("inconclusive: no class is probable enough")
 
 
 def test_outside_the_domain_no_set_holds(card):
     verdict = assess_trust(trusting(card), np.array([0.98, 0.01, 0.01]), np.array([5.0, 3.0, 1.0]))
     assert verdict.out_of_domain
     assert verdict.prediction_set is None
-    assert verdict.because.startswith("outside what this model was trained on: score 3.00, limit 2.00")
+    assert verdict.because.startswith("outside this model's training domain: score 3.00, limit 2.00")
 
 
 def test_without_a_limit_nobody_is_outside(card):
@@ -96,9 +96,12 @@ def test_a_card_without_trust_stays_valid_and_a_detector_has_none(card):
     [
         ({}, "LMS"),
         ({"status": "abstained", "prediction": None}, "no prediction"),
-        ({"status": "abstained", "prediction": None, "prediction_set": ("UPS", "LMS")}, "not sure: UPS or LMS"),
-        ({"status": "abstained", "prediction": None, "prediction_set": ()}, "not sure: no class is probable enough"),
-        ({"status": "abstained", "prediction": None, "out_of_domain": True}, "outside what this model was trained on"),
+        ({"status": "abstained", "prediction": None, "prediction_set": ("UPS", "LMS")}, "inconclusive: UPS or LMS"),
+        (
+            {"status": "abstained", "prediction": None, "prediction_set": ()},
+            "inconclusive: no class is probable enough",
+        ),
+        ({"status": "abstained", "prediction": None, "out_of_domain": True}, "outside this model's training domain"),
         ({"status": "failed", "prediction": None}, ""),
     ],
 )

@@ -73,7 +73,7 @@ def test_slides_are_read_with_their_findings(slides):
     assert first.probabilities == {"LMS": 0.8, "UPS": 0.2}
     assert first.findings == {"quality.pen": 4.5, "hot": 1.0, "share_LMS": 0.7}
     assert first.model == "sts 1"
-    assert (first.answer, first.out_of_domain) == ("not sure: LMS or UPS", False)
+    assert (first.answer, first.out_of_domain) == ("inconclusive: LMS or UPS", False)
     assert found[2][1].error == "truncated"
     assert found[4][1].abstained
 

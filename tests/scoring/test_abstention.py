@@ -39,11 +39,11 @@ def model(folder, **trust):
 @pytest.mark.parametrize(
     ("trust", "aggregator", "said"),
     [
-        ({"limit": 0.001, "threshold": 0.9}, "mean", "outside what this model was trained on"),
+        ({"limit": 0.001, "threshold": 0.9}, "mean", "outside this model's training domain"),
         (
             {"limit": 1e9, "threshold": 0.0, "aggregators": ("attention",)},
             "attention",
-            "not sure: no class is probable enough",
+            "inconclusive: no class is probable enough",
         ),
     ],
 )

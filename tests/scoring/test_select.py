@@ -164,7 +164,7 @@ def test_slides_of_formats_that_are_not_read_get_one_line(tmp_path, caplog):
     assert len(caplog.records) == 1
     assert "3 slides are in unsupported formats: 2 .vsi (Olympus), 1 .isyntax" in caplog.text
     (tmp_path / "one.svs").unlink()
-    with pytest.raises(UsageError, match=r"no slides found; 3 files .*2 \.vsi"):
+    with pytest.raises(UsageError, match=r"no slides found; 3 slides .*2 \.vsi"):
         select_slides([tmp_path])
 
 

@@ -97,7 +97,7 @@ def test_no_room_at_all(memory, monkeypatch):
         ("memory://bucket/none.svs", SlideNotFoundError, "nothing found at this URL"),
         ("memory://nowhere", SlideNotFoundError, "nothing found at this URL"),
         ("nonsense://bucket/a.svs", UsageError, "invalid URL"),
-        ("http://127.0.0.1:1/slide.svs", SlideError, "address|storage"),
+        ("http://127.0.0.1:1/slide.svs", SlideError, "URL|storage"),
     ],
 )
 def test_says_what_is_wrong(memory, url, error, said):

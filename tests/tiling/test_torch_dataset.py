@@ -146,7 +146,7 @@ def test_only_patches_to_keep_are_taken(stores):
 
 
 def test_patches_to_keep_must_fit_the_stores(stores):
-    with pytest.raises(UsageError, match="3 stores"):
+    with pytest.raises(UsageError, match="masks for 3 stores"):
         ShuffledPatches(stores, keep=[np.ones(1, bool)] * 3)
-    with pytest.raises(UsageError, match="7 patches"):
+    with pytest.raises(UsageError, match="7 entries"):
         ShuffledPatches(stores, keep=[np.ones(7, bool), np.ones(320, bool)])

@@ -107,7 +107,7 @@ def test_a_planted_leak_is_caught():
         audit_sets(labelled, moved, fingerprints=own)
     names = ("train", "validation", "calibration", "test")
     torn = cohort([8, 8], sets=lambda label, number, k: names[(number + (k if number == 0 else 0)) % 4])
-    with pytest.raises(LeakageError, match="patients on in two parts"):
+    with pytest.raises(LeakageError, match="patients in two parts"):
         audit_sets(torn, split_slides(torn), fingerprints=own)
     # The same file under another name and another patient.
     copied = list(own)
