@@ -1,6 +1,6 @@
-"""Constructed slides, bundles, images and results whose truth is known, and suites for new backends.
+"""Synthetic slides, bundles, images and results with known ground truth, and test suites for new backends.
 
-For tests of this package and of what others build on it.
+For tests of this package and of packages built on it.
 """
 
 from pathology.lazy_names import attach_stub

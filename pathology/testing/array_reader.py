@@ -1,4 +1,4 @@
-"""A slide that is an array in memory: for tests of everything that stands on readers."""
+"""An in-memory array as a slide, for tests of code that uses readers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ArrayReader"]
 
 
 class ArrayReader(SlideReader):
-    """Reads from a picture as if it were a tiled slide.
+    """Reads from an image as if it were a tiled slide.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ class ArrayReader(SlideReader):
     mpp
         Micrometres per pixel, or ``None``.
     downsamples
-        Whole-number downsamples of the levels, the first of them 1; further levels are area means.
+        Integer downsamples of the levels, starting with 1; coarser levels are area means.
     tile
-        Tile size in pixels, on which damage is planted.
+        Tile size in pixels; damage applies to whole tiles.
     damaged
         ``(level, column, row)`` of tiles that cannot be decoded.
     """
@@ -63,12 +63,12 @@ class ArrayReader(SlideReader):
 
     @property
     def tile_counts(self) -> TileCounts:
-        """Nothing is decoded; damaged tiles that were met are counted."""
+        """Nothing is decoded; damaged tiles that were read are counted."""
         return TileCounts(unreadable=len(self._found))
 
     @property
     def unreadable_tiles(self) -> frozenset[tuple[int, int, int]]:
-        """The damaged tiles that were met."""
+        """The damaged tiles that were read."""
         return frozenset(self._found)
 
     def _read(self, level: int, x: int, y: int, w: int, h: int) -> Region:
@@ -91,5 +91,5 @@ class ArrayReader(SlideReader):
         return Region(pixels, tuple(unreadable))
 
     def close(self) -> None:
-        """Refuse further reading."""
+        """Refuse further reads."""
         self._closed = True

@@ -1,6 +1,6 @@
-"""Results folders of constructed truth: a slide with a square on it, and predictions that say where it is.
+"""Results folders with known ground truth: a slide with a square, and predictions that locate it.
 
-For tests of everything that reads results: the square must come back at the same level-0 coordinates.
+For tests of code that reads results: the square must appear at the same level-0 coordinates.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from pathology.tiling.plan import plan_tiles
 __all__ = ["SQUARE_CELLS", "constructed_card", "random_detections", "square_picture", "write_constructed_results"]
 
 SQUARE_CELLS = (4, 3, 9, 7)
-"""Left, top, right and bottom of the square in cells of the grid, which begins at the slide's corner."""
+"""Left, top, right and bottom of the square in grid cells, from the slide's corner."""
 
 _GLASS, _TISSUE, _SQUARE = (243, 241, 244), (214, 150, 186), (92, 58, 122)
 
 
 def constructed_card(*, classes: Sequence[str] = ("stroma", "tumour"), patch: int = 64, mpp: float = 1.0) -> Card:
-    """Return a card whose model exists only on paper."""
+    """Return a card without a real model."""
     return Card(
         name="constructed",
         version="1.0.0",
@@ -79,9 +79,9 @@ def square_picture(grid: Grid, square: tuple[int, int, int, int] = SQUARE_CELLS)
     Parameters
     ----------
     grid
-        Of the slide.
+        The slide's grid.
     square
-        In cells.
+        The square, in grid cells.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def square_picture(grid: Grid, square: tuple[int, int, int, int] = SQUARE_CELLS)
     width, height = grid.dimensions
     pixels = np.full((height, width, 3), _GLASS, np.uint8)
     cv2.ellipse(pixels, (width // 2, height // 2), (width * 46 // 100, height * 46 // 100), 0, 0, 360, _TISSUE, -1)
-    # A texture, so that pictures of different places can be told apart.
+    # A texture, so that images of different places can be told apart.
     shade = np.random.default_rng(0).integers(-6, 7, (height // 8 + 1, width // 8 + 1, 1))
     texture = shade.repeat(8, 0).repeat(8, 1)[:height, :width]
     pixels = np.clip(pixels.astype(np.int16) + texture, 0, 255).astype(np.uint8)
@@ -117,32 +117,32 @@ def write_constructed_results(
 ) -> Path:
     """Write slides and a results folder about them.
 
-    In the square the last class has probability 0.9, elsewhere on tissue the first has.
+    Inside the square the last class has probability 0.9, elsewhere on tissue the first class does.
 
     Parameters
     ----------
     out
-        The results folder; the slides go into ``out.parent / "slides"``.
+        The results folder; the slides are written to ``out.parent / "slides"``.
     slide_ids
-        Names of the slides that were scored; all look alike.
+        Names of the scored slides, all identical.
     dimensions
         ``(width, height)`` in level-0 pixels.
     mpp
-        Micrometres per level-0 pixel.  At 0.499 a patch is not a whole number of pixels, as on real slides.
+        Micrometres per level-0 pixel.  At 0.499 a patch is not an integer number of pixels, as on real slides.
     patch, stride
-        Of the grid, in pixels at 1 µm.
+        Grid settings, in pixels at 1 µm.
     classes
         Class names.
     compression
-        Of the slides' tiles.
+        Compression of the slides' tiles.
     abstained
-        Names of further slides, which look alike, on which the model abstains.
+        Names of further, identical slides on which the model abstains.
     failed
         Names of slides that could not be scored.
     detections
-        Random detections a slide.
+        Number of random detections per slide.
     square
-        In cells.
+        The square, in grid cells.
 
     Returns
     -------
@@ -228,16 +228,16 @@ def _corner(mask: NDArray[np.bool_], which: int) -> NDArray[np.bool_]:
 
 
 def random_detections(slide_id: str, dimensions: tuple[int, int], count: int, *, seed: int = 0) -> SlideDetections:
-    """Return detections at random places: a third clustered at the slide's centre, scores spread evenly.
+    """Return detections at random positions: a third clustered at the slide's centre, with evenly spaced scores.
 
     Parameters
     ----------
     slide_id
-        Of the slide.
+        The slide's id.
     dimensions
         ``(width, height)`` in level-0 pixels.
     count
-        How many.
+        Number of detections.
     seed
         The same seed gives the same detections.
     """

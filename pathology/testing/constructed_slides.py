@@ -1,11 +1,11 @@
-"""Whole slides laid out from labelled tiles, with a known map of classes.
+"""Whole slides assembled from labelled tiles, with a known class map.
 
-There are real tiles with a label each, and few public slides with every place labelled.  A constructed slide tests the
-whole path from a slide file to class shares, a heatmap and an answer with a known truth.  What it cannot test is what
-lies between tiles: tissue here changes class at straight borders, and several squares may come from one tile.
+Labelled real tiles are available, but few public slides are fully annotated.  A constructed slide tests the whole path
+from a slide file to class fractions, heatmap and prediction against known ground truth.  It cannot test transitions
+between tiles: tissue here changes class at straight borders, and several squares may come from one tile.
 
 Tiles may be real (:func:`pathology.training.tile_classifier.osteosarcoma.read_osteosarcoma`) or drawn
-(:func:`drawn_tiles`); all of a slide come from one patient, so a split by patient is a split of the pixels as well.
+(:func:`drawn_tiles`); all tiles of a slide come from one patient, so a split by patient also splits the pixels.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ _NO_TISSUE: Final = -1
 
 @dataclass(frozen=True)
 class ConstructedSlide:
-    """A slide whose classes are known at every place.
+    """A slide with known classes at every position.
 
     Attributes
     ----------
     slide_id, patient_id
-        Whose.
+        Ids of the slide and its patient.
     path
         The pyramidal TIFF.
     label
-        Class with the largest area of tissue.
+        Class with the largest tissue area.
     classes
-        Names, in the order of the map's numbers.
+        Names, in the order of the map's class indices.
     mpp
         Micrometres per pixel of level 0.
     cell
         Side of a square of the map, in level-0 pixels.
     origin
-        Level-0 place ``(x, y)`` of the map's first square.
+        Level-0 position ``(x, y)`` of the map's first square.
     map
         ``(rows, columns)`` int class of each square, -1 for glass.
     tissue
-        ``(rows, columns)`` share of each square that is tissue rather than glass within the tile, 0 to 1.
+        ``(rows, columns)`` tissue fraction of each square, 0 to 1.
     """
 
     slide_id: str
@@ -71,12 +71,12 @@ class ConstructedSlide:
     tissue: NDArray[np.float64]
 
     def shares(self) -> dict[str, float]:
-        """Return the share of each class in the area of tissue; they sum to 1."""
+        """Return the fraction of the tissue area of each class; they sum to 1."""
         areas = np.array([self.tissue[self.map == k].sum() for k in range(len(self.classes))])
         return {name: float(area / areas.sum()) for name, area in zip(self.classes, areas, strict=True)}
 
     def class_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the class at level-0 places, -1 on glass.
+        """Return the class at level-0 positions, -1 on glass.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class ConstructedSlide:
 
 
 class _Mosaic(Picture):
-    """Squares cut from tiles, turned and mirrored, on glass."""
+    """Squares cut from tiles, rotated and mirrored, on glass."""
 
     def __init__(
         self, squares: Sequence[Sequence[NDArray[np.uint8] | None]], cell: int, margin: int, seed: int
@@ -132,25 +132,25 @@ def construct_slide(
     factors: Sequence[int] = (1, 4),
     seed: int = 0,
 ) -> ConstructedSlide:
-    """Write a slide of one patient's tiles and its truth beside it (``<name>.truth.json``).
+    """Write a slide from one patient's tiles, and its ground truth next to it (``<name>.truth.json``).
 
-    Classes form connected areas: they are the levels of a smooth random field.  Each square of the map is cut from a
-    random tile of its class at a random place, turned and mirrored at random.
+    Classes form connected areas: they are level sets of a smooth random field.  Each square of the map is cut from a
+    random tile of its class at a random position, and randomly rotated and mirrored.
 
     Parameters
     ----------
     path
         The slide to write, ``.tiff``; its stem becomes the slide's id.
     tiles
-        Where squares are cut from.
+        Tiles to cut squares from.
     patient
-        Whose tiles only.
+        Only tiles of this patient are used.
     shares
-        Wanted share of the squares of each class; the rest of the classes do not occur.  They need not sum to 1.
+        Target fraction of squares per class; other classes do not occur.  They need not sum to 1.
     rows, columns
         Size of the map in squares.
     cell
-        Side of a square in pixels, at most the tiles'.
+        Side of a square in pixels, at most that of the tiles.
     margin
         Glass around the map, in pixels.
     mpp
@@ -163,7 +163,7 @@ def construct_slide(
     Raises
     ------
     UsageError
-        If the patient has no tile of a class asked for, or the squares are larger than the tiles.
+        If the patient has no tile of a requested class, or the squares are larger than the tiles.
     """
     random = np.random.default_rng(seed)
     side = min(tiles.pixels.shape[1:3])
@@ -223,19 +223,19 @@ def construct_cohort(
     mpp: float = 1.0,
     seed: int = 0,
 ) -> tuple[ConstructedSlide, ...]:
-    """Write slides of all patients of some tiles, their truths, and ``labels.csv``.
+    """Write slides of all patients of a tile set, their ground truth, and ``labels.csv``.
 
-    Each slide holds a random mixture of the classes its patient has, the leading one taken in turn.  ``labels.csv`` has
+    Each slide is a random mixture of its patient's classes; the dominant class alternates.  ``labels.csv`` has
     the columns ``path`` (relative), ``slide_id``, ``patient_id`` and ``label`` (class with the largest area).
 
     Parameters
     ----------
     folder
-        Where to; slides lie directly in it.
+        Output folder; slides are written directly to it.
     tiles
         Real or drawn.
     slides_per_patient
-        How many of each patient.
+        Number of slides per patient.
     rows, columns, cell, margin, mpp
         As for :func:`construct_slide`.
     seed
@@ -248,7 +248,7 @@ def construct_cohort(
         for k in range(slides_per_patient):
             random = np.random.default_rng((seed, number, k))
             mixture = random.dirichlet(np.ones(len(present)))
-            # The leading class gets at least half, so that what a slide is called is beyond dispute.
+            # The dominant class gets at least half, so that the slide's label is unambiguous.
             leading = k % len(present)
             mixture = 0.45 * mixture
             mixture[leading] += 0.55
@@ -275,7 +275,7 @@ def construct_cohort(
 
 
 def read_truth(path: Path) -> ConstructedSlide:
-    """Read the truth that :func:`construct_slide` wrote beside a slide.
+    """Read the ground truth written by :func:`construct_slide`.
 
     Parameters
     ----------
@@ -309,33 +309,33 @@ def drawn_tiles(
 ) -> LabelledTiles:
     """Draw tiles of several patients, for tests without real data.
 
-    Every class is a kind of tissue of its own, and every patient has stains of its own strength.
+    Each class is a different kind of tissue, and each patient has a different stain intensity.
 
     Parameters
     ----------
     classes
-        At most as many as there are kinds (:data:`pathology.testing.synthetic_tissue.TISSUE_KINDS`).
+        At most as many as there are kinds of tissue (:data:`pathology.testing.synthetic_tissue.TISSUE_KINDS`).
     patients_per_class
-        Patients whose tumour is of each class.
+        Number of patients per tumour class.
     tiles_per_patient
-        Tiles of each patient and class.
+        Number of tiles per patient and class.
     side
-        Of a tile in pixels.
+        Side of a tile in pixels.
     mpp
         Micrometres per pixel.
     background
-        Whether every patient also has tiles of the last class, as stroma lies beside every tumour; the last class is
-        then nobody's tumour.
+        Whether every patient also has tiles of the last class, like stroma next to every tumour; the last class is
+        then not a tumour class.
     seed
         The same seed gives the same tiles.
 
     Raises
     ------
     UsageError
-        If more classes are asked for than can be drawn.
+        If more classes are requested than can be drawn.
     """
     if len(classes) > len(TISSUE_KINDS):
-        raise UsageError(f"{len(classes)} classes are asked for, {len(TISSUE_KINDS)} kinds of tissue can be drawn")
+        raise UsageError(f"{len(classes)} classes requested, but only {len(TISSUE_KINDS)} kinds of tissue can be drawn")
     pixels: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     patients: list[str] = []
@@ -360,7 +360,7 @@ def drawn_tiles(
 
 
 def _areas(rows: int, columns: int, wanted: Mapping[int, float], random: np.random.Generator) -> NDArray[np.int64]:
-    """Lay out connected areas of the wanted sizes within a rounded outline."""
+    """Lay out connected areas of the given sizes within a rounded outline."""
     down, across = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
     outline = np.hypot(down, across) + 0.15 * random.normal(size=(rows, columns))
     tissue = outline <= np.quantile(outline, 0.85)

@@ -1,4 +1,4 @@
-"""What every inference engine must hold to, as tests to be inherited.
+"""Test suite for inference engines; inherit from it.
 
 ::
 
@@ -21,19 +21,19 @@ __all__ = ["EngineSuite"]
 
 
 class EngineSuite:
-    """Inherit, give the fixtures ``engine`` and ``expected``, and pass."""
+    """Tests of an engine; subclasses define the fixtures ``engine`` and ``expected``."""
 
     tolerance = 1e-4
     """Largest difference from the fp32 reference."""
 
     @pytest.fixture
     def engine(self) -> Engine:
-        """The engine under test; given by whoever inherits."""
-        raise NotImplementedError("a class that inherits EngineSuite gives the fixture engine")
+        """The engine under test; defined by the subclass."""
+        raise NotImplementedError("subclasses of EngineSuite must define the fixture engine")
 
     @pytest.fixture
     def patches(self, engine: Engine) -> NDArray[np.uint8]:
-        """Patches to predict: more than two batches, not a whole number of them."""
+        """Patches to predict: more than two batches, but not an integer number of them."""
         count = engine.batch_size * 2 + 3
         rng = np.random.default_rng(7)
         base = rng.integers(60, 240, (count, 1, 1, 3))
@@ -42,13 +42,13 @@ class EngineSuite:
 
     @pytest.fixture
     def expected(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The same patches' probabilities from plain fp32 torch; given by whoever inherits."""
-        raise NotImplementedError("a class that inherits EngineSuite gives the fixture expected")
+        """The same patches' probabilities from plain fp32 torch; defined by the subclass."""
+        raise NotImplementedError("subclasses of EngineSuite must define the fixture expected")
 
     def test_agrees_with_the_reference(
         self, engine: Engine, patches: NDArray[np.uint8], expected: NDArray[np.float32]
     ) -> None:
-        """Probabilities are the network's."""
+        """Probabilities match the network's."""
         got = engine.predict(patches)
         assert got.shape == (len(patches), engine.classes)
         assert got.dtype == np.float32
@@ -56,7 +56,7 @@ class EngineSuite:
         assert np.abs(got - expected).max() <= self.tolerance
 
     def test_a_patch_depends_on_itself_alone(self, engine: Engine, patches: NDArray[np.uint8]) -> None:
-        """Bit for bit, whatever its place in the batch and whoever its companions."""
+        """Bit for bit, whatever its position in the batch and the other patches."""
         whole = engine.predict(patches)
         order = np.random.default_rng(0).permutation(len(patches))
         np.testing.assert_array_equal(engine.predict(patches[order]), whole[order])
@@ -73,7 +73,7 @@ class EngineSuite:
         assert engine.predict(empty).shape == (0, engine.classes)
 
     def test_read_only_patches_are_taken(self, engine: Engine, patches: NDArray[np.uint8]) -> None:
-        """Views of a store may be read-only, and are not written to."""
+        """Read-only views of a store are accepted and not written to."""
         frozen = patches[: engine.batch_size].copy()
         before = frozen.copy()
         frozen.flags.writeable = False
@@ -82,17 +82,17 @@ class EngineSuite:
 
     @pytest.mark.parametrize("shape", [(1, 8, 8, 3), (224, 224, 3)])
     def test_wrong_shapes_are_refused(self, engine: Engine, shape: tuple[int, ...]) -> None:
-        """With what was expected and what came."""
+        """The message states the expected and the given shape."""
         with pytest.raises(UsageError, match="expected"):
             engine.predict(np.zeros(shape, np.uint8))
 
     def test_floats_are_refused(self, engine: Engine) -> None:
-        """Normalisation is the engine's, so pixels come as they are."""
+        """The engine normalises, so it takes raw pixels."""
         with pytest.raises(UsageError, match="uint8"):
             engine.predict(np.zeros((1, engine.patch, engine.patch, 3), np.float32))
 
     def test_says_what_it_is(self, engine: Engine) -> None:
-        """For the run record."""
+        """Its description goes into the run record."""
         assert engine.name in engine.description
         assert engine.device in engine.description
         assert engine.precision in ("fp32", "bf16", "fp16", "int8")

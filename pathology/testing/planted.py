@@ -1,7 +1,7 @@
-"""Slides of constructed truth: tissue on glass with pen marks, edges and dirt of known extent.
+"""Synthetic slides with known ground truth: tissue on glass with pen marks, edges and dirt of known extent.
 
-Used to measure tissue and quality detection.  Everything is drawn by the laws the detectors meet in nature:
-absorbers multiply (Beer-Lambert), so ink over tissue darkens it, and glass multiplies all.
+Used to evaluate tissue and artefact detection.  Everything follows the optics of real slides: transmittances multiply
+(Beer-Lambert), so ink over tissue darkens it, and glass multiplies everything.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def synthetic_tissue(
 
 
 def blob(shape: tuple[int, int], rng: np.random.Generator, *, share: float, smoothness: float) -> NDArray[np.bool_]:
-    """Return a random outline ``(H, W)`` that covers a share of the area; ``smoothness`` in pixels."""
+    """Return a random shape ``(H, W)`` that covers a fraction of the area; ``smoothness`` in pixels."""
     values = ndimage.gaussian_filter(rng.standard_normal(shape), smoothness, mode="wrap")
     return np.asarray(values > np.quantile(values, 1 - share))
 
 
 def average_down(image: NDArray[np.uint8] | NDArray[np.bool_], factor: int) -> NDArray[np.float64]:
-    """Average blocks of ``factor x factor`` pixels; the sides must be multiples of it."""
+    """Average blocks of ``factor x factor`` pixels; the sides must be multiples of ``factor``."""
     height, width = image.shape[:2]
     blocks = image.reshape(height // factor, factor, width // factor, factor, *image.shape[2:])
     return np.asarray(blocks.mean(axis=(1, 3)))
@@ -70,11 +70,11 @@ class PlantedSlide:
     Attributes
     ----------
     transmittance
-        ``(H, W, 3)`` share of light that passes, relative to the light source.
+        ``(H, W, 3)`` fraction of light transmitted, relative to the light source.
     mpp
         µm per pixel.
     truth
-        ``(H, W)`` bool for each thing planted: ``tissue``, ``pen``, ...
+        ``(H, W)`` bool for each planted object: ``tissue``, ``pen``, ...
     """
 
     transmittance: NDArray[np.float64]
@@ -84,7 +84,7 @@ class PlantedSlide:
 
     @classmethod
     def of_glass(cls, shape: tuple[int, int], mpp: float, seed: int, colour: tuple[int, int, int]) -> PlantedSlide:
-        """Begin with empty glass of a colour."""
+        """Create a slide of empty glass with the given colour."""
         transmittance = np.broadcast_to(np.asarray(colour) / 255, (*shape, 3)).copy()
         return cls(transmittance, mpp, np.random.default_rng(seed))
 
@@ -97,12 +97,12 @@ class PlantedSlide:
         self.truth[name] = self.truth.get(name, np.zeros(self.shape, bool)) | where
 
     def vignette(self, loss: float) -> None:
-        """Darken towards the corners by a share of the light."""
+        """Darken towards the corners by a fraction of the light."""
         y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in self.shape), indexing="ij")
         self.transmittance *= (1 - loss * (x * x + y * y) / 2)[..., None]
 
     def tissue(self, where: NDArray[np.bool_], transmittance: NDArray[np.float64]) -> None:
-        """Lay tissue; its transmittance is relative to glass and repeated, mirrored, to fill the slide."""
+        """Add tissue; its transmittance is relative to glass and tiled by mirroring to fill the slide."""
         height, width = self.shape
         mirrored = np.concatenate([transmittance, transmittance[::-1]], axis=0)
         mirrored = np.concatenate([mirrored, mirrored[:, ::-1]], axis=1)
@@ -113,7 +113,7 @@ class PlantedSlide:
     def pen(self, colour: tuple[int, int, int], points: NDArray[np.float64], width_mm: float) -> None:
         """Draw a stroke through ``points`` ``(N, 2)`` in mm ``(x, y)`` with an ink whose colour on white is given.
 
-        The amount of ink varies by a quarter along and across the stroke, as it does with felt tips.
+        The amount of ink varies by a quarter along and across the stroke, as with felt-tip pens.
         """
         away = self._distance(points)
         uneven = ndimage.gaussian_filter(self.rng.standard_normal(self.shape), 120 / self.mpp, mode="wrap")
@@ -152,9 +152,9 @@ class PlantedSlide:
             self.transmittance[y - 12 : y + 13, x - 12 : x + 13] *= 1 - spot * (1 - 0.3 * tint)
 
     def fold(self, points: NDArray[np.float64], width_mm: float) -> None:
-        """Fold tissue over along a line through ``points`` ``(N, 2)`` in mm: there the light passes it twice.
+        """Fold tissue along a line through ``points`` ``(N, 2)`` in mm, where light passes through it twice.
 
-        The second layer is the tissue 0.2 mm aside.
+        The second layer is the tissue 0.2 mm to the side.
         """
         near = self._distance(points) <= width_mm * 500 / self.mpp
         where = near & self.truth["tissue"]
@@ -166,7 +166,7 @@ class PlantedSlide:
         self._mark("fold", where)
 
     def bubble(self, centre: tuple[float, float], radius_mm: float, rim_um: float, loss: float) -> None:
-        """Trap an air bubble: a dark neutral rim around a slightly brighter inside; centre in mm ``(x, y)``."""
+        """Add an air bubble: a dark neutral rim around a slightly brighter interior; centre in mm ``(x, y)``."""
         y, x = np.meshgrid(*(np.arange(n) * self.mpp / 1000 for n in self.shape), indexing="ij")
         away = np.hypot(x - centre[0], y - centre[1])
         rim = np.exp(-(((away - radius_mm) * 1000 / (rim_um / 2)) ** 2))
@@ -174,7 +174,7 @@ class PlantedSlide:
         self._mark("bubble", away <= radius_mm + rim_um / 2000)
 
     def dirt(self, centre: tuple[float, float], radius_mm: float) -> None:
-        """Drop a ragged black blot; centre in mm ``(x, y)``."""
+        """Add a ragged black blot; centre in mm ``(x, y)``."""
         y, x = np.meshgrid(*(np.arange(n) * self.mpp / 1000 for n in self.shape), indexing="ij")
         angle = np.arctan2(y - centre[1], x - centre[0])
         phases = self.rng.uniform(0, 2 * np.pi, 4)
@@ -184,7 +184,7 @@ class PlantedSlide:
         self._mark("dark", where)
 
     def defocus(self, where: NDArray[np.bool_], sigma_um: float) -> None:
-        """Blur a region by a Gaussian."""
+        """Blur a region with a Gaussian."""
         sigma = sigma_um / self.mpp
         blurred = ndimage.gaussian_filter(self.transmittance, (sigma, sigma, 0), mode="nearest")
         self.transmittance[where] = blurred[where]

@@ -1,7 +1,7 @@
-"""Constructed cohorts on disk, for systems whose kind of image no public sarcoma data set at hand holds.
+"""Synthetic cohorts on disk, for systems whose modality has no accessible public sarcoma dataset.
 
-Each has an answer that is known and a way of failing that would show: an outcome that needs both inputs, a fraction
-that can be counted.  What a model does on them says that its machinery works, and nothing about patients.
+Each has a known ground truth that exposes failures: an outcome that needs both inputs, a fraction that can be counted.
+Results on them show that a model's implementation works, and nothing about patients.
 """
 
 from __future__ import annotations
@@ -69,11 +69,10 @@ def _texture(geometry: Geometry, random: Random, sigma: float, strength: float) 
 def two_sequence_cohort(
     folder: Path, *, patients: int = 24, seed: int = 0, names: tuple[str, str] = ("T1GD", "DWI"), size: int = 32
 ) -> Cohort:
-    """Make a cohort whose class neither sequence tells alone.
+    """Create a cohort whose class cannot be predicted from either sequence alone.
 
-    In each sequence the tumour is brighter or darker than its surroundings, independently; the class is ``same`` where
-    both agree and ``different`` otherwise.  A classifier of one sequence scores at chance, one that really fuses them
-    does not.
+    In each sequence the tumour is independently brighter or darker than its surroundings; the class is ``same`` if both
+    agree and ``different`` otherwise.  A classifier of one sequence performs at chance; one that fuses both does not.
 
     Returns
     -------
@@ -99,10 +98,10 @@ def two_sequence_cohort(
 
 
 def adc_cohort(folder: Path, *, patients: int = 30, seed: int = 0, size: int = 32) -> Cohort:
-    """Make ADC maps of three time points under treatment.
+    """Create ADC maps of three time points under treatment.
 
-    Viable tumour has 1.0e-3 mm²/s; where it dies the ADC rises towards 2.2e-3 over the time points.  The share that
-    dies is drawn within one of the published classes.
+    Viable tumour has 1.0e-3 mm²/s; in dying tumour the ADC rises towards 2.2e-3 over the time points.  The dying
+    fraction is drawn within one of the published classes.
 
     Returns
     -------
@@ -117,7 +116,7 @@ def adc_cohort(folder: Path, *, patients: int = 30, seed: int = 0, size: int = 3
         mask = _ball(geometry, random, 0.33)
         label = number % 3
         share = float(random.uniform(*limits[label]))
-        # What dies first is a connected part: the lowest values of a smooth field.
+        # A connected part dies first: the lowest values of a smooth field.
         field = _texture(geometry, random, 3.0, 1.0)
         threshold = np.quantile(field[mask.array], share)
         dead = mask.array & (field <= threshold) if share > 0 else np.zeros_like(mask.array)
@@ -132,7 +131,7 @@ def adc_cohort(folder: Path, *, patients: int = 30, seed: int = 0, size: int = 3
 
 
 def oct_cohort(folder: Path, *, patients: int = 16, seed: int = 0, size: int = 64) -> Cohort:
-    """Make OCT volumes of surgical margins, a slice a B-scan.
+    """Create OCT volumes of surgical margins, one B-scan per slice.
 
     Adipose margins show a honeycomb of dark cells under a bright surface; tumour shows a homogeneous signal that fades
     faster with depth.
@@ -165,7 +164,7 @@ def oct_cohort(folder: Path, *, patients: int = 16, seed: int = 0, size: int = 6
 
 
 def fat_cohort(folder: Path, *, patients: int = 30, seed: int = 0, size: int = 40) -> Cohort:
-    """Make fatty tumours in CT and T1: lipomas and well-differentiated liposarcomas.
+    """Create fatty tumours in CT and T1: lipomas and well-differentiated liposarcomas.
 
     Both are fat; the liposarcoma has thick septa and nodules of soft tissue, and its patients are older, with higher
     lactate dehydrogenase, as in the publication's clinical model, with much overlap.
@@ -204,9 +203,9 @@ def fat_cohort(folder: Path, *, patients: int = 30, seed: int = 0, size: int = 4
 
 
 def hypoxia_cohort(folder: Path, *, patients: int = 10, seed: int = 0, size: int = 40) -> Cohort:
-    """Make multiparametric mouse tumours with a known hypoxic part.
+    """Create multiparametric mouse tumours with a known hypoxic part.
 
-    Where tissue is hypoxic, T2 signal is unchanged, contrast uptake is low and ADC slightly low, with noise that makes
+    In hypoxic tissue, T2 signal is unchanged, contrast uptake is low and ADC slightly low, with noise that makes
     single pixels ambiguous.
 
     Returns
@@ -235,7 +234,7 @@ def hypoxia_cohort(folder: Path, *, patients: int = 10, seed: int = 0, size: int
 def readers_cohort(
     folder: Path, *, patients: int = 8, readers: int = 4, seed: int = 0, modality: Modality = "CT", size: int = 48
 ) -> Cohort:
-    """Make tumours that several readers outlined, each a little wider or narrower than the truth.
+    """Create tumours outlined by several readers, each slightly wider or narrower than the truth.
 
     Returns
     -------
@@ -272,16 +271,16 @@ def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def constructed_cohort(system: str, folder: Path, *, patients: int, seed: int = 0) -> Cohort:
-    """Make the cohort whose answer a published system should find.
+    """Create the synthetic cohort for a published system.
 
     Parameters
     ----------
     system
         The system's id, such as ``banerjee-2018``.
     folder
-        Where images and table are written.
+        Output folder for images and table.
     patients, seed
-        How many patients, and which.
+        Number of patients and random seed.
     """
     makers: dict[str, Callable[..., Cohort]] = {
         "banerjee-2018": partial(two_sequence_cohort, names=("T1GD", "DWI")),

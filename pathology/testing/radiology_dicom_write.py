@@ -1,6 +1,6 @@
-"""A volume as a DICOM series, and a mask as RTSTRUCT: for viewers and planning systems that read nothing else.
+"""Write a volume as a DICOM series and a mask as RTSTRUCT, for viewers and planning systems that need them.
 
-Written objects carry no patient beyond the pseudonym given, and say that they are derived and for research.
+Written objects identify the patient only by the given pseudonym, and are marked as derived and for research.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -55,7 +55,7 @@ def _new_file(
     dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, meta.MediaStorageSOPInstanceUID
     dataset.Modality = modality
     dataset.PatientID = pseudonym
-    dataset.PatientName = f"{pseudonym}^"  # the caret marks a name of one part as meant
+    dataset.PatientName = f"{pseudonym}^"  # the caret marks a single-component name as intentional
     dataset.PatientBirthDate = dataset.PatientSex = ""
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = study_uid, series_uid, frame_uid
     dataset.StudyID = "1"
@@ -78,9 +78,9 @@ def write_series(volume: Volume, folder: Path, *, pseudonym: str, description: s
     Parameters
     ----------
     volume
-        What to write.
+        The volume.
     folder
-        Made if missing; one file a slice.
+        Created if missing; one file per slice.
     pseudonym
         Written as patient ID and name.
     description
@@ -89,7 +89,7 @@ def write_series(volume: Volume, folder: Path, *, pseudonym: str, description: s
     Returns
     -------
     Series
-        The written slices, to write a segmentation or contours for.
+        The written slices, for writing a segmentation or contours.
 
     Raises
     ------
@@ -97,9 +97,9 @@ def write_series(volume: Volume, folder: Path, *, pseudonym: str, description: s
         Another modality, or PET that is not in SUV.
     """
     if volume.modality not in _CLASSES:
-        raise UsageError(f"a DICOM series is written for CT, MR and PT; this is {volume.modality}")
+        raise UsageError(f"a DICOM series can be written for CT, MR and PT, not {volume.modality}")
     if volume.modality == "PT" and volume.unit != "SUV":
-        raise UsageError("PET is written in SUV; this volume's unit is not SUV")
+        raise UsageError("PET must be in SUV to be written")
     folder.mkdir(parents=True, exist_ok=True)
     study, series, frame = generate_uid(), generate_uid(), generate_uid()
     low, high = float(volume.array.min()), float(volume.array.max())
@@ -157,12 +157,12 @@ def write_series(volume: Volume, folder: Path, *, pseudonym: str, description: s
 
 
 def _describe_pet(dataset: Dataset, count: int, index: int) -> None:
-    """Fill the fields a PET image must have; what a derived SUV image cannot know stays empty."""
+    """Fill the mandatory fields of a PET image; those unknown for a derived SUV image stay empty."""
     dataset.Units, dataset.CountsSource = "GML", "EMISSION"
     dataset.SUVType = "BW"
     dataset.SeriesType = ["WHOLE BODY", "IMAGE"]
     dataset.CorrectedImage = ["ATTN", "DECY"]
-    # SUV holds the correction already: nothing is left to apply.
+    # SUV already includes the corrections.
     dataset.DecayCorrection, dataset.DecayFactor = "START", "1"
     del dataset.PatientPosition  # replaced by the two code sequences
     dataset.PatientOrientationCodeSequence = DicomSequence([])
@@ -176,16 +176,16 @@ def _describe_pet(dataset: Dataset, count: int, index: int) -> None:
 def write_contours(mask: Mask, series: Series, path: Path, *, colour: tuple[int, int, int] = (255, 0, 0)) -> None:
     """Write a mask as an RTSTRUCT with one structure.
 
-    Outlines run half way between marked and unmarked voxel centres (marching squares), so that filling them
-    again gives the same mask, holes included.
+    Outlines run halfway between mask and background voxel centres (marching squares), so that filling them gives the
+    same mask, including holes.
 
     Raises
     ------
     EmptyMaskError, GeometryError
-        If the mask is empty or lies on another grid than the series.
+        If the mask is empty or its grid differs from the series.
     """
     if not mask.array.any():
-        raise EmptyMaskError(f"the mask '{mask.name}' marks no voxel: there is nothing to write", where=path)
+        raise EmptyMaskError(f"the mask '{mask.name}' is empty", where=path)
     check_same_geometry(
         series.geometry, mask.geometry, names=("the series", f"the mask '{mask.name}'"), where=str(path)
     )

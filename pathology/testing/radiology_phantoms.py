@@ -1,6 +1,6 @@
-"""Constructed volumes whose answer is known, for checks and for kinds of image of which no real ones are at hand.
+"""Synthetic volumes with known ground truth, for tests and for modalities without accessible real images.
 
-Nothing measured on a phantom says anything about patients; cards of models shown on phantoms say so.
+Results on phantoms say nothing about patients; cards of models demonstrated on phantoms state this.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ def ellipsoid(geometry: Geometry, centre: tuple[float, float, float], radii: tup
 def tumour_phantom(
     geometry: Geometry, *, seed: int = 0, modality: Modality = "MR", contrast: float = 300.0, noise: float = 20.0
 ) -> tuple[Volume, Mask]:
-    """Make a limb-like volume with a tumour of random place and shape.
+    """Create a limb-like volume with a tumour of random position and shape.
 
-    A bright ellipse (muscle) on a dark ground (air) holds an ellipsoid (tumour) that is ``contrast`` brighter; Gaussian
-    noise lies over all.  Muscle and air are 50 and -1000 HU in CT, 400 and 0 elsewhere; MR values do not go below 0.
+    A bright ellipse (muscle) on a dark background (air) contains an ellipsoid (tumour) that is ``contrast`` brighter,
+    with Gaussian noise added.  Muscle and air are 50 and -1000 HU in CT, 400 and 0 elsewhere; MR values are clipped at
+    0.
 
     Returns
     -------

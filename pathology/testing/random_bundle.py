@@ -1,4 +1,4 @@
-"""Model bundles with random weights: for tests that need a model and not its knowledge."""
+"""Model bundles with random weights, for tests that need a model but not a trained one."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def write_random_bundle(
     seed: int = 0,
     **card: Any,
 ) -> Path:
-    """Write a bundle whose random weights still tell patches apart.
+    """Write a bundle whose random weights still give different outputs for different patches.
 
     Parameters
     ----------
     folder
         The bundle's folder; its name becomes the bundle's.
     architecture, patch, classes
-        What the card says.
+        Values on the card.
     seed
-        Of the weights.
+        Seed of the weights.
     card
-        Further fields of the card, overriding the defaults.
+        Additional card fields, overriding the defaults.
 
     Returns
     -------
@@ -117,22 +117,22 @@ def add_random_trust(
     aggregators: tuple[str, ...] = (),
     seed: int = 0,
 ) -> None:
-    """Give a bundle of :func:`write_random_bundle` all that makes it decline, and learned aggregators.
+    """Add abstention rules and trained aggregators with random weights to a bundle of :func:`write_random_bundle`.
 
     Parameters
     ----------
     folder
         The bundle's folder.
     limit
-        Out-of-domain score above which a slide is outside; ``None``: no such rule.
+        Out-of-distribution limit; ``None``: no such rule.
     layer
-        Of the out-of-distribution rule.
+        Layer of the out-of-distribution rule.
     threshold
         Largest score of a class in the prediction set (one minus its probability); ``None``: no such rule.
     aggregators
-        Names of learned aggregators, with random weights.
+        Names of trained aggregators, with random weights.
     seed
-        Of patches and weights.
+        Seed of patches and weights.
     """
     from pathology.bundle.catalogue import load_bundle
     from pathology.bundle.domain import write_domain
@@ -175,8 +175,8 @@ def add_random_trust(
 
 
 def reference_features(bundle: Bundle, patches: NDArray[np.uint8], *, stem: bool = False) -> NDArray[np.float32]:
-    """Return ``(B, F)`` penultimate features of ``(B, P, P, 3)`` uint8 patches with plain fp32 torch: what goes into
-    the last fully connected layer, caught on its way; or of a DenseNet mean and deviation after its first pooling.
+    """Return ``(B, F)`` penultimate features of ``(B, P, P, 3)`` uint8 patches with plain fp32 torch: the input of the
+    last fully connected layer, captured by a hook; or, for a DenseNet, mean and deviation after its first pooling.
     """
     network = bundle.network().float().eval()
     if stem:
@@ -197,7 +197,7 @@ def reference_features(bundle: Bundle, patches: NDArray[np.uint8], *, stem: bool
 
 
 def reference_probabilities(bundle: Bundle, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Predict ``(B, P, P, 3)`` uint8 patches with plain fp32 torch, step by step as the card says."""
+    """Predict ``(B, P, P, 3)`` uint8 patches with plain fp32 torch, following the card step by step."""
     network = bundle.network().float().eval()
     result: NDArray[np.float32] = torch.softmax(_logits(network, bundle, patches), dim=1).numpy()
     return result

@@ -1,4 +1,4 @@
-"""Detector bundles with random weights: for tests that need a detector and not its knowledge."""
+"""Detector bundles with random weights, for tests that need a detector but not a trained one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["write_random_detector"]
 
 
 def write_random_detector(folder: Path, *, patch: int = 128, stride: int = 96, seed: int = 1, **card: Any) -> Path:
-    """Write a detector whose random weights find boxes of some 25 pixels here and there.
+    """Write a detector whose random weights yield scattered boxes of about 25 pixels.
 
     Parameters
     ----------
     folder
         The bundle's folder; its name becomes the bundle's.
     patch, stride
-        What the card says, in pixels.
+        Values on the card, in pixels.
     seed
-        Of the weights.
+        Seed of the weights.
     card
-        Further fields of the card, overriding the defaults.
+        Additional card fields, overriding the defaults.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def write_random_detector(folder: Path, *, patch: int = 128, stride: int = 96, s
     torch.manual_seed(seed)
     network = build_network("yolov4-csp", 1, **options).eval()
     with torch.no_grad():
-        # An untrained network's sums are huge; the last convolutions are scaled so that sizes stay finite.
+        # An untrained network's activations are huge; the last convolutions are scaled so that sizes stay finite.
         maps = network(torch.rand(1, 3, 128, 128))
         linear = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None]
         for convolution, raw in zip(linear, maps, strict=True):

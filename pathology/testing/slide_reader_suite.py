@@ -1,4 +1,4 @@
-"""What every slide reader must hold to, as tests to be inherited.
+"""Test suite for slide readers; inherit from it.
 
 ::
 
@@ -35,16 +35,16 @@ _PERSONAL = re.compile(r"patient|name|birth|accession|label|barcode|user|date|ti
 
 
 class SlideReaderSuite:
-    """Inherit, give the fixture ``slide`` and the method :meth:`open`, and pass.
+    """Tests of a slide reader; subclasses define the fixture ``slide`` and the method :meth:`open`.
 
     Attributes
     ----------
     tolerance
-        Largest difference allowed between what is read and the fixture ``expected``.
+        Largest difference allowed between the pixels read and the fixture ``expected``.
     reduced_tolerance
         Largest mean difference allowed between a reduced read and the mean of the full one.
     identifiers
-        Texts that are in the file and must not be in any property.
+        Strings in the file that must not appear in any property.
     """
 
     tolerance = 0
@@ -53,31 +53,31 @@ class SlideReaderSuite:
 
     @classmethod
     def open(cls, path: Path) -> SlideReader:
-        """Open a slide with the backend under test; given by whoever inherits."""
-        raise NotImplementedError("a class that inherits SlideReaderSuite says how its backend opens a slide")
+        """Open a slide with the backend under test; defined by the subclass."""
+        raise NotImplementedError("subclasses of SlideReaderSuite must define open()")
 
     @pytest.fixture(scope="class")
     @classmethod
     def slide(cls) -> Path:
-        """The slide: a file or a folder; given by whoever inherits."""
-        raise NotImplementedError("a class that inherits SlideReaderSuite gives the fixture slide")
+        """The slide: a file or a folder; defined by the subclass."""
+        raise NotImplementedError("subclasses of SlideReaderSuite must define the fixture slide")
 
     @pytest.fixture(scope="class")
     @classmethod
     def altered(cls) -> Path | None:
-        """The same slide with some pixels changed, or ``None`` where that cannot be made."""
+        """The same slide with some pixels changed, or ``None`` if it cannot be created."""
         return None
 
     @pytest.fixture(scope="class")
     @classmethod
     def expected(cls, slide: Path) -> list[NDArray[np.uint8]]:
-        """Every level's pixels; by default what the reader itself reads in one go."""
+        """Every level's pixels; by default, as read by the reader in a single call."""
         with cls.open(slide) as reader:
             return [reader.read(i, 0, 0, *level.dimensions) for i, level in enumerate(reader.levels)]
 
     @pytest.fixture
     def reader(self, slide: Path) -> Iterator[SlideReader]:
-        """A freshly opened reader."""
+        """A newly opened reader."""
         with self.open(slide) as reader:
             yield reader
 
@@ -118,7 +118,7 @@ class SlideReaderSuite:
             self._assert_window(reader, expected, i, 0, 0, *level.dimensions)
 
     def test_reads_windows(self, reader: SlideReader, expected: list[NDArray[np.uint8]]) -> None:
-        """Windows on, beside and across the borders of tiles, down to one pixel."""
+        """Windows on, next to and across tile borders, down to one pixel."""
         random = np.random.default_rng(0)
         for i, level in enumerate(reader.levels):
             width, height = level.tile_size
@@ -131,7 +131,7 @@ class SlideReaderSuite:
                 self._assert_window(reader, expected, i, x, y, w, h)
 
     def test_reads_into_given_memory(self, reader: SlideReader) -> None:
-        """Memory of any layout is filled; what does not fit is refused."""
+        """Memory of any layout is filled; unsuitable memory is refused."""
         width, height = reader.dimensions
         for w, h, x, y in ((width, height, 0, 0), (*reader.tile_size, 0, 0), (width // 2 + 9, 7, -5, height - 4)):
             wanted = reader.read(0, x, y, w, h)
@@ -151,7 +151,7 @@ class SlideReaderSuite:
                 reader.read(0, 0, 0, 9, 8, out=unfit)
 
     def test_windows_are_regions(self, reader: SlideReader) -> None:
-        """Many windows, overlapping and beyond the border, are what each is by itself."""
+        """Many windows, overlapping and beyond the border, equal individual reads."""
         width, height = reader.dimensions
         rng = np.random.default_rng(3)
         for reduction in (1, 2):
@@ -174,7 +174,7 @@ class SlideReaderSuite:
                 assert (reader.read(i, x, y, 50, 40) == BACKGROUND).all()
 
     def test_result_belongs_to_the_caller(self, reader: SlideReader) -> None:
-        """Writing to what was read changes nothing that is read later."""
+        """Writing to a result does not affect later reads."""
         width, height = reader.tile_size
         for w, h in ((width, height), (width // 2 + 1, height // 2 + 1)):
             first = reader.read(0, 0, 0, w, h)
@@ -185,7 +185,7 @@ class SlideReaderSuite:
 
     @pytest.mark.parametrize("request_", [(-1, 0, 0, 5, 5), (99, 0, 0, 5, 5), (0, 0, 0, 0, 5), (0, 0, 0, 5, -1)])
     def test_refuses_senseless_requests(self, reader: SlideReader, request_: tuple[int, int, int, int, int]) -> None:
-        """A level that does not exist, a region without area."""
+        """A non-existent level or an empty region."""
         with pytest.raises(UsageError):
             reader.read(*request_)
         with pytest.raises(UsageError):
@@ -206,7 +206,7 @@ class SlideReaderSuite:
                 assert difference.max() <= self.tolerance, request
 
     def test_reduced_reads_are_means(self, reader: SlideReader, expected: list[NDArray[np.uint8]]) -> None:
-        """Of an intact slide, over its borders too."""
+        """Of an intact slide, including beyond its borders."""
         for i, level in enumerate(reader.levels):
             for reduction in (1, 2, 3, 4):
                 for x, y in ((0, 0), (-3, level.height // reduction - 30)):
@@ -224,7 +224,7 @@ class SlideReaderSuite:
                         assert difference.max() <= 0.51 + self.tolerance
 
     def test_counts_tiles(self, reader: SlideReader) -> None:
-        """Counts only grow, and an intact slide has no unreadable tile."""
+        """Counts never decrease, and an intact slide has no unreadable tiles."""
         before = reader.tile_counts
         assert (before.decoded, before.reused, before.unreadable) == (0, 0, 0)
         reader.read(0, 0, 0, 100, 100)
@@ -237,7 +237,7 @@ class SlideReaderSuite:
         assert reader.unreadable_tiles == frozenset()
 
     def test_closes(self, slide: Path) -> None:
-        """Twice if need be; nothing can be read afterwards."""
+        """Closing twice is allowed; reading afterwards is not."""
         with self.open(slide) as reader:
             reader.read(0, 0, 0, 10, 10)
         reader.close()
@@ -247,7 +247,7 @@ class SlideReaderSuite:
             reader.read_reduced(0, 2, 0, 0, 10, 10)
 
     def test_fingerprint_ignores_name_and_place(self, reader: SlideReader, slide: Path, tmp_path: Path) -> None:
-        """A copy under another name has the same."""
+        """A renamed copy has the same fingerprint."""
         assert re.fullmatch(r"[0-9a-f]{64}", reader.fingerprint)
         if slide.is_dir():
             copy = Path(shutil.copytree(slide, tmp_path / "other name", copy_function=shutil.copyfile))
@@ -258,14 +258,14 @@ class SlideReaderSuite:
             assert again.fingerprint == reader.fingerprint
 
     def test_fingerprint_follows_pixels(self, reader: SlideReader, altered: Path | None) -> None:
-        """Other pixels have another."""
+        """Different pixels have a different fingerprint."""
         if altered is None:
             pytest.skip("no altered copy of this slide")
         with self.open(altered) as other:
             assert other.fingerprint != reader.fingerprint
 
     def test_tells_nothing_personal(self, reader: SlideReader) -> None:
-        """Neither by a property's name nor by its value."""
+        """Neither in a property's name nor in its value."""
         for name, value in reader.properties.items():
             assert isinstance(value, str)
             assert not _PERSONAL.search(name), name
@@ -275,7 +275,7 @@ class SlideReaderSuite:
             reader.properties["new"] = "value"  # type: ignore[index]
 
     def test_best_level_is_never_too_coarse(self, reader: SlideReader) -> None:
-        """The coarsest level that still has the wanted resolution."""
+        """The coarsest level that still has the requested resolution."""
         for wanted in (1.0, 1.5, 2.0, 4.0, 7.9, 64.0):
             best = reader.levels[reader.best_level(wanted)]
             assert best.downsample <= wanted * 1.01
@@ -283,7 +283,7 @@ class SlideReaderSuite:
 
 
 def _cut(pixels: NDArray[np.uint8], x: int, y: int, w: int, h: int) -> NDArray[np.int64]:
-    """Return a window of a picture, white where it hangs over."""
+    """Return a window of an image, white beyond its border."""
     window = np.full((h, w, 3), BACKGROUND, np.int64)
     left, top = max(x, 0), max(y, 0)
     right, bottom = min(x + w, pixels.shape[1]), min(y + h, pixels.shape[0])

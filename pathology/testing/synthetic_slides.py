@@ -1,8 +1,8 @@
-"""Slides of any size, tile size, compression and vendor's style, written row by row so that memory stays flat.
+"""Write slides of any size, tile size, compression and vendor format, row by row, in constant memory.
 
-They look like tissue (see :mod:`pathology.testing.synthetic_tissue`) and behave like the real formats down to the
-markers: Aperio's abbreviated JPEG tiles with shared tables, its two kinds of JPEG 2000, left-out tiles, label and macro
-pictures that must never be shown, DICOM series with and without offset tables.
+They look like tissue (see :mod:`pathology.testing.synthetic_tissue`) and match the real formats down to the markers:
+Aperio's abbreviated JPEG tiles with shared tables, its two kinds of JPEG 2000, omitted tiles, label and macro images
+that must never be shown, DICOM series with and without offset tables.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def encode_tile(pixels: NDArray[np.uint8], compression: Compression, quality: in
     pixels
         ``(h, w, 3)`` uint8 RGB.
     compression
-        Which codec, and in which variant.
+        Codec and variant.
     quality
         JPEG and WebP quality, 1 to 100; for lossy JPEG 2000 the peak signal-to-noise ratio is half of it, in dB.
 
     Returns
     -------
     bytes
-        A complete picture for the picture codecs, plain bytes for the others.
+        A complete image for image codecs, plain bytes for the others.
     """
     pixels = np.ascontiguousarray(pixels)
     encoded: bytes | bytearray
@@ -138,7 +138,7 @@ def _rgb_to_ycbcr(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _split_jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """Split a JPEG picture into shared tables and an abbreviated picture (ITU-T T.81, annex B.5)."""
+    """Split a JPEG image into shared tables and an abbreviated image (ITU-T T.81, annex B.5)."""
     tables, rest = bytearray(b"\xff\xd8"), bytearray(b"\xff\xd8")
     position = 2
     while data[position + 1] != 0xDA:
@@ -174,9 +174,9 @@ def write_tiff(
     Parameters
     ----------
     path
-        Where to.
+        Output file.
     picture
-        What.
+        The slide's pixels.
     tile
         Tile size ``(width, height)`` in pixels, multiples of 16; ``None`` writes strips.
     rows_per_strip
@@ -184,17 +184,17 @@ def write_tiff(
     compression, quality
         As for :func:`encode_tile`.
     factors
-        Reduction of each level, the first 1.
+        Reduction of each level, starting with 1.
     mpp
-        Micrometres per pixel of level 0, written as resolution in pixels per cm; ``None`` leaves it out.
+        Micrometres per pixel of level 0, written as resolution in pixels per cm; ``None`` omits it.
     description
         ImageDescription of each level, from its index.
     shared_tables
-        Whether JPEG tables go into the tag JPEGTables once, instead of into every tile.
+        Whether JPEG tables are stored once in the tag JPEGTables instead of in every tile.
     omitted
-        Tells, from level index, column and row, which tiles are omitted (length 0).
+        Predicate of level index, column and row: true for tiles to omit (length 0).
     predictor
-        Whether LZW and deflate difference neighbouring pixels first.
+        Whether LZW and deflate use horizontal differencing.
     bigtiff, byteorder
         Container variants.
 
@@ -301,27 +301,27 @@ def write_svs(
     omitted: Callable[[int, int, int], bool] | None = None,
     bigtiff: bool = False,
 ) -> Path:
-    """Write a slide as an Aperio scanner does: thumbnail after level 0, then coarser levels, label and macro.
+    """Write a slide like an Aperio scanner: thumbnail after level 0, then coarser levels, label and macro.
 
     Parameters
     ----------
     path
-        Where to.
+        Output file.
     picture
-        What.
+        The slide's pixels.
     tile
         Side of the tiles in pixels.
     compression
         ``jpeg`` (with shared tables), ``jpeg-rgb``, ``jpeg2000`` (code 33005) or ``jpeg2000-ycbcr`` (33003); others are
-        written although Aperio does not.
+        accepted, although Aperio does not use them.
     quality
         As for :func:`encode_tile`.
     factors
-        Reduction of each level, the first 1.
+        Reduction of each level, starting with 1.
     mpp, objective_power
-        Stated in the description; ``None`` leaves them out.
+        Stated in the description; ``None`` omits them.
     omitted
-        Tells, from level index, column and row, which tiles are omitted (length 0).
+        Predicate of level index, column and row: true for tiles to omit (length 0).
     bigtiff
         Whether to write BigTIFF.
 
@@ -374,14 +374,14 @@ def write_svs(
 
 
 def _thumbnail(picture: Picture) -> NDArray[np.uint8]:
-    """Sample the picture, a line at a time: the mean of all pixels of a huge slide would take hours."""
+    """Subsample the image line by line: averaging all pixels of a huge slide would take hours."""
     step = max(1, -(-max(picture.width, picture.height) // 256))
     lines = [picture.window(0, y, picture.width, 1)[:, ::step] for y in range(0, picture.height, step)]
     return np.concatenate(lines)
 
 
 def _forbidden() -> NDArray[np.uint8]:
-    """A picture that no reader may show: pure green, which no tissue is."""
+    """Return an image that no reader may show: pure green, unlike any tissue."""
     pixels = np.zeros((200, 240, 3), np.uint8)
     pixels[:, :, 1] = 255
     return pixels
@@ -413,26 +413,26 @@ def write_ome_tiff(
     objective_power: float | None = 40,
     label: bool = True,
 ) -> Path:
-    """Write an OME-TIFF whose coarser levels are SubIFDs, with a label picture beside the slide.
+    """Write an OME-TIFF whose coarser levels are SubIFDs, with a label image in addition to the slide.
 
     Parameters
     ----------
     path
-        Where to.
+        Output file.
     picture
-        What.
+        The slide's pixels.
     tile
         Side of the tiles in pixels.
     compression, quality
         As for :func:`encode_tile`.
     factors
-        Reduction of each level, the first 1.
+        Reduction of each level, starting with 1.
     physical_size, unit
-        PhysicalSizeX and Y and their unit, as written; ``None`` leaves them out.
+        PhysicalSizeX and Y and their unit, as written; ``None`` omits them.
     objective_power
         NominalMagnification, or ``None``.
     label
-        Whether to add a label picture.
+        Whether to add a label image.
 
     Returns
     -------
@@ -480,7 +480,7 @@ def write_ome_tiff(
                 code=_TIFF_CODES[compression],
                 quality=quality,
                 mpp=None,
-                # tifffile takes text as ASCII; UTF-8 bytes go through as they are.
+                # tifffile encodes text as ASCII; UTF-8 bytes are passed through.
                 description=xml.encode() if index == 0 else None,
                 shared_tables=False,
                 omitted=None,
@@ -510,36 +510,36 @@ def write_dicom(
     concatenated: int = 1,
     patient: str = "DOE^JANE",
 ) -> Path:
-    """Write a DICOM whole-slide series: one instance for each level, and a label and an overview.
+    """Write a DICOM whole-slide series: one instance per level, plus a label and an overview.
 
     Parameters
     ----------
     folder
-        Where to; made if it does not exist.
+        Output folder; created if missing.
     picture
-        What.
+        The slide's pixels.
     tile
         Side of the frames in pixels.
     syntax
-        How frames are stored.
+        Transfer syntax of the frames.
     quality
         As for :func:`encode_tile`.
     factors
-        Reduction of each level, the first 1.
+        Reduction of each level, starting with 1.
     mpp, objective_power
         Written as PixelSpacing (mm) and ObjectiveLensPower.
     offsets
-        Which offset table to write.
+        Type of offset table to write.
     organisation
-        Frames in order, or frames with a stated position each.
+        Frames in order, or with explicit positions.
     omitted
-        With TILED_SPARSE: tells, from level index, column and row, which frames are omitted.
+        With TILED_SPARSE: predicate of level index, column and row, true for frames to omit.
     fragments
-        Pieces into which each frame is cut; above 1 the extended table is not allowed.
+        Number of fragments per frame; above 1, the extended table is not allowed.
     concatenated
-        Files over which level 0 is spread.
+        Number of files for level 0.
     patient
-        Name of the (invented) patient, which no reader may show.
+        Name of the (fictitious) patient, which no reader may show.
 
     Returns
     -------
@@ -662,7 +662,7 @@ def _write_instance(
     offsets: Literal["basic", "extended", "none"],
     fragments: int,
 ) -> None:
-    """Write the header, then the pixel data frame by frame; frames wait on disk until their places are known."""
+    """Write the header, then the pixel data frame by frame; frames are buffered on disk until offsets are known."""
     native = not header.file_meta.TransferSyntaxUID.is_compressed
     with tempfile.TemporaryFile() as waiting:
         starts, lengths, position = [], [], 0

@@ -1,8 +1,8 @@
-"""A procedural picture that looks like haematoxylin and eosin stained tissue, at any size and in any window.
+"""Procedural images that resemble H&E-stained tissue, at any size and in any window.
 
-It serves tests, benchmarks and demonstrations where no real slide is at hand.  It has what algorithms must cope with:
-pink stroma with spindle nuclei, dense purple cell nests, pale fat, glass, and on request a pen stroke.  It has no
-diagnostic meaning whatever.
+For tests, benchmarks and demonstrations without a real slide.  They contain what algorithms must handle: pink stroma
+with spindle nuclei, dense purple cell nests, pale fat, glass, and optionally a pen stroke.  They have no diagnostic
+meaning.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _PEN_INK: Final = np.array([28, 62, 150], np.float32)
 _TEXTURE: Final = 1024
 """Side of the repeating textures, in pixels."""
 _GRAIN: Final = 509
-"""Side of the repeating sensor noise, in pixels; prime, so that it does not keep step with the textures."""
+"""Side of the repeating sensor noise, in pixels; prime, so that it does not align with the textures."""
 
 
 class Picture(ABC):
-    """Pixels of a slide to be written: any window of level 0, and exact means for the coarser levels.
+    """Pixel source of a slide to write: any window of level 0, and exact means for the coarser levels.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Picture(ABC):
 
     @abstractmethod
     def window(self, x: int, y: int, w: int, h: int) -> NDArray[np.uint8]:
-        """Return ``(h, w, 3)`` uint8 RGB of a window that lies within the picture."""
+        """Return ``(h, w, 3)`` uint8 RGB of a window inside the image."""
 
     def level_size(self, factor: int) -> tuple[int, int]:
         """``(width, height)`` of the level reduced by ``factor``; a remainder at the border is dropped."""
@@ -80,7 +80,7 @@ class Picture(ABC):
 
 
 class ArrayPicture(Picture):
-    """A picture held in memory.
+    """An image in memory.
 
     Parameters
     ----------
@@ -93,13 +93,13 @@ class ArrayPicture(Picture):
         self.height, self.width = pixels.shape[:2]
 
     def window(self, x: int, y: int, w: int, h: int) -> NDArray[np.uint8]:
-        """Return ``(h, w, 3)`` uint8 RGB of a window that lies within the picture."""
+        """Return ``(h, w, 3)`` uint8 RGB of a window inside the image."""
         return self.pixels[y : y + h, x : x + w]
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Coarse fields that say where each kind of tissue is; ``spacing`` level-0 pixels between their points."""
+    """Coarse fields that locate each kind of tissue, with ``spacing`` level-0 pixels between their points."""
 
     spacing: float
     tissue: NDArray[np.float32]
@@ -115,11 +115,11 @@ class TissuePicture(Picture):
     width, height
         Size in pixels.
     mpp
-        Micrometres per pixel: the size of nuclei and fat cells follows it.
+        Micrometres per pixel; scales nuclei and fat cells.
     seed
-        The same seed gives the same picture.
+        The same seed gives the same image.
     tissue
-        Share of the area that is tissue, 0 to 1, approximately; the rest is glass.
+        Approximate tissue fraction of the area, 0 to 1; the rest is glass.
     pen
         Whether a blue pen stroke crosses the slide.
     """
@@ -133,9 +133,9 @@ class TissuePicture(Picture):
         self._stains = np.array([_HAEMATOXYLIN, _EOSIN], np.float32) * np.float32(-np.log(10))
 
     def window(self, x: int, y: int, w: int, h: int) -> NDArray[np.uint8]:
-        """Return ``(h, w, 3)`` uint8 RGB of a window that lies within the picture.
+        """Return ``(h, w, 3)`` uint8 RGB of a window inside the image.
 
-        A pixel's value depends on its place only, not on the window it is asked for in.
+        A pixel's value depends only on its position, not on the requested window.
         """
         rows, columns = np.arange(y, y + h), np.arange(x, x + w)
         tissue = _edge(_at(self._layout.tissue, self._layout.spacing, rows, columns), 0.05)
@@ -159,7 +159,7 @@ class TissuePicture(Picture):
         return np.asarray(np.clip(np.rint(pixels), 0, 255), np.uint8)
 
     def _ink(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Coverage of a wavy stroke, 1/60 of the picture's height thick, across its lower third."""
+        """Coverage of a wavy stroke, 1/60 of the image height thick, across its lower third."""
         middle = self.height * (0.78 + 0.06 * np.sin(columns / self.width * 7.0))
         distance = np.abs(rows[:, None] - middle[None, :]) - self.height / 120
         within = (columns > 0.08 * self.width) & (columns < 0.55 * self.width)
@@ -216,7 +216,7 @@ def _layout(width: int, height: int, share: float, random: np.random.Generator) 
 
 
 def _fibres(random: np.random.Generator, along: float, across: float) -> NDArray[np.float32]:
-    """Periodic noise, stretched, with the directions bent by a second noise; mean 0, deviation 1."""
+    """Return periodic, stretched noise with directions bent by a second noise; mean 0, standard deviation 1."""
     shape = (_TEXTURE, _TEXTURE)
     base = ndimage.gaussian_filter(random.normal(size=shape), (across, along), mode="wrap")
     bend = ndimage.gaussian_filter(random.normal(size=shape), 60, mode="wrap")
@@ -299,7 +299,7 @@ def _myxoid(mpp: float, random: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _necrosis(mpp: float, random: np.random.Generator) -> NDArray[np.float32]:
-    """Eosin without nuclei, with dust of broken ones."""
+    """Eosin without nuclei, with nuclear debris."""
     debris = _nuclei(random, mpp, 30.0, (1.6, 1.4), 1.6)
     ghosts = _fibres(random, 4 / mpp, 3 / mpp)
     return _stain(0.02 + 0.5 * debris, 0.42 + 0.07 * ghosts)
@@ -327,13 +327,13 @@ def tissue_tile(
     kind
         One of :data:`TISSUE_KINDS`.
     side
-        In pixels.
+        Side in pixels.
     mpp
         Micrometres per pixel.
     seed
-        Of what is drawn.  The texture repeats every 1024 px.
+        Random seed.  The texture repeats every 1024 px.
     stain
-        Strength of haematoxylin and eosin: what differs between two laboratories.
+        Intensity of haematoxylin and eosin, which differs between laboratories.
 
     Returns
     -------
