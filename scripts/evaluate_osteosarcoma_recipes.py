@@ -1,16 +1,16 @@
-"""Train the published classifiers' recipes on real osteosarcoma tiles, leave one case out, beside a colour baseline.
+"""Train published classifier recipes on real osteosarcoma tiles, leaving one case out, with a colour baseline.
 
     python scripts/evaluate_osteosarcoma_recipes.py --data DIR --work DIR --out FILE.json [--epochs 4] [--patches 6]
                                                     [--record pathology/systems/measured]
 
-DIR holds the folders ``Non-Tumor``, ``Non-Viable-Tumor`` and ``Viable`` with H&E tiles of 1024 x 1024 px, about
-1 µm/px, of the TCIA collection Osteosarcoma-Tumor-Assessment (Leavey et al. 2019, CC BY 3.0).
+DIR contains the folders ``Non-Tumor``, ``Non-Viable-Tumor`` and ``Viable`` with H&E tiles of 1024 x 1024 px, about
+1 µm/px, from the TCIA collection Osteosarcoma-Tumor-Assessment (Leavey et al. 2019, CC BY 3.0).
 
-What this can show: that each recipe's preparation, network, schedule and losses work on real tissue.  What it cannot:
-how good they are.  There are three cases, two classes are seen in one case each, and the budget is small: patches of
-256 px (Foersch; 1024 in the publication) or 299 px, few of each tile, few epochs, random weights to start from.
-With two training cases there is nobody to choose the epoch on: the validation rows that the trainer asks for are the
-training rows themselves, and nothing held out is looked at.
+This shows that each recipe's preparation, network, schedule and losses work on real tissue, not how good they are.
+There are three cases, two classes occur in one case each, and the budget is small: patches of 256 px (Foersch; 1024 in
+the publication) or 299 px, few per tile, few epochs, random initial weights.
+With two training cases, none is left to choose the epoch on: the trainer's validation rows are the training rows
+themselves, and no held-out row is used.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NON_TUMOUR: Final = 0
 def small(recipe: SlideRecipe, epochs: int, patches: int) -> SlideRecipe:
     """Return a recipe with a small budget; everything else is as published."""
     foersch = recipe.architecture == "densenet121-foersch"
-    # From random weights a frozen body has nothing to give: one epoch shows the stage, the others train.
+    # A frozen body with random weights is useless: one epoch exercises the stage, the others train.
     stages = (
         (Stage(epochs=1, frozen=True, learning_rate=1e-3), Stage(epochs=epochs, learning_rate=1e-3, lowest_rate=3e-4))
         if len(recipe.stages) == 2
@@ -73,20 +73,20 @@ def small(recipe: SlideRecipe, epochs: int, patches: int) -> SlideRecipe:
 
 
 class Lines:
-    """One line an epoch."""
+    """Prints one line per epoch."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def say(self, line: str) -> None:
-        """Say what is begun."""
+        """Print what starts."""
         print(f"{self._name}: {line}", flush=True)
 
     def step(self, stage: int, epoch: int, step: int, steps: int, loss: float) -> None:
-        """Nothing: an epoch is short."""
+        """Print nothing: epochs are short."""
 
     def epoch(self, record: EpochRecord) -> None:
-        """Say how it went."""
+        """Print the epoch's result."""
         print(
             f"{self._name}: stage {record.stage}, epoch {record.epoch}, loss {record.loss:.3f}, "
             f"{record.patches_per_second:.1f} patches/s, {record.waiting:.0%} waiting",
@@ -95,7 +95,7 @@ class Lines:
 
 
 def folds_of(tiles: LabelledTiles) -> tuple[Fold, ...]:
-    """Leave each case out once; audited for cases and pixels on both sides."""
+    """Leave each case out once; audited for cases and pixels in both parts."""
     folds = leave_one_group_out(tiles.patients)
     for fold in folds:
         audit_leakage({"train": fold.train, "test": fold.test}, patients=tiles.patients, contents=tiles.digests())
@@ -125,7 +125,7 @@ def tile_auc(truth: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> In
 
 
 def metrics(tiles: LabelledTiles, p: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Recall of the one class all folds have seen, accuracy, and tumour against the rest within each case."""
+    """Recall of the only class all folds have seen, accuracy, and tumour against the rest within each case."""
     called, cases = p.argmax(axis=1), np.array(tiles.patients)
     normal = tiles.labels == NON_TUMOUR
     result: dict[str, Any] = {
@@ -142,7 +142,7 @@ def metrics(tiles: LabelledTiles, p: npt.NDArray[np.float64]) -> dict[str, Any]:
 
 
 def record_recalls(record: Mapping[str, Any], systems: Sequence[str], epochs: int, folder: Path) -> list[Path]:
-    """Write the recall of the one class that all folds have seen into the systems' files; returns them."""
+    """Write the recall of the only class that all folds have seen to the systems' files; return them."""
     name = "recall of non-tumour"
     baseline = record["colour baseline"][name]["value"]
     written = []
@@ -161,7 +161,7 @@ def record_recalls(record: Mapping[str, Any], systems: Sequence[str], epochs: in
 
 
 def main() -> int:
-    """Run everything that an earlier run has not done, and write the figures."""
+    """Run everything that earlier runs have not finished, and write the metrics."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)

@@ -1,17 +1,16 @@
-"""Measure the radiology systems on the public soft-tissue-sarcoma patients and on constructed data.
+"""Evaluate the radiology systems on public soft-tissue sarcoma patients and on synthetic data.
 
 Usage::
 
     python scripts/evaluate_radiology.py DATA OUT [--only features,nomograms,...] [--device cuda] [--small]
                                              [--minutes M] [--record FOLDER]
 
-DATA holds ``sts/<patient>/<sequence>_image.nii.gz`` and ``sts_clinical.csv`` (collection Soft-tissue-Sarcoma of The
-Cancer Imaging Archive, Vallières et al. 2015, CC BY 3.0).  Every part writes its figures to ``OUT/<part>.json``; a part
-whose file is there is not run again.  The longest (segmentation, deep, permuted, constructed) stop once ``--minutes``
-are over and go on when called again.  ``--small`` shortens the training of networks to what a CPU does in minutes; such
-figures say that the machinery works and are a lower bound of what it can do.  ``--record pathology/systems/measured``
-writes what was measured into the files that ``pathology systems`` shows, also from parts that are there already;
-controls on shuffled outcomes are not recorded.
+DATA contains ``sts/<patient>/<sequence>_image.nii.gz`` and ``sts_clinical.csv`` (collection Soft-tissue-Sarcoma of The
+Cancer Imaging Archive, Vallières et al. 2015, CC BY 3.0).  Each part writes its metrics to ``OUT/<part>.json``; parts
+whose file exists are skipped.  The longest (segmentation, deep, permuted, constructed) stop after ``--minutes`` and
+resume when called again.  ``--small`` shortens network training to minutes on a CPU; such metrics show that the code
+works and are a lower bound of its performance.  ``--record pathology/systems/measured`` writes the metrics, including
+those of earlier parts, to the files that ``pathology systems`` shows; controls on shuffled outcomes are not recorded.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ SEQUENCES = ("MR_T1", "CT", "PET")
 
 
 def patients(data: Path, work: Path) -> Cohort:
-    """Read the cohort with the columns that the systems ask for."""
+    """Read the cohort with the columns that the systems need."""
     table = pd.read_csv(data / "sts_clinical.csv")
     table["high_grade"] = table["grade"].map({"Low": 0, "Intermediate": 1, "High": 1})
     table["is_high"] = table["grade"].map({"Low": 0, "Intermediate": 0, "High": 1})
@@ -86,13 +85,13 @@ def patients(data: Path, work: Path) -> Cohort:
 
 
 def show_progress(name: str, done: int, total: int) -> None:
-    """Print every tenth of a stage."""
+    """Print progress at every tenth of a stage."""
     if done == total or done % max(1, total // 10) == 0:
         print(f"    {name}: {done}/{total}", flush=True)
 
 
 def features(cohort: Cohort, work: Path) -> pd.DataFrame:
-    """Measure tumours in T1, CT and PET, and a 5 mm shell in T1; kept in OUT/features.csv."""
+    """Measure tumours in T1, CT and PET, and a 5 mm shell in T1; cached in OUT/features.csv."""
     path = work / "features.csv"
     if path.exists():
         return pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")
@@ -106,7 +105,7 @@ def features(cohort: Cohort, work: Path) -> pd.DataFrame:
 
 
 def measured(cohort: Cohort, work: Path) -> dict[str, list[Metric]]:
-    """Measure features only, for the parts that use them; gives no figure."""
+    """Only measure features, for the parts that use them; returns no metrics."""
     features(cohort, work)
     return {}
 
@@ -137,7 +136,7 @@ def nomograms(cohort: Cohort, work: Path, seed: int) -> dict[str, list[Metric]]:
 
 
 def remembered(work: Path, part: str, name: str, until: float, make: Callable[[], Sequence[Metric]]) -> list[Metric]:
-    """Return the figures of a step, which are kept in OUT as soon as they are known."""
+    """Return the metrics of a step, cached in OUT as soon as they are computed."""
     path = work / part / f"{name.replace(', ', '-').replace(' ', '-')}.json"
     if not path.exists():
         if time.monotonic() > until:
@@ -152,7 +151,7 @@ def remembered(work: Path, part: str, name: str, until: float, make: Callable[[]
 
 
 def deep(cohort: Cohort, work: Path, seed: int, device: str, until: float) -> dict[str, list[Metric]]:
-    """B4 and B10 with features of untrained networks beside the radiomics: ImageNet weights are not at hand."""
+    """B4 and B10 with features of untrained networks in addition to radiomics: ImageNet weights are not available."""
     table = features(cohort, work)
     found: dict[str, list[Metric]] = {}
     for backbone, sequences in (("resnet34", ("MR_T1",)), ("resnet34", SEQUENCES), ("densenet161", ("MR_T1",))):
@@ -170,7 +169,7 @@ def deep(cohort: Cohort, work: Path, seed: int, device: str, until: float) -> di
 
 
 def deep_features(cohort: Cohort, work: Path, backbone: Any, sequence: str, device: str) -> pd.DataFrame:  # noqa: ANN401
-    """Compute deep features; kept in OUT."""
+    """Compute deep features; cached in OUT."""
     path = work / f"deep-{backbone}-{sequence}.csv"
     if not path.exists():
         settings = DeepFeatureSettings(sequence=sequence, backbone=backbone, slices=4)
@@ -199,12 +198,12 @@ def chosen_inside(recipe: SignatureRecipe, table: pd.DataFrame, cohort: Cohort, 
 
 
 def folds(done: int, total: int) -> None:
-    """Print every fold."""
+    """Print progress at every fold."""
     show_progress("outer folds", done, total)
 
 
 PERMUTATIONS, PERMUTATIONS_OF_SIGNATURES = 60, 500
-"""Of the controls: nomograms take six times as long.  Ten are too few: they once gave a mean of 0.39."""
+"""Number of permutations; nomograms take six times as long.  Ten are too few: they once gave a mean of 0.39."""
 
 
 def permuted(cohort: Cohort, work: Path, seed: int, device: str, until: float) -> dict[str, list[Metric]]:
@@ -297,7 +296,7 @@ def segmentation_recipes(small: bool) -> dict[str, SegmentationRecipe]:
 def segmentation(
     cohort: Cohort, work: Path, seed: int, device: str, small: bool, until: float
 ) -> dict[str, list[Metric]]:
-    """Segment every patient by networks trained on others; a finished fold is kept in OUT and not run again."""
+    """Segment every patient with networks trained on others; finished folds are cached in OUT."""
     k = 5
     found = {}
     for name, recipe in segmentation_recipes(small).items():
@@ -328,7 +327,7 @@ def segmentation(
 
 
 class OutOfTimeError(Exception):
-    """The time asked for is over; what is finished is kept."""
+    """The time limit is reached; finished steps are kept."""
 
 
 def dice_figure(values: Mapping[str, float], data: str, seed: int) -> Metric:
@@ -339,9 +338,9 @@ def dice_figure(values: Mapping[str, float], data: str, seed: int) -> Metric:
 
 
 def without_picture(cohort: Cohort, sequence: str, k: int, seed: int) -> Metric:
-    """What a guess scores that never looks at the image: the training patients' tumours, laid over each other.
+    """Return the score of an image-free baseline: the training patients' tumours, averaged.
 
-    The images are cropped around the tumour, so their frame alone tells something.
+    The images are cropped around the tumour, so the frame alone is informative.
     """
     chosen = cohort.having((sequence,))
     masks = {c.patient_id: c.contours(sequence, c.open(sequence))[0].array for c in chosen.cases}
@@ -367,7 +366,7 @@ def scaled_to(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.
 
 
 def fixed_threshold(cohort: Cohort, seed: int) -> Metric:
-    """Voxels above 41 % of the greatest SUV, the fixed threshold of Boellaard et al. 2015 (EANM guideline)."""
+    """Voxels above 41 % of the maximum SUV, the fixed threshold of Boellaard et al. 2015 (EANM guideline)."""
     scores = {}
     for case in cohort.having(("PET",)).cases:
         opened = case.open("PET")
@@ -387,7 +386,7 @@ def images(cohort: Cohort, seed: int, device: str, small: bool) -> dict[str, lis
 
 
 def grading(cohort: Cohort, work: Path, seed: int, device: str, small: bool) -> dict[str, list[Metric]]:
-    """B2 on T1, with survival by predicted grade; draws the curves and where the network looked in one patient."""
+    """B2 on T1, with survival by predicted grade; plots the curves and a saliency map of one patient."""
     recipe = navarro_2021.recipe()
     assert isinstance(recipe, ImageRecipe)
     if small:
@@ -460,7 +459,7 @@ def constructed(work: Path, seed: int, device: str, small: bool, until: float) -
 
 
 def record_part(path: Path, folder: Path | None) -> list[Path]:
-    """Write what a finished part measured into the systems' files; returns them."""
+    """Write the metrics of a finished part to the systems' files; return them."""
     part = json.loads(path.read_text())
     if folder is None or part["part"] == "permuted":
         return []
@@ -473,7 +472,7 @@ def record_part(path: Path, folder: Path | None) -> list[Path]:
 
 
 def main() -> None:
-    """Run the parts asked for."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -512,7 +511,7 @@ def main() -> None:
         try:
             found = parts[name]()
         except OutOfTimeError:
-            print("time is over; the same command goes on", flush=True)
+            print("time limit reached; run the same command to resume", flush=True)
             raise SystemExit(75) from None
         record = {
             "part": name,

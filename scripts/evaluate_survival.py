@@ -1,11 +1,11 @@
-"""Compare survival models on a clinical table by nested cross-validation, side by side.
+"""Compare survival models on a clinical table by nested cross-validation.
 
     python scripts/evaluate_survival.py tcga_sarc_clinical.csv OUT [--record pathology/systems/measured]
 
 The table is that of TCGA-SARC with the curated outcomes of Liu et al. 2018 (Cell 173:400); times are in days.
-For each outcome (overall, disease-specific and progression-free survival) every model sees the same patients, the same
-covariates and the same folds.  OUT gets ``scores.json``, ``scores.csv`` and the out-of-fold predictions.
-``--record`` also writes overall survival into the files that ``pathology systems`` shows.
+For each outcome (overall, disease-specific and progression-free survival) every model uses the same patients, the same
+covariates and the same folds.  Writes to OUT: ``scores.json``, ``scores.csv`` and the out-of-fold predictions.
+``--record`` also writes overall survival to the files that ``pathology systems`` shows.
 Research use only.
 """
 
@@ -31,7 +31,7 @@ from pathology.survival.crossvalidation import (
 )
 from pathology.systems.own_metrics import OwnMetric, record_own_metrics
 
-# Known at diagnosis or at the resection.  Treatment after it is left out: who lives long enough is treated more.
+# Known at diagnosis or resection.  Later treatment is excluded: patients who live longer receive more of it.
 COVARIATES = CovariateSettings(
     numeric=("age", "size_cm"),
     categorical=(
@@ -73,11 +73,11 @@ RECORDED = {
     "ryu-2020": (("RED_SNN", "C-index"), ("RED_SNN", "AUC at 5 years"), ("Cox", "C-index")),
     "bhambhvani-2021": (("Bhambhvani", "AUC at 5 years"), ("Cox", "AUC at 5 years")),
 }
-"""Which models' metrics stand in which system's file."""
+"""Models whose metrics are recorded in each system's file."""
 
 
 def record_scores(scores: Sequence[Mapping[str, Any]], repeats: int, folder: Path) -> list[Path]:
-    """Write the scores of overall survival into the systems' files; returns them."""
+    """Write the scores of overall survival to the systems' files; return them."""
     by_model = {score["model"]: score for score in scores if score["outcome"] == "OS"}
     data = f"TCGA-SARC, overall survival; nested cross-validation, 5 folds x {repeats}"
     written = []

@@ -1,9 +1,9 @@
-"""Draw where a classifier looks on a scored slide: Grad-CAM, stitched, and whether the map means anything.
+"""Plot stitched Grad-CAM maps of a classifier on a scored slide, with a sanity check.
 
     python scripts/explain_slide.py RESULTS SLIDE_ID --model MODEL [--class NAME] [--out explained.png]
 
-Grad-CAM (Selvaraju et al. 2017) of one class over the patches where it is most probable, each stitched in at its place.
-Beside it the sanity check of Adebayo et al. 2018: the rank correlation of the maps with those of the same network with
+Grad-CAM (Selvaraju et al. 2017) of one class over the patches where it is most probable, stitched at their positions.
+With it, the sanity check of Adebayo et al. 2018: the rank correlation of the maps with those of the same network with
 random weights in its last layers.  A map that random weights do not change explains nothing.  Research use only.
 """
 
@@ -42,11 +42,11 @@ LAST_LAYERS: Final = {
     "densenet121-foersch": ("0.0.denseblock4", "1"),
     "inception-v3": ("Mixed_7c", "fc"),
 }
-"""The last block and the head of each architecture, by the names of their modules."""
+"""Module names of the last block and the head of each architecture."""
 
 
 def randomised(network: nn.Module, architecture: str) -> nn.Module:
-    """Give the head and the last block random weights, in place."""
+    """Randomise the weights of the head and the last block, in place."""
     torch.manual_seed(0)
     for last in LAST_LAYERS[architecture]:
         for module in network.get_submodule(last).modules():
@@ -57,17 +57,17 @@ def randomised(network: nn.Module, architecture: str) -> nn.Module:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compute, check and draw."""
+    """Compute, check and plot."""
     bundle = load_bundle(arguments.model)
     card = bundle.card
     if card.architecture not in LAST_LAYERS:
         raise UsageError(
-            f"{card.name} is a {card.architecture}", remedy=f"This explains a {', '.join(sorted(LAST_LAYERS))}"
+            f"{card.name} is a {card.architecture}", remedy=f"Supported architectures: {', '.join(sorted(LAST_LAYERS))}"
         )
     slide = open_results(arguments.results)[arguments.slide]
     name = arguments.name or slide.record.most_probable_class
     if name not in card.classes:
-        raise UsageError(f"the model has no class {name!r}", remedy=f"Choose one of: {', '.join(card.classes)}")
+        raise UsageError(f"unknown class {name!r}", remedy=f"Choose from: {', '.join(card.classes)}")
     group: Any = zarr.open_group(slide.folder / "predictions.zarr", mode="r")
     probabilities, coords = np.asarray(group["probabilities"][...]), np.asarray(group["coords"][...])
     extent = float(group.attrs["patch_extent"])
@@ -88,14 +88,14 @@ def run(arguments: argparse.Namespace) -> None:
     maps = maps_of(bundle.network(), images, wanted)
     other = maps_of(randomised(bundle.network(), card.architecture), images, wanted)
     thinned = [(a.ravel()[::7], b.ravel()[::7]) for a, b in zip(maps, other, strict=True)]
-    # A map enlarged from one square is flat but for rounding.
+    # A map upsampled from a single cell is flat except for rounding.
     varying = [pair for pair in thinned if all(np.ptp(one) > 1e-4 * one.max() for one in pair)]
     likeness = [float(spearmanr(a, b).statistic) for a, b in varying]
     print(
         f"{name}: {len(maps)} patches; rank correlation with the maps of random last layers: median"
-        f" {np.median(likeness):.2f} (n = {len(likeness)}; 1 would mean that the maps do not depend on what was learnt)"
+        f" {np.median(likeness):.2f} (n = {len(likeness)}; 1 would mean no dependence on the learned weights)"
         if likeness
-        else f"{name}: {len(maps)} patches; the maps are flat, with or without random last layers: nothing to compare"
+        else f"{name}: {len(maps)} patches; the maps are flat with or without random last layers; nothing to compare"
     )
     heat = np.zeros(small.shape[:2], np.float32)
     for (x, y), one in zip(coords[rows].tolist(), maps / max(float(maps.max()), 1e-12), strict=True):
@@ -108,20 +108,20 @@ def run(arguments: argparse.Namespace) -> None:
     Image.fromarray(np.asarray(grey * (1 - strength) + np.array([200, 20, 30]) * strength, np.uint8)).save(
         arguments.out
     )
-    print(f"{arguments.out}  Shows where the network looked, not whether it is right. Research use only.")
+    print(f"{arguments.out}  Shows what the network attended to, not whether it is correct. Research use only.")
 
 
 def main() -> int:
-    """Read the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="results folder of pathology score")
     parser.add_argument("slide", help="slide_id")
-    parser.add_argument("--model", required=True, help="the model it was scored with")
+    parser.add_argument("--model", required=True, help="the model used for scoring")
     parser.add_argument(
         "--class", dest="name", help="class to explain; by default the most probable class of the slide"
     )
-    parser.add_argument("--patches", type=int, default=12, help="how many of its most probable patches")
-    parser.add_argument("--out", type=Path, default=Path("explained.png"), help="the picture to write")
+    parser.add_argument("--patches", type=int, default=12, help="number of most probable patches to explain")
+    parser.add_argument("--out", type=Path, default=Path("explained.png"), help="output image")
     try:
         run(parser.parse_args())
     except PathologyError as error:

@@ -1,11 +1,11 @@
-"""Fit and measure when ``models/osteosarcoma-viability`` says that a slide is outside what it was trained on.
+"""Fit and measure the out-of-distribution rule of ``models/osteosarcoma-viability``.
 
     python scripts/fit_osteosarcoma_trust.py --data DIR [--bundle models/osteosarcoma-viability] [--out trust.json]
 
-DIR holds ``osteosarcoma/``, ``slides/`` and ``mitosis/fields/``.  The domain is fitted on patches of all 45 tiles.  Its
-limit is found on constructed slides (:mod:`pathology.testing.constructed_slides`) of each of the three cases in turn,
-scored with a domain fitted on the other two.  Slides that were never used for anything measure it: the skin of CMU-1, a
-lymph node, two fields of canine mammary tumours.
+DIR contains ``osteosarcoma/``, ``slides/`` and ``mitosis/fields/``.  The domain is fitted on patches of all 45 tiles.
+Its limit is fitted on constructed slides (:mod:`pathology.testing.constructed_slides`) of each of the three cases in
+turn, scored with a domain fitted on the other two.  It is evaluated on slides not used for anything else: the skin of
+CMU-1, a lymph node, two fields of canine mammary tumours.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from pathology.training.tile_classifier.labelled_tiles import LabelledTiles, pat
 from pathology.training.tile_classifier.osteosarcoma import OSTEOSARCOMA_CLASSES, read_osteosarcoma
 
 FALSE_ALARM = 0.125
-"""Chosen after the scores were seen, as the card says: a quarter of the slides of Case-48 are mostly cartilage, which
-no other case has, and with a smaller rate they decide the limit."""
+"""Chosen after the scores were known, as stated on the card: a quarter of the slides of Case-48 are mostly cartilage,
+which no other case has, and with a lower rate they determine the limit."""
 SLIDES = 12
-"""Constructed slides of each case for calibration, and as many others for measuring."""
+"""Constructed slides per case for calibration, and the same number of others for evaluation."""
 STRIDE = 200
 
 
 def patches_of(pixels: NDArray[np.uint8], side: int, stride: int = STRIDE) -> NDArray[np.uint8]:
-    """Cut a picture at the model's scale into patches that are half tissue or more."""
+    """Cut an image at the model's scale into patches with at least half tissue."""
     tops, lefts = (patch_starts(n, side, stride) for n in pixels.shape[:2])
     shares = tissue_shares(pixels, side, tops, lefts)
     found = [
@@ -103,7 +103,7 @@ def slides_of(
 
 
 def at_scale(path: Path, mpp: float, target: float) -> NDArray[np.uint8]:
-    """Read a whole small slide or picture at the target scale."""
+    """Read a whole small slide or image at the target scale."""
     with open_reader(path) as reader:
         pixels = reader.read(0, 0, 0, *reader.dimensions)
     size = (round(pixels.shape[1] * mpp / target), round(pixels.shape[0] * mpp / target))
@@ -111,7 +111,7 @@ def at_scale(path: Path, mpp: float, target: float) -> NDArray[np.uint8]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Fit, measure, write the card."""
+    """Fit, evaluate, and update the card."""
     data: Path = arguments.data
     bundle = load_bundle(arguments.bundle)
     card, side = bundle.card, bundle.card.patch
@@ -143,7 +143,7 @@ def run(arguments: argparse.Namespace) -> None:
             foreign_by_fold[case] = {name: slide_score(domain.scores(one)) for name, one in outside.items()}
             print(case, "done", flush=True)
 
-    # Each case held out in turn: the limit comes from the other two, the slides from this one.
+    # Each case is held out in turn: the limit comes from the other two, the slides from this one.
     alarms = {
         case: sum(
             score > (conformal_quantile(np.concatenate([calibration[o] for o in test if o != case]), FALSE_ALARM) or 0)
@@ -159,9 +159,9 @@ def run(arguments: argparse.Namespace) -> None:
         features=features.shape[1],
         false_alarm=FALSE_ALARM,
         layer="stem",
-        data=f"{SLIDES} constructed slides of each of 3 osteosarcoma cases, scored with a domain of the other two; the"
-        " first layers themselves had seen all cases. The rate holds for further slides of these cases, not for a new"
-        " patient",
+        data=f"{SLIDES} constructed slides of each of 3 osteosarcoma cases, scored with a domain fitted on the other"
+        f" two; the first layers had seen all cases in training. The rate holds for further slides of these cases,"
+        f" not for a new patient",
     )
     scores = {name: slide_score(whole.scores(one)) for name, one in outside.items()}
     caught = sum(score > (rule.limit or np.inf) for score in scores.values())
@@ -193,7 +193,7 @@ def run(arguments: argparse.Namespace) -> None:
             unit="constructed slides",
             data="constructed slides of real tiles, the domain fitted on the other two cases, limit as here: "
             + ", ".join(f"{case} {beyond[case]} of {len(test[case])}" for case in test),
-            note="The limit was found on other slides of the same three cases. The rate was chosen after the scores"
+            note="The limit was fitted on other slides of the same three cases. The rate was chosen after the scores"
             f" were seen; with smaller rates the limit would be ({smaller}), and the skin slide inside.",
         ),
         Metric(
@@ -209,29 +209,29 @@ def run(arguments: argparse.Namespace) -> None:
             " network's first layers had seen the tiles of all cases.",
         ),
         Metric(
-            metric="slides of other tissue that are called outside",
+            metric="slides of other tissue flagged as out of domain",
             value=round(recall.value, 3),
             interval=(round(recall.low, 3), round(recall.high, 3)),
             method=recall.method,
             n=len(scores),
             unit="slides",
             data="; ".join(f"{name}: score {score:.2f}" for name, score in scores.items()),
-            note="CMU-1 was looked at when layer and rate were chosen; the fields of canine tumours were not.",
+            note="The score of CMU-1 was known when layer and rate were chosen; those of the canine fields were not.",
         ),
     )
     trust = Trust(
         out_of_domain=rule,
         note="No prediction sets and no temperature: three patients are too few (sets with 90 % coverage need nine"
-        " calibration patients). The limit rests on constructed slides of three cases.",
+        " calibration patients). The limit is based on constructed slides of three cases.",
     )
     major, minor, _ = card.version.split(".")
     kept = [figure for figure in card.metrics if figure.metric not in {one.metric for one in measured}]
     limits = tuple(
-        "It answers whatever the tissue, unless the slide is outside the limit of its domain (trust), which rests on"
+        "It gives a prediction for any tissue, unless the slide exceeds its domain limit (trust), which is based on"
         " three cases."
-        if limit.startswith("It always answers")
-        else "Osteosarcoma only. Other tumours, soft tissue sarcomas among them, and other organs were never seen;"
-        " those inside the limit of its domain get one of the three labels all the same."
+        if limit.startswith("It always gives a prediction")
+        else "Osteosarcoma only. Other tumours, including soft tissue sarcomas, and other organs were never seen; those"
+        " within its domain limit still get one of the three labels."
         if limit.startswith("Osteosarcoma only.")
         else limit
         for limit in card.limits
@@ -252,7 +252,7 @@ def main() -> int:
     parser.add_argument(
         "--bundle", type=Path, default=Path("models/osteosarcoma-viability"), help="the bundle's folder"
     )
-    parser.add_argument("--out", type=Path, default=Path("trust.json"), help="where every score goes")
+    parser.add_argument("--out", type=Path, default=Path("trust.json"), help="output file of all scores")
     try:
         run(parser.parse_args())
     except PathologyError as error:

@@ -1,4 +1,4 @@
-"""Draw a slide's heatmap over the slide, as a script would: score, open the results, take arrays and pictures.
+"""Plot a slide's heatmap over the slide with the Python API: score, open the results, get arrays and images.
 
 python scripts/heatmap_overlay.py SLIDE MODEL OVERLAY.png [--class NAME] [--width PIXELS] [--smooth UM]
 """
@@ -17,15 +17,15 @@ def main() -> None:
     """Score one slide and write its overlay."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide", type=Path, help="a slide file, or the folder of a DICOM series")
-    parser.add_argument("model", help="name of a model bundle, or its folder")
-    parser.add_argument("overlay", type=Path, help="the picture to write (.png)")
+    parser.add_argument("model", help="name or folder of a model bundle")
+    parser.add_argument("overlay", type=Path, help="output image (.png)")
     parser.add_argument(
-        "--class", dest="class_name", help="show this class alone; else the leading class of each place"
+        "--class", dest="class_name", help="show only this class; default: the most probable class at each position"
     )
-    parser.add_argument("--width", type=int, default=1600, help="longer side of the slide in the picture, in pixels")
+    parser.add_argument("--width", type=int, default=1600, help="longer side of the slide in the image, in pixels")
     parser.add_argument("--smooth", type=float, help="smooth the map with a Gaussian of this many µm")
-    parser.add_argument("--mpp", type=float, help="µm per pixel of the slide, where the file does not say it")
-    parser.add_argument("--results", type=Path, help="keep the results here; else they are thrown away")
+    parser.add_argument("--mpp", type=float, help="µm per pixel of the slide, if the file does not state it")
+    parser.add_argument("--results", type=Path, help="keep the results in this folder; default: discard them")
     given = parser.parse_args()
 
     with tempfile.TemporaryDirectory(prefix="pathology-") as scratch:

@@ -1,10 +1,10 @@
-"""Score constructed slides of real osteosarcoma tiles, and foreign ones, and hold the results against the truth.
+"""Score constructed slides of real osteosarcoma tiles and other slides, and compare the results with ground truth.
 
     python scripts/measure_constructed_slides.py --data DIR --out FOLDER [--slides 2] [--model osteosarcoma-viability]
 
-DIR holds ``osteosarcoma/`` and ``slides/``.  Writes FOLDER/measured.json: class shares and necrosis share against
-truth, the heatmap's patches against the map, calibration, and which slides came back without an answer.  The shipped
-model was trained on these tiles: accuracy here shows that the way from file to figure is right, not that the model is.
+DIR contains ``osteosarcoma/`` and ``slides/``.  Writes FOLDER/measured.json: class and necrosis fractions against
+ground truth, the heatmap's patches against the map, calibration, and the slides on which the model abstained.  The
+shipped model was trained on these tiles: accuracy here shows that the pipeline is correct, not that the model is.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Read the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with osteosarcoma/ and slides/")
     parser.add_argument("--out", type=Path, required=True, help="folder for slides, results and measured.json")
-    parser.add_argument("--slides", type=int, default=2, help="constructed slides of each case")
-    parser.add_argument("--model", default="osteosarcoma-viability", help="a bundle that knows these classes")
+    parser.add_argument("--slides", type=int, default=2, help="constructed slides per case")
+    parser.add_argument("--model", default="osteosarcoma-viability", help="a bundle with these classes")
     try:
         run(parser.parse_args())
     except PathologyError as error:

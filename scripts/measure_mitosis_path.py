@@ -1,13 +1,12 @@
-"""Measure the whole path from pixels to a hotspot on a slide with known mitoses.
+"""Evaluate the whole pipeline from pixels to a hotspot on a slide with known mitoses.
 
     python scripts/measure_mitosis_path.py --data DIR --out OUT [--model mitosis-yolov4] [--workers 1] [--kill]
 
-Builds a slide of 20,000 x 20,000 pixels at 0.25 µm: glass, and on it three copies of the held-out canine field, into
-which 300 mitoses of held-out slides and 300 ordinary nuclei are blended, 60 % of the mitoses of one piece within a
-circle.
-Scores it as any slide, and compares: mitoses found, count error, and how far the hotspot found lies from the true one.
-The slide stays in OUT, so that a second run with other workers can be compared with the first.  With ``--kill`` the
-program is killed once some blocks are done, and the same command is given again.
+Builds a slide of 20,000 x 20,000 pixels at 0.25 µm: glass with three copies of the held-out canine field, into which
+300 mitoses of held-out slides and 300 ordinary nuclei are blended, 60 % of the mitoses of one copy within a circle.
+Scores it like any slide and reports mitoses found, count error, and the distance of the detected hotspot from the true
+one.  The slide is kept in OUT, so that runs with different numbers of workers can be compared.  With ``--kill`` the
+program is killed after some blocks, and the same command is run again.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ SIDE = 20_000
 PIECES = ((1_000, 1_000), (10_500, 8_000), (3_000, 13_500))
 """Left and top of each copy of the field."""
 CIRCLE = (3_250, 4_650, 1_000.0, 0.6)
-"""In the first piece: the circle with most of its mitoses, in pixels of the field."""
+"""The circle with most mitoses of the first copy, in pixels of the field."""
 KILL_AFTER = 12
 """Blocks done when the program is killed."""
 
@@ -61,7 +60,7 @@ def build(data: Path, path: Path) -> np.ndarray:
 
 
 def killed(slide: Path, model: str, results: Path, workers: int, blocks: int) -> int:
-    """Score the slide in a process of its own, kill it once so many blocks are done, and return how many are left."""
+    """Score the slide in a separate process, kill it after this many blocks, and return how many are left."""
     shutil.rmtree(results, ignore_errors=True)
     code = f"from pathology import score; score({str(slide)!r}, {model!r}, {str(results)!r}, workers={workers})"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
@@ -69,7 +68,7 @@ def killed(slide: Path, model: str, results: Path, workers: int, blocks: int) ->
         while process.poll() is None and len(list(results.glob("slides/*/unfinished/block-*.npz"))) < blocks:
             time.sleep(0.02)
         if process.poll() is not None:
-            raise SystemExit("it ended before it could be killed")
+            raise SystemExit("the process ended before it could be killed")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -77,13 +76,13 @@ def killed(slide: Path, model: str, results: Path, workers: int, blocks: int) ->
 
 
 def main() -> None:
-    """Build the slide if it is not there, score it, and print what was found."""
+    """Build the slide if missing, score it, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="mitosis-yolov4")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--kill", action="store_true", help="kill it on the way, and start it again")
+    parser.add_argument("--kill", action="store_true", help="kill the run midway and restart it")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     slide, truth = arguments.out / "constructed.svs", arguments.out / "truth.npy"

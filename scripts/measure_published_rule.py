@@ -1,10 +1,10 @@
-"""How much skill a published selection rule finds where there is none.
+"""Measure the apparent skill that a published selection rule finds in pure noise.
 
     python scripts/measure_published_rule.py OUT.json
 
-Bhambhvani 2021 chooses the epoch by the AUC on the test fold and starts a fold afresh until that AUC reaches 0.85.
-Here the labels are coin tosses: an honest evaluation must say 0.5.  Three figures are measured on the same networks and
-data: the published rule, the same training without a look at the test fold, and this package's model under nested
+Bhambhvani 2021 chooses the epoch by the AUC on the test fold and restarts a fold until that AUC reaches 0.85.
+Here the labels are random: an unbiased evaluation must give 0.5.  Three evaluations are compared on the same networks
+and data: the published rule, the same training without access to the test fold, and this package's model under nested
 cross-validation.
 """
 
@@ -24,13 +24,13 @@ from pathology.survival.crossvalidation import Candidate, CrossValidationSetting
 from pathology.survival.models.bhambhvani import BhambhvaniSettings, published_rule
 from pathology.survival.outcome import Outcome
 
-PATIENTS = 201  # as many as the published data keep after dropping
+PATIENTS = 201  # the number left in the published data after exclusions
 EPOCHS = 150
 HORIZON = 60 * 365.25 / 12
 
 
 def measure(seed: int) -> dict[str, float]:
-    """Return the three mean AUCs on one data set of coin tosses, and how often a fold was started afresh."""
+    """Return the three mean AUCs on one dataset with random labels, and the number of restarts."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(PATIENTS, 9))
     survived = rng.random(PATIENTS) < 0.5
@@ -55,7 +55,7 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run from the command line; data sets already in OUT.json are not measured again."""
+    """Run from the command line; datasets already in OUT.json are skipped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-sets", type=int, default=3)

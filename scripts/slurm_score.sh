@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Score slides in one SLURM allocation: a Dask scheduler, a worker for every task, and the run itself.
+# Score slides in one SLURM allocation: a Dask scheduler, one worker per task, and the run itself.
 #
 #   sbatch --ntasks=8 --cpus-per-task=8 --mem-per-cpu=4G --time=12:00:00 \
 #       scripts/slurm_score.sh SLIDES --model MODEL --out OUT [more options of pathology score]
 #
-# With GPUs, one to a task:  sbatch --ntasks=4 --gpus-per-task=1 --cpus-per-task=16 ... scripts/slurm_score.sh ...
-# Slides and OUT must lie where every node sees them.  Killed, requeued or out of time: the same command resumes.
-# PYTHON names the interpreter in whose environment pathology is installed.
+# With one GPU per task:  sbatch --ntasks=4 --gpus-per-task=1 --cpus-per-task=16 ... scripts/slurm_score.sh ...
+# Slides and OUT must be on storage shared by all nodes.  If killed, requeued or out of time, the same command resumes.
+# PYTHON is the interpreter of the environment in which pathology is installed.
 #SBATCH --job-name=pathology
 #SBATCH --requeue
 set -euo pipefail
@@ -16,7 +16,7 @@ if [ $# -eq 0 ]; then
     exit 2
 fi
 python=${PYTHON:-python}
-meeting=$(mktemp -d "${SLURM_SUBMIT_DIR:-$PWD}/.pathology-dask-XXXXXX") # where every node sees it
+meeting=$(mktemp -d "${SLURM_SUBMIT_DIR:-$PWD}/.pathology-dask-XXXXXX") # on shared storage
 trap 'kill $(jobs -p) 2> /dev/null || true; wait; rm -rf "$meeting"' EXIT
 
 "$python" -m distributed.cli.dask_scheduler --scheduler-file "$meeting/scheduler.json" --port 0 --no-dashboard \
@@ -25,7 +25,7 @@ trap 'kill $(jobs -p) 2> /dev/null || true; wait; rm -rf "$meeting"' EXIT
 gpu=()
 [ -n "${SLURM_GPUS_PER_TASK:-}" ] && gpu=(--resources GPU=1)
 export PATHOLOGY_THREADS=${SLURM_CPUS_PER_TASK:-1}
-# Two tasks at once: while one predicts, the next one's first blocks are read.
+# Two tasks at once: while one predicts, the first blocks of the next are read.
 srun --ntasks="${SLURM_NTASKS:-1}" --cpus-per-task="$PATHOLOGY_THREADS" \
     "$python" -m distributed.cli.dask_worker --scheduler-file "$meeting/scheduler.json" --nworkers 1 --nthreads 2 \
     --no-dashboard --local-directory "${TMPDIR:-/tmp}" --death-timeout 120 "${gpu[@]}" > "$meeting/workers.log" 2>&1 &

@@ -4,19 +4,18 @@
     python scripts/train_mitosis_yolov4.py train --data data.npz --out RUN [--width 0.5] [--seconds 300]
     python scripts/train_mitosis_yolov4.py train --data data.npz --out RUN --schedule released
 
-DIR holds the crops of the AMi-Br benchmark with ``crops.csv``, ``MIDOG++.json`` and ``fields/``.  The split is by
-slide and follows from the slides' names (``pathology.training.detector.data.part_of_slide``).  ``pack`` leaves the
-test slides out unless told otherwise, so that training cannot see them.
+DIR contains the crops of the AMi-Br benchmark with ``crops.csv``, ``MIDOG++.json`` and ``fields/``.  The split is by
+slide and derived from the slides' names (``pathology.training.detector.data.part_of_slide``).  ``pack`` excludes the
+test slides by default, so that training cannot see them.
 
     python scripts/train_mitosis_yolov4.py bundle --run RUN --data DIR --out models/mitosis-yolov4
 
 ``train`` writes ``weights.safetensors`` (half precision, averaged weights) and ``run.json`` with the settings, the
-history and, where the data hold them, the figures on the validation slides.  It uses a GPU where
-there is one.  On a processor, ``--iterations 20 --width 0.125 --batch 4 --size 128
---mining-windows 16`` shows that everything runs.
+history and, if the data include them, the metrics on the validation slides.  It uses a GPU if available.  On a CPU,
+``--iterations 20 --width 0.125 --batch 4 --size 128 --mining-windows 16`` is a smoke test.
 
-``bundle`` measures a run once on the held-out slides, at the threshold that the validation slides gave, and writes card
-and weights.
+``bundle`` evaluates a run once on the held-out slides, at the threshold chosen on the validation slides, and writes
+card and weights.
 """
 
 from __future__ import annotations
@@ -61,22 +60,22 @@ from pathology.training.detector.fit import (
 from pathology.training.detector.synthetic_fields import construct_field
 
 LOWEST = 0.02
-"""Smallest confidence that calibration looks at."""
+"""Lowest confidence used for calibration."""
 
 FLOOR = 0.05
-"""Smallest chance, after calibration, of a candidate for people."""
+"""Lowest calibrated probability of a candidate shown to users."""
 
 FIRST_PART = (
     " A first part of 165 s (1128 iterations of 96 images) was trained with a fault: some decoys showed part of a"
     " mitosis. This part goes on from there without it."
 )
-"""How version 1.1.0 came about: its starting point was 1.0.0."""
+"""Provenance of version 1.1.0, which was fine-tuned from 1.0.0."""
 
 FIELDS = 3
-"""Constructed fields."""
+"""Number of constructed fields."""
 
 ANCHORS = ((40, 40), (50, 50), (62, 62)) * 3
-"""All annotated boxes are squares of 50 pixels; every head looks for them, zoomed a little either way."""
+"""All annotated boxes are squares of 50 pixels; every head detects them at slightly different scales."""
 
 
 def load(path: Path, osteosarcoma: Path | None = None) -> MitosisData:
@@ -85,7 +84,7 @@ def load(path: Path, osteosarcoma: Path | None = None) -> MitosisData:
 
 
 def pack(arguments: argparse.Namespace) -> None:
-    """Write the data into one file."""
+    """Write the data to one file."""
     data = read_folder(arguments.data, arguments.osteosarcoma)
     data = data.of(*arguments.parts)
     write_pack(data, arguments.file, arguments.error, arguments.error)
@@ -93,7 +92,7 @@ def pack(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train one detector and measure it on the validation slides."""
+    """Train one detector and evaluate it on the validation slides."""
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = load(arguments.data, arguments.osteosarcoma)
     released = arguments.schedule == "released"
@@ -105,7 +104,7 @@ def train(arguments: argparse.Namespace) -> None:
     }
     settings = settings.model_copy(update=changes)
     if arguments.start is not None:
-        # A trained network raises false alarms from the first step on.
+        # A trained network produces false positives from the first step on.
         settings = settings.model_copy(update={"mining": (0.0, 0.5)})
     if arguments.size is not None:
         settings = settings.model_copy(update={"batches": settings.batches.model_copy(update={"size": arguments.size})})
@@ -153,7 +152,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def on_validation(network: Darknet, validation: MitosisData, device: torch.device) -> dict[str, Any]:
-    """Return the figures on the validation slides, at the threshold with the best F1 on their crops."""
+    """Return the metrics on the validation slides, at the threshold with the best F1 on their crops."""
     threshold, _ = best_f1(network, validation, device=device)
     images = evaluate_crops(network, validation, device=device)
     measured = rates(images, threshold, MATCH_PIXELS)
@@ -180,11 +179,11 @@ def on_validation(network: Darknet, validation: MitosisData, device: torch.devic
 
 
 def darkest_spots(images: np.ndarray) -> list[Detections]:
-    """Return the darkest spot of each image as its one detection: what a rule of thumb finds."""
+    """Return the darkest spot of each image as its only detection: a simple baseline."""
     found = []
     for image in images:
         dark = uniform_filter(255 - image.astype(np.float32).mean(axis=-1), 13)
-        # Crops at the border of a region are filled up with black.
+        # Crops at the border of a region are padded with black.
         dark[maximum_filter((image.max(axis=-1) < 8).astype(np.float32), 31) > 0] = 0
         y, x = np.unravel_index(int(dark.argmax()), dark.shape)
         box = np.array([[x - BOX / 2, y - BOX / 2, x + BOX / 2, y + BOX / 2]], np.float32)
@@ -193,7 +192,7 @@ def darkest_spots(images: np.ndarray) -> list[Detections]:
 
 
 def baseline(images: list[Image], pixels: np.ndarray) -> list[Image]:
-    """Return the same images with the rule of thumb's detections."""
+    """Return the same images with the baseline's detections."""
     return [replace(image, detections=spot) for image, spot in zip(images, darkest_spots(pixels), strict=True)]
 
 
@@ -239,9 +238,9 @@ def per_mm2(name: str, count: int, area: float, data: str, note: str) -> Metric:
 
 
 def on_constructed_fields(network: Darknet, data: MitosisData, threshold: float, device: torch.device) -> list[Metric]:
-    """Measure the whole path on fields with known mitoses."""
+    """Evaluate the whole pipeline on fields with known mitoses."""
     background = next(b for b in data.backgrounds if b.mpp == MPP)
-    # The circle that holds most of them, at the lower middle of the field, where tissue is.
+    # The circle with most of them, at the lower centre of the field, where there is tissue.
     circle = (int(background.pixels.shape[1] * 0.45), int(background.pixels.shape[0] * 0.86), 1000.0, 0.6)
     window = HotspotWindow(area_mm2=math.pi * (circle[2] * MPP / 1000) ** 2)
     found = missed = decoys_hit = decoys = 0
@@ -268,15 +267,15 @@ def on_constructed_fields(network: Darknet, data: MitosisData, threshold: float,
             found + missed,
             "mitoses",
             where,
-            "blended, so their surroundings are not theirs",
+            "blended in, so their surroundings are not their own",
         ),
         share(
-            "share of blended ordinary nuclei called mitosis, constructed fields",
+            "fraction of blended ordinary nuclei detected as mitoses, constructed fields",
             decoys_hit,
             decoys,
             "decoys",
             where,
-            "blended exactly as the mitoses are; a detector of seams would find them all",
+            "blended in the same way as the mitoses; a detector of blending seams would find them all",
         ),
         mean_of_fields("hotspot distance (µm), constructed fields", hotspot_errors, where, "circle of 0.196 mm²"),
         mean_of_fields("count error of the hotspot, constructed fields", count_errors, where, "found minus true"),
@@ -301,7 +300,7 @@ def mean_of_fields(metric: str, values: list[float], data: str, note: str) -> Me
 
 
 def share(metric: str, part: int, whole: int, unit: str, data: str, note: str) -> Metric:
-    """Return a share with Wilson's interval."""
+    """Return a proportion with Wilson's interval."""
     interval = wilson(part, whole)
     return Metric(
         metric=metric,
@@ -316,7 +315,7 @@ def share(metric: str, part: int, whole: int, unit: str, data: str, note: str) -
 
 
 def bundle(arguments: argparse.Namespace) -> None:
-    """Measure a run on the held-out slides and write the bundle."""
+    """Evaluate a run on the held-out slides and write the bundle."""
     record = json.loads((arguments.run_folder / "run.json").read_text(encoding="utf-8"))
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     weights = arguments.run_folder / "weights.safetensors"
@@ -343,10 +342,11 @@ def bundle(arguments: argparse.Namespace) -> None:
     on_field = every.at_least(threshold)
     look_alikes = match_by_distance(on_field, field.objects, MATCH_PIXELS).true_positives
     held_out = "AMi-Br, held-out slides"
-    easy = "crops are cut around mitoses and hold few look-alikes: precision on a slide is lower"
+    anywhere = "the mitosis can be anywhere in the window"
+    easy = "crops are cut around mitoses and contain few look-alikes: precision on a slide is lower"
     metrics = [
         *figures_of("crops", crops, threshold, f"{held_out} (MIDOG 2021 and TUPAC16), whole crops", easy),
-        *figures_of("windows", windows, threshold, f"{held_out}, random windows of 96 px", "the mitosis lies anywhere"),
+        *figures_of("windows", windows, threshold, f"{held_out}, random windows of 96 px", anywhere),
         *figures_of(
             "crops with complete annotation",
             marked,
@@ -375,14 +375,14 @@ def bundle(arguments: argparse.Namespace) -> None:
             crops,
             best,
             f"{held_out}, whole crops",
-            "the best F1 on validation slides; looked at first",
+            "the best F1 on validation slides; evaluated first",
         ),
         per_mm2(
             f"false positives per mm², at the threshold {best:.2f} of the best F1",
             len(every.at_least(best)),
             area,
             f"canine mammary field {field.name.rsplit('-', 1)[-1]}, held out",
-            "looked at first",
+            "evaluated first",
         ),
         Metric(
             metric="F1 on whole slides of sarcomas",
@@ -391,7 +391,7 @@ def bundle(arguments: argparse.Namespace) -> None:
             method="none",
             n=0,
             unit="slides",
-            data="none at hand",
+            data="none available",
             note="no sarcoma slide with annotated mitoses was available: not measured",
         ),
     ]
@@ -419,10 +419,10 @@ def bundle(arguments: argparse.Namespace) -> None:
         training_data=(
             TrainingData(
                 name="AMi-Br benchmark crops (from MIDOG 2021 and TUPAC16), human breast cancer",
-                source="Bertram et al., AMi-Br; github.com/DeepMicroscopy/AMi-Br_Benchmark; neighbours in the crops "
-                "from the MIDOG++ database (Aubreville et al. 2023, Sci Data 10:484)",
-                licence="MIT repository, MIDOG++ annotations CC0; the TUPAC16 images have challenge terms of their "
-                "own: research use",
+                source="Bertram et al., AMi-Br; github.com/DeepMicroscopy/AMi-Br_Benchmark; additional annotations"
+                " in the crops from the MIDOG++ database (Aubreville et al. 2023, Sci Data 10:484)",
+                licence="MIT repository, MIDOG++ annotations CC0; the TUPAC16 images are subject to the challenge's"
+                " own terms: research use",
                 images=len(train_data.crops),
                 used_for=f"training: {len(set(train_data.slides.tolist()))} slides; validation: "
                 f"{len(validation.crops)} crops of {len(set(validation.slides.tolist()))} slides",
@@ -436,21 +436,21 @@ def bundle(arguments: argparse.Namespace) -> None:
                 used_for="training, as tissue without mitoses; its right third: validation",
             ),
             TrainingData(
-                name="Osteosarcoma-Tumor-Assessment (UT Southwestern / UT Dallas), tiles of case 3, magnified",
+                name="Osteosarcoma-Tumor-Assessment (UT Southwestern / UT Dallas), tiles of case 3, upsampled",
                 source="Leavey et al. 2019, The Cancer Imaging Archive, doi:10.7937/tcia.2019.bvhjhdas",
                 licence="CC BY 3.0",
                 patients=1,
                 images=19,
-                used_for="training, as tissue taken to be without mitoses",
+                used_for="training, as tissue assumed to contain no mitoses",
             ),
         ),
-        split="By slide, from the SHA-256 of its name (6:2:2). Patients behind the slides are not published; MIDOG "
-        "2021 and TUPAC16 share a hospital, so that a patient in both cannot be excluded. The threshold is the highest "
-        "with a recall of 95 % on the validation slides. This rule was taken after a first look at the held-out data "
-        "with the threshold of the best F1 on the validation slides; the figures of both are given.",
+        split="By slide, from the SHA-256 of its name (6:2:2). Patient ids are not published; MIDOG 2021 and TUPAC16"
+        " share a hospital, so a patient may be in both. The threshold is the highest with a recall of 95 % on the"
+        " validation slides. This rule was adopted after a first look at the held-out data with the threshold of the"
+        " best F1 on the validation slides; results for both are given.",
         metrics=tuple(metrics),
         calibration={"slope": round(platt[0], 4), "intercept": round(platt[1], 4)},
-        # As chances, as every engine gives scores.
+        # Calibrated probabilities, like the scores of every engine.
         detection=Detection(
             threshold=round(float(calibrate(np.array([threshold]), platt)[0]), 4),
             floor=FLOOR,
@@ -460,19 +460,20 @@ def bundle(arguments: argparse.Namespace) -> None:
         intended_use="Proposing candidates that a pathologist accepts or rejects, in research. Not for diagnosis.",
         limits=(
             "Trained on human breast cancer, not on sarcoma; it has never seen a whole slide of a sarcoma.",
-            "Crops hold hardly any annotated look-alikes (8 in 1,292): apoptotic and pyknotic nuclei, which make "
+            "Crops contain hardly any annotated look-alikes (8 in 1,292): apoptotic and pyknotic nuclei, which make "
             "counting hard, were not learnt from examples, and precision on crops says nothing about them.",
             "On ordinary tissue it raises false alarms at a rate above the cut-offs of grading (see false positives "
-            "per mm²): an unreviewed count is not to be used.",
-            "The score is the chance of a mitosis among candidates in crops around mitoses and in a field without any "
-            "(validation slides); where mitoses are rarer, as on most slides, the chance is lower than the score.",
-            "Made for 0.25 µm per pixel; other scanners than those of MIDOG 2021 and TUPAC16 were not tried.",
-            "It has no measure of whether a slide is like what it learnt from: on another tissue, stain or scanner, or "
-            "on a slide scanned at 20x and magnified, it counts all the same, and its count may be far off.",
-            "The patients behind slides are unknown, so the split is by slide.",
+            "per mm²): do not use an unreviewed count.",
+            "The score is the probability of a mitosis among candidates in crops around mitoses and in a field without"
+            " any (validation slides); where mitoses are rarer, as on most slides, the probability is lower than the"
+            " score.",
+            "Designed for 0.25 µm per pixel; scanners other than those of MIDOG 2021 and TUPAC16 were not tested.",
+            "It has no out-of-distribution check: on other tissue, stains or scanners, or on a slide scanned at 20x"
+            " and upsampled, it still returns a count, which may be far off.",
+            "The slides' patients are unknown, so the split is by slide.",
         ),
-        licence="Apache-2.0 for the weights as far as the project's authors may give it; the TUPAC16 images they were "
-        "learnt from are for research use.",
+        licence="Apache-2.0 for the weights as far as the project's authors can grant it; the TUPAC16 images used"
+        " for training are for research use.",
         reference="Network: Wang et al. 2021 (Scaled-YOLOv4) with YOLOv4 heads, as Zehra et al. 2022 released for "
         "mitoses of leiomyosarcoma; own weights.",
         made_by=f"scripts/train_mitosis_yolov4.py train {arguments.made_by} "
@@ -484,24 +485,24 @@ def bundle(arguments: argparse.Namespace) -> None:
 
 
 def field_without_mitoses(network: Darknet, data: MitosisData, device: torch.device) -> Image:
-    """Return all detections on the field of a side of the split, none of which is a mitosis."""
+    """Return all detections on the field of one part of the split, none of which is a mitosis."""
     field = next(b for b in data.backgrounds if b.mpp == MPP)
     found, area = detect_image(network, field.pixels, device=device, floor=LOWEST)
     return Image(field.name, found, np.empty((0, 2)), area)
 
 
 def calibration(validation: list[Image], test: list[Image]) -> tuple[tuple[float, float], list[Metric]]:
-    """Fit the calibration on validation images and return it with how far scores are from the truth on test images."""
+    """Fit the calibration on validation images; return it with the calibration errors on test images."""
     platt = fit_platt(candidates_of(validation, MATCH_PIXELS))
     before = candidates_of(test, MATCH_PIXELS)
     after = replace(before, scores=calibrate(before.scores, platt))
     metrics = []
-    for when, candidates in (("as the network gives them", before), ("calibrated", after)):
+    for when, candidates in (("raw", before), ("calibrated", after)):
         for measure, name in (("calibration_error", "expected calibration error (10 bins)"), ("brier", "Brier score")):
             low, high = candidates.interval(measure)
             metrics.append(
                 Metric(
-                    metric=f"{name}, scores {when}",
+                    metric=f"{name}, {when} scores",
                     value=round(getattr(candidates, measure)(), 4),
                     interval=(round(low, 4), round(high, 4)),
                     method="percentile bootstrap over slides (1000)",
@@ -517,10 +518,10 @@ def calibration(validation: list[Image], test: list[Image]) -> tuple[tuple[float
 def rule_of_thumb(
     validation: MitosisData, test: MitosisData, *, network: Darknet, device: torch.device
 ) -> tuple[list[Image], float]:
-    """Return the test windows with the darkest spots, and the threshold that is best on validation windows."""
+    """Return the test windows with the darkest spots, and the best threshold on validation windows."""
     images = []
     for data in (validation, test):
-        # The same windows, with the same mitoses that must be found.
+        # The same windows, with the same reference mitoses.
         reference = evaluate_windows(network, data, device=device, floor=1.0, batch_size=16)
         corners = np.random.default_rng(0).integers(0, CROP - 96 + 1, (len(data.crops), 2))
         pixels = np.stack([c[y : y + 96, x : x + 96] for c, (x, y) in zip(data.crops, corners, strict=True)])
@@ -537,18 +538,18 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     main = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = main.add_subparsers(required=True)
-    one = commands.add_parser("pack", help="write the data into one file")
+    one = commands.add_parser("pack", help="write the data to one file")
     one.add_argument("file", type=Path)
     one.add_argument("--data", type=Path, required=True)
     one.add_argument("--osteosarcoma", type=Path)
     one.add_argument("--parts", nargs="+", choices=("train", "validation", "test"), default=("train", "validation"))
     one.add_argument("--error", type=float, default=37, help="peak signal-to-noise ratio of the images in dB")
     one.set_defaults(run=pack)
-    two = commands.add_parser("train", help="train and measure on the validation slides")
+    two = commands.add_parser("train", help="train and evaluate on the validation slides")
     two.add_argument("--data", type=Path, required=True, help="folder or packed file")
     two.add_argument("--osteosarcoma", type=Path)
     two.add_argument("--out", type=Path, required=True)
-    two.add_argument("--start", type=Path, help="weights of an earlier fit to go on from")
+    two.add_argument("--start", type=Path, help="weights of an earlier fit to continue from")
     two.add_argument("--network", choices=("yolov4", "yolov4-csp"), default="yolov4-csp")
     two.add_argument("--width", type=float, default=0.5)
     two.add_argument("--schedule", choices=("modern", "released"), default="modern")
@@ -558,15 +559,15 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("--size", type=int, help="side of a training image in pixels")
     two.add_argument("--rate", type=float)
     two.add_argument("--seed", type=int)
-    two.add_argument("--mining-windows", type=int, help="images looked at for false alarms each time")
+    two.add_argument("--mining-windows", type=int, help="images searched for false positives each time")
     two.add_argument("--device")
     two.set_defaults(run=train)
-    three = commands.add_parser("bundle", help="measure on the held-out slides and write the bundle")
+    three = commands.add_parser("bundle", help="evaluate on the held-out slides and write the bundle")
     three.add_argument("--run", dest="run_folder", type=Path, required=True)
     three.add_argument("--data", type=Path, required=True, help="folder")
     three.add_argument("--out", type=Path, required=True)
-    three.add_argument("--version", default="1.1.0", help="of the bundle")
-    three.add_argument("--made-by", default="", help="options of train, for the card")
+    three.add_argument("--version", default="1.1.0", help="version of the bundle")
+    three.add_argument("--made-by", default="", help="options of train, recorded on the card")
     three.add_argument("--device")
     three.set_defaults(run=bundle)
     return main

@@ -2,19 +2,19 @@
 
     python scripts/train_osteosarcoma_viability.py --data DIR --out models/osteosarcoma-viability [--device auto]
 
-DIR holds the folders ``Non-Tumor``, ``Non-Viable-Tumor`` and ``Viable`` with H&E tiles of 1024 x 1024 px, about
-1 µm/px, of the TCIA collection Osteosarcoma-Tumor-Assessment (Leavey et al. 2019, CC BY 3.0).  A tile's name begins
-with case and block.
+DIR contains the folders ``Non-Tumor``, ``Non-Viable-Tumor`` and ``Viable`` with H&E tiles of 1024 x 1024 px, about
+1 µm/px, from the TCIA collection Osteosarcoma-Tumor-Assessment (Leavey et al. 2019, CC BY 3.0).  Tile names begin with
+case and block.
 
-The recipe is fixed in ``RECIPE`` below and was written down before any held-out tile was looked at: nothing in it is
-chosen by a result.  Two designs measure it:
+The recipe, ``RECIPE`` below, was fixed before any held-out tile was inspected: nothing in it was chosen by a result.
+It is evaluated in two designs:
 
-* leave one case out: train on all other cases.  In these data viable tumour comes from one case and non-viable tumour
-  from one other, so two of the three folds hold out a class that training has never seen;
-* leave slides out within the cases: whole slides held out, but of patients who are also in training.  Optimistic.
+* leave one case out: train on all other cases.  In these data, viable tumour comes from one case and non-viable tumour
+  from another, so two of the three folds hold out a class that is absent from training;
+* hold out slides within cases: whole slides are held out, but from patients who are also in training.  Optimistic.
 
-Every fit is kept in the work folder as it ends; the same command goes on from there.  On one GPU the whole takes
-minutes, on a processor most of a day.
+Each finished fit is saved in the work folder; the same command resumes.  The run takes minutes on one GPU and most of a
+day on a CPU.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ AGREEMENT: Final = 0.003
 
 @dataclass(frozen=True)
 class Fit:
-    """One training: on which tiles, and measured on which."""
+    """One training run: its training and evaluation tiles."""
 
     design: Literal["case", "slide", "all"]
     name: str
@@ -73,7 +73,7 @@ class Fit:
 
 
 def plan(tiles: LabelledTiles) -> list[Fit]:
-    """List every fit, leakage audited."""
+    """List all fits, audited for leakage."""
     digests = tiles.digests()
     fits: list[Fit] = []
 
@@ -99,7 +99,7 @@ def data_digest(tiles: LabelledTiles) -> str:
 def run_fit(
     fit: Fit, tiles: LabelledTiles, recipe: TileFitSettings, work: Path, device: torch.device
 ) -> dict[str, Any]:
-    """Train once, or read what an earlier run of the same fit left."""
+    """Train once, or load the result of an earlier run of the same fit."""
     record_path, weights_path = work / f"{fit.key}.json", work / "weights.safetensors"
     if record_path.is_file():
         record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
@@ -148,14 +148,12 @@ def stored_agreement(record: dict[str, Any], tiles: LabelledTiles, recipe: TileF
     trained = np.asarray(record["probabilities"])
     difference = float(np.abs(stored - trained).mean())
     if difference > AGREEMENT or (stored.argmax(1) != trained.argmax(1)).any():
-        raise PathologyError(
-            f"stored in fp16 the network answers otherwise: mean difference {difference:.4f}", where=work
-        )
+        raise PathologyError(f"the fp16 weights change the predictions: mean difference {difference:.4f}", where=work)
     return difference
 
 
 def gather(design: str, records: dict[str, dict[str, Any]], tiles: LabelledTiles) -> npt.NDArray[np.float64]:
-    """Put the held-out predictions of one design in the order of the tiles, ``(N, C)``."""
+    """Collect the held-out predictions of one design in tile order, ``(N, C)``."""
     result = np.full((len(tiles), len(CLASSES)), np.nan)
     place = {name: row for row, name in enumerate(tiles.names)}
     for record in records.values():
@@ -166,7 +164,7 @@ def gather(design: str, records: dict[str, dict[str, Any]], tiles: LabelledTiles
 
 
 class Measure:
-    """Figures of one design, network and baseline by the same code."""
+    """Metrics of one design, computed identically for network and baseline."""
 
     def __init__(self, tiles: LabelledTiles) -> None:
         self.labels = tiles.labels
@@ -175,16 +173,16 @@ class Measure:
         self.rows = np.arange(len(tiles))
 
     def recall(self, p: npt.NDArray[np.float64], label: int, case: str | None = None) -> Interval:
-        """Share of the tiles of a class that are called so."""
+        """Fraction of a class's tiles that are predicted as such."""
         chosen = (self.labels == label) & ((self.cases == case) if case else True)
         return wilson(int((p.argmax(1) == label)[chosen].sum()), int(chosen.sum()))
 
     def accuracy(self, p: npt.NDArray[np.float64]) -> Interval:
-        """Share of all tiles that are called right."""
+        """Fraction of all tiles classified correctly."""
         return wilson(int((p.argmax(1) == self.labels).sum()), len(self.rows))
 
     def balanced_accuracy(self, p: npt.NDArray[np.float64], *, by: Literal["tile", "slide"]) -> Interval:
-        """Mean recall of the classes; tiles or slides are drawn within their case."""
+        """Mean recall over classes; tiles or slides are resampled within their case."""
         right = p.argmax(1) == self.labels
 
         def figure(rows: npt.NDArray[np.int64]) -> float:
@@ -196,7 +194,7 @@ class Measure:
         return bootstrap(figure, self.rows if by == "tile" else self.slides, strata=self.cases, unit=by)
 
     def tumour_auc(self, p: npt.NDArray[np.float64], case: str) -> Interval:
-        """Area under the ROC curve for tumour of either kind by falling p(non-tumour), within one case, by tile."""
+        """Area under the ROC curve for tumour of either kind, scored by 1 - p(non-tumour), within one case, by tile."""
         from sklearn.metrics import roc_auc_score
 
         chosen = np.flatnonzero(self.cases == case)
@@ -213,15 +211,15 @@ class Measure:
 def metrics(
     tiles: LabelledTiles, records: dict[str, dict[str, Any]], baseline: dict[str, npt.NDArray[np.float64]]
 ) -> list[Metric]:
-    """Work out every figure of the card."""
+    """Compute all metrics of the card."""
     measure = Measure(tiles)
     cases = sorted(set(tiles.patients))
     network, within = gather("case", records, tiles), gather("slide", records, tiles)
     case_data = "45 osteosarcoma tiles, leave one case out (3 cases)"
-    slide_data = f"45 osteosarcoma tiles, slides left out within the 3 cases ({SLIDE_FOLDS} folds)"
+    slide_data = f"45 osteosarcoma tiles, slides held out within the 3 cases ({SLIDE_FOLDS} folds)"
     confounded = (
         "3 cases. Viable tumour comes from Case-48 only and non-viable tumour from Case-3 only, so the fold that holds"
-        " out either case has never seen that class and cannot name it."
+        " out either case has never seen that class and cannot predict it."
     )
     optimistic = "Optimistic: the same patients are in training. Says nothing about a new patient."
     result: list[Metric] = []
@@ -229,7 +227,8 @@ def metrics(
     def add(metric: str, interval: Interval, unit: str, data: str, note: str = "") -> None:
         assert np.isfinite([interval.low, interval.high]).all()
         if interval.low == interval.high:
-            note = f"{note} The interval has no width because no resample differs; that is not certainty.".strip()
+            zero_width = "The interval has zero width because all resamples agree; that does not imply certainty."
+            note = f"{note} {zero_width}".strip()
         result.append(
             Metric(
                 metric=metric,
@@ -252,8 +251,8 @@ def metrics(
             n=len(cases),
             unit="cases",
             data=case_data,
-            note="Not estimable: no case holds all three classes, and no tumour class is seen in two cases. Three cases"
-            " would not carry an interval over patients either; the intervals below are over tiles.",
+            note="Not estimable: no case contains all three classes, and no tumour class occurs in two cases. Three"
+            " cases are also too few for an interval over patients; the intervals below are over tiles.",
         )
     )
     for who, p in (("network", network), ("colour baseline", baseline["case"])):
@@ -263,7 +262,7 @@ def metrics(
                 measure.recall(p, NON_TUMOUR, case),
                 "tiles",
                 case_data,
-                "The one class that every fold has seen in training.",
+                "The only class that every fold has seen in training.",
             )
         for case, seen in (("Case-3", "viable"), ("Case-48", "non-viable")):
             add(
@@ -271,8 +270,8 @@ def metrics(
                 measure.tumour_auc(p, case),
                 "tiles",
                 case_data,
-                "Within one patient, so that telling patients apart by stain does not help. The tumour that the fold"
-                f" has seen in training is {seen}, the one here is not.",
+                "Within one patient, so distinguishing patients by stain does not help. The tumour seen in"
+                f" training by this fold is {seen}; the tumour here is not.",
             )
         for label, case in ((NON_VIABLE, "Case-3"), (VIABLE, "Case-48")):
             add(
@@ -280,7 +279,7 @@ def metrics(
                 measure.recall(p, label),
                 "tiles",
                 case_data,
-                "The class is absent from this fold's training: 0 is what the design allows.",
+                "The class is absent from this fold's training: the design allows only 0.",
             )
         add(f"accuracy over the three classes ({who})", measure.accuracy(p), "tiles", case_data, confounded)
         add(
@@ -319,7 +318,7 @@ def metrics(
                 measure.tumour_auc(p, case),
                 "tiles",
                 slide_data,
-                f"{optimistic} Within one patient, so that telling the patients apart by stain does not help.",
+                f"{optimistic} Within one patient, so distinguishing patients by stain does not help.",
             )
         add(f"Brier score, within patients ({who})", measure.brier(p), "slides", slide_data, f"{optimistic} 0 is best.")
     return result
@@ -328,7 +327,7 @@ def metrics(
 def build_card(
     tiles: LabelledTiles, recipe: TileFitSettings, record: dict[str, Any], measured: list[Metric], difference: float
 ) -> Card:
-    """Write down what the model is, in every field of the schema."""
+    """Build the card with all fields of the schema."""
     network = build_network(ARCHITECTURE, len(CLASSES))
     slides = len(set(tiles.slides))
     counts = ", ".join(
@@ -364,29 +363,28 @@ def build_card(
                 used_for=f"training; 1024 x 1024 px H&E tiles, about 1 µm/px, of {slides} slides ({counts})",
             ),
         ),
-        split=f"Evaluated by leaving each case out in turn, and by leaving whole slides out within cases"
+        split=f"Evaluated by leaving each case out in turn, and by holding out whole slides within cases"
         f" ({SLIDE_FOLDS} folds); audited for shared rows, owners and pixels. The weights shipped were trained on all"
-        " 45 tiles by the same recipe, so no tile is left on which they themselves could be measured. The recipe was"
-        " fixed beforehand; no held-out tile chose or stopped anything.",
+        " 45 tiles by the same recipe, so no tile remains to evaluate them on. The recipe was fixed in advance; no"
+        " held-out tile influenced model selection or stopping.",
         metrics=tuple(measured),
-        intended_use="Trying out and testing this software; teaching. Research use only: not for diagnosis or"
+        intended_use="Evaluating and testing this software; teaching. Research use only: not for diagnosis or"
         " treatment.",
         limits=(
             "Case and class are confounded: viable tumour was seen in one patient only (Case-48), non-viable tumour in"
             " one other only (Case-3). The model may in part have learnt these two patients' stain and preparation.",
-            "Three patients: nothing is known about a fourth. One seed: how much the figures depend on it is not"
-            " known.",
+            "Three patients: nothing is known about a fourth. One seed: how much the results depend on it is unknown.",
             "Osteosarcoma only. Other tumours, soft tissue sarcomas among them, and other organs were never seen; they"
             " get one of the three labels all the same.",
-            "Labels are of whole tiles: a tile called viable tumour also holds bone and stroma, and its patches were"
-            " all trained as viable tumour. A patch's label is coarser than a patch.",
+            "Labels are per tile: a tile labelled viable tumour also contains bone and stroma, and all its patches"
+            " were trained as viable tumour. Labels are coarser than patches.",
             "The scale of the tiles is known only as about 1 µm/px (10x).",
-            "Not calibrated: probabilities are those of the softmax. There were no data left to fit a temperature on.",
-            "It always answers; there is no threshold below which it declines.",
+            "Not calibrated: probabilities are softmax outputs. No data were left to fit a temperature.",
+            "It always gives a prediction; there is no threshold below which it abstains.",
         ),
         licence="CC BY 3.0, as the data the weights were trained on; name Leavey et al. 2019 (training data, above).",
         reference="Network: Huang et al. 2017, CVPR. Task and data: Arunachalam et al. 2019, PLoS ONE 14:e0210706;"
-        " this is another network, trained on a small part of their tiles, and no reproduction of theirs.",
+        " this is a different network, trained on a small part of their tiles, not a reproduction.",
         made_by="python scripts/train_osteosarcoma_viability.py --data DIR --out models/osteosarcoma-viability"
         f" (recipe {recipe.digest()}: {recipe.steps} steps of {recipe.batch} patches, {record['device']},"
         f" torch {record['torch']}; stored in fp16, mean difference of tile probabilities {difference:.5f})",
@@ -394,7 +392,7 @@ def build_card(
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, measure, write."""
+    """Train, evaluate, and write the bundle."""
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
     )
@@ -403,7 +401,7 @@ def run(arguments: argparse.Namespace) -> None:
     torch.backends.cudnn.allow_tf32 = False
     recipe = RECIPE
     if arguments.quick:
-        # Six steps of small patches: does everything fit together?  The result is worth nothing.
+        # Six steps with small patches: a smoke test; the result is meaningless.
         recipe = RECIPE.model_copy(update={"steps": 6, "batch": 4, "patch": 64, "stride": 480})
     arguments.work.mkdir(parents=True, exist_ok=True)
     tiles = read_osteosarcoma(arguments.data)
@@ -464,8 +462,8 @@ def main() -> int:
         "--work", type=Path, default=Path("build/osteosarcoma-viability"), help="folder of finished fits"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--fits-only", action="store_true", help="train, and leave figures and card to a later run")
-    parser.add_argument("--quick", action="store_true", help="a run of seconds that only shows that everything works")
+    parser.add_argument("--fits-only", action="store_true", help="train only; compute metrics and card in a later run")
+    parser.add_argument("--quick", action="store_true", help="smoke test of a few seconds")
     try:
         run(parser.parse_args())
     except PathologyError as error:

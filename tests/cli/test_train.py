@@ -163,7 +163,7 @@ def test_its_bundle_scores_by_itself_and_can_be_explained(trained, cohort, tmp_p
     assert f"{row['most_probable_class']}: 3 patches" in said
     # InceptionV3 has one square of features at 96 px: a flat map, of which nothing can be said.
     assert "flat" in said or system == "foersch-2021"
-    assert "not whether it is right" in said
+    assert "not whether it is correct" in said
     with Image.open(picture) as drawn:
         assert len(np.unique(np.asarray(drawn))) > 20
     monkeypatch.setattr(sys, "argv", [*told, "--class", "none such"])

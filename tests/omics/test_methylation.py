@@ -115,7 +115,7 @@ def test_files_are_read_and_mistakes_named(tmp_path):
     with pytest.raises(InputTableError, match=r"row 2: 'pos' is '2.5', expected an integer"):
         read_methylation(calls)
     calls.write_text("pos\tchrom\n1\t1\n")
-    with pytest.raises(InputTableError, match="no column mval"):
+    with pytest.raises(InputTableError, match="missing column mval"):
         read_methylation(calls)
     header = "EnsmblID_T\tStrand\tChr\tStart\tEnd\n"
     promoters.write_text(header + "a\t+\tchr1\t5\t9\nb\t-\tX\t5\t9\n")

@@ -130,12 +130,12 @@ class TestAudit:
         assert audit.patients == {"train": 2, "test": 2}
         assert audit.rows == {"train": 3, "test": 2}
 
-    def test_patient_on_both_sides(self):
-        with pytest.raises(LeakageError, match=r"1 patients on both sides.*a \(row 0 in train"):
+    def test_patient_in_two_parts(self):
+        with pytest.raises(LeakageError, match=r"1 patients in two parts.*a \(row 0 in train"):
             audit_leakage({"train": [0, 2], "test": [1, 3]}, patients=self.patients)
 
-    def test_row_on_both_sides(self):
-        with pytest.raises(LeakageError, match="rows on both sides"):
+    def test_row_in_two_parts(self):
+        with pytest.raises(LeakageError, match="rows in two parts"):
             audit_leakage({"train": [0, 1], "test": [1]}, patients=self.patients)
 
     def test_same_slide_filed_under_two_patients(self):
@@ -151,7 +151,7 @@ class TestAudit:
             audit_leakage({"train": [2], "test": [3, 4]}, patients=self.patients, contents=contents)
         audit_leakage({"train": [0, 1, 2], "test": [3]}, patients=self.patients, contents=contents)
 
-    def test_three_sides(self):
+    def test_three_parts(self):
         with pytest.raises(LeakageError):
             audit_leakage({"train": [2], "tune": [0], "test": [1]}, patients=self.patients)
 
