@@ -102,7 +102,10 @@ def build(
         except ValidationError as error:
             raise UsageError(str(error.errors()[0]["msg"])) from error
         key = os.environ.get("PATHOLOGY_LANGUAGE_MODEL_KEY")
-        summaries = [reword(r, summary, settings, key=key) for r, summary in zip(records, summaries, strict=True)]
+        summaries = [
+            None if summary is None else reword(record, summary, settings, key=key)
+            for record, summary in zip(records, summaries, strict=True)
+        ]
     try:
         out.mkdir(parents=True, exist_ok=True)
         patient_table(records).to_parquet(out / "patients.parquet", index=False)

@@ -39,6 +39,15 @@ Change = Annotated[
         show_default=False,
     ),
 ]
+Clinical = Annotated[
+    Path | None,
+    typer.Option(
+        "--clinical",
+        help="Clinical CSV, one row per patient; required by models that predict from clinical values.",
+        show_default=False,
+    ),
+]
+PatientColumn = Annotated[str, typer.Option("--patient-column", help="Patient ID column of the clinical CSV.")]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
 
@@ -289,6 +298,8 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Radiology bundle folder.", show_default=False)],
     cohort: CohortFolder,
     out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.", show_default=False)],
+    clinical: Clinical = None,
+    patient_column: PatientColumn = "patient",
     device: Device = "cpu",
 ) -> None:
     """Apply a bundle to every patient of a cohort; repeat the command to resume."""
@@ -296,7 +307,11 @@ def predict(
     from pathology.radiology.predict import predict_cohort
 
     with _ProgressBar() as progress:
-        table = predict_cohort(model, read_cohort(cohort), out, device=device, progress=progress)
+        given = read_cohort(cohort, clinical, patient_column=patient_column)
+        table = predict_cohort(model, given, out, device=device, progress=progress)
+    if "notes" in table:
+        for row in table[table["notes"].fillna("") != ""].to_dict("records"):
+            typer.echo(f"{row['patient_id']}: {row['notes']}", err=True)
     failed = table[table["status"] != "done"]
     for row in failed.to_dict("records"):
         typer.echo(f"{row['patient_id']}: {row['error']}", err=True)

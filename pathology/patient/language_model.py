@@ -1,40 +1,37 @@
 """Optional rewording of the patient summary by a language model with an OpenAI-compatible API.  Off by default.
 
-Only the finished sentences of the summary leave the machine; they contain no ID and no date.  The response must pass
-three checks: it has no number that is missing from the record, gives no treatment advice, and is at most twice as long
-as the request.  Otherwise the template text is kept, and the page says why.
+One finished sentence is sent at a time, without ID and date; the fixed section that says what the page is stays as it
+is.  An answer replaces its sentence only if :func:`pathology.patient.faithful.objection` finds nothing: the same facts,
+in words of that sentence or stated synonyms.  Otherwise the template's sentence is shown.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections import Counter
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from pathology.patient.patient_summary import PatientSummary, Sentence, as_sentences, untraced_numbers
+from pathology.patient.faithful import SYNONYMS, objection
+from pathology.patient.patient_summary import ABOUT, PatientSummary, Sentence
 from pathology.patient.readability import readability
 from pathology.patient.record import PatientRecord
 from pathology.settings import Record
 
-__all__ = ["LanguageModelSettings", "objections", "reword"]
+__all__ = ["LanguageModelSettings", "reword"]
 
 _TASK = (
-    "Rewrite the text below for a patient, in short, kind and plain English sentences. Keep every fact. Add no fact, "
-    "no number, no name and no advice about treatment. Keep the headings, each on its own line, as they are."
+    "Reword the sentence below for a patient, as one short, kind and plain English sentence that ends with a full stop. "
+    "Keep every fact, number and negation. Add nothing. Use only the words of the sentence and these synonyms: "
+    + "; ".join(" = ".join(group) for group in SYNONYMS)
+    + ". Answer with the sentence alone."
 )
-# Phrases that give advice.  A false positive costs nothing: the template text is shown instead.
-_ADVICE = re.compile(
-    r"\b(you (should|must|need to|ought to|have to)|we (recommend|advise|suggest)|(is|are) (recommended|advised)|"
-    r"(start|stop|take|try|consider|avoid|ask for) (?:\w+ ){0,2}"
-    r"(chemotherapy|radiotherapy|radiation|surgery|treatment|drugs?|medicines?|doses?|pills?|operation))\b",
-    re.IGNORECASE,
-)
+_LONGEST_ANSWER = 65_536
+"""Bytes of one answer that are read."""
 
 
 class LanguageModelSettings(Record):
@@ -45,7 +42,7 @@ class LanguageModelSettings(Record):
     model: str
     """Model name at that address."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds."""
+    """Seconds per sentence; the first request that fails is the last."""
 
     @field_validator("address")
     @classmethod
@@ -58,12 +55,12 @@ class LanguageModelSettings(Record):
 def reword(
     record: PatientRecord, summary: PatientSummary, settings: LanguageModelSettings, *, key: str | None = None
 ) -> PatientSummary:
-    """Request a rewording and use it if it passes the checks.
+    """Have the sentences reworded one by one and use those that pass the check.
 
     Parameters
     ----------
     record
-        The patient; the text sent must not contain the patient ID.
+        The patient; a sentence that contains the patient ID is not sent.
     summary
         Summary from the templates.
     settings
@@ -74,73 +71,70 @@ def reword(
     Returns
     -------
     PatientSummary
-        The reworded summary, or ``summary`` with a note on why it was rejected.
+        The summary with the sentences that passed, and a note on how many did and why others did not.
     """
-    sent = summary.text()
-    if record.patient_id in sent:
-        return _kept(summary, "the text contained the patient ID and was not sent")
+    sections = {heading: list(body) for heading, body in summary.sections.items()}
+    notes: Counter[str] = Counter()
+    taken, sent = 0, 0
+    for body in (body for heading, body in sections.items() if heading != ABOUT):
+        for i, sentence in enumerate(body):
+            if record.patient_id in sentence.text:
+                notes["a sentence contained the patient ID and was not sent"] += 1
+                continue
+            try:
+                answer = _ask(sentence.text, settings, key)
+            except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                notes[f"the language model did not answer ({type(error).__name__})"] += 1
+                return _result(summary, sections, settings, taken, sent + 1, notes)
+            sent += 1
+            if objection(answer, sentence.text):
+                # The reason may quote an invention, which must not reach the page.
+                notes["a rewording that did not say the same was rejected"] += 1
+                continue
+            taken += 1
+            body[i] = Sentence(text=answer.strip(), facts=sentence.facts)
+    return _result(summary, sections, settings, taken, sent, notes)
+
+
+def _ask(sentence: str, settings: LanguageModelSettings, key: str | None) -> str:
+    """Send one sentence and return the answer.
+
+    Raises
+    ------
+    ValueError
+        If the answer is no text; network and format errors as the standard library raises them.
+    """
     body = {
         "model": settings.model,
         "temperature": 0,
-        "messages": [{"role": "system", "content": _TASK}, {"role": "user", "content": sent}],
+        "messages": [{"role": "system", "content": _TASK}, {"role": "user", "content": sentence}],
     }
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     request = urllib.request.Request(  # noqa: S310  (the settings allow http and https only)
         f"{settings.address}/chat/completions", data=json.dumps(body).encode(), headers=headers, method="POST"
     )
-    try:
-        with urllib.request.urlopen(request, timeout=settings.timeout) as answer:  # noqa: S310
-            reply = json.load(answer)["choices"][0]["message"]["content"]
-    except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        return _kept(summary, f"the language model did not answer ({type(error).__name__})")
-    if not isinstance(reply, str) or not reply.strip():
-        return _kept(summary, "the language model returned no text")
-    found = objections(reply, summary)
-    if found:
-        return _kept(summary, f"the language model's text was rejected: {'; '.join(found)}")
-    return summary.model_copy(
+    with urllib.request.urlopen(request, timeout=settings.timeout) as answer:  # noqa: S310
+        content = json.loads(answer.read(_LONGEST_ANSWER))["choices"][0]["message"]["content"]
+    if not isinstance(content, str):
+        raise ValueError("the answer is no text")
+    return content
+
+
+def _result(
+    summary: PatientSummary,
+    sections: dict[str, list[Sentence]],
+    settings: LanguageModelSettings,
+    taken: int,
+    sent: int,
+    notes: Counter[str],
+) -> PatientSummary:
+    finished = summary.model_copy(update={"sections": {heading: tuple(body) for heading, body in sections.items()}})
+    said = [f"{taken} of {sent} sentences were reworded"] if sent else []
+    said += [f"{n} times: {why}" if n > 1 else why for why, n in notes.most_common(3)]
+    return finished.model_copy(
         update={
-            "sections": _sections(reply, summary.sections),
-            "readability": readability(reply),
-            "source": settings.model,
+            "readability": readability(finished.text()),
+            "source": settings.model if taken else summary.source,
+            "notes": (*summary.notes, *said),
         }
     )
-
-
-def objections(text: str, summary: PatientSummary) -> tuple[str, ...]:
-    """Return the reasons to reject a text; empty if it passes.
-
-    Parameters
-    ----------
-    text
-        Reworded text.
-    summary
-        Summary from the templates; its facts are the permitted numbers.
-    """
-    found = []
-    lacking = untraced_numbers(text, summary.facts)
-    if lacking:
-        found.append(f"numbers not in the record ({', '.join(sorted(lacking))})")
-    advice = _ADVICE.search(text)
-    if advice:
-        found.append(f"treatment advice ('{advice.group(0)}')")
-    if len(text) > 2 * len(summary.text()):
-        found.append("more than twice as long as the request")
-    return tuple(found)
-
-
-def _kept(summary: PatientSummary, why: str) -> PatientSummary:
-    return summary.model_copy(update={"notes": (*summary.notes, why)})
-
-
-def _sections(text: str, before: Mapping[str, tuple[Sentence, ...]]) -> dict[str, tuple[Sentence, ...]]:
-    """Assign the new sentences to the original headings; without headings, all to the first."""
-    sections: dict[str, list[Sentence]] = {}
-    heading = next(iter(before))
-    for line in text.splitlines():
-        plain_line = line.strip().strip("#*: ").strip()
-        if plain_line in before:
-            heading = plain_line
-            continue
-        sections.setdefault(heading, []).extend(Sentence(text=s) for s in as_sentences(line))
-    return {h: tuple(s) for h, s in sections.items() if s}

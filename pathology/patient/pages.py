@@ -50,13 +50,13 @@ def _findings(findings: Mapping[str, float]) -> list[tuple[str, float]]:
     return shown
 
 
-def patient_page(record: PatientRecord) -> str:
-    """Return the page of one patient for clinicians and researchers."""
+def patient_page(record: PatientRecord, *, has_summary: bool = True) -> str:
+    """Return the page of one patient for clinicians and researchers, with a link to the patient's own page if any."""
     clinical = [
         (_MEANING.get(name, name), f"{value:g}" if isinstance(value, float) else value)
         for name, value in record.clinical.items()
     ]
-    return _render("patient.html", record=record, clinical=clinical)
+    return _render("patient.html", record=record, clinical=clinical, has_summary=has_summary)
 
 
 def summary_page(summary: PatientSummary) -> str:
@@ -70,16 +70,16 @@ def index_page(records: Sequence[PatientRecord], report: BuildReport) -> str:
 
 
 def write_folder(
-    out: Path, records: Sequence[PatientRecord], report: BuildReport, summaries: Sequence[PatientSummary]
+    out: Path, records: Sequence[PatientRecord], report: BuildReport, summaries: Sequence[PatientSummary | None]
 ) -> None:
-    """Write ``index.html``, ``build.json`` and, for each patient, ``record.json`` and two pages.
+    """Write ``index.html``, ``build.json`` and, for each patient, ``record.json`` and the pages.
 
     Parameters
     ----------
     out
         Output folder; created if missing.
     records, summaries
-        Patients and their summaries, in the same order.
+        Patients and their summaries, in the same order; ``None``: no page for the patient is written.
     report
         Result of the merge.
     """
@@ -87,8 +87,12 @@ def write_folder(
         folder = out / "patients" / record.folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "record.json").write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (folder / "patient.html").write_text(patient_page(record), encoding="utf-8")
-        (folder / "summary.html").write_text(summary_page(summary), encoding="utf-8")
+        (folder / "patient.html").write_text(patient_page(record, has_summary=summary is not None), encoding="utf-8")
+        if summary is None:
+            # One that an earlier run wrote, before the patient died.
+            (folder / "summary.html").unlink(missing_ok=True)
+        else:
+            (folder / "summary.html").write_text(summary_page(summary), encoding="utf-8")
     (out / "build.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (out / "index.html").write_text(index_page(records, report), encoding="utf-8")
 

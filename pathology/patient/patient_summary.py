@@ -6,15 +6,20 @@ It gives no treatment advice and states nothing that is not in the record.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from pydantic import Field
 
+from pathology.patient.death import field_of_death
 from pathology.patient.readability import Readability, readability
 from pathology.patient.record import PatientRecord
 from pathology.settings import Record
 
-__all__ = ["Fact", "PatientSummary", "Sentence", "numbers_in", "summarise_record", "untraced_numbers"]
+__all__ = ["ABOUT", "Fact", "PatientSummary", "Sentence", "numbers_in", "summarise_record", "untraced_numbers"]
+
+
+ABOUT = "About this page"
+"""Heading of the fixed section: what the page is and is not."""
 
 
 class Fact(Record):
@@ -43,9 +48,9 @@ class PatientSummary(Record):
     facts: tuple[Fact, ...]
     readability: Readability
     source: str = "templates"
-    """``templates``, or the language model that reworded the text."""
+    """``templates``, or the language model that reworded some of the sentences."""
     notes: tuple[str, ...] = Field(default=())
-    """Why a rewording was rejected."""
+    """How many sentences were reworded, and why others were not."""
 
     def text(self) -> str:
         """Return headings and sentences, one paragraph per section."""
@@ -75,7 +80,7 @@ class _Notes:
         return len(self.facts)
 
 
-def summarise_record(record: PatientRecord) -> PatientSummary:
+def summarise_record(record: PatientRecord) -> PatientSummary | None:
     r"""Write the plain-language summary of one patient.
 
     Parameters
@@ -85,8 +90,9 @@ def summarise_record(record: PatientRecord) -> PatientSummary:
 
     Returns
     -------
-    PatientSummary
-        Lists every number as a fact.  For a patient who has died it states that no summary was written.
+    PatientSummary or None
+        Lists every number as a fact.  ``None`` for a patient who has died by any field of the record: such a letter
+        helps nobody and hurts the relatives who find it.
 
     Examples
     --------
@@ -97,20 +103,11 @@ def summarise_record(record: PatientRecord) -> PatientSummary:
     >>> list(summarise_record(records[0]).sections)
     ['About this page', 'What your records say']
     """
+    if record.died or field_of_death(record.clinical):
+        return None
     notes = _Notes()
-    if record.clinical.get("status") == "dead" or record.clinical.get("os_event") == 1:
-        # A letter to a patient who has died helps nobody and hurts the relatives who find it.
-        only = {
-            "About this page": (
-                Sentence(text="The record says that this person has died."),
-                Sentence(text="So no patient summary was written."),
-            )
-        }
-        return PatientSummary(
-            sections=only, facts=(), readability=readability(" ".join(s.text for s in only["About this page"]))
-        )
     sections: dict[str, tuple[Sentence, ...]] = {
-        "About this page": (
+        ABOUT: (
             Sentence(text="This page explains in plain words what a research record says about you."),
             Sentence(text="Some of it comes from computer programs, which can be wrong."),
             Sentence(text="It is for research only."),
@@ -180,11 +177,8 @@ def _clinic(record: PatientRecord, notes: _Notes) -> list[Sentence]:
         out.append(Sentence(text=f"The tumour was {value} cm across at its widest.", facts=(fact,)))
     if "grade" in known:
         fact = notes.of("clinical.grade", str(known["grade"]))
-        out.append(
-            Sentence(
-                text=f"Its grade is {known['grade']}. The grade says how fast the cells seem to grow.", facts=(fact,)
-            )
-        )
+        out.append(Sentence(text=f"Its grade is {known['grade']}.", facts=(fact,)))
+        out.append(Sentence(text="The grade says how fast the cells seem to grow."))
     return out
 
 
@@ -209,14 +203,13 @@ def _tissue(record: PatientRecord, notes: _Notes) -> list[Sentence]:
         if slide.prediction is None:
             continue
         name = _EXPLAINED.get(slide.prediction, (slide.prediction, ""))[0]
-        facts = [notes.of(f"slides[{i}].prediction", slide.prediction)]
-        score = ""
+        fact = notes.of(f"slides[{i}].prediction", slide.prediction)
+        out.append(Sentence(text=f"It found that the tissue looks most like {name}.", facts=(fact,)))
         if slide.prediction in slide.probabilities:
             value = f"{100 * slide.probabilities[slide.prediction]:.0f}"
-            facts.append(notes.of(f"slides[{i}].probabilities.{slide.prediction} (of 100)", f"{value} of 100"))
-            score = f" Its score for this was {value} out of 100."
-        out.append(Sentence(text=f"It found that the tissue looks most like {name}.{score}", facts=tuple(facts)))
-    out.append(Sentence(text="This is not a diagnosis. Only your doctors can make one."))
+            fact = notes.of(f"slides[{i}].probabilities.{slide.prediction} (of 100)", f"{value} of 100")
+            out.append(Sentence(text=f"Its score for this was {value} out of 100.", facts=(fact,)))
+    out += [Sentence(text="This is not a diagnosis."), Sentence(text="Only your doctors can make one.")]
     return out
 
 
@@ -246,12 +239,9 @@ def _outlook(record: PatientRecord, notes: _Notes) -> list[Sentence]:
             )
         )
         if prediction.imputed:
-            out.append(
-                Sentence(
-                    text="Some of your details were missing. It used typical values from other patients instead.",
-                    facts=(notes.of(f"survival[{i}].imputed", ", ".join(prediction.imputed)),),
-                )
-            )
+            fact = notes.of(f"survival[{i}].imputed", ", ".join(prediction.imputed))
+            out.append(Sentence(text="Some of your details were missing.", facts=(fact,)))
+            out.append(Sentence(text="It used typical values from other patients instead."))
         for time, probability in prediction.survival.items():
             value = f"{100 * probability:.0f}"
             fact = notes.of(f"survival[{i}].survival.{time} (of 100)", f"{value} of 100, {time}")
@@ -260,10 +250,6 @@ def _outlook(record: PatientRecord, notes: _Notes) -> list[Sentence]:
                     text=f"Of 100 people with records like yours, about {value} were alive after {time}.", facts=(fact,)
                 )
             )
-        out.append(Sentence(text="This describes a group of patients. Nobody can tell what will happen to you."))
+        out.append(Sentence(text="This describes a group of patients."))
+        out.append(Sentence(text="Nobody can tell what will happen to you."))
     return out
-
-
-def as_sentences(text: str) -> Sequence[str]:
-    """Split a text into sentences at full stops, question and exclamation marks."""
-    return [s.strip() for s in re.split(r"(?<=[.!?])\s+", text.strip()) if s.strip()]

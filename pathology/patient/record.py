@@ -17,6 +17,7 @@ from pathology.errors import InputTableError, StoreError, UsageError
 from pathology.outputs.results.record import read_slide_record
 from pathology.outputs.results.tables import check_table
 from pathology.patient.clinical import CLINICAL_VOCABULARY, ClinicalTable
+from pathology.patient.death import field_of_death
 from pathology.patient.identity import Pseudonyms
 from pathology.settings import Record
 
@@ -35,7 +36,7 @@ __all__ = [
 
 Value = str | float
 RECORD_VERSION = 2
-_IMAGING_TEXT = ("study", "study_id", "modality", "status", "model", "prediction", "of", "error")
+_IMAGING_TEXT = ("study", "study_id", "modality", "status", "model", "prediction", "of", "notes", "error")
 
 
 class PatientSlide(Record):
@@ -77,6 +78,8 @@ class ImagingStudy(Record):
     of: str = ""
     """Outcome that ``probability`` among the findings refers to."""
     findings: dict[str, float] = Field(default_factory=dict)
+    notes: str = ""
+    """Missing inputs and what stood in for them."""
     error: str = ""
 
 
@@ -115,6 +118,8 @@ class PatientRecord(Record):
     survival: tuple[SurvivalPrediction, ...] = ()
     notes: tuple[str, ...] = ()
     """Missing data and inconsistencies."""
+    died: str = ""
+    """Clinical field that says the patient has died, also where the field itself was dropped for pseudonyms."""
 
     @property
     def folder(self) -> str:
@@ -225,7 +230,7 @@ def read_radiology_results(folder: Path) -> list[tuple[str | None, ImagingStudy]
     """Read the results folder of ``pathology radiology predict``, or any table with ``patient_id`` and numbers.
 
     Text is taken from the columns ``study`` (or ``study_id``), ``modality``, ``status``, ``model``, ``prediction``,
-    ``of`` and ``error``; other text is ignored.
+    ``of``, ``notes`` and ``error``; other text is ignored.
 
     Parameters
     ----------
@@ -260,6 +265,7 @@ def read_radiology_results(folder: Path) -> list[tuple[str | None, ImagingStudy]
                     prediction=text["prediction"] or None,
                     of=text["of"],
                     findings={} if failed else {k: v for k, v in findings.items() if v is not None},
+                    notes=text["notes"],
                     error=text["error"],
                 ),
             )
@@ -353,6 +359,7 @@ def build_records(
                 patient_id=shown(patient),
                 hashed=pseudonyms is not None,
                 clinical={k: v for k, v in known.items() if v is not None},
+                died=field_of_death(rows.get(patient, {})),
                 slides=tuple(own_slides),
                 imaging=tuple(studies),
                 notes=tuple(notes),

@@ -23,9 +23,10 @@ import pandas as pd
 from pathology._version import __version__
 from pathology.atomic_files import write_text
 from pathology.errors import PathologyError
+from pathology.radiology.io.clinical import require_columns
 from pathology.radiology.io.cohort import Case, Cohort
 from pathology.radiology.models.bundle import RadiologyCard, read_radiology_card
-from pathology.radiology.models.registry import predict_case
+from pathology.radiology.models.registry import predict_case, recipe_of
 from pathology.reports.html import data_uri
 from pathology.reports.page import Cell, Picture, Section, Table, write_report
 
@@ -82,12 +83,15 @@ def predict_cohort(
     ------
     BundleError
         If the bundle cannot be used; errors of single patients are reported in their rows.
+    InputTableError
+        If the bundle predicts from clinical columns that the cohort's table does not have.
     """
     card = read_radiology_card(model)
+    require_columns(cohort.clinical, recipe_of(card).clinical_columns(card))
     rows = []
     for number, case in enumerate(cohort.cases):
         folder = out / "studies" / case.patient_id
-        rows.append(_one(model, card, case, folder, device))
+        rows.append(_one(model, card, cohort.with_values(case), folder, device))
         if progress is not None:
             progress(case.patient_id, number + 1, len(cohort))
     table = pd.DataFrame([_flat(r) for r in rows])
@@ -121,11 +125,11 @@ def _one(model: Path, card: RadiologyCard, case: Case, folder: Path, device: str
 
 
 def _key(card: RadiologyCard, case: Case) -> str:
-    """Hash of the model and the image files; an equal hash means the result is still valid."""
+    """Hash of the model, its clinical inputs and the image files; an equal hash means the result is still valid."""
     digest = hashlib.sha256(f"{__version__} {card.weights_sha256} {card.recipe_settings}".encode())
-    clinical = next(iter(case.images.values())).parent / "clinical.csv"
-    paths = [*_files(case.images), *_files(case.masks), *([clinical] if clinical.exists() else [])]
-    for path in paths:
+    used = recipe_of(card).clinical_columns(card)
+    digest.update(repr([(name, str(case.clinical.get(name))) for name in used]).encode())
+    for path in [*_files(case.images), *_files(case.masks)]:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
@@ -175,7 +179,7 @@ def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
     done = [r for r in rows if r["status"] == "done"]
     flat = [_flat(r) for r in rows]
     # Error messages are sentences: shown above the table, not in a cell.
-    hidden = ("study", "modality", "model", "system", "error")
+    hidden = ("study", "modality", "model", "system", "notes", "error")
     columns = [c for c in dict.fromkeys(c for r in flat for c in r) if c not in hidden]
     table = Table(
         head=tuple(_heading(c) for c in columns),
@@ -202,6 +206,7 @@ def _report(out: Path, card: RadiologyCard, rows: list[dict[str, Any]]) -> None:
         Section(heading="Model", text=card.title, table=measured, note="Limits: " + " ".join(card.limits)),
     ]
     warnings = [f"{r['patient_id']}: {r['error']}" for r in rows if r["status"] != "done"]
+    warnings += [f"{r['patient_id']}: {note}." for r in done for note in r.get("notes", [])]
     if card.constructed:
         warnings.insert(0, "The model was trained on constructed data: its predictions have no clinical meaning.")
     write_report(

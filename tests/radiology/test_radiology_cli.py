@@ -11,15 +11,21 @@ from pathology.cli.patient import app as patient
 from pathology.cli.radiology import app
 from pathology.errors import PathologyError, UsageError
 from pathology.patient.record import read_radiology_results
+from pathology.radiology.features.radiomics import FeatureSettings
+from pathology.radiology.io.cohort import read_cohort
 from pathology.radiology.io.nifti import write_nifti
 from pathology.radiology.io.open import open_mask, open_volume
 from pathology.radiology.io.volume import Mask
+from pathology.systems.radiology import yang_2022_lipoma
 from pathology.testing.radiology_constructed import fat_cohort, readers_cohort
 from pathology.testing.radiology_dicom_write import write_series
 
 DATA = ["--data-name", "phantoms", "--data-source", "made here", "--data-licence", "CC0", "--constructed"]
 QUICK = ["--set", "optimiser.steps=3", "--set", "optimiser.batch=2", "--set", "widths=[4, 8, 16]"]
 SMALL = [*QUICK, "--set", "window=[1, 32, 32]", "--set", "spacing_mm=[4, 4, 4]", "--set", "overlap=0"]
+
+
+STATISTICS = FeatureSettings(families=("statistics",), spacing_mm=None)
 
 
 def call(*arguments, status=0):
@@ -191,8 +197,10 @@ def test_features_feed_evaluation_and_training(tmp_path):
 def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
     fat_cohort(tmp_path, patients=8, size=16)
     images, table, clinical = tmp_path / "images", tmp_path / "f.csv", tmp_path / "clinical.csv"
-    call("features", images, "--sequences", "CT,MR_T1", "--shell", 4, "--out", table)
-    given = ["--clinical", clinical, "--features", table, "--no-evaluate", *DATA]
+    features = "{CT: {families: [statistics], spacing_mm: null}, MR_T1: {families: [statistics], spacing_mm: null}}"
+    measured = yang_2022_lipoma.recipe().model_copy(update={"features": dict.fromkeys(("CT", "MR_T1"), STATISTICS)})
+    measured.model_copy(update={"shell_mm": 4.0}).table(read_cohort(images)).to_csv(table)
+    given = ["--clinical", clinical, "--features", table, "--no-evaluate", *DATA, "--set", f"features={features}"]
     given += ["--set", "signature.inner_folds=2", "--set", "repeats=1"]
     with pytest.raises(PathologyError, match="not features of this recipe, first: 'CT-shell:"):
         call("train", "yang-2022-lipoma", images, "--out", tmp_path / "m", *given)
@@ -205,7 +213,31 @@ def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
     assert any("-shell:" in c for c in card["fitted"]["columns"])
     (tmp_path / "one").mkdir()
     (images / "C000").rename(tmp_path / "one" / "C000")
-    assert "1 of 1 patients done" in call("predict", tmp_path / "m", tmp_path / "one", "--out", tmp_path / "o")
+    with pytest.raises(PathologyError, match=r"predicts from age, ldh beside the images.*--clinical TABLE"):
+        call("predict", tmp_path / "m", tmp_path / "one", "--out", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    values = pd.read_csv(clinical)
+    answers = {}
+    for name, change in {
+        "as is": {},
+        "older": {"age": 99},
+        "gap": {"ldh": None},
+        "none": {"age": None, "ldh": None},
+    }.items():
+        values.assign(**change).to_csv(tmp_path / "new.csv", index=False)
+        given = ["--out", tmp_path / "o", "--clinical", tmp_path / "new.csv"]
+        said = call("predict", tmp_path / "m", tmp_path / "one", *given, status=int(name == "none"))
+        answers[name] = pd.read_csv(tmp_path / "o" / "results.csv").iloc[0]
+        assert ("ldh is missing: the training median" in said) == (name == "gap")
+    # The same folder: a changed clinical value is computed again, not taken from the earlier run.
+    assert answers["older"]["probability"] != answers["as is"]["probability"]
+    assert "ldh is missing" in answers["gap"]["notes"]
+    assert answers["none"]["status"] == "failed"
+    values.assign(patient="other").head(1).to_csv(tmp_path / "new.csv", index=False)
+    said = call("predict", tmp_path / "m", tmp_path / "one", *given, status=1)
+    assert "C000: " in said
+    (study,) = [s for _, s in read_radiology_results(tmp_path / "o")]
+    assert study.status == "failed"
 
 
 def test_wrong_requests_are_refused(folder, tmp_path):

@@ -13,7 +13,7 @@ MR (``MR_T1``, ``T2FS``, ``DWI``, ``ADC_1``).
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.open import OpenedVolume, open_mask, open_volume
 from pathology.radiology.io.volume import Mask, Modality
 
-__all__ = ["Case", "Cohort", "modality_of", "read_cohort"]
+__all__ = ["Case", "Cohort", "modality_of", "plain_text", "read_cohort"]
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 
@@ -41,7 +41,7 @@ def modality_of(sequence: str) -> Modality:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The images of one patient on disk.
+    """One patient: images on disk and clinical values.
 
     Attributes
     ----------
@@ -51,11 +51,14 @@ class Case:
         File or DICOM folder by sequence.
     masks
         Contours by sequence, in order.
+    clinical
+        Clinical values by column; empty until :meth:`Cohort.with_values` adds them.
     """
 
     patient_id: str
     images: Mapping[str, Path]
     masks: Mapping[str, tuple[Path, ...]]
+    clinical: Mapping[str, object] = field(default_factory=dict)
 
     def open(self, sequence: str) -> OpenedVolume:
         """Open an image.
@@ -129,6 +132,13 @@ class Cohort:
         """Keep patients by position."""
         return replace(self, cases=tuple(self.cases[int(i)] for i in rows))
 
+    def with_values(self, case: Case) -> Case:
+        """Return a case with its row of the clinical table, if it has one."""
+        if case.patient_id not in self.clinical.index:
+            return case
+        row = self.clinical.loc[case.patient_id]
+        return replace(case, clinical={str(k): v for k, v in row.items()})
+
     def column(self, name: str) -> pd.Series:
         """Return a clinical column.
 
@@ -154,7 +164,7 @@ class Cohort:
         numbers = {str(name): i for i, name in enumerate(classes)}
         found = []
         for patient in self.patients:
-            value = _plain(values[patient])
+            value = plain_text(values[patient])
             if value not in numbers:
                 raise InputTableError(
                     f"'{column}' of patient {patient} is '{value}', expected one of {', '.join(numbers)}"
@@ -163,8 +173,8 @@ class Cohort:
         return np.asarray(found, np.int64)
 
 
-def _plain(value: object) -> str:
-    """Write 1.0 as 1: pandas reads a column of whole numbers with gaps as floats."""
+def plain_text(value: object) -> str:
+    """Return a value of a table as text, 1.0 as 1: pandas reads a column of whole numbers with gaps as floats."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -216,10 +226,19 @@ def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: s
         )
     table = pd.DataFrame()
     if clinical is not None:
-        table = pd.read_csv(clinical)
+        try:
+            # As text, so that a pseudonym such as 007 keeps its zeros.
+            table = pd.read_csv(clinical, dtype={patient_column: str})
+        except (OSError, ValueError) as error:
+            raise InputTableError(
+                f"the clinical table cannot be read ({str(error).splitlines()[0]})",
+                where=clinical,
+                remedy="Use a CSV file with one row per patient",
+            ) from error
         if patient_column not in table.columns:
             raise InputTableError(f"missing column '{patient_column}'", where=clinical)
-        table[patient_column] = table[patient_column].astype(str)
+        if table[patient_column].isna().any():
+            raise InputTableError(f"a row has no '{patient_column}'", where=clinical)
         twice = table[patient_column][table[patient_column].duplicated()]
         if len(twice):
             raise InputTableError(f"patient {twice.iloc[0]} has {1 + len(twice)} rows", where=clinical)

@@ -112,6 +112,10 @@ class Recipe(Record, ABC):
             As in :meth:`evaluate`.
         """
 
+    def clinical_columns(self, card: RadiologyCard) -> tuple[str, ...]:  # noqa: ARG002  # most models have none
+        """Return the clinical columns that a trained bundle predicts from, beside the images."""
+        return ()
+
     @abstractmethod
     def predict(
         self, folder: Path, card: RadiologyCard, case: Case, out: Path, *, device: str = "cpu"
@@ -123,7 +127,8 @@ class Recipe(Record, ABC):
         folder, card
             The bundle.
         case
-            The patient's images (and masks, where the system needs one).
+            The patient's images, masks (where the system needs one) and clinical values (where the bundle has
+            :meth:`clinical_columns`).
         out
             Folder for pictures and masks; made if missing.
         device
@@ -132,7 +137,8 @@ class Recipe(Record, ABC):
         Returns
         -------
         dict
-            JSON-serialisable results: probabilities, volumes, output files.
+            JSON-serialisable results: probabilities, volumes, output files; ``notes`` name missing values and what
+            stands in for them.
         """
 
 

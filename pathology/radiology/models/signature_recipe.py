@@ -24,6 +24,7 @@ from pathology.radiology.features.linear_classifier import FrozenClassifier, fre
 from pathology.radiology.features.radiomics import FeatureSettings, default_features, extract_features
 from pathology.radiology.features.signature import Signature, SignatureSettings, fit_signature
 from pathology.radiology.images.shells import peritumoural_shell
+from pathology.radiology.io.clinical import clinical_numbers, clinical_row, stand_ins
 from pathology.radiology.io.cohort import Case, Cohort
 from pathology.radiology.models.bundle import CardText, RadiologyCard, read_bundle_state, save_radiology_bundle
 from pathology.radiology.models.deep_features import DeepFeatureSettings, deep_feature_table
@@ -32,7 +33,7 @@ from pathology.stats.nomogram import Nomogram, NomogramTerm, draw_nomogram
 from pathology.stats.splits import audit_leakage, grouped_k_fold, repeated_grouped_k_fold
 from pathology.stats.within_fold import NestedPredictions, within_fold_area
 
-__all__ = ["CombinedModel", "SignatureRecipe", "fit_combined", "nested_probabilities", "own_clinical"]
+__all__ = ["CombinedModel", "SignatureRecipe", "first_row", "fit_combined", "nested_probabilities"]
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -336,33 +337,21 @@ class SignatureRecipe(Recipe):
             )
 
     def clinical(self, cohort: Cohort) -> pd.DataFrame:
-        """Return the clinical covariates as numbers, in the cohort's order.
+        """Return the clinical covariates as numbers, in the cohort's order; see :func:`clinical_numbers`."""
+        return clinical_numbers(cohort, self.numeric, self.categories)
 
-        Raises
-        ------
-        InputTableError
-            If a column is missing or holds a value that is not listed.
-        """
-        columns: dict[str, Floats] = {}
-        for name in self.numeric:
-            columns[name] = pd.to_numeric(cohort.column(name)[list(cohort.patients)]).to_numpy(float)
-        for name, values in self.categories.items():
-            number = {v: float(i) for i, v in enumerate(values)}
-            raw = cohort.column(name)[list(cohort.patients)]
-            unknown = sorted({str(v) for v in raw if pd.notna(v)} - set(number))
-            if unknown:
-                raise InputTableError(f"'{name}' has the value '{unknown[0]}', expected one of {', '.join(number)}")
-            columns[name] = np.asarray([number[str(v)] if pd.notna(v) else np.nan for v in raw])
-        return pd.DataFrame(columns, index=pd.Index(cohort.patients, name="patient_id"))
-
-    def with_columns(self, present: Collection[str]) -> SignatureRecipe:
-        """Return the recipe with the clinical columns that are present."""
+    def with_columns(self, used: Collection[str]) -> SignatureRecipe:
+        """Return the recipe with these of its clinical columns."""
         return self.model_copy(
             update={
-                "numeric": tuple(n for n in self.numeric if n in present),
-                "categories": {k: v for k, v in self.categories.items() if k in present},
+                "numeric": tuple(n for n in self.numeric if n in used),
+                "categories": {k: v for k, v in self.categories.items() if k in used},
             }
         )
+
+    def clinical_columns(self, card: RadiologyCard) -> tuple[str, ...]:
+        """Return the clinical columns of the fitted nomogram; see :meth:`Recipe.clinical_columns`."""
+        return tuple(card.fitted["clinical"])
 
     def labels(self, cohort: Cohort) -> Labels:
         """Return 0 or 1 for each patient."""
@@ -567,39 +556,30 @@ class SignatureRecipe(Recipe):
     def predict(
         self, folder: Path, card: RadiologyCard, case: Case, out: Path, *, device: str = "cpu"
     ) -> dict[str, Any]:
-        """Predict one patient with the nomogram and draw it.  See :meth:`Recipe.predict`.
-
-        Clinical values are taken from ``clinical.csv`` in the case's folder where the bundle needs them (columns as in
-        the training table, one row); a missing value is imputed with the training median and reported.
-        """
+        """Predict one patient with the nomogram and draw it; see :meth:`Recipe.predict`."""
         model = self.load(folder, card)
-        cohort = Cohort((case,), own_clinical(case))
+        cohort = clinical_row(case, model.clinical)
         table = self.table(cohort, device=device)
-        clinical = self.with_columns(cohort.clinical.columns).clinical(cohort).reindex(columns=list(model.clinical))
+        clinical = self.with_columns(model.clinical).clinical(cohort)[list(model.clinical)]
+        notes = stand_ins(case.patient_id, "clinical value", first_row(clinical), model.fill)
+        if model.signature is not None:
+            medians = dict(zip(model.signature.columns, model.signature.median.tolist(), strict=True))
+            notes += stand_ins(case.patient_id, "image feature", first_row(table[list(medians)]), medians)
         values = model.values(table, clinical)[0]
         total = model.nomogram.total(values)
         out.mkdir(parents=True, exist_ok=True)
         draw_nomogram(model.nomogram, title=f"{card.title}").savefig(out / "nomogram.png", dpi=110)
-        missing = [n for n in model.clinical if not np.isfinite(clinical[n].to_numpy(float)[0])]
         return {
             "probability": model.nomogram.probability(total),
             "of": self.classes[1],
             "total_points": total,
             "points": {t.name: model.nomogram.points(t, values[t.name]) for t in model.nomogram.terms},
             "values": values,
-            "filled_with_training_median": missing,
+            "notes": list(notes),
             "files": ["nomogram.png"],
         }
 
 
-def own_clinical(case: Case) -> pd.DataFrame:
-    """Read ``clinical.csv`` in the case's folder: one row; an empty table where there is none."""
-    folder = next(iter(case.images.values())).parent
-    path = folder / "clinical.csv"
-    index = pd.Index([case.patient_id], name="patient_id")
-    if not path.exists():
-        return pd.DataFrame(index=index)
-    table = pd.read_csv(path)
-    if len(table) != 1:
-        raise InputTableError(f"expected one row, got {len(table)}", where=path)
-    return table.set_index(index)
+def first_row(table: pd.DataFrame) -> dict[str, float]:
+    """Return the first row of a table of numbers by column."""
+    return {str(name): float(value) for name, value in table.iloc[0].items()}

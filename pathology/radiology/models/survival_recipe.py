@@ -18,10 +18,11 @@ from pathology.radiology.features.survival_signature import (
     fit_survival_combined,
     nested_risks,
 )
+from pathology.radiology.io.clinical import clinical_row, stand_ins
 from pathology.radiology.io.cohort import Case, Cohort
 from pathology.radiology.models.bundle import CardText, RadiologyCard, read_bundle_state, save_radiology_bundle
 from pathology.radiology.models.recipe import NOT_MEASURED, Progress, Recipe, as_metric, describe_split
-from pathology.radiology.models.signature_recipe import SignatureRecipe, own_clinical
+from pathology.radiology.models.signature_recipe import SignatureRecipe, first_row
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.nomogram import draw_nomogram
 from pathology.survival.metrics import harrell_c, integrated_brier_score
@@ -60,6 +61,10 @@ class SurvivalRecipe(Recipe):
     def patients(self, cohort: Cohort) -> Cohort:
         """Keep the patients with images and a follow-up."""
         return cohort.having(self.measuring.sequences, self.time).having(self.measuring.sequences, self.event)
+
+    def clinical_columns(self, card: RadiologyCard) -> tuple[str, ...]:
+        """Return the clinical columns of the fitted Cox model; see :meth:`Recipe.clinical_columns`."""
+        return tuple(card.fitted["fill"])
 
     def evaluate(
         self, cohort: Cohort, *, folds: int = 5, seed: int = 0, device: str = "cpu", progress: Progress | None = None
@@ -245,11 +250,14 @@ class SurvivalRecipe(Recipe):
     ) -> dict[str, Any]:
         """Read one patient's risk off the Cox nomogram; draws it.  See :meth:`SignatureRecipe.predict`."""
         model = self.load(folder, card)
-        cohort = Cohort((case,), own_clinical(case))
+        used = list(model.fill)
+        cohort = clinical_row(case, used)
         table = self.measuring.table(cohort, device=device)
-        clinical = (
-            self.measuring.with_columns(cohort.clinical.columns).clinical(cohort).reindex(columns=list(model.fill))
-        )
+        clinical = self.measuring.with_columns(used).clinical(cohort)[used]
+        notes = stand_ins(case.patient_id, "clinical value", first_row(clinical), model.fill)
+        if model.signature is not None:
+            medians = dict(zip(model.signature.columns, model.signature.median.tolist(), strict=True))
+            notes += stand_ins(case.patient_id, "image feature", first_row(table[list(medians)]), medians)
         nomogram = model.nomogram(self.horizons, outcome=self.outcome)
         row = model.matrix(table, clinical)[0]
         values = {name: float(v) for (name, _, _), v in zip(model.ranges, row, strict=True)}
@@ -262,6 +270,6 @@ class SurvivalRecipe(Recipe):
             "of": self.outcome,
             "total_points": total,
             "values": values,
-            "filled_with_training_median": [n for n in model.fill if not np.isfinite(clinical[n].to_numpy(float)[0])],
+            "notes": list(notes),
             "files": ["nomogram.png"],
         }

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from pathology.radiology.features.survival_signature import (
 )
 from pathology.radiology.models.bundle import CardText, read_radiology_card
 from pathology.radiology.models.deep_features import DeepFeatureSettings, deep_feature_table
-from pathology.radiology.models.registry import predict_case
+from pathology.radiology.models.registry import predict_case, recipe_of
 from pathology.radiology.models.signature_recipe import SignatureRecipe, fit_combined, nested_probabilities
 from pathology.radiology.models.survival_recipe import SurvivalRecipe
 from pathology.stats.within_fold import within_fold_area
@@ -105,12 +106,15 @@ def test_evaluate_train_predict(cohort, recipe, table, tmp_path):
     recipe.train_table(
         table, cohort, tmp_path / "m", TEXT, system="yang-2022-lipoma", metrics=metrics, constructed=True
     )
-    found = predict_case(tmp_path / "m", cohort.cases[1], tmp_path / "o")
+    with pytest.raises(InputTableError, match="predicts from age, ldh beside the images, but patient C001 has no"):
+        predict_case(tmp_path / "m", cohort.cases[1], tmp_path / "o")
+    case = cohort.with_values(cohort.cases[1])
+    found = predict_case(tmp_path / "m", case, tmp_path / "o")
     json.dumps(found)
     assert 0 < found["probability"] < 1
     assert found["of"] == "liposarcoma"
     assert sum(found["points"].values()) == pytest.approx(found["total_points"])
-    assert found["filled_with_training_median"] == ["age", "ldh"]
+    assert found["notes"] == []
     # The bundle's answer is the fitted model's own.
     card = read_radiology_card(tmp_path / "m")
     clinical = recipe.clinical(cohort)
@@ -119,13 +123,19 @@ def test_evaluate_train_predict(cohort, recipe, table, tmp_path):
     np.testing.assert_allclose(
         recipe.load(tmp_path / "m", card).probability(table, clinical), own.probability(table, clinical), atol=1e-6
     )
-    # With its clinical row the patient's own values are used.
-    path = next(iter(cohort.cases[1].images.values())).parent / "clinical.csv"
-    path.write_text("age,ldh\n70,\n")
-    known = predict_case(tmp_path / "m", cohort.cases[1], tmp_path / "o2")
-    assert known["filled_with_training_median"] == ["ldh"]
-    assert known["values"]["age"] == 70
-    path.unlink()
+    assert recipe_of(card).clinical_columns(card) == ("age", "ldh")
+    older = replace(case, clinical=case.clinical | {"age": case.clinical["age"] + 30})
+    aged = predict_case(tmp_path / "m", older, tmp_path / "o2")
+    assert aged["values"]["age"] == case.clinical["age"] + 30
+    assert aged["probability"] != found["probability"]
+    partly = predict_case(tmp_path / "m", replace(case, clinical={"age": 70, "ldh": None}), tmp_path / "o3")
+    (note,) = partly["notes"]
+    assert note.startswith("ldh is missing: the training median (")
+    assert partly["values"]["ldh"] == clinical["ldh"].median()
+    with pytest.raises(InputTableError, match="2 of 2 clinical values of patient C001 are missing"):
+        predict_case(tmp_path / "m", replace(case, clinical={"age": None, "ldh": float("nan")}), tmp_path / "o4")
+    with pytest.raises(InputTableError, match="'age' of patient C001 is 'old', expected a number"):
+        predict_case(tmp_path / "m", replace(case, clinical={"age": "old", "ldh": 180}), tmp_path / "o5")
 
 
 def test_deep_features_are_fixed_and_named(cohort):
@@ -250,7 +260,7 @@ def test_survival_recipe_evaluates_trains_and_predicts(cohort, recipe, table, tm
         "concordance index, combined",
     ]
     survival.train_table(table, followed, tmp_path / "m", TEXT, system="liu-2021", metrics=metrics, constructed=True)
-    found = predict_case(tmp_path / "m", cohort.cases[0], tmp_path / "o")
+    found = predict_case(tmp_path / "m", followed.with_values(followed.cases[0]), tmp_path / "o")
     json.dumps(found)
     assert 0 < found["probability"]["1 year"] < 1
     assert (tmp_path / "o" / "nomogram.png").exists()
