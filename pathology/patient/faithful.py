@@ -1,11 +1,11 @@
 """Whether a reworded sentence says what the original says, and nothing else.
 
-The check knows no grammar and needs no model.  It knows a closed vocabulary: the words of the original, a stated list of
-plain synonyms, and words such as ``the`` and ``of`` that carry no fact.  A word outside it rejects the sentence, so that
-another language, a name, an organ, advice or an invented outcome cannot pass.  Facts are held in place as well: content
-words and numbers are the same ones, and each number, negation and restriction stands before the same word as in the
-original, so that numbers cannot be swapped and a "not" cannot move.  A sentence rejected without need costs nothing,
-because the original is shown instead.
+The check knows no grammar and needs no model.  It knows a closed vocabulary: the words of the original, a stated list
+of plain synonyms, and words such as ``the`` and ``of`` that carry no fact.  A word outside it rejects the sentence, so
+that another language, a name, an organ, advice or an invented outcome cannot pass.  Facts are held in place as well:
+content words and numbers are the same ones, and each number, negation and restriction stands before the same word as
+in the original, so that numbers cannot be swapped and a "not" cannot move.  A sentence rejected without need costs
+nothing, because the original is shown instead.
 """
 
 from __future__ import annotations
@@ -65,91 +65,20 @@ SYNONYMS: tuple[tuple[str, ...], ...] = (
 )
 """Plain synonyms.  The forms of a line may replace each other; singular and plural count as one form."""
 
-_FREE = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "to",
-        "in",
-        "on",
-        "at",
-        "for",
-        "from",
-        "with",
-        "by",
-        "as",
-        "that",
-        "which",
-        "who",
-        "whose",
-        "and",
-        "so",
-        "it",
-        "its",
-        "this",
-        "these",
-        "those",
-        "there",
-        "they",
-        "them",
-        "their",
-        "be",
-        "been",
-        "being",
-        "out",
-    ]
-)
+_FREE = frozenset({
+    "a", "an", "the", "of", "to", "in", "on", "at", "for", "from", "with", "by", "as", "that", "which", "who",
+    "whose", "and", "so", "it", "its", "this", "these", "those", "there", "they", "them", "their", "be", "been",
+    "being", "out",
+})  # fmt: skip
 """Words that carry no fact of their own."""
 _PRESENT = frozenset(["is", "are", "has", "have", "do", "does"])
 _PAST = frozenset(["was", "were", "had", "did"])
-_BINDING = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "nobody",
-        "none",
-        "nothing",
-        "neither",
-        "nor",
-        "without",
-        "cannot",
-        "unlike",
-        "different",
-        "only",
-        "about",
-        "around",
-        "roughly",
-        "approximately",
-        "most",
-        "more",
-        "less",
-        "least",
-        "fewer",
-        "higher",
-        "lower",
-        "middle",
-        "other",
-        "some",
-        "any",
-        "all",
-        "every",
-        "each",
-        "one",
-        "enough",
-        "seem",
-        "appear",
-        "before",
-        "after",
-        "until",
-        "since",
-        "within",
-        "over",
-        "under",
-    ]
-)
+_BINDING = frozenset({
+    "not", "no", "never", "nobody", "none", "nothing", "neither", "nor", "without", "cannot", "unlike", "different",
+    "only", "about", "around", "roughly", "approximately", "most", "more", "less", "least", "fewer", "higher",
+    "lower", "middle", "other", "some", "any", "all", "every", "each", "one", "enough", "seem", "appear", "before",
+    "after", "until", "since", "within", "over", "under",
+})  # fmt: skip
 """Negations, restrictions and comparisons: each must stand before the same word as in the original."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -178,7 +107,7 @@ def objection(reworded: str, original: str) -> str:
     text = reworded.strip()
     if not text or len(text) > _LONGEST * len(original) + 20:
         return "it is empty or more than twice as long"
-    symbols = {c for c in _TOKEN.sub("", text)} - _PUNCTUATION - set(_TOKEN.sub("", original))
+    symbols = set(_TOKEN.sub("", text)) - _PUNCTUATION - set(_TOKEN.sub("", original))
     if symbols:
         return f"it contains the character {min(symbols)!r}"
     if not text.endswith(".") or _ends(text) != _ends(original):

@@ -25,8 +25,8 @@ from pathology.settings import Record
 __all__ = ["LanguageModelSettings", "reword"]
 
 _TASK = (
-    "Reword the sentence below for a patient, as one short, kind and plain English sentence that ends with a full stop. "
-    "Keep every fact, number and negation. Add nothing. Use only the words of the sentence and these synonyms: "
+    "Reword the sentence below for a patient, as one short, kind and plain English sentence that ends with a full "
+    "stop. Keep every fact, number and negation. Add nothing. Use only the words of the sentence and these synonyms: "
     + "; ".join(" = ".join(group) for group in SYNONYMS)
     + ". Answer with the sentence alone."
 )

@@ -280,7 +280,7 @@ class TestLanguageModel:
         assert "for research only" not in sent  # the fixed section stays as it is
 
     def test_300_adversarial_rewordings_do_not_reach_the_page(self, record, server):
-        handler, settings, asked = server
+        handler, settings, _ = server
         summary = summarise_record(record)
         by_sentence = {s.text: attacks(s.text) for h, body in summary.sections.items() if h != ABOUT for s in body}
         total = {(s, a) for s, found in by_sentence.items() for a in found}

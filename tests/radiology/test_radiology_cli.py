@@ -218,12 +218,8 @@ def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
     assert not (tmp_path / "o").exists()
     values = pd.read_csv(clinical)
     answers = {}
-    for name, change in {
-        "as is": {},
-        "older": {"age": 99},
-        "gap": {"ldh": None},
-        "none": {"age": None, "ldh": None},
-    }.items():
+    changes = {"as is": {}, "older": {"age": 99}, "gap": {"ldh": None}, "none": {"age": None, "ldh": None}}
+    for name, change in changes.items():
         values.assign(**change).to_csv(tmp_path / "new.csv", index=False)
         given = ["--out", tmp_path / "o", "--clinical", tmp_path / "new.csv"]
         said = call("predict", tmp_path / "m", tmp_path / "one", *given, status=int(name == "none"))
