@@ -359,7 +359,7 @@ def build_records(
                 patient_id=shown(patient),
                 hashed=pseudonyms is not None,
                 clinical={k: v for k, v in known.items() if v is not None},
-                died=field_of_death(rows.get(patient, {})),
+                died=field_of_death({str(k): v for k, v in rows.get(patient, {}).items()}),
                 slides=tuple(own_slides),
                 imaging=tuple(studies),
                 notes=tuple(notes),
