@@ -1,1 +1,1 @@
-"""Speed and memory beside other tools, measured in one run on the machine at hand."""
+"""Speed and memory compared with other tools, measured in one run on the same machine."""

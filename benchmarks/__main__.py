@@ -10,7 +10,7 @@ NAMES = ("tiling", "compression", "formats", "memory", "scoring", "scheduling", 
 
 
 def main() -> None:
-    """Run the benchmarks named, with the options that follow."""
+    """Run the named benchmarks with the given options."""
     arguments = sys.argv[1:]
     if arguments and arguments[0] in ("-h", "--help"):
         print(__doc__)

@@ -1,9 +1,9 @@
-"""Which compression suits decoded H&E patches: size, writing and reading, on patches as stores hold them.
+"""Compare compression methods for decoded H&E patches: size, write and read speed, on patches as stored.
 
     python -m benchmarks compression [--slide SLIDE] [--patches 100] [--write]
 
-Patches of 224 px at 1.0 µm/px, plain and stain-normalised, at most one in two glass.  Rates are patches per CPU-second
-of one thread, the best of three.
+Patches of 224 px at 1.0 µm/px, plain and stain-normalised, at most half of them glass.  Rates are patches per
+CPU-second of one thread, best of three.
 """
 
 import argparse
@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def patches_of(slide, count):
-    """Return ``(n, 224, 224, 3)`` patches from all over the tissue, plain and normalised."""
+    """Return ``(n, 224, 224, 3)`` patches from across the tissue, plain and normalised."""
     from pathology.scoring.prepare import prepare
     from pathology.settings import GridSettings, TissueSettings
     from pathology.slide.open import open_reader
@@ -71,7 +71,7 @@ def methods():
 
 
 def cpu_rate(function, items):
-    """Return items per CPU-second, the best of three, and the results."""
+    """Return items per CPU-second (best of three) and the results."""
     best, results = float("inf"), []
     for _ in range(3):
         began = time.process_time()
@@ -85,10 +85,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path)
     parser.add_argument("--patches", type=int, default=100)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="write the table to docs/performance.md")
     arguments, _ = parser.parse_known_args()
     if arguments.slide is None:
-        parser.error("name a real H&E slide with --slide: drawn tissue compresses otherwise")
+        parser.error("give a real H&E slide with --slide: synthetic tissue compresses differently")
     kinds = patches_of(arguments.slide, arguments.patches)
     lines = [
         "| compression | smaller, plain | smaller, normalised | write/CPU-s | read/CPU-s |",

@@ -1,10 +1,11 @@
-"""How fast tiles of other formats are read: DICOM beside the same tiles as SVS, JPEG 2000 beside OpenSlide.
+"""Read speed of other formats: DICOM compared with the same tiles as SVS, JPEG 2000 compared with OpenSlide.
 
     python -m benchmarks formats --slide SLIDE [--seconds 3] [--write]
 
-The upper left part of a slide is written again in each format, by this project's own writers.  Whole tiles are read in
-turns; ``half`` are regions at half the resolution, which OpenSlide reads whole and OpenCV shrinks.  ``OpenJPEG alone``
-is the decoder that both use, with the tiles in memory.  Rates are tiles per CPU-second of one thread.
+The upper left part of a slide is rewritten in each format by this project's own writers.  Readers take turns reading
+whole tiles; ``half`` are regions at half the resolution, which OpenSlide reads at full resolution and OpenCV
+downsamples.  ``OpenJPEG alone`` is the decoder both use, with the tiles in memory.  Rates are tiles per CPU-second of
+one thread.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from benchmarks.tiling import Turns
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SIDE, TILE = 2048, 256
 PEAK_SIGNAL_TO_NOISE = (28, 30, 35)
-"""Of the JPEG 2000 slides, in dB."""
+"""Quality of the JPEG 2000 slides, in dB."""
 
 
 def ours(reader, reduction):
@@ -38,7 +39,7 @@ def ours(reader, reduction):
 
 
 def decoder_alone(reader, reduction):
-    """Return a function that decodes the i-th tile from memory and does nothing else."""
+    """Return a function that only decodes the i-th tile from memory."""
     from pathology.slide.readers.codecs import decode_jpeg2000, reduced_codestream
 
     stored = reader.stored_tiles(0, np.arange(math.prod(side // TILE for side in reader.dimensions)))
@@ -54,11 +55,11 @@ def decoder_alone(reader, reduction):
 
 
 def openslides(path, reduction):
-    """Return the same through openslide-python, and the whole picture."""
+    """Return the same for openslide-python, and the whole image."""
     import openslide
 
     slide = openslide.OpenSlide(path)
-    slide.set_cache(openslide.OpenSlideCache(0))  # the slide is so small that all of it would be decoded just once
+    slide.set_cache(openslide.OpenSlideCache(0))  # otherwise such a small slide would be decoded only once
     across, side = slide.dimensions[0] // TILE, TILE // reduction
 
     def read(i):
@@ -88,7 +89,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="write the table to docs/performance.md")
     arguments = parser.parse_args()
     with open_reader(arguments.slide) as reader:
         width, height = (min(SIDE, side // TILE * TILE) for side in reader.dimensions)

@@ -1,13 +1,13 @@
-"""How long the exact hotspot search takes on 10,000 detections.
+"""Time the exact hotspot search on 10,000 detections.
 
     python -m benchmarks hotspots [--midog MIDOG++.json] [--repeats 5]
 
-Times ``pathology.findings.hotspot.find_hotspot`` on 10,000 detections, laid out in four ways, for circles and
-rectangles of the areas of ten high-power fields and of a single field.  The processor time of the fastest of the
-repeats is what the search needs; the slowest says how much else the machine had to do.
+Times ``pathology.findings.hotspot.find_hotspot`` on 10,000 detections in four layouts, for circles and rectangles with
+the area of ten high-power fields and of a single field.  The CPU time of the fastest repeat is the cost of the search;
+the slowest shows the load of the machine.
 
-With ``--midog`` the mitoses of every case of the MIDOG++ database (Aubreville et al. 2023, Sci Data 10:484; its
-coordinates alone are needed) are put side by side on one plane, and the search is timed on the first 10,000 of them.
+With ``--midog`` the mitoses of all cases of the MIDOG++ database (Aubreville et al. 2023, Sci Data 10:484; only its
+coordinates are needed) are placed side by side on one plane, and the search is timed on the first 10,000.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from pathology.findings.hotspot import HotspotWindow, find_hotspot
 DETECTIONS = 10_000
 MPP = 0.25
 AREAS = (0.237, 1.734, 2.37)
-"""In mm²: one field of a modern microscope, ten of the FNCLCC's, ten of the modern one's."""
+"""In mm²: one modern field, ten FNCLCC fields, ten modern fields."""
 REGION = 12_000
-"""Pixels from one case to the next on the plane; no region of MIDOG++ is as wide."""
+"""Pixels between cases on the plane; wider than any region of MIDOG++."""
 
 
 def layouts() -> dict[str, np.ndarray]:
-    """Return where detections lie, ``(10,000, 2)`` level-0 pixels each."""
+    """Return the positions of detections by layout, ``(10,000, 2)`` level-0 pixels each."""
     generator = np.random.default_rng(0)
     centres = generator.uniform(0, 80_000, (10, 2))
     return {
@@ -41,7 +41,7 @@ def layouts() -> dict[str, np.ndarray]:
 
 
 def real(path: Path) -> np.ndarray:
-    """Return the first 10,000 mitoses of MIDOG++, case beside case."""
+    """Return the first 10,000 mitoses of MIDOG++, with the cases side by side."""
     content = json.loads(path.read_text(encoding="utf-8"))
     cases: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for annotation in content["annotations"]:
@@ -55,7 +55,7 @@ def real(path: Path) -> np.ndarray:
 
 
 def main() -> None:
-    """Print a table of processor times in milliseconds."""
+    """Print a table of CPU times in milliseconds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--midog", type=Path, help="MIDOG++.json")
     parser.add_argument("--repeats", type=int, default=5)
@@ -78,7 +78,7 @@ def main() -> None:
                 held = 0 if found is None else found.count
                 row = (f"{len(points):,}, {name}", shape, area, held, f"{min(taken):.0f}", f"{max(taken):.0f}")
                 print("| " + " | ".join(map(str, row)) + " |", flush=True)
-    print(f"\nThe slowest of these searches took {worst:.0f} ms of processor time (fastest of {arguments.repeats}).")
+    print(f"\nThe slowest of these searches took {worst:.0f} ms of CPU time (fastest of {arguments.repeats}).")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How much memory tiling takes, and whether it grows with the slide.
+"""Measure the memory of tiling, and whether it grows with the slide.
 
     python -m benchmarks memory --slide SMALL.svs --slide LARGE.svs [--pixels decoded] [--workers 2]
 
-Each slide is tiled by the command line in a process of its own.  What is shown is the peak, sampled 20 times a second,
+Each slide is tiled with the command line in a separate process.  The result is the peak, sampled 20 times per second,
 of the proportional set size summed over the command and all its workers.
 """
 
@@ -17,7 +17,7 @@ import psutil
 
 
 def total_mib(process):
-    """Return the memory of a process and its descendants in MiB; pages they share count once."""
+    """Return the memory of a process and its descendants in MiB; shared pages count once."""
     total = 0
     for member in [process, *process.children(recursive=True)]:
         try:
@@ -28,7 +28,7 @@ def total_mib(process):
 
 
 def peak_of(command):
-    """Run a command; return its peak memory in MiB, its seconds and what it printed."""
+    """Run a command; return its peak memory in MiB, its time in seconds and its output."""
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as printed:
         process = psutil.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
@@ -52,8 +52,8 @@ def main():
     parser.add_argument("--slide", type=Path, action="append", required=True)
     parser.add_argument("--pixels", default="decoded")
     parser.add_argument("--workers", default="2")
-    parser.add_argument("--scratch", type=Path, help="where stores are written and removed again")
-    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="further options of pathology tile")
+    parser.add_argument("--scratch", type=Path, help="folder for temporary stores")
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="additional options of pathology tile")
     arguments = parser.parse_args()
     print("| slide | MiB at the peak | seconds | |\n|---|---|---|---|")
     for slide in arguments.slide:

@@ -1,11 +1,11 @@
-"""How much memory the radiology systems take with the settings they ship with.
+"""Measure the memory of the radiology systems with their shipped settings.
 
     python -m benchmarks.radiology_memory --data RADIOLOGY [--system CODE ...]
 
-RADIOLOGY holds ``sts/<patient>/`` and ``sts_clinical.csv`` as ``scripts/evaluate_radiology.py`` takes them.  Each
-system trains two steps of its full batch, or fits its nomogram, and predicts one patient, in a process of its own; what
-is shown is the greatest resident memory of that process (``VmHWM``), libraries included.  Systems whose kind of image
-is not in that collection run on constructed images of full size.
+RADIOLOGY contains ``sts/<patient>/`` and ``sts_clinical.csv`` as in ``scripts/evaluate_radiology.py``.  Each system
+trains two steps with its full batch, or fits its nomogram, and predicts one patient, in a separate process; the result
+is the peak resident memory of that process (``VmHWM``), including libraries.  Systems whose modality is not in that
+collection run on synthetic images of full size.
 """
 
 import argparse
@@ -20,20 +20,20 @@ LIMIT_GIB = 6.0
 
 
 def peak_gib():
-    """Return the greatest resident memory of this process so far, in GiB."""
+    """Return the peak resident memory of this process so far, in GiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 2**20
-    raise RuntimeError("this system does not say how much memory a process has taken")
+    raise RuntimeError("this operating system does not report peak memory")
 
 
 def two_steps(settings):
-    """Cut an optimiser's run to two steps of its full batch."""
+    """Limit an optimiser's run to two steps with its full batch."""
     return settings.model_copy(update={"optimiser": settings.optimiser.model_copy(update={"steps": 2})})
 
 
 def prepared(code, data, work):
-    """Return a system's recipe, cut to two steps, and a cohort."""
+    """Return a system's recipe, limited to two steps, and a cohort."""
     import pandas as pd
 
     from pathology.radiology.io.cohort import read_cohort
@@ -66,7 +66,7 @@ def prepared(code, data, work):
             ("CT",), recipe.label
         )
     if code in ("B3", "B4", "B10", "B9"):
-        # A Cox model of every inner fold needs events enough.
+        # The Cox model of every inner fold needs enough events.
         cohort = fat_cohort(work / "made", patients=48 if code == "B3" else 16, size=24)
         made = pd.read_csv(work / "made" / "clinical.csv")
         for name in ("lung_metastasis", "is_high"):
@@ -88,7 +88,7 @@ def prepared(code, data, work):
 
 
 def measure(code, data):
-    """Train and predict in this process; returns what came out."""
+    """Train and predict in this process; return the measurements."""
     import torch
 
     from pathology.radiology.models.bundle import CardText
@@ -108,14 +108,14 @@ def measure(code, data):
         recipe, cohort = prepared(code, data, work)
         card = recipe.train(cohort, work / "model", text, system="memory", constructed=True)
         trained = peak_gib()
-        # The greatest images of the cohort.
+        # The largest images of the cohort.
         case = max(cohort.cases, key=lambda c: sum(p.stat().st_size for p in c.images.values()))
         predict_case(work / "model", case, work / "out")
     return {"code": code, "parameters": card.parameters, "train": trained, "train_and_predict": peak_gib()}
 
 
 def main():
-    """Measure the systems asked for, each in a process of its own."""
+    """Measure the requested systems, each in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--system", action="append", choices=CODES)

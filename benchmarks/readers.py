@@ -1,7 +1,7 @@
-"""One adapter for each program that reads slides: the same three questions, asked as its documentation suggests.
+"""One adapter per slide-reading program, each used as its documentation recommends.
 
-Every adapter gives ``(size, size, 3)`` uint8 RGB arrays.  Where a program has no resampling of its own, the smallest
-level at or above the target is read and shrunk by OpenCV's area averaging, the cheapest that does not alias.
+Every adapter returns ``(size, size, 3)`` uint8 RGB arrays.  For programs without resampling, the smallest level at or
+above the target is read and downsampled by OpenCV's area averaging, the cheapest method that does not alias.
 """
 
 import os
@@ -15,17 +15,17 @@ cv2.setNumThreads(1)
 
 
 class Adapter(ABC):
-    """A slide opened by one program; every thread has its own unless it says otherwise."""
+    """A slide opened by one program; one instance per thread unless it can be shared."""
 
     shared = True
-    """Whether threads may share one."""
+    """Whether threads may share one instance."""
 
     @abstractmethod
     def region(self, x: int, y: int, size: int) -> np.ndarray:
         """Return ``(size, size, 3)`` of level 0."""
 
     def scaled(self, x: float, y: float, size: int, factor: float) -> np.ndarray:
-        """Return ``(size, size, 3)`` at ``factor`` level-0 pixels a pixel; ``x`` and ``y`` in level-0 pixels."""
+        """Return ``(size, size, 3)`` at ``factor`` level-0 pixels per pixel; ``x`` and ``y`` in level-0 pixels."""
         side = round(size * factor)
         return cv2.resize(self.region(round(x), round(y), side), (size, size), interpolation=cv2.INTER_AREA)
 
@@ -38,7 +38,7 @@ class OpenSlide(Adapter):
 
         self.slide = openslide.OpenSlide(path)
 
-    def region(self, x, y, size):  # noqa: D102 - as the base says
+    def region(self, x, y, size):  # noqa: D102 - see the base class
         return np.asarray(self.slide.read_region((x, y), 0, (size, size)).convert("RGB"))
 
 
@@ -52,12 +52,12 @@ class TiffSlide(Adapter):
 
         self.slide = tiffslide.TiffSlide(path)
 
-    def region(self, x, y, size):  # noqa: D102 - as the base says
+    def region(self, x, y, size):  # noqa: D102 - see the base class
         return self.slide.read_region((x, y), 0, (size, size), as_array=True)
 
 
 class PyVips(Adapter):
-    """pyvips with libvips' own TIFF loader, by Region.fetch."""
+    """pyvips with libvips' own TIFF loader, using Region.fetch."""
 
     shared = False
 
@@ -67,7 +67,7 @@ class PyVips(Adapter):
 
         self.region_of = pyvips.Region.new(pyvips.Image.new_from_file(path))
 
-    def region(self, x, y, size):  # noqa: D102 - as the base says
+    def region(self, x, y, size):  # noqa: D102 - see the base class
         return np.frombuffer(self.region_of.fetch(x, y, size, size), np.uint8).reshape(size, size, -1)[..., :3]
 
 
@@ -79,7 +79,7 @@ class FastSlide(Adapter):
 
         self.slide = fastslide.FastSlide.from_file_path(path)
 
-    def region(self, x, y, size):  # noqa: D102 - as the base says
+    def region(self, x, y, size):  # noqa: D102 - see the base class
         return self.slide.read_region(location=(x, y), level=0, size=(size, size)).numpy()[..., :3]
 
 
@@ -91,7 +91,7 @@ class CuCIM(Adapter):
 
         self.slide = cucim.CuImage(str(path))
 
-    def region(self, x, y, size):  # noqa: D102 - as the base says
+    def region(self, x, y, size):  # noqa: D102 - see the base class
         return np.asarray(self.slide.read_region((x, y), (size, size), 0))
 
 
@@ -106,16 +106,16 @@ class TIAToolbox(Adapter):
         self.slide = WSIReader.open(path)
         self.mpp = float(np.mean(self.slide.info.mpp))
 
-    def region(self, x, y, size):  # noqa: D102 - as the base says
+    def region(self, x, y, size):  # noqa: D102 - see the base class
         return self.slide.read_rect((x, y), (size, size), resolution=0, units="level")
 
-    def scaled(self, x, y, size, factor):  # noqa: D102 - as the base says
+    def scaled(self, x, y, size, factor):  # noqa: D102 - see the base class
         location = (round(x), round(y))
         return self.slide.read_rect(location, (size, size), resolution=self.mpp * factor, units="mpp")
 
 
 class Raw(Adapter):
-    """pread and imagecodecs alone, for whole stored tiles, into the memory that suits them best."""
+    """Only pread and imagecodecs, for whole stored tiles, into the most suitable memory."""
 
     shared = False
 
@@ -133,7 +133,7 @@ class Raw(Adapter):
         self.decode, self.file = imagecodecs.jpeg8_decode, os.open(path, os.O_RDONLY)
         self.memory = decoding_memory(self.tile, self.tile, 3)
 
-    def region(self, x, y, size):  # noqa: D102 - as the base says
+    def region(self, x, y, size):  # noqa: D102 - see the base class
         if x % self.tile or y % self.tile or size != self.tile:
             raise NotImplementedError("only whole stored tiles")
         index = y // self.tile * self.across + x // self.tile
@@ -142,7 +142,7 @@ class Raw(Adapter):
 
 
 class Ours(Adapter):
-    """The reader of this project, region by region, asked like the others, into the same memory."""
+    """The reader of this project, used region by region like the others, into reused memory."""
 
     def __init__(self, path: str) -> None:
         from pathology.slide.open import open_reader
@@ -150,12 +150,12 @@ class Ours(Adapter):
         self.reader = open_reader(path)
         self.memory = threading.local()
 
-    def region(self, x, y, size):  # noqa: D102 - as the base says
+    def region(self, x, y, size):  # noqa: D102 - see the base class
         if not hasattr(self.memory, "region"):
             self.memory.region = np.empty((size, size, 3), np.uint8)
         return self.reader.read(0, x, y, size, size, out=self.memory.region)
 
-    def scaled(self, x, y, size, factor):  # noqa: D102 - as the base says
+    def scaled(self, x, y, size, factor):  # noqa: D102 - see the base class
         from pathology.slide.readers.base import Rect
         from pathology.slide.resample import choose_scaling, read_scaled
 
@@ -173,11 +173,11 @@ ADAPTERS = {
     "raw decode": Raw,
     "ours, single": Ours,
 }
-"""Programs by the name shown.  ``ours, blocks`` is not one of them: it is asked for many patches at once."""
+"""Programs by display name.  ``ours, blocks`` is not one of them: it reads many patches at once."""
 
 
 class PerThread:
-    """Opens an adapter once, or once in each thread."""
+    """Opens an adapter once, or once per thread."""
 
     def __init__(self, name: str, path: str) -> None:
         self.kind, self.path = ADAPTERS[name], path

@@ -1,10 +1,10 @@
-"""Putting measured tables into pages."""
+"""Write measured tables to documentation pages."""
 
 from pathlib import Path
 
 
 def write_section(page: Path, name: str, text: str) -> None:
-    """Replace what stands between ``<!-- measured: NAME -->`` and ``<!-- end -->`` in a page.
+    """Replace the text between ``<!-- measured: NAME -->`` and ``<!-- end -->`` in a page.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""What scheduling costs, and whether one scheduler feeds 64 workers: steps that only wait, on workers in threads.
+"""Measure scheduling overhead with up to 64 workers: steps that only sleep, on workers in threads.
 
     python -m benchmarks scheduling [--blocks 1000] [--seconds 0.25] [--workers 2 64] [--json OUT.json]
 
-Each block takes a fixed time, as if a network ran.  The cost of scheduling is what the run takes longer than the
-busiest worker's blocks; with uneven shares, longer than all blocks shared out evenly.
+Each block takes a fixed time, as if a network ran.  The overhead is the run time in excess of the busiest worker's
+blocks; with uneven shares, in excess of all blocks distributed evenly.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from pathology.progress import SilentProgress
 from pathology.tiling.tile_work import TileWork
 
 DONE = "blocks-done"
-"""Topic under which workers say what they did."""
+"""Topic under which workers report finished blocks."""
 
 
 @dataclass(frozen=True)
 class WaitingJob:
-    """A slide of so many blocks."""
+    """A slide with a number of blocks."""
 
     slide_id: str
     blocks: int
@@ -37,12 +37,12 @@ class WaitingJob:
 
 
 def prepare(job):
-    """Know the blocks."""
+    """Return the blocks."""
     return Prepared(tuple(range(job.blocks)), job.blocks)
 
 
 def chunk(job, ks, report):
-    """Wait for as long as the blocks take."""
+    """Sleep for the duration of the blocks."""
     for _ in ks:
         time.sleep(job.seconds)
         report(1)
@@ -52,19 +52,19 @@ def chunk(job, ks, report):
 
 
 def finish(job, seconds):
-    """Say which slide."""
+    """Return the slide."""
     del seconds
     return job.slide_id
 
 
 def failed(job, failure):
-    """No slide fails here."""
+    """Never called: no slide fails here."""
     del job
     raise RuntimeError(failure.reason)
 
 
 def measure(workers, blocks, seconds):
-    """Run one slide; return the figures."""
+    """Run one slide; return the measurements."""
     done_by = Counter()
     with (
         dask.config.set(DASK_SETTINGS),

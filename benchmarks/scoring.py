@@ -1,12 +1,12 @@
-"""How fast a slide is scored: our engines beside TIAToolbox and a plain loop as WSInfer runs it.
+"""Scoring speed: our engines compared with TIAToolbox and a plain loop as in WSInfer.
 
-Same slide, same weights, the same patches; every case in a process of its own::
+Same slide, same weights, same patches; every case in a separate process::
 
     python -m benchmarks.scoring --slide SLIDE [--architecture densenet121] [--device cuda] [--json OUT.json]
     python -m benchmarks.scoring --slide SLIDE --model MODEL --int8 MODEL-int8   # of pathology models quantise MODEL
 
-``bare`` predicts patches held in memory and is the ceiling of ``pipeline``, which reads them from the slide.
-``loop`` is what peers do: OpenSlide's ``read_region``, a resize, a DataLoader and a plain fp32 network.
+``bare`` predicts patches in memory and is the upper limit of ``pipeline``, which reads them from the slide.
+``loop`` is the usual approach: OpenSlide's ``read_region``, a resize, a DataLoader and a plain fp32 network.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CASES = ("loop", "tiatoolbox", "torch-exact", "torch", "openvino-exact", "openvi
 
 
 def bundle(arguments, folder):
-    """The bundle given; else the shipped, trained one for DenseNet121 at 224 px; else one with random weights."""
+    """Return the given bundle, else the shipped one for DenseNet121 at 224 px, else one with random weights."""
     from pathology.bundle.catalogue import load_bundle
 
     architecture, patch = arguments.architecture, arguments.patch
@@ -36,7 +36,7 @@ def bundle(arguments, folder):
         if arguments.case == "openvino-int8":
             quantised = load_bundle(arguments.int8)
             if quantised.card.weights_sha256 != model.card.weights_sha256:
-                raise SystemExit("--int8 is a bundle with other weights than --model")
+                raise SystemExit("the bundles of --int8 and --model have different weights")
             return quantised
         return model
     if architecture == "densenet121" and patch == 224:
@@ -50,7 +50,7 @@ def bundle(arguments, folder):
 
 
 def plan(slide, patch):
-    """All patches of the slide, tissue or not, so that every case has the same ones."""
+    """Return all patches of the slide, with or without tissue, so that every case uses the same ones."""
     from pathology.settings import GridSettings
     from pathology.slide.open import open_reader
     from pathology.slide.scale import resolve_mpp
@@ -68,14 +68,14 @@ def plan(slide, patch):
 
 
 def usage():
-    """CPU-seconds of this process and its children, and the peak memory of the largest in MiB."""
+    """Return CPU-seconds of this process and its children, and the peak memory of the largest in MiB."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
     return seconds, max(own.ru_maxrss, children.ru_maxrss) / 1024
 
 
 def result(probabilities, count, began, cpu):
-    """One case's figures."""
+    """Return the measurements of one case."""
     wall = time.perf_counter() - began
     seconds, memory = usage()
     return {
@@ -90,7 +90,7 @@ def result(probabilities, count, began, cpu):
 
 
 class Busy:
-    """How busy a GPU is, sampled ten times a second while a ``with`` statement lasts."""
+    """GPU utilisation, sampled ten times per second within a ``with`` statement."""
 
     def __init__(self, device):
         self.device, self.shares = device, []
@@ -103,7 +103,7 @@ class Busy:
         return self
 
     def sample(self):
-        """Ask the driver until told to stop."""
+        """Query the driver until stopped."""
         import torch
 
         while not self.over.wait(0.1):
@@ -115,12 +115,12 @@ class Busy:
             self.thread.join()
 
     def metrics(self):
-        """Percent of the time in which a kernel ran, as the driver counts it."""
+        """Percentage of time in which a kernel ran, as reported by the driver."""
         return {"gpu_busy_percent": float(np.mean(self.shares))} if self.shares else {}
 
 
 def hold_patches(blocks, patches, count):
-    """Read patches into memory, spread over the slide so that many look different."""
+    """Read patches into memory, spread over the slide for variety."""
     held = []
     for k in np.linspace(0, len(patches.blocks) - 1, len(patches.blocks)).astype(int)[
         :: max(1, len(patches.blocks) // 24)
@@ -133,7 +133,7 @@ def hold_patches(blocks, patches, count):
 
 
 def rate_in_memory(engine, held, seconds):
-    """Patches a second of an engine on patches in memory."""
+    """Return patches per second of an engine on patches in memory."""
     engine.predict(held[: engine.preferred_batch])
     rounds, began = 0, time.perf_counter()
     while not rounds or time.perf_counter() - began < seconds:
@@ -144,7 +144,7 @@ def rate_in_memory(engine, held, seconds):
 
 
 def engine_case(name, model, slide, arguments):
-    """Our engine: bare on patches in memory, then the pipeline from the slide."""
+    """Measure our engine: bare on patches in memory, then the pipeline from the slide."""
     from contextlib import ExitStack
 
     from pathology.inference.engines.select import make_engine
@@ -187,10 +187,10 @@ def engine_case(name, model, slide, arguments):
             engine.rescored = engine.seen = 0
         with Busy(arguments.device) as busy:
             found = stream(engine.predict)
-            classes = len(model.card.classes)  # what an engine says besides, such as distance, is no probability
+            classes = len(model.card.classes)  # further outputs of an engine, such as a distance, are not probabilities
             predicted = np.concatenate([block.probabilities[:, :classes] for block in found])
             took = result(predicted, len(patches), began, cpu)
-        # Once more, since on a shared machine the bare rate of a minute ago is not the one of now.
+        # Measured again, since the bare rate can change within a minute on a shared machine.
         again = rate_in_memory(engine, held, arguments.seconds)
     metrics = took | metrics | busy.metrics()
     metrics["bare_patches_per_s"] = (metrics["bare_patches_per_s"] + again) / 2
@@ -201,7 +201,7 @@ def engine_case(name, model, slide, arguments):
 
 
 def loop_case(model, slide, arguments):
-    """What peers do: OpenSlide regions, resized, through a DataLoader, into a plain fp32 network."""
+    """Measure the usual approach: OpenSlide regions, resized, through a DataLoader, into a plain fp32 network."""
     import openslide
     import torch
     from PIL import Image
@@ -243,7 +243,7 @@ def loop_case(model, slide, arguments):
 
 
 def tiatoolbox_case(model, slide, arguments):
-    """TIAToolbox's PatchPredictor with the same network."""
+    """Measure TIAToolbox's PatchPredictor with the same network."""
     import torch
     from tiatoolbox.models.engine.io_config import IOPatchPredictorConfig
     from tiatoolbox.models.engine.patch_predictor import PatchPredictor
@@ -298,7 +298,7 @@ def tiatoolbox_case(model, slide, arguments):
         store = zarr.open(str(next(iter(output.values()))), mode="r")
         probabilities, corners = np.asarray(store["probabilities"]), np.asarray(store["coordinates"])[:, :2]
     metrics = result(None, len(probabilities), began, cpu)
-    # It takes patches over the slide's edge too, in another order; ours are found again by their place in the grid.
+    # It includes patches beyond the slide boundary, in a different order; match ours by grid position.
     places = {tuple(place): row for row, place in enumerate((corners // arguments.patch).tolist())}
     ours = plan(slide, arguments.patch)
     wanted = np.rint(ours.coords / (ours.grid.scale * arguments.patch)).astype(int).tolist()
@@ -325,12 +325,12 @@ peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, r
 figures = {"failed": [list(f) for f in failed], "seconds": wall, "cpu_seconds": cpu, "peak_mib": peak / 1024}
 print("TOOK " + json.dumps(figures))
 """
-"""Run by the interpreter of an environment with WSInfer, which needs zarr below 3.  Its command line asks a model hub
-for its registry before anything else, so what that command calls is called here."""
+"""Run by the interpreter of an environment with WSInfer, which needs zarr below 3.  Its command line first queries a
+model hub, so the functions it calls are called directly."""
 
 
 def wsinfer_case(model, slide, arguments):
-    """WSInfer itself, with the same network as TorchScript; it seeks tissue by its own thresholds."""
+    """Measure WSInfer with the same network as TorchScript; it detects tissue with its own thresholds."""
     import torch
 
     card = model.card
@@ -374,7 +374,7 @@ def wsinfer_case(model, slide, arguments):
 
 
 def one_case(arguments):
-    """Run one case and print its figures as JSON."""
+    """Run one case and print its measurements as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         model = bundle(arguments, folder)
         arguments.patch = model.card.patch
@@ -390,7 +390,7 @@ def one_case(arguments):
 
 
 def agreement(metrics, reference):
-    """How far probabilities are from fp32."""
+    """Return the difference of probabilities from fp32."""
     if metrics["probabilities"] is None or reference is None:
         return {}
     got, expected = np.array(metrics["probabilities"]), np.array(reference)
@@ -412,29 +412,31 @@ def main():
     parser.add_argument("--architecture", default="densenet121")
     parser.add_argument("--patch", type=int, default=224)
     parser.add_argument("--model", help="bundle of all cases; overrides --architecture and --patch")
-    parser.add_argument("--int8", help="bundle of the same weights with its network in 8-bit integers, one more case")
+    parser.add_argument(
+        "--int8", help="bundle with the same weights quantised to 8-bit integers, as an additional case"
+    )
     parser.add_argument("--device")
     parser.add_argument("--cases", nargs="*", default=CASES)
     parser.add_argument("--case")
     parser.add_argument("--readers", type=int, default=2, help="blocks read ahead")
-    parser.add_argument("--processes", type=int, default=0, help="processes that read, instead of threads")
-    parser.add_argument("--reading", action="store_true", help="also measure reading alone")
+    parser.add_argument("--processes", type=int, default=0, help="number of reading processes, instead of threads")
+    parser.add_argument("--reading", action="store_true", help="also measure reading only")
     parser.add_argument("--threads", type=int, default=0, help="cores of our engines; 0: all")
-    parser.add_argument("--loaders", type=int, default=0, help="DataLoader processes of the peers' loops")
-    parser.add_argument("--seconds", type=float, default=5, help="how long the bare engine runs")
-    parser.add_argument("--limit", type=int, default=0, help="patches after which the peers' loop is stopped")
-    parser.add_argument(
-        "--wsinfer", type=Path, help="python of an environment with WSInfer, which is then measured too"
-    )
+    parser.add_argument("--loaders", type=int, default=0, help="DataLoader processes of the other programs")
+    parser.add_argument("--seconds", type=float, default=5, help="duration of the bare engine run")
+    parser.add_argument("--limit", type=int, default=0, help="number of patches after which the loop is stopped")
+    parser.add_argument("--wsinfer", type=Path, help="Python of an environment with WSInfer, to measure it too")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--raw", type=Path, help="folder that keeps each case, so that cases can be run one by one")
+    parser.add_argument(
+        "--raw", type=Path, help="folder for the result of each case, so that cases can be run separately"
+    )
     arguments = parser.parse_args()
     if arguments.case:
         one_case(arguments)
         return
     rows = {}
     if arguments.int8 and not arguments.model:
-        parser.error("--int8 goes with --model")
+        parser.error("--int8 requires --model")
     further = [name for name, wanted in (("openvino-int8", arguments.int8), ("wsinfer", arguments.wsinfer)) if wanted]
     for case in dict.fromkeys((*arguments.cases, *further)):
         kept = arguments.raw / f"{case}.json" if arguments.raw else None

@@ -1,16 +1,16 @@
-"""How fast patches are read and stored, beside other readers: same slide, same regions, same run.
+"""Speed of reading and storing patches compared with other readers: same slide, same regions, same run.
 
-In every case each reader has a few seconds, in turns, in one process after another::
+In every case the readers take turns for a few seconds each, in several processes one after another::
 
     python -m benchmarks tiling [--slide SLIDE.svs | --mosaic PROGRAM SMALL.svs] [--seconds 3] [--write]
 
-``aligned`` reads whole stored tiles of 256 px, ``unaligned`` regions of 512 px that begin nowhere near a tile's corner,
+``aligned`` reads whole stored tiles of 256 px, ``unaligned`` regions of 512 px that start away from tile corners,
 ``resampled`` patches of 224 px at 1.0 µm/px; all row by row over the slide.  ``narrow`` is ``unaligned`` over the
-middle half of its width, where the two rows of tiles that libvips keeps are enough to decode nearly everything once.
+middle half of the width, where the two rows of tiles that libvips caches are enough to decode almost everything once.
 
-``ours, single`` is asked for one region after the other like the others, into the same memory, as raw decoding is;
-``ours, blocks`` as this project reads: a block of patches at a time.  ``--write`` puts the table into
-``docs/performance.md`` and chart and figures beside it.
+``ours, single`` reads one region after another like the others, into reused memory, as raw decoding does;
+``ours, blocks`` reads the way this project does: a block of patches at a time.  ``--write`` writes the table to
+``docs/performance.md``, and chart and measurements next to it.
 """
 
 import argparse
@@ -47,11 +47,11 @@ READERS = (
     "ours, blocks",
 )
 SHIFTED, SHIFT = ("unaligned", "narrow"), (137, 91)
-"""Where unaligned regions begin."""
+"""Offset of unaligned regions."""
 TURN_SECONDS = 0.1
 PROCESSES = 5
-"""In how many processes a case is measured.  Where a process happens to have its memory makes libvips a quarter faster
-or slower as long as it lives."""
+"""Number of processes in which a case is measured.  Depending on its memory layout, libvips is a quarter faster or
+slower for the lifetime of a process."""
 BLOCK = 2048
 STRIP = 8
 """Block rows in a strip: the order in which this project reads."""
@@ -60,7 +60,7 @@ STORES = (
     ("encoded read",),
     ("decoded write", "decoded read"),
 )
-"""What is measured in turns, in a process of its own."""
+"""Groups measured in turns, each in a separate process."""
 STORE_TURNS = 9
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -69,7 +69,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def places(case, side, factor):
-    """Corners of regions, row by row."""
+    """Return the corners of regions, row by row."""
     size = CASES[case] * (factor if case == "resampled" else 1)
     left, top = SHIFT if case in SHIFTED else (0, 0)
     first = side // 4 // 256 * 256 if case == "narrow" else 0
@@ -79,7 +79,7 @@ def places(case, side, factor):
 
 
 def single_regions(reader, slide, case, side, factor):
-    """Return a function that reads the i-th region, and how many there are."""
+    """Return a function that reads the i-th region, and the number of regions."""
     from benchmarks.readers import PerThread
 
     opened = PerThread(reader, slide)
@@ -96,7 +96,7 @@ def single_regions(reader, slide, case, side, factor):
 
 
 def blocks_of_regions(slide, case, side, mpp):
-    """Return a function that reads the i-th block of patches, and how many there are."""
+    """Return a function that reads the i-th block of patches, and the number of blocks."""
     from pathology.settings import GridSettings
     from pathology.slide.open import open_reader
     from pathology.tiling.blocks import BlockReader
@@ -143,20 +143,20 @@ def blocks_of_regions(slide, case, side, mpp):
 
 
 class Turns:
-    """One reader's share of a measurement in which all readers take turns.
+    """One reader in a measurement in which all readers take turns.
 
-    A machine is never quite quiet, and others' work slows memory and caches down for seconds at a time.  In turns of a
-    tenth of a second all readers have the same of it.
+    A machine is never completely idle, and other work slows memory and caches for seconds at a time.  With turns of a
+    tenth of a second, all readers are affected equally.
     """
 
     def __init__(self, read, count):
         self.read, self.count = read, count
         self.following = itertools.count()
         self.done = self.wall = self.cpu = 0
-        read(0)  # opens what is opened lazily
+        read(0)  # triggers lazy opening
 
     def turn(self, threads, seconds):
-        """Read the next regions from so many threads for so long."""
+        """Read the next regions with this many threads for this long."""
         began, cpu, done = time.perf_counter(), time.process_time(), [0] * threads
 
         def work(number):
@@ -175,7 +175,7 @@ class Turns:
 
     @property
     def metrics(self):
-        """What was measured."""
+        """Return the measurements."""
         return {
             "n": self.done,
             "wall_s": self.wall,
@@ -199,7 +199,7 @@ def reading_case(arguments):
             else:
                 read, count = single_regions(name, arguments.slide, arguments.case, side, TARGET_MPP / mpp)
             turns[name] = Turns(read, count)
-        except Exception as error:  # whatever a program fails with, the others are measured
+        except Exception as error:  # if one program fails, the others are still measured
             metrics[name] = {"missing": f"{type(error).__name__}: {error}"}
     profile = cProfile.Profile() if arguments.profile else None
     if profile is not None:
@@ -220,7 +220,7 @@ def reading_case(arguments):
 
 
 def shares(profile):
-    """Return where the time went: the leading functions with their share of it."""
+    """Return the most time-consuming functions with their fraction of the time."""
     stats = pstats.Stats(profile)
     total = sum(row[2] for row in stats.stats.values())
     rows = sorted(((row[2] / total, name[2], Path(name[0]).name) for name, row in stats.stats.items()), reverse=True)
@@ -228,10 +228,10 @@ def shares(profile):
 
 
 def store_case(arguments):
-    """Measure writing and reading a store beside copying the same bytes, in turns, as medians.
+    """Measure writing and reading a store compared with copying the same bytes, in turns, as medians.
 
-    What was written stays until the end: for minutes after files were removed, ext4 takes ten times as long to make
-    new ones, which would hide what is measured.
+    Written files are kept until the end: for minutes after a deletion, ext4 takes ten times as long to create files,
+    which would distort the measurement.
     """
     from pathology.settings import GridSettings
     from pathology.slide.open import open_reader
@@ -306,7 +306,7 @@ def store_case(arguments):
 
 
 def first_blocks(plan, count):
-    """Return a plan of its first blocks only."""
+    """Return a plan with only the first blocks."""
     from dataclasses import replace
 
     end = int(plan.offsets[min(count, len(plan.blocks))])
@@ -324,7 +324,7 @@ def first_blocks(plan, count):
 
 
 def in_own_process(arguments, case, readers, threads=1, *, seconds=None, profile=False):
-    """Run one case and return its figures, or why there are none."""
+    """Run one case and return its measurements, or why there are none."""
     command = [sys.executable, "-m", "benchmarks.tiling", "--slide", str(arguments.slide), "--case", case]
     command += ["--readers", *readers, "--threads", str(threads), "--seconds", str(seconds or arguments.seconds)]
     command += ["--scratch", str(arguments.scratch)] + (["--profile"] if profile else [])
@@ -337,7 +337,7 @@ def in_own_process(arguments, case, readers, threads=1, *, seconds=None, profile
 
 
 def in_processes(arguments, case, threads):
-    """Run one case of reading in several processes and return each reader's figures for all of them together."""
+    """Run one reading case in several processes and return each reader's combined measurements."""
     seconds = arguments.seconds / PROCESSES
     runs = [in_own_process(arguments, case, arguments.readers, threads, seconds=seconds) for _ in range(PROCESSES)]
     together = {}
@@ -354,7 +354,7 @@ def in_processes(arguments, case, threads):
 
 
 def make_slide(arguments, folder):
-    """Return the slide to read: the one given, a mosaic, or one of the project's own making."""
+    """Return the slide to read: the given one, a mosaic, or a synthetic one."""
     if arguments.slide is not None:
         return arguments.slide
     slide = Path(folder) / "slide.svs"
@@ -369,7 +369,7 @@ def make_slide(arguments, folder):
 
 
 def machine():
-    """Describe the machine and the versions measured."""
+    """Describe the machine and the software versions."""
     names = ("sarcoma-pathology", "imagecodecs", "numpy", "opencv-python-headless", "openslide-python", "openslide-bin")
     names += ("tiffslide", "pyvips", "pyvips-binary", "fastslide", "cucim", "tiatoolbox", "zarr")
     versions = {}
@@ -393,14 +393,14 @@ def machine():
 
 
 def cell(metrics):
-    """Show one case: rate per CPU-second, wall rate, peak memory."""
+    """Format one case: rate per CPU-second, wall rate, peak memory."""
     if "missing" in metrics:
         return "–"
     return f"{metrics['per_cpu_s']:,.0f} / {metrics['per_s']:,.0f}"
 
 
 def table(results):
-    """Return the Markdown table of reading and the ratios that matter."""
+    """Return the Markdown table of reading speed and the key ratios."""
     lines = [
         "| reader | "
         + " | ".join(f"{case} {size} px, {t} thr." for case, size in CASES.items() for t in (1, 2))
@@ -442,7 +442,7 @@ def table(results):
 
 
 def ratios(results):
-    """Return the figures that the project holds itself to."""
+    """Return the ratios that the project tracks."""
 
     def rate(reader, case):
         return results["reading"].get(reader, {}).get(f"{case}/1", {}).get("per_cpu_s")
@@ -473,14 +473,14 @@ def ratios(results):
 
 
 def spread(results):
-    """Say how much the rates of unaligned reading differed from process to process."""
+    """Describe how much the rates of unaligned reading differ between processes."""
     rates = {name: cases["unaligned/1"].get("each_per_cpu_s") for name, cases in results["reading"].items()}
     said = (f"{name} {min(each):,.0f}–{max(each):,.0f}" for name, each in rates.items() if each)
     return f"From process to process, unaligned regions per CPU-second: {', '.join(said)}."
 
 
 def chart(results, path):
-    """Draw the rates per CPU-second of one thread."""
+    """Plot the rates per CPU-second of one thread."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -506,13 +506,13 @@ def chart(results, path):
 
 
 def main():
-    """Run all cases, print the tables, and write them where asked."""
+    """Run all cases, print the tables, and write them if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path, help="a tiled JPEG TIFF or SVS")
-    parser.add_argument("--mosaic", nargs=2, metavar=("PROGRAM", "SMALL"), help="make the slide with another program")
-    parser.add_argument("--size", type=int, default=24576, help="side of a slide that is made, in pixels")
-    parser.add_argument("--seconds", type=float, default=3, help="how long each case runs")
-    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where stores are written")
+    parser.add_argument("--mosaic", nargs=2, metavar=("PROGRAM", "SMALL"), help="create the slide with another program")
+    parser.add_argument("--size", type=int, default=24576, help="side of a generated slide, in pixels")
+    parser.add_argument("--seconds", type=float, default=3, help="duration of each case")
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="folder for temporary stores")
     parser.add_argument("--readers", nargs="*", default=READERS)
     parser.add_argument(
         "--write", action="store_true", help="write docs/performance.md, docs/tiling-speed.json and .png"

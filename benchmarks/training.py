@@ -1,11 +1,11 @@
-"""How fast the published classifiers train, in full and in low precision, and whether the loader keeps up.
+"""Training speed of the published classifiers in full and low precision, and whether the loader keeps up.
 
-Slides of drawn tissue are tiled once; then each recipe trains as ``pathology train`` does, frozen stage left out::
+Slides of synthetic tissue are tiled once; then each recipe trains as in ``pathology train``, without the frozen stage::
 
     python -m benchmarks training [--steps 6] [--batch 8] [--loaders 1] [--foersch-patch 256] [--json OUT.json]
 
-``waiting`` is the share of the training's time in which no patch was ready.  The first epoch, in which loader processes
-start, is left out.
+``waiting`` is the fraction of training time in which no patch was ready.  The first epoch, in which loader processes
+start, is excluded.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SIDE = 320
 
 
 def cohort(folder, slides):
-    """Slides of two classes, one a patient, as the trainer takes them."""
+    """Return slides of two classes, one per patient, in the trainer's format."""
     from pathology.evaluation.labels import LabelledSlide, LabelledSlides
     from pathology.testing.constructed_slides import construct_cohort, drawn_tiles
 
@@ -36,7 +36,7 @@ def cohort(folder, slides):
 
 
 def recipe_of(system, arguments):
-    """The published recipe with few epochs; patches, batch and preparation as asked for."""
+    """Return the published recipe with few epochs and the requested patches, batch and preparation."""
     from pathology.systems.slide_classifier import find_classifier
     from pathology.training.classifier.recipe import Stage
 
@@ -48,7 +48,7 @@ def recipe_of(system, arguments):
 
 
 def speed(recipe, patches, low, arguments):
-    """Train and return the second epoch's patches per second and share of waiting."""
+    """Train and return the second epoch's patches per second and fraction of waiting."""
     from pathology.networks.registry import build_network
     from pathology.training.classifier.fit import fit_slides
     from pathology.training.common.distributed import distributed_training
@@ -71,12 +71,14 @@ def speed(recipe, patches, low, arguments):
 
 
 def main():
-    """Measure every system in fp32 and, where the processor has it, in bf16."""
+    """Measure every system in fp32 and, if the CPU supports it, in bf16."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6, help="batches an epoch")
+    parser.add_argument("--steps", type=int, default=6, help="batches per epoch")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--loaders", type=int, default=1, help="processes that read and change patches")
-    parser.add_argument("--foersch-patch", type=int, default=256, help="the publication has 1024")
+    parser.add_argument("--loaders", type=int, default=1, help="processes that read and augment patches")
+    parser.add_argument(
+        "--foersch-patch", type=int, default=256, help="patch size of foersch-2021; the publication uses 1024"
+    )
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

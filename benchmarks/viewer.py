@@ -1,10 +1,10 @@
-"""Latency of tiles: our server beside OpenSlide's DeepZoom, in one run.
+"""Tile latency: our server compared with OpenSlide's DeepZoom, in one run.
 
-Ours is the viewer's own server with all it checks and says on every request; DeepZoom is served by a bare one of the
-same kind (the standard library's, kept-alive connections), so what HTTP costs counts against ours.  Four clients, in a
-process of their own as a browser is (in the server's they would wait for its interpreter lock, and it for theirs), take
-tiles as a person looks: at random places of every level down to full resolution, none twice, so that no cache of whole
-tiles helps either side.  The two take turns, round after round, so that a busy machine troubles both alike.
+Ours is the viewer's own server with all its checks and headers on every request; DeepZoom is served by a bare server of
+the same kind (standard library, keep-alive connections), so HTTP overhead counts against ours.  Four clients, in a
+separate process like a browser (in the server's process they would compete for the interpreter lock), request tiles at
+random positions of every level down to full resolution, none twice, so that no cache of whole tiles helps either
+server.  The two alternate round by round, so that a busy machine affects both equally.
 
     python -m benchmarks.viewer SLIDE ... [--mosaic SIDE] [--tiles N] [--rounds N]
 """
@@ -48,7 +48,7 @@ Tile = tuple[int, int, int]
 
 @contextmanager
 def viewer(path: Path, scratch: Path):
-    """Serve a slide as `pathology view` does; yields the port and the address of its tiles."""
+    """Serve a slide like `pathology view`; yields the port and the URL of its tiles."""
     record = SlideResult(slide_id="slide", path=str(path), status="scored", model="none 0", model_sha256="0" * 64)
     folder = scratch / "results" / "slides" / "slide"
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def viewer(path: Path, scratch: Path):
 
 @contextmanager
 def served(tile: Callable[[int, int, int], bytes]):
-    """Serve tiles under /z/column/row; yields the port and the address of the tiles."""
+    """Serve tiles under /z/column/row; yields the port and the URL of the tiles."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -94,9 +94,9 @@ def served(tile: Callable[[int, int, int], bytes]):
 
 
 def deep_zoom(path: Path, tile_size: int) -> tuple[Callable[[int, int, int], bytes], Callable[[], None]]:
-    """Return OpenSlide's DeepZoom as its own example server uses it, and what closes it.
+    """Return OpenSlide's DeepZoom as used in its example server, and a function that closes it.
 
-    No overlap between tiles, as with ours; the same JPEG quality; the cache that the example sets.
+    Without tile overlap, like ours; with the same JPEG quality and the example's cache size.
     """
     slide = openslide.OpenSlide(path)
     slide.set_cache(openslide.OpenSlideCache(128 * 2**20))
@@ -120,7 +120,7 @@ class Mosaic(Picture):
     pixels
         ``(H, W, 3)`` uint8 RGB.
     side
-        Of the square, in pixels.
+        Side of the square, in pixels.
     """
 
     def __init__(self, pixels: NDArray[np.uint8], side: int) -> None:
@@ -133,7 +133,7 @@ class Mosaic(Picture):
 
 
 def choose(pyramid: TilePyramid, count: int, seed: int) -> list[Tile]:
-    """Choose tiles: as many of each level, at random places, none twice."""
+    """Choose distinct tiles at random positions, equally many per level."""
     rng = random.Random(seed)
     chosen: list[Tile] = []
     levels = range(pyramid.coarsest + 1)
@@ -189,7 +189,7 @@ def compare(path: Path, tiles: int, rounds: int) -> dict[str, object]:
     people = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     for number in range(rounds):
         chosen = choose(pyramid, tiles, number)
-        # Each round begins with everything closed, and with the other of the two.
+        # Each round starts with everything closed, and alternates which server goes first.
         for name in ("ours", "deepzoom")[:: 1 if number % 2 == 0 else -1]:
             with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
                 if name == "ours":
@@ -223,13 +223,13 @@ def compare(path: Path, tiles: int, rounds: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure the slides named, and a mosaic."""
+    """Measure the given slides and a mosaic."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("slides", nargs="+", type=Path, help="slides that OpenSlide reads too")
+    parser.add_argument("slides", nargs="+", type=Path, help="slides that OpenSlide can also read")
     parser.add_argument(
-        "--mosaic", type=int, default=40_000, help="side of an Aperio slide made of the first one repeated; 0: none"
+        "--mosaic", type=int, default=40_000, help="side of an Aperio slide built by repeating the first one; 0: none"
     )
-    parser.add_argument("--tiles", type=int, default=400, help="tiles a round")
+    parser.add_argument("--tiles", type=int, default=400, help="tiles per round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds")
     arguments = parser.parse_args()
     results = [compare(path, arguments.tiles, arguments.rounds) for path in arguments.slides]

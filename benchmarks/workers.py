@@ -1,11 +1,11 @@
-"""What two worker processes lose against two bare engines side by side, each with one core.
+"""Throughput of two worker processes relative to two bare engines running in parallel, one core each.
 
     python -m benchmarks workers --slide SLIDE [--model osteosarcoma-viability] [--engine openvino] [--json OUT.json]
 
-The workers are those of ``pathology.score``: Dask processes that read the slide, predict, and write every block down.
-Their rate is taken between the first and the last tenth of the slide's patches, so that starting, finding tissue and
-the report stay out of it.  The bare engines predict patches held in memory, before and after, since a machine shared
-with others is not the same a minute later.
+The workers are those of ``pathology.score``: Dask processes that read the slide, predict, and save every block.  Their
+rate is measured between the first and the last tenth of the slide's patches, which excludes start-up, tissue detection
+and the report.  The bare engines predict patches in memory, before and after, since the load of a shared machine
+changes within a minute.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CORES = 2
 
 
 class Pace:
-    """Remembers when patches were done."""
+    """Records when patches are done."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -45,23 +45,23 @@ class Pace:
             raise SystemExit(outcome)
 
     def prepared(self, _, patches):
-        """Know how many there are."""
+        """Store the number of patches."""
         self.total += patches
 
     def advanced(self, _, patches):
-        """Write down when."""
+        """Record the time."""
         with self.lock:
             self.done.append((time.perf_counter(), self.done[-1][1] + patches))
 
     def rate(self):
-        """Patches a second between the first and the last tenth."""
+        """Return patches per second between the first and the last tenth."""
         within = [(when, done) for when, done in self.done if 0.1 * self.total <= done <= 0.9 * self.total]
         (first, before), (last, after) = within[0], within[-1]
         return (after - before) / (last - first)
 
 
 def bare_rate(slide, model, kind, seconds, together):
-    """Patches a second of one engine with one core, on patches in memory, while another does the same."""
+    """Return patches per second of one engine on one core with patches in memory, while another does the same."""
     from pathology.bundle.catalogue import load_bundle
     from pathology.inference.engines.select import make_engine
     from pathology.slide.open import open_reader
@@ -79,7 +79,7 @@ def bare_rate(slide, model, kind, seconds, together):
 
 
 def bare(arguments):
-    """Sum of the rates of as many bare engines as there are workers, each in a process of its own."""
+    """Return the total rate of as many bare engines as workers, each in a separate process."""
     with multiprocessing.get_context("spawn").Manager() as manager:
         together = manager.Barrier(CORES)
         with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:
@@ -91,7 +91,7 @@ def bare(arguments):
 
 
 def workers(arguments):
-    """Rate of worker processes on the slide."""
+    """Return the rate of worker processes on the slide."""
     import pathology
 
     pace = Pace()
@@ -103,14 +103,14 @@ def workers(arguments):
 
 
 def main():
-    """Take turns and print the share."""
+    """Alternate both measurements and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path, required=True)
     parser.add_argument("--model", default="osteosarcoma-viability")
     parser.add_argument("--engine", default="openvino")
-    parser.add_argument("--seconds", type=float, default=10, help="how long the bare engines run, each time")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each bare engine run")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--scratch", type=Path, help="where results are written and removed again")
+    parser.add_argument("--scratch", type=Path, help="folder for temporary results")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     load, rows, total = os.getloadavg()[0], [], 0
