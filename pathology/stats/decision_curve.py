@@ -82,8 +82,8 @@ def draw_decision_curves(curves: dict[str, DecisionCurve], *, title: str = "") -
     first = next(iter(curves.values()))
     for name, curve in curves.items():
         axes.plot(curve.thresholds, curve.model, linewidth=1.8, label=name)
-    axes.plot(first.thresholds, first.treat_all, color="0.45", linewidth=1, linestyle="--", label="everybody")
-    axes.axhline(0, color="black", linewidth=1, label="nobody")
+    axes.plot(first.thresholds, first.treat_all, color="0.45", linewidth=1, linestyle="--", label="act on all")
+    axes.axhline(0, color="black", linewidth=1, label="act on none")
     highest = max(max(c.model) for c in curves.values())
     axes.set_ylim(-0.05, max(highest, first.treat_all[0]) * 1.15 + 0.01)
     axes.set_xlim(0, 1)

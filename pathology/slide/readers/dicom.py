@@ -28,7 +28,7 @@ from pathology.slide.readers.base import Level
 from pathology.slide.readers.codecs import decode_jpegls, decode_rle, jpeg_is_ycbcr, ycbcr_to_rgb
 from pathology.slide.readers.dicom_series import Instance, dicom_files, one_of_each_instance, read_instance
 from pathology.slide.readers.tile_encoding import TileEncoding
-from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, picture_decoder
+from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, image_decoder
 
 __all__ = ["DicomReader"]
 
@@ -330,7 +330,7 @@ def _level(parts: Sequence[_Part], finest: tuple[int, int], first_file: int) -> 
         np.where(present, offsets[frames], 0),
         np.where(present, lengths[frames], 0),
         f"{name}, {photometric}",
-        _decoder(parts[0]) if encoding is None else picture_decoder(encoding),
+        _decoder(parts[0]) if encoding is None else image_decoder(encoding),
         file_of_tile=np.where(present, owners[frames], first_file) if len(parts) > 1 else None,
         file=first_file,
         encoding=encoding,

@@ -30,7 +30,7 @@ from pathology.slide.readers.base import Level
 from pathology.slide.readers.codecs import jpeg_is_ycbcr, over_white, premultiplied_over_white
 from pathology.slide.readers.tiff_ycbcr import YcbcrLayout
 from pathology.slide.readers.tile_encoding import TileEncoding
-from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, picture_decoder
+from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, image_decoder
 
 __all__ = ["TiffReader"]
 
@@ -407,7 +407,7 @@ def _index(
         # Some writers mark an omitted tile with offset 0.
         np.where(offsets[:expected] > 0, lengths[:expected], 0),
         f"{codec}, {'YCbCr' if page.photometric == _PHOTOMETRIC_YCBCR else 'RGB'}",
-        _decoder(page, tile, samples, path) if encoding is None else picture_decoder(encoding),
+        _decoder(page, tile, samples, path) if encoding is None else image_decoder(encoding),
         encoding.tables if encoding is not None else b"",
         encoding=encoding,
     )

@@ -30,7 +30,7 @@ from pathology.slide.readers.packed_tiles import PackedTiles
 from pathology.slide.readers.tile_cache import TileCache
 from pathology.slide.readers.tile_encoding import TileEncoding
 
-__all__ = ["DEFAULT_CACHE_BYTES", "StoredLevel", "TileDecoder", "TiledReader", "picture_decoder"]
+__all__ = ["DEFAULT_CACHE_BYTES", "StoredLevel", "TileDecoder", "TiledReader", "image_decoder"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class TileDecoder:
     reduce: Callable[[bytes, int], NDArray[np.uint8] | None] | None = None
 
 
-def picture_decoder(encoding: TileEncoding) -> TileDecoder:
+def image_decoder(encoding: TileEncoding) -> TileDecoder:
     """Return the decoder of tiles that are complete images."""
     reduce = None
     if encoding.compression == "jpeg2000":
