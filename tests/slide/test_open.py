@@ -57,7 +57,7 @@ def test_a_named_backend_is_the_only_one_asked(tmp_path):
         np.testing.assert_array_equal(slow.read(0, 5, 6, 200, 200), fast.read(0, 5, 6, 200, 200))
     with pytest.raises(UnsupportedSlideError, match="not a PNG or JPEG"):
         open_reader(path, backend="image")
-    with pytest.raises(UsageError, match="tiff, openslide, dicom, image"):
+    with pytest.raises(UsageError, match="choose from tiff, openslide, dicom"):
         open_reader(path, backend="bioformats")
 
 
