@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pathology.errors import OutputError
 
-__all__ = ["output_error", "replacing", "write_bytes", "write_text"]
+__all__ = ["output_error", "put_in_place", "replacing", "write_bytes", "write_text"]
 
 _REASONS = {
     errno.ENOSPC: ("there is no space left on the disk", "Free some space and run the same command again"),
@@ -25,6 +25,9 @@ _REASONS = {
     errno.EISDIR: ("a folder stands where the file should be", "Move that folder away"),
     errno.ENAMETOOLONG: ("the name is too long for this disk", "Choose a shorter folder or slide name"),
 }
+
+_FOLDERS_NOT_FLUSHED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EACCES})
+"""Answers of file systems that cannot flush a folder: CIFS says EINVAL."""
 
 
 def output_error(error: OSError, path: Path) -> OutputError:
@@ -61,9 +64,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
-        _flush_folder(path.parent)
+        put_in_place(aside, path)
     except OSError as error:
+        if isinstance(error, OutputError):
+            raise
         raise output_error(error, path) from error
     finally:
         # Also after an interrupt; once renamed there is nothing left to remove.
@@ -90,9 +94,10 @@ def replacing(path: Path) -> Iterator[Path]:
         if aside.is_dir():
             # A folder cannot be renamed over one that holds anything.
             shutil.rmtree(path, ignore_errors=True)
-        aside.replace(path)
-        _flush_folder(path.parent)
+        put_in_place(aside, path)
     except OSError as error:
+        if isinstance(error, OutputError):
+            raise
         raise output_error(error, path) from error
     finally:
         if aside.is_dir():
@@ -112,12 +117,38 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def put_in_place(aside: Path, path: Path) -> None:
+    """Rename a file or folder, already flushed to disk, and make the rename itself survive a power cut.
+
+    Raises
+    ------
+    OutputError
+        If the file system refuses to rename, though it let the file be written.
+    OSError
+        If the disk is full or fails.
+    """
+    try:
+        aside.replace(path)
+    except OSError as error:
+        if error.errno in _REASONS and error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+        raise OutputError(
+            f"the finished file was written, but the file system refuses to rename it ({error.strerror or error})",
+            where=path,
+            remedy="Close programs that have it open, or choose a folder on another disk",
+        ) from error
+    _flush_folder(path.parent)
+
+
 def _flush_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the system lets folders be flushed (not on Windows)."""
+    """Flush a folder, where the system lets folders be flushed: Windows and some network shares do not."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _FOLDERS_NOT_FLUSHED:
+            raise
     finally:
         os.close(handle)

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from pathology.atomic_files import write_text
 from pathology.errors import UsageError
+from pathology.input_files import require_regular
 from pathology.settings import Record
 
 __all__ = ["CONFIG_NAME", "configured", "merged", "read_config", "refined", "write_config"]
@@ -43,6 +44,7 @@ def read_config(path: Path) -> dict[str, Any]:
     UsageError
         If it cannot be read or is not such a file.
     """
+    require_regular(path, UsageError)
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)

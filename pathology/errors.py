@@ -6,8 +6,10 @@ the matching built-in exception, so that ``except OSError`` works in code that d
 
 from __future__ import annotations
 
-from os import PathLike, fspath
+from os import PathLike
 from typing import ClassVar
+
+from pathology.path_text import path_text, valid_text
 
 __all__ = [
     "BundleError",
@@ -57,8 +59,8 @@ class PathologyError(Exception):
     exit_status: ClassVar[int] = 2
 
     def __init__(self, what: str, *, where: str | PathLike[str] | None = None, remedy: str | None = None) -> None:
-        self.what = what
-        self.where = None if where is None else fspath(where)
+        self.what = valid_text(what)
+        self.where = None if where is None else path_text(where)
         self.remedy = remedy
         super().__init__(str(self))
 

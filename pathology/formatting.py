@@ -6,6 +6,8 @@ import math
 import re
 import unicodedata
 
+from pathology.path_text import valid_text
+
 __all__ = [
     "MPP_SOURCES",
     "NOT_KNOWN",
@@ -20,7 +22,6 @@ __all__ = [
     "round_length",
     "scale",
     "sentence",
-    "valid_text",
 ]
 
 RESEARCH_USE_ONLY = "Research use only. Not for diagnosis or treatment."
@@ -132,14 +133,6 @@ def heading(answer: str) -> str:
     if answer == "no prediction":
         return "No prediction: the model abstained"
     return sentence(answer).removesuffix(".")
-
-
-def valid_text(text: str) -> str:
-    r"""Return text that can be written as UTF-8.
-
-    Bytes of a file name that are not valid text (lone surrogates in Python) become ``\udcNN``.
-    """
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def one_line(text: str) -> str:

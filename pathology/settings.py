@@ -6,10 +6,14 @@ stored with every result, and its hash determines whether a finished slide is st
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +30,7 @@ __all__ = [
     "TissueSettings",
     "cache_folder",
     "data_folder",
+    "home_folder",
 ]
 
 
@@ -214,16 +219,15 @@ class ScoreConfig(RunSettings, ScoreSettings, _ScoreInputs):
 def cache_folder() -> Path:
     """Return the cache folder, for reproducible files such as converted models and copies of remote slides.
 
-    ``PATHOLOGY_CACHE`` if set, else the platform's cache folder.
+    ``PATHOLOGY_CACHE`` if set, else the platform's cache folder.  Where there is none, as for a container whose user
+    has no home, a temporary folder of this process, removed at its end: everything works, and nothing is kept.
     """
     if given := os.environ.get("PATHOLOGY_CACHE"):
         return Path(given)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    places = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
+    base = _base_folder(*places.get(sys.platform, ("XDG_CACHE_HOME", ".cache")))
+    if base is None or not _can_be_written(base):
+        return _folder_of_this_process()
     return base / "sarcoma-pathology"
 
 
@@ -231,12 +235,36 @@ def data_folder() -> Path:
     """Return the folder for what the user adds, such as models and encoders: the platform's data folder.
 
     ``%LOCALAPPDATA%`` on Windows, ``~/Library/Application Support`` on macOS, ``$XDG_DATA_HOME`` or
-    ``~/.local/share`` elsewhere (XDG Base Directory Specification 0.8), there ``sarcoma-pathology``.
+    ``~/.local/share`` elsewhere (XDG Base Directory Specification 0.8), there ``sarcoma-pathology``.  Without a home,
+    below the cache folder.
     """
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "sarcoma-pathology"
+    places = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Application Support")}
+    base = _base_folder(*places.get(sys.platform, ("XDG_DATA_HOME", ".local/share")))
+    return base / "sarcoma-pathology" if base is not None else cache_folder() / "data"
+
+
+def _base_folder(variable: str, below_home: str) -> Path | None:
+    stated, home = os.environ.get(variable), home_folder()
+    return Path(stated) if stated else home / below_home if home is not None else None
+
+
+def home_folder() -> Path | None:
+    """Return the user's home; ``None`` where there is none: ``HOME`` is not set and the user id has no name."""
+    try:
+        return Path.home()
+    except (RuntimeError, KeyError):
+        return None
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether a folder exists and may be written to, or can be made."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+@cache
+def _folder_of_this_process() -> Path:
+    made = Path(tempfile.mkdtemp(prefix="sarcoma-pathology-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made

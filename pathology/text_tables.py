@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from pathology.errors import InputTableError
+from pathology.input_files import read_limited
 
 __all__ = ["TableRow", "TextTable", "read_number", "read_text_table"]
 
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _SEPARATORS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
+_LARGEST_TABLE: Final = 256 * 2**20
+"""Bytes of a table that is read: a million slides."""
 _LONGEST_FIELD: Final = 10_000_000
 """Characters of one value; the standard library's own limit refuses long notes."""
 
@@ -155,10 +158,7 @@ def read_number(text: str) -> float:
 
 
 def _text(path: Path, kind: str) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputTableError(f"the {kind} cannot be read ({error.strerror})", where=path) from error
+    data = read_limited(path, InputTableError, _LARGEST_TABLE)
     if data.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
         raise InputTableError(f"the {kind} is an Excel workbook", where=path, remedy="Save it as CSV UTF-8")
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):

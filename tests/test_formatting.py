@@ -5,6 +5,7 @@ import math
 import pytest
 
 from pathology import formatting as wording
+from pathology.path_text import valid_text
 
 
 @pytest.mark.parametrize(
@@ -82,5 +83,5 @@ def test_reasons_become_sentences(reason, shown):
 
 
 def test_text_of_foreign_encodings_can_be_written():
-    assert wording.valid_text("a\udcffb\n😀") == "a\\udcffb\n😀"
+    assert valid_text("a\udcffb\n😀") == "a\\udcffb\n😀"
     assert wording.one_line("a\r\nb\u2028c") == "a  b c"

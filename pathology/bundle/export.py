@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -46,6 +46,8 @@ EVALUATION_NAME: Final = "evaluation.json"
 
 _EXPORTED: Final = (CARD_NAME, WEIGHTS_NAME, DOMAIN_NAME, *AGGREGATOR_NAMES, *INT8_NAMES, EVALUATION_NAME)
 _FILES: Final = (*_EXPORTED, PAGE_NAME)
+_MOST_UNPACKED: Final = 4
+"""How many times its packed size a bundle may have."""
 _CARD_LIMIT: Final = 16 << 20
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
@@ -233,6 +235,7 @@ def _unpack(source: Path, staging: Path) -> Path:
         cards = [entry for entry in entries if PurePosixPath(entry.filename).name == CARD_NAME]
         if len(cards) != 1 or cards[0].file_size > _CARD_LIMIT:
             raise BundleError(f"the zip file does not contain exactly one {CARD_NAME}", where=source)
+        _refuse_bomb(entries, source)
         root = PurePosixPath(cards[0].filename).parent
         unpacked = staging / "unpacked"
         unpacked.mkdir()
@@ -246,6 +249,18 @@ def _unpack(source: Path, staging: Path) -> Path:
                 refuse_unsafe(Path(path.name))
     staged = staging / read_card(unpacked / CARD_NAME).name
     return unpacked.rename(staged)
+
+
+def _refuse_bomb(entries: Sequence[zipfile.ZipInfo], source: Path) -> None:
+    """Refuse an archive that would unpack to far more than it holds, before anything is unpacked."""
+    total, packed = sum(entry.file_size for entry in entries), source.stat().st_size
+    # Weights hardly compress; what zipfile reads of an entry ends at its stated size.
+    if total > _CARD_LIMIT + _MOST_UNPACKED * packed:
+        raise BundleError(
+            f"the zip file of {packed / 2**20:,.1f} MiB would unpack to {total / 2**20:,.0f} MiB, which no bundle does",
+            where=source,
+            remedy="Get it again from its source",
+        )
 
 
 def _stage_weights(source: Path, card: Path | None, names: Mapping[str, str | None], staging: Path) -> Path:

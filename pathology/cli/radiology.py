@@ -75,6 +75,9 @@ def info(
             except PathologyError as error:
                 failed += 1
                 typer.echo(f"{case.patient_id}  {sequence}: {error}", err=True)
+    for patient, problem in cohort.problems.items():
+        failed += 1
+        typer.echo(f"{patient}  {problem}", err=True)
     typer.echo(f"{len(cohort)} patients, {failed} unusable images or masks")
     raise typer.Exit(1 if failed else 0)
 
@@ -231,6 +234,7 @@ def evaluate(context: typer.Context, change: Change = None, config: Config = Non
     settings = configured(_evaluate_settings(), given_settings(context), file=config, options=option_names(context))
     recipe = _recipe(settings, config, change or [])
     found = read_cohort(settings.cohort, settings.clinical, patient_column=settings.patient_column)
+    _require_readable(recipe, found, settings)
     for metric in _evaluated(recipe, found, settings):
         typer.echo(_metric_line(metric))
 
@@ -275,6 +279,7 @@ def train(
     )
     if settings.features is not None:
         _check_table(recipe, found, settings.features, settings.device)
+    _require_readable(recipe, found, settings)
     metrics = _evaluated(recipe, found, settings) if settings.evaluate else (NOT_MEASURED,)
     card = _trained(recipe, found, out, text, settings, metrics)
     used = settings.model_copy(
@@ -421,6 +426,12 @@ def _with_table(recipe: Any, cohort: Cohort, path: Path) -> Cohort:  # noqa: ANN
         chosen = cohort.having(recipe.sequences, recipe.label)
     measured = set(_table(path).index)
     return chosen.take([i for i, p in enumerate(chosen.patients) if p in measured])
+
+
+def _require_readable(recipe: Recipe, cohort: Cohort, settings: EvaluateSettings) -> None:
+    """Name every damaged image at once, before hours of work; a feature table needs no images."""
+    if settings.features is None:
+        cohort.require_readable(getattr(recipe, "sequences", None))
 
 
 def _metric_line(metric: Metric) -> str:

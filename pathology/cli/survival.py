@@ -422,19 +422,16 @@ def _read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     from pathology.errors import InputTableError
+    from pathology.input_files import reading, require_regular
 
-    try:
+    require_regular(path, InputTableError)
+    remedy = "Use a CSV, TSV, XLSX or Parquet file"
+    with reading(path, InputTableError, what="the table cannot be read", remedy=remedy):
         if path.suffix.lower() == ".parquet":
             return pd.read_parquet(path)
         if path.suffix.lower() in (".xlsx", ".xls"):
             return pd.read_excel(path)
         return pd.read_csv(path, sep="\t" if path.suffix.lower() in (".tsv", ".txt") else ",")
-    except (OSError, ValueError, ImportError) as error:
-        raise InputTableError(
-            f"the table cannot be read ({str(error).splitlines()[0]})",
-            where=path,
-            remedy="Use a CSV, TSV, XLSX or Parquet file",
-        ) from error
 
 
 def _covariates(numeric: str, categorical: str, imputation: str) -> CovariateSettings:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import zarr
 from pathology.atomic_files import write_text
 from pathology.bundle.catalogue import Bundle
 from pathology.bundle.export import EVALUATION_NAME
-from pathology.errors import InputTableError, SlideError, UsageError
+from pathology.errors import SlideError, UsageError
 from pathology.evaluation.classifier import Evaluation, SlidePrediction, evaluate_slides
 from pathology.evaluation.labels import LabelledSlides, read_labels
 from pathology.evaluation.report import evaluation_pictures, write_evaluation_report
@@ -49,6 +49,8 @@ class BundleEvaluation:
         Report sections on abstentions.
     rule
         Aggregation rule, a name of :func:`pathology.evaluation.classifier.slide_scores`.
+    failed
+        Slide and reason of the labelled slides that could not be scored; no metric includes them.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -56,6 +58,7 @@ class BundleEvaluation:
     labelled: LabelledSlides
     sections: tuple[Section, ...]
     rule: str
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def internal_evaluation(bundle: Bundle) -> Evaluation | None:
@@ -110,7 +113,7 @@ def evaluate_bundle(
     InputTableError
         If the labels do not fit the slides or the bundle's classes.
     SlideError
-        If a slide cannot be scored.
+        If no slide can be scored.  Others that cannot are named in the result, and the metrics are those of the rest.
     """
     card = bundle.card
     if card.task != "classification":
@@ -132,13 +135,16 @@ def evaluate_bundle(
         device=device,
         progress=progress,
     )
-    if batch.failed:
-        first = batch.failed[0]
+    failed = {result.slide_id: result.error for result in batch.failed}
+    failed |= dict.fromkeys(_without_patches(out, labelled, failed), "no readable patch")
+    if len(failed) == len(labelled):
+        first = next(iter(failed))
         raise SlideError(
-            f"{len(batch.failed)} slides could not be scored; first: {first.slide_id}: {first.error}",
+            f"none of {len(failed)} slides could be scored; first: {first}: {failed[first]}",
             where=out / "scores",
             remedy="Repair them or remove them from the label table, then repeat the command to resume",
         )
+    labelled = replace(labelled, slides=tuple(s for s in labelled.slides if s.slide_id not in failed))
     results = {slide.slide_id: _result(out, slide.slide_id) for slide in labelled.slides}
     predictions = tuple(
         SlidePrediction(
@@ -160,11 +166,11 @@ def evaluate_bundle(
         data=data,
         thresholds=card.calibration.get("thresholds") if aggregator == fitted_for else None,
         threshold_rule=rule,
-    )
+    ).model_copy(update={"not_scored": len(failed)})
     sections = (_declined(labelled, results),)
     write_text(out / "evaluation.json", evaluation.model_dump_json(indent=1))
     shown = (own, evaluation) if own is not None and own.classes == card.classes else (evaluation,)
-    return BundleEvaluation(shown, predictions, labelled, sections, rule)
+    return BundleEvaluation(shown, predictions, labelled, sections, rule, tuple(failed.items()))
 
 
 def write_bundle_evaluation(
@@ -185,9 +191,23 @@ def write_bundle_evaluation(
         ),
         rule=found.rule,
         extra=[*found.sections, *extra],
-        warnings=warnings,
+        warnings=[*_not_scored(found), *warnings],
     )
     return page
+
+
+def _not_scored(found: BundleEvaluation) -> list[str]:
+    """Say which slides no metric includes: those that fail are seldom a random sample."""
+    if not found.failed:
+        return []
+    total = len(found.failed) + len(found.labelled)
+    named = "; ".join(f"{slide}: {reason}" for slide, reason in found.failed)
+    return [f"{len(found.failed)} of {total} labelled slides could not be scored; no metric includes them. {named}"]
+
+
+def _without_patches(out: Path, labelled: LabelledSlides, failed: Mapping[str, str]) -> list[str]:
+    scored = [slide.slide_id for slide in labelled.slides if slide.slide_id not in failed]
+    return [name for name in scored if np.isnan(_patches(out, name)).any(axis=1).all()]
 
 
 def _write_manifest(path: Path, labelled: LabelledSlides) -> None:
@@ -204,10 +224,7 @@ def _result(out: Path, slide_id: str) -> SlideResult:
 
 def _patches(out: Path, slide_id: str) -> Any:  # noqa: ANN401 - a numpy array; zarr has no types for it
     group = zarr.open_group(out / "scores" / "slides" / slide_id / PREDICTIONS, mode="r")
-    found = np.asarray(group["probabilities"][...])  # type: ignore[index]
-    if np.isnan(found).any(axis=1).all():
-        raise InputTableError(f"slide {slide_id} has no readable patch")
-    return found
+    return np.asarray(group["probabilities"][...])  # type: ignore[index]
 
 
 def _declined(labelled: LabelledSlides, results: dict[str, SlideResult]) -> Section:

@@ -82,6 +82,8 @@ class Evaluation(Record):
     slides: int
     patients: int
     patches: int
+    not_scored: int = 0
+    """Labelled slides that could not be scored and are in no metric."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Slide probability threshold per class, fitted on other slides; empty if not fitted."""
     levels: tuple[LevelReport, ...]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pathology.errors import InputTableError
+from pathology.input_files import reading, require_regular
 from pathology.stats.reader_study import ReaderStudy, reader_study
 
 __all__ = ["read_reader_study"]
@@ -42,10 +43,9 @@ def read_reader_study(path: Path, *, resamples: int = 2000, seed: int = 0) -> Re
     >>> read_reader_study(table, resamples=200).gain.value
     0.5
     """
-    try:
+    require_regular(path, InputTableError)
+    with reading(path, InputTableError, what="the reader table cannot be read"):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputTableError(f"the reader table cannot be read ({error})", where=path) from error
     for column in _COLUMNS:
         if column not in table:
             raise InputTableError(

@@ -18,6 +18,7 @@ import pandas as pd
 
 from pathology.errors import InputTableError, UsageError
 from pathology.findings.vocabulary import VOCABULARY_VERSION, find_histotype
+from pathology.input_files import reading, require_regular
 
 __all__ = [
     "CLINICAL_VOCABULARY",
@@ -229,7 +230,13 @@ def read_clinical(
     >>> list(read_clinical(table).rows.index)
     ['P1', 'P2']
     """
-    try:
+    require_regular(path, InputTableError)
+    with reading(
+        path,
+        InputTableError,
+        what="the clinical table cannot be read",
+        remedy="Give a CSV, TSV, Parquet or XLSX file with one row per patient",
+    ):
         if path.suffix.lower() in (".xlsx", ".xls"):
             table = pd.read_excel(path, dtype=str, keep_default_na=False)
         elif path.suffix.lower() == ".parquet":
@@ -237,13 +244,7 @@ def read_clinical(
         else:
             separator = "\t" if path.suffix.lower() in (".tsv", ".txt") else ","
             table = pd.read_csv(path, dtype=str, sep=separator, keep_default_na=False)
-    except (OSError, ValueError, pd.errors.ParserError, ImportError) as error:
-        raise InputTableError(
-            f"the clinical table cannot be read ({str(error).splitlines()[0]})",
-            where=path,
-            remedy="Give a CSV, TSV, Parquet or XLSX file with one row per patient",
-        ) from error
-    return validate_clinical(table, columns=columns, today=today, where=path)
+        return validate_clinical(table, columns=columns, today=today, where=path)
 
 
 def validate_clinical(

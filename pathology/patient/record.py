@@ -14,6 +14,7 @@ import pandas as pd
 from pydantic import Field, ValidationError
 
 from pathology.errors import InputTableError, StoreError, UsageError
+from pathology.input_files import reading, require_regular
 from pathology.outputs.results.record import read_slide_record
 from pathology.outputs.results.tables import check_table
 from pathology.patient.clinical import CLINICAL_VOCABULARY, ClinicalTable
@@ -484,14 +485,9 @@ def _numbers_within(extra: Mapping[str, Any], prefix: str = "") -> dict[str, flo
 def _results(folder: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     path = folder if folder.suffix == ".csv" else folder / "results.csv"
     check_table(path)
-    try:
+    require_regular(path, InputTableError)
+    with reading(path, InputTableError, what="cannot read the results table", remedy="Give a results folder"):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise InputTableError(
-            f"cannot read the results table ({str(error).splitlines()[0]})",
-            where=path,
-            remedy="Give a results folder",
-        ) from error
     missing = [c for c in needed if c not in table.columns]
     if missing:
         raise InputTableError(f"missing column {', '.join(missing)}", where=path)

@@ -22,9 +22,12 @@ import pandas as pd
 
 from pathology._version import __version__
 from pathology.atomic_files import write_text
-from pathology.errors import PathologyError
+from pathology.errors import PathologyError, StoreError
+from pathology.input_files import files_below, read_json, require_regular
+from pathology.path_text import path_text
 from pathology.radiology.io.clinical import require_columns
 from pathology.radiology.io.cohort import Case, Cohort
+from pathology.radiology.io.errors import StudyError
 from pathology.radiology.models.bundle import RadiologyCard, read_radiology_card
 from pathology.radiology.models.registry import predict_case, recipe_of
 from pathology.reports.html import data_uri
@@ -94,6 +97,7 @@ def predict_cohort(
         rows.append(_one(model, card, cohort.with_values(case), folder, device))
         if progress is not None:
             progress(case.patient_id, number + 1, len(cohort))
+    rows += [{"patient_id": p, "status": "failed", "error": why} for p, why in cohort.problems.items()]
     table = pd.DataFrame([_flat(r) for r in rows])
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "results.csv", table.to_csv(index=False))
@@ -104,16 +108,12 @@ def predict_cohort(
 
 def _one(model: Path, card: RadiologyCard, case: Case, folder: Path, device: str) -> dict[str, Any]:
     record = folder / "study.json"
-    key = _key(card, case)
-    if record.exists():
-        try:
-            earlier: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError:
-            earlier = {}
-        if earlier.get("key") == key and earlier.get("status") == "done":
-            return earlier
-    row: dict[str, Any] = {"patient_id": case.patient_id, "status": "failed", "key": key}
+    row: dict[str, Any] = {"patient_id": case.patient_id, "status": "failed", "key": ""}
     try:
+        row["key"] = _key(card, case)
+        earlier = _finished(record)
+        if earlier.get("key") == row["key"]:
+            return earlier
         row |= predict_case(model, case, folder, device=device) | {"status": "done"}
     except PathologyError as error:
         row |= {"error": str(error)}
@@ -124,14 +124,25 @@ def _one(model: Path, card: RadiologyCard, case: Case, folder: Path, device: str
     return row
 
 
+def _finished(record: Path) -> dict[str, Any]:
+    """Return the row of an earlier run if the patient was finished; otherwise nothing."""
+    try:
+        earlier = read_json(record, StoreError)
+    except StoreError:
+        return {}
+    return earlier if isinstance(earlier, dict) and earlier.get("status") == "done" else {}
+
+
 def _key(card: RadiologyCard, case: Case) -> str:
     """Hash of the model, its clinical inputs and the image files; an equal hash means the result is still valid."""
     digest = hashlib.sha256(f"{__version__} {card.weights_sha256} {card.recipe_settings}".encode())
     used = recipe_of(card).clinical_columns(card)
     digest.update(repr([(name, str(case.clinical.get(name))) for name in used]).encode())
     for path in [*_files(case.images), *_files(case.masks)]:
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+        require_regular(path, StudyError)
+        digest.update(path_text(path.name).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:32]
 
 
@@ -139,7 +150,7 @@ def _files(group: Mapping[str, Path] | Mapping[str, tuple[Path, ...]]) -> list[P
     found: list[Path] = []
     for _, value in sorted(group.items()):
         for path in value if isinstance(value, tuple) else (value,):
-            found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+            found += files_below(path, StudyError) if path.is_dir() else [path]
     return found
 
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from pathology import formatting
 from pathology._version import __version__
+from pathology.path_text import valid_text
 
 __all__ = ["data_uri", "page_environment", "relative_link"]
 
@@ -65,7 +66,7 @@ def page_environment(templates: Path | None = None) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         # Non-string values also arrive on the page as valid text.
-        finalize=lambda value: value if isinstance(value, Markup) else formatting.valid_text(str(value)),
+        finalize=lambda value: value if isinstance(value, Markup) else valid_text(str(value)),
     )
     environment.filters |= {
         "area": formatting.area,

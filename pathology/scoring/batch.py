@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.configuration import CONFIG_NAME, configured, write_config
-from pathology.errors import OutputError, PathologyError, SlideError, StoreError
+from pathology.errors import OutputError, PathologyError, SlideError
 from pathology.findings.slide_result import SlideResult
 from pathology.outputs.results.record import damaged_files, read_slide_record
 from pathology.outputs.results.run import batch_files_whole, read_run, write_run
+from pathology.path_text import path_text
 from pathology.progress import Progress, SilentProgress
 from pathology.scoring.environment import check_options
 from pathology.scoring.jobs import SlideJob
@@ -130,7 +131,7 @@ def score(
         {
             **(settings.model_dump(mode="json") if settings is not None else {}),
             **options,
-            "slides": [fspath(source) for source in sources],
+            "slides": [path_text(source) for source in sources],
             "model": fspath(model),
         },
     )
@@ -256,6 +257,7 @@ def _job(
         device=run.device,
         readers=run.readers,
         out=out / "slides" / entry.slide_id,
+        problem=entry.problem,
         region_key=region_key(settings.region, entry.slide_id) if settings.region is not None else "",
     )
 
@@ -265,7 +267,7 @@ def _earlier(job: SlideJob, *, retry_failed: bool, thorough: bool) -> SlideResul
     try:
         record = read_slide_record(job.out)
         signature = job.signature()
-    except (OSError, StoreError, SlideError):
+    except (OSError, ValueError, SlideError):
         return None
     result = record.result
     if damaged_files(job.out, record, thorough=thorough):
@@ -286,7 +288,7 @@ def _earlier(job: SlideJob, *, retry_failed: bool, thorough: bool) -> SlideResul
 def _failed(card: Card, job: SlideJob, failure: Failure) -> SlideResult:
     try:
         signature = job.signature()
-    except (OSError, PathologyError):
+    except (OSError, ValueError, PathologyError):
         signature = []
     result = SlideResult(
         slide_id=job.slide_id,

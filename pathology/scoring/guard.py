@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 from pathology.errors import BundleError, MissingDependencyError, OutputError, PathologyError, UnusableDeviceError
 from pathology.inference.workers.schedule import Failure, Halt
 from pathology.memory import reuse_freed_memory
+from pathology.path_text import path_text, valid_text
 
 __all__ = ["guarded", "missing_library"]
 
@@ -49,10 +50,11 @@ def guarded(step: Callable[P, R]) -> Callable[P, R | Failure | Halt]:
         except MemoryError:
             return Failure("not enough memory; use fewer workers", passing=True)
         except OSError as error:
-            reason = f"{error.strerror or error} ({error.filename or path})"
+            reason = valid_text(f"{error.strerror or error} ({error.filename or path})")
             return Failure(reason, traceback.format_exc(), passing=error.errno in _MACHINE_IS_FULL)
         except Exception as error:
-            return Failure(f"unexpected error: {type(error).__name__}: {error}", traceback.format_exc())
+            reason = valid_text(f"unexpected error: {type(error).__name__}: {error}")
+            return Failure(reason, valid_text(traceback.format_exc()))
 
     return run
 
@@ -67,6 +69,6 @@ def missing_library(error: ImportError) -> MissingDependencyError:
 
 def _reason(path: Path, error: PathologyError) -> str:
     # The row already names the slide; repeating its path would obscure the reason.
-    if error.where is not None and Path(error.where) == path:
+    if error.where is not None and error.where == path_text(path):
         return f"{error.what}. {error.remedy.rstrip('.')}." if error.remedy else error.what
     return str(error)

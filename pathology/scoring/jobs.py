@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pathology.errors import SlideError
+from pathology.path_text import path_text
 from pathology.settings import GridSettings, ScoreSettings
 from pathology.slide.readers.ome_zarr_metadata import is_zarr
 from pathology.slide.remote import local_copy, remote_signature
@@ -55,6 +57,8 @@ class SlideJob:
         Hash of the int8 network; empty if the bundle has none.
     card_digest
         Changes with the model's card, so that a long-lived worker does not keep using an outdated one.
+    problem
+        See :attr:`pathology.scoring.select.SlideEntry.problem`.
     """
 
     slide_id: str
@@ -76,6 +80,7 @@ class SlideJob:
     region_key: str = ""
     int8_sha256: str = ""
     card_digest: str = ""
+    problem: str = ""
 
     def file(self) -> Path:
         """Return the slide as a local file, downloaded if it is remote.
@@ -83,8 +88,10 @@ class SlideJob:
         Raises
         ------
         SlideError
-            If it cannot be downloaded.
+            If it cannot be downloaded, or its selection already found why it cannot be used.
         """
+        if self.problem:
+            raise SlideError(self.problem)
         return local_copy(self.url) if self.url is not None else self.path
 
     def signature(self) -> list[list[str | int]]:
@@ -94,7 +101,7 @@ class SlideJob:
     @property
     def shown(self) -> str:
         """Location of the slide, for display."""
-        return self.url or str(self.path)
+        return self.url or path_text(self.path)
 
     @property
     def work(self) -> Path:
@@ -126,7 +133,7 @@ def source_signature(path: Path) -> list[list[str | int]]:
         files = sorted(p for p in (path, *path.glob("*"), *path.glob("*/*")) if p.is_dir() or p.parent == path)
     else:
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    return [[p.name, (s := p.stat()).st_size, s.st_mtime_ns] for p in files]
+    return [[path_text(p.name), (s := p.stat()).st_size, s.st_mtime_ns] for p in files]
 
 
 _MIN_TISSUE = {"classification": 0.5, "detection": 0.01}

@@ -12,8 +12,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from pathology.errors import InputTableError, UsageError
-from pathology.slide.open import SLIDE_SUFFIXES, find_slides
+from pathology.errors import InputTableError, PathologyError, UsageError
+from pathology.path_text import path_text, valid_text
+from pathology.settings import home_folder
+from pathology.slide.open import SLIDE_SUFFIXES, search_slides
 from pathology.slide.remote import slides_at, url_of, without_access
 from pathology.slide.scale import COARSEST_MPP, FINEST_MPP
 from pathology.slide.unread import describe_unread
@@ -53,6 +55,9 @@ class SlideEntry:
         Micrometres per level-0 pixel from the manifest, else ``None``.
     url
         URL of a remote slide, such as ``s3://bucket/slide.svs``.
+    problem
+        Why it cannot be used, known from its selection: a folder that may not be read, a source that is not there.
+        Empty otherwise.  It gets its row all the same.
     """
 
     slide_id: str
@@ -60,6 +65,7 @@ class SlideEntry:
     patient_id: str | None = None
     mpp: float | None = None
     url: str | None = None
+    problem: str = ""
 
 
 def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, ...]:
@@ -75,27 +81,32 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
         of slides and folders supported by fsspec (``s3://bucket/folder``).  Slides of formats that are not read are
         counted in one warning.
 
+    Returns
+    -------
+    tuple of SlideEntry
+        Among other sources that can be used, one that cannot, and a folder that cannot be searched, is an entry with
+        its ``problem``: it gets a row with the reason, and the others are scored.
+
     Raises
     ------
     UsageError
-        If a source does not exist or contains no slides.
+        If no source can be used; the first one's error.  If none contains a slide.
     InputTableError
         If a manifest is invalid.
     """
     given: list[SlideEntry] = []
     folders: list[Path] = []
-    for given_source in sources:
-        if (url := url_of(given_source)) is not None:
-            given.extend(_at_address(slide) for slide in slides_at(url))
-            continue
-        source = Path(given_source)
-        if not source.exists():
-            raise UsageError("no such file or folder", where=source, remedy="Check the path")
-        if source.suffix.lower() in _MANIFEST_SUFFIXES and source.is_file():
-            given.extend(read_manifest(source))
-        else:
-            folders.append(source)
-            given.extend(SlideEntry("", path) for path in find_slides([source]))
+    refused: list[PathologyError] = []
+    for source in sources:
+        try:
+            given.extend(_expanded(source, folders))
+        except InputTableError:
+            raise  # a manifest is corrected as a whole: a misread column would cost a patient
+        except PathologyError as error:
+            refused.append(error)
+            given.append(SlideEntry("", Path(source), problem=str(error)))
+    if refused and all(entry.problem for entry in given):
+        raise refused[0]
     unread = describe_unread(folders)
     if not given:
         raise UsageError(
@@ -107,11 +118,35 @@ def select_slides(sources: Iterable[str | PathLike[str]]) -> tuple[SlideEntry, .
     return _with_ids(_each_once(given))
 
 
+def _expanded(given: str | PathLike[str], folders: list[Path]) -> list[SlideEntry]:
+    """Return the slides of one source, and add it to ``folders`` if it may be one."""
+    if (url := url_of(given)) is not None:
+        return [_at_address(slide) for slide in slides_at(url)]
+    source = Path(given)
+    if not _exists(source):
+        raise UsageError("no such file or folder", where=source, remedy="Check the path")
+    if source.suffix.lower() in _MANIFEST_SUFFIXES and not source.is_dir():
+        return read_manifest(source)
+    folders.append(source)
+    found = search_slides([source])
+    return [
+        *(SlideEntry("", path) for path in found.slides),
+        *(SlideEntry("", folder, problem=problem) for folder, problem in found.problems.items()),
+    ]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # the name is too long, or contains a NUL character
+        return False
+
+
 def _each_once(given: Sequence[SlideEntry]) -> list[SlideEntry]:
     """Return every slide once: a file given twice is one slide, unless a manifest lists it under several ids."""
     named: dict[str | Path, dict[str, SlideEntry]] = {}
     for entry in given:
-        key = entry.url or entry.path.resolve()
+        key = entry.url or _resolved(entry.path)
         ids = named.setdefault(key, {})
         if entry.slide_id:
             ids.pop("", None)
@@ -121,10 +156,17 @@ def _each_once(given: Sequence[SlideEntry]) -> list[SlideEntry]:
     return [entry for ids in named.values() for entry in ids.values()]
 
 
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, or a NUL character: opening it says so
+        return path.absolute()
+
+
 def lasting_source(source: str) -> str:
     """Return a source as a record may hold it: a full path, or an address without what gives access to it."""
     url = url_of(source)
-    return str(Path(source).absolute()) if url is None else without_access(url)
+    return path_text(Path(source).absolute()) if url is None else without_access(url)
 
 
 def _at_address(url: str) -> SlideEntry:
@@ -167,7 +209,7 @@ def _with_ids(entries: list[SlideEntry]) -> tuple[SlideEntry, ...]:
 
 def _folder_name(name: str) -> str:
     """Make a name a valid folder name on every file system, keeping letters of any script, spaces and emoji."""
-    name = unicodedata.normalize("NFC", name)
+    name = unicodedata.normalize("NFC", valid_text(name))
     name = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", name).strip(" .")
     return name.encode()[:200].decode(errors="ignore") or "slide"
 
@@ -205,7 +247,7 @@ def _entry(row: TableRow, manifest: Path) -> SlideEntry:
         raise InputTableError("column 'path' is empty", where=where)
     url = url_of(raw)
     slide = Path(raw) if url else _file(raw, manifest.parent)
-    if row.excess and not url and not slide.exists():
+    if row.excess and not url and not _exists(slide):
         raise InputTableError(
             f"the row has more values than the header has columns, and the file {raw!r} does not exist",
             where=where,
@@ -239,10 +281,11 @@ def _mpp(row: TableRow, where: str) -> float | None:
 def _file(raw: str, folder: Path) -> Path:
     """Return the file that a manifest names, written on this system or on Windows."""
     slide = folder / raw
-    if raw.startswith(("~/", "~\\")) and not slide.exists():
-        raw = str(Path.home() / raw[2:])
+    home = home_folder()
+    if raw.startswith(("~/", "~\\")) and home is not None and not _exists(slide):
+        raw = str(home / raw[2:])
         slide = Path(raw)
-    if "\\" in raw and not slide.exists():
+    if "\\" in raw and not _exists(slide):
         slide = folder / raw.replace("\\", "/")
     return slide
 
@@ -255,7 +298,7 @@ def _check_ids(entries: Sequence[SlideEntry], rows: Sequence[TableRow], manifest
         if entry.slide_id:
             lines.setdefault(entry.slide_id.casefold(), []).append(row.line)
         else:
-            unnamed.setdefault(entry.url or entry.path.resolve(), []).append((row.line, entry))
+            unnamed.setdefault(entry.url or _resolved(entry.path), []).append((row.line, entry))
     twice = {name: where for name, where in lines.items() if len(where) > 1}
     if twice:
         listed = "; ".join(f"{name!r} in lines {_listed(where)}" for name, where in list(twice.items())[:5])

@@ -46,9 +46,8 @@ def prepare_slide(job: SlideJob) -> Prepared:
     with open_reader(job.file()) as reader:
         key = job.key(reader.fingerprint)
         about = unfinished.about()
-        if about.get("key") == key and unfinished.has_plan:
-            plan = unfinished.plan(about)
-        else:
+        plan = unfinished.saved_plan(about) if about.get("key") == key else None
+        if plan is None:
             unfinished.clear()
             slide = prepare(
                 reader,
@@ -89,8 +88,9 @@ def prepare_slide(job: SlideJob) -> Prepared:
             }
         about["seconds"] = float(about["seconds"]) + time.time() - started
         unfinished.note(about)
-        todo = compact_order(plan, (k for k in range(len(plan.blocks)) if not unfinished.has_block(k)))
-        return Prepared(todo, int(np.diff(plan.offsets)[list(todo)].sum()), tiles_under(reader, plan, todo))
+        patches = np.diff(plan.offsets).tolist()
+        todo = compact_order(plan, (k for k, n in enumerate(patches) if not unfinished.has_block(k, n)))
+        return Prepared(todo, sum(patches[k] for k in todo), tiles_under(reader, plan, todo))
 
 
 @guarded

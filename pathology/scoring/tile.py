@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pathology.errors import OutputError, StoreError, UsageError
+from pathology.errors import OutputError, SlideError, StoreError, UsageError
 from pathology.inference.workers.schedule import ChunkDone, Failure, Prepared, Steps, run_slides
 from pathology.memory import give_back_freed_memory, then_gives_back_memory
 from pathology.progress import Progress, SilentProgress
@@ -47,6 +47,7 @@ class TileJob:
     mode: StoreMode
     store: Path
     attempt: int = 1
+    problem: str = ""
 
     @property
     def picture(self) -> Path:
@@ -184,6 +185,7 @@ def tile(
             stain,
             mode,
             out / f"{entry.slide_id}.zarr",
+            problem=entry.problem,
         )
         for entry in entries
     ]
@@ -245,6 +247,8 @@ def _tiled(job: TileJob, store: PatchStore, *, unchanged: bool = False) -> Tiled
 @guarded
 @then_gives_back_memory
 def _prepare(job: TileJob) -> Prepared:
+    if job.problem:
+        raise SlideError(job.problem)
     with pooled_reader(job.path) as pooled:
         reader = pooled.reader
         slide = prepare(

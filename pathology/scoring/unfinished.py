@@ -5,8 +5,11 @@ Each step saves its output here before it returns, so that an interrupted run lo
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.atomic_files import write_text
+from pathology.atomic_files import write_bytes, write_text
 from pathology.errors import OutputError
 from pathology.settings import GridSettings
 from pathology.tiling.grid import Grid
@@ -26,6 +29,9 @@ __all__ = ["Outputs", "UnfinishedSlide"]
 _PLAN = "plan.npz"
 _ABOUT = "about.json"
 _ARTEFACT = "artefact_"
+
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+"""What reading our own ``.npz`` files raises where one is missing, empty, cut off or overwritten."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +70,10 @@ class UnfinishedSlide:
     def about(self) -> dict[str, Any]:
         """Return what was saved about the slide; empty if nothing was."""
         try:
-            about: dict[str, Any] = json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            about = json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
-        return about
+        return about if isinstance(about, dict) else {}
 
     def note(self, about: Mapping[str, Any]) -> None:
         """Save facts about the slide."""
@@ -84,11 +90,6 @@ class UnfinishedSlide:
 
     # -- its patches --------------------------------------------------------------------------------------------------
 
-    @property
-    def has_plan(self) -> bool:
-        """Whether the patches were selected."""
-        return (self.folder / _PLAN).exists()
-
     def save_plan(
         self,
         plan: TilePlan,
@@ -98,8 +99,9 @@ class UnfinishedSlide:
         artefacts: Mapping[str, NDArray[np.bool_]],
     ) -> None:
         """Save the patches, the overview image, and the masks over the whole slide."""
+        content = io.BytesIO()
         np.savez(
-            self.folder / _PLAN,
+            content,
             coords=plan.coords,
             tissue=plan.tissue,
             positions=plan.positions,
@@ -110,6 +112,18 @@ class UnfinishedSlide:
             allow_pickle=False,
             **{f"{_ARTEFACT}{name}": mask for name, mask in artefacts.items()},
         )
+        write_bytes(self.folder / _PLAN, content.getvalue())
+
+    def saved_plan(self, about: Mapping[str, Any]) -> TilePlan | None:
+        """Return the patches that an earlier run selected; ``None`` if it did not, or if not all of it can be read.
+
+        A power cut can leave a file that is there and empty, or cut off.
+        """
+        try:
+            plan, _, _ = self.maps(about)
+        except _UNREADABLE:
+            return None
+        return plan
 
     def plan(self, about: Mapping[str, Any]) -> TilePlan:
         """Return the patches."""
@@ -128,9 +142,25 @@ class UnfinishedSlide:
     def _block(self, k: int) -> Path:
         return self.folder / f"block-{k:06d}.npz"
 
-    def has_block(self, k: int) -> bool:
-        """Whether the ``k``-th block of the plan is done."""
-        return self._block(k).exists()
+    def has_block(self, k: int, patches: int) -> bool:
+        """Whether the ``k``-th block of the plan, of so many patches, is done.
+
+        A file that cannot be read or does not hold them is removed: the block is predicted again.
+        """
+        try:
+            values, _, _ = self._saved_block(k)
+        except FileNotFoundError:
+            return False
+        except _UNREADABLE:
+            values = np.empty((0, 0), np.float32)
+        if len(values) == patches and patches:
+            return True
+        self._block(k).unlink(missing_ok=True)
+        return False
+
+    def _saved_block(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int32], str]:
+        with np.load(self._block(k), allow_pickle=False) as block:
+            return block["probabilities"], block["unreadable"], str(block["engine"])
 
     def save_block(
         self, k: int, values: NDArray[np.float32], unreadable: frozenset[tuple[int, int, int]], engine: str
@@ -145,28 +175,34 @@ class UnfinishedSlide:
         OutputError
             If it cannot be written.
         """
-        final = self._block(k)
-        aside = final.with_suffix(".writing")
-        try:
-            with aside.open("wb") as file:
-                tiles = np.array(sorted(unreadable), np.int32).reshape(-1, 3)
-                np.savez(file, probabilities=values, unreadable=tiles, engine=np.array(engine))
-            aside.replace(final)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write the predictions of a block ({error.strerror})", where=self.folder
-            ) from error
+        content = io.BytesIO()
+        tiles = np.array(sorted(unreadable), np.int32).reshape(-1, 3)
+        np.savez(content, probabilities=values, unreadable=tiles, engine=np.array(engine))
+        write_bytes(self._block(k), content.getvalue())
 
     def outputs(self, blocks: int) -> Outputs:
-        """Return the engine's outputs for all blocks, in the order of the plan."""
+        """Return the engine's outputs for all blocks, in the order of the plan.
+
+        Raises
+        ------
+        OutputError
+            If a block that was written cannot be read again; the next run computes it anew.
+        """
         parts: list[NDArray[np.float32]] = []
         unreadable: set[tuple[int, ...]] = set()
         engines: set[str] = set()
         for k in range(blocks):
-            with np.load(self._block(k), allow_pickle=False) as block:
-                parts.append(block["probabilities"])
-                unreadable.update(map(tuple, block["unreadable"].tolist()))
-                engines.add(str(block["engine"]))
+            try:
+                values, tiles, engine = self._saved_block(k)
+            except _UNREADABLE as error:
+                raise OutputError(
+                    "the predictions of a block cannot be read back",
+                    where=self._block(k),
+                    remedy="Check the disk and run the same command again",
+                ) from error
+            parts.append(values)
+            unreadable.update(map(tuple, tiles.tolist()))
+            engines.add(engine)
         return Outputs(np.concatenate(parts), len(unreadable), ", ".join(sorted(engines)))
 
 

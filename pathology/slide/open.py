@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Final, Literal, cast
@@ -18,12 +19,14 @@ from pathology.errors import (
     UnsupportedSlideError,
     UsageError,
 )
+from pathology.input_files import describe_irregular, reading, walk_folder
+from pathology.path_text import path_text
 from pathology.slide.readers.base import SlideReader
 from pathology.slide.readers.dicom_series import dicom_files, first_of_each_series, is_dicom, read_instance
 from pathology.slide.readers.ome_zarr_metadata import is_ome_zarr, is_zarr
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES
 
-__all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "find_slides", "open_reader"]
+__all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "FoundSlides", "find_slides", "open_reader", "search_slides"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,11 @@ _IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
 
 SLIDE_SUFFIXES: Final = _TIFF_SUFFIXES | _VENDOR_SUFFIXES | _DICOM_SUFFIXES | _IMAGE_SUFFIXES
 """Suffixes that are listed from a folder, even if the file is damaged."""
+
+
+_LARGEST_INDEX: Final = 2**20
+"""Bytes of a VMS or VMU index that are read; real ones are a few kilobytes."""
+_COPY_AGAIN: Final = "Copy the slide again from its source"
 
 
 def open_reader(
@@ -93,21 +101,37 @@ def open_reader(
     path = Path(path)
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
-    if not path.exists():
-        raise SlideNotFoundError("file not found", where=path, remedy="Check the name and the folder")
+    with reading(path, CorruptSlideError, what="the file is damaged or truncated", remedy=_COPY_AGAIN):
+        _require_openable(path)
+        try:
+            candidates = _candidates(path) if backend is None else (backend,)
+            return _first_that_opens(path, candidates, threads, cache_bytes)
+        except PermissionError as error:
+            if isinstance(error, SlideError):
+                raise
+            raise UnsupportedSlideError(
+                "permission denied", where=path, remedy="Make the file readable for your account"
+            ) from error
+        except OSError as error:
+            if isinstance(error, SlideError):
+                raise
+            raise CorruptSlideError(f"the file cannot be read: {error.strerror or error}", where=path) from error
+
+
+def _require_openable(path: Path) -> None:
+    """Refuse what is not there, and what would keep a reader waiting for ever: a named pipe, a device."""
     try:
-        candidates = _candidates(path) if backend is None else (backend,)
-        return _first_that_opens(path, candidates, threads, cache_bytes)
+        irregular = describe_irregular(path)
+    except FileNotFoundError:
+        raise SlideNotFoundError("file not found", where=path, remedy="Check the name and the folder") from None
     except PermissionError as error:
-        if isinstance(error, SlideError):
-            raise
         raise UnsupportedSlideError(
             "permission denied", where=path, remedy="Make the file readable for your account"
         ) from error
-    except OSError as error:
-        if isinstance(error, SlideError):
-            raise
-        raise CorruptSlideError(f"the file cannot be read: {error.strerror or error}", where=path) from error
+    except (OSError, ValueError) as error:
+        raise SlideNotFoundError(f"no file has this name ({error})", where=path, remedy="Check the name") from error
+    if irregular and not path.is_dir():
+        raise UnsupportedSlideError(f"this is {irregular}, not a slide file", where=path)
 
 
 def _first_that_opens(path: Path, candidates: Sequence[Backend], threads: int, cache_bytes: int) -> SlideReader:
@@ -153,9 +177,7 @@ def _candidates(path: Path) -> tuple[Backend, ...]:
     with path.open("rb") as file:
         head = file.read(1024)
     if not head:
-        raise CorruptSlideError(
-            "the file is empty (0 bytes)", where=path, remedy="Copy the slide again from its source"
-        )
+        raise CorruptSlideError("the file is empty (0 bytes)", where=path, remedy=_COPY_AGAIN)
     # First, since a DICOM file's preamble may be a TIFF header that exposes one level of the slide.
     if is_dicom(head):
         return ("dicom", "openslide")
@@ -166,11 +188,7 @@ def _candidates(path: Path) -> tuple[Backend, ...]:
     if head.startswith(b"PK\3\4"):
         return ("ome-zarr",)
     if not any(head):
-        raise CorruptSlideError(
-            "the file begins with zeros: the copy is incomplete",
-            where=path,
-            remedy="Copy the slide again from its source",
-        )
+        raise CorruptSlideError("the file begins with zeros: the copy is incomplete", where=path, remedy=_COPY_AGAIN)
     if _is_text(head):
         raise UnsupportedSlideError("this is a text file, not a slide", where=path)
     return ("openslide",)
@@ -184,6 +202,22 @@ def _is_text(head: bytes) -> bool:
             return False
         text = head[: error.start].decode("utf-8")
     return all(character.isprintable() or character in "\t\r\n\f\ufeff" for character in text)
+
+
+@dataclass(frozen=True)
+class FoundSlides:
+    """What a search for slides found.
+
+    Attributes
+    ----------
+    slides
+        The slides, as :func:`find_slides` returns them.
+    problems
+        Folders that could not be searched, or not to their end, and why.
+    """
+
+    slides: tuple[Path, ...]
+    problems: Mapping[Path, str]
 
 
 def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
@@ -201,7 +235,8 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
         In the order given, each folder's slides in natural order (``s2`` before ``s10``), each slide once.  A DICOM
         series is one entry: its folder if it contains nothing else, otherwise one of its instances.  In folders, files
         with a slide or image suffix are listed even if damaged, and DICOM files even without a suffix; everything else
-        (notes, tables, hidden files, the parts of a MIRAX or VMS slide) is ignored.
+        (notes, tables, hidden files, the parts of a MIRAX or VMS slide) is ignored.  A folder that cannot be read, or is
+        more than 100 levels deep, is reported in a warning; :func:`search_slides` returns these too.
 
     Raises
     ------
@@ -213,15 +248,31 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     >>> [path.name for path in find_slides([slide_path.parent])]
     ['slide.svs']
     """
+    found = search_slides(paths)
+    for folder, problem in found.problems.items():
+        logger.warning("%s: %s", path_text(folder), problem)
+    return list(found.slides)
+
+
+def search_slides(paths: Iterable[str | PathLike[str]]) -> FoundSlides:
+    """List slides like :func:`find_slides`, and the folders that could not be searched.
+
+    Raises
+    ------
+    SlideNotFoundError
+        If a path does not exist.
+    """
     found: dict[Path, None] = {}
+    problems: dict[Path, str] = {}
     named = set()
     for given in paths:
         path = Path(given)
         if is_zarr(path):
             found.setdefault(path)
         elif path.is_dir():
-            for slide in _in_folder(path):
-                found.setdefault(slide)
+            slides, unsearched = _in_folder(path)
+            found |= dict.fromkeys(slides)
+            problems |= unsearched
         elif path.exists():
             found.setdefault(path)
             named.add(path)
@@ -231,26 +282,36 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     # A file given explicitly that is not a slide is listed too, so that the error names it.
     others = {path for path in named.intersection(instances) if not read_instance(path).microscopy}
     doubles = set(instances) - first_of_each_series(instances) - others
-    return [path for path in found if path not in doubles]
+    return FoundSlides(tuple(path for path in found if path not in doubles), problems)
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=_natural)
+def _in_folder(top: Path) -> tuple[list[Path], dict[Path, str]]:
+    slides: list[Path] = []
+    problems: dict[Path, str] = {}
+    for content in walk_folder(top, order=_natural, enter=_may_hold_slides):
+        if content.problem:
+            problems[content.folder] = content.problem
+        slides += _of_one_folder(content.folder, content.entries)
+    return sorted(slides, key=lambda path: [_natural_name(part) for part in path.parts]), problems
+
+
+def _may_hold_slides(folder: Path) -> bool:
+    # A MIRAX slide stores its data in a folder of the same name.
+    return not (folder.name.startswith(".") or folder.with_suffix(".mrxs").is_file() or is_zarr(folder))
+
+
+def _of_one_folder(folder: Path, found: Sequence[Path]) -> list[Path]:
+    """Return the slides that lie in a folder itself, or the folder if it is one slide."""
+    entries = [entry for entry in found if not entry.name.startswith(".")]
     parts = {part for entry in entries for part in _parts_of(entry)}
     files = [entry for entry in entries if entry.is_file() and entry.name not in parts]
+    # A link to nowhere, or a named pipe, that is called a slide: it is listed and its failure explained.
+    others = [e for e in entries if _is_slide_name(e) and not e.is_dir() and not e.is_file() and e.name not in parts]
     instances = [file for file in files if _may_be_dicom(file)]
     series = first_of_each_series(instances)
     alone = len(series) == 1 and len(instances) > 1 and all(f in instances or not _is_slide_name(f) for f in files)
-    slides = [folder] if alone else [f for f in files if f in series or (f not in instances and _is_slide_name(f))]
-    for entry in entries:
-        # A MIRAX slide stores its data in a folder of the same name.
-        if not entry.is_dir() or entry.with_suffix(".mrxs").is_file():
-            continue
-        if not is_zarr(entry):
-            slides += _in_folder(entry)
-        elif is_ome_zarr(entry):
-            slides.append(entry)
-    return sorted(slides, key=lambda path: [_natural_name(part) for part in path.parts])
+    own = [folder] if alone else [f for f in files if f in series or (f not in instances and _is_slide_name(f))]
+    return [*own, *others, *(entry for entry in entries if is_zarr(entry) and is_ome_zarr(entry))]
 
 
 def _is_slide_name(path: Path) -> bool:
@@ -274,9 +335,12 @@ def _parts_of(path: Path) -> list[str]:
     """Return the names of the files that a Hamamatsu VMS or VMU index refers to."""
     if path.suffix.lower() not in (".vms", ".vmu") or not path.is_file():
         return []
-    return re.findall(
-        r"(?m)^\w+(?:\(\d[^)]*\))?\s*=\s*(\S+\.(?:jpg|ngr|opt))\s*$", path.read_text("latin-1"), re.IGNORECASE
-    )
+    try:
+        with path.open("rb") as file:
+            index = file.read(_LARGEST_INDEX).decode("latin-1")
+    except OSError:  # opening it says why
+        return []
+    return re.findall(r"(?m)^\w+(?:\(\d[^)]*\))?\s*=\s*(\S+\.(?:jpg|ngr|opt))\s*$", index, re.IGNORECASE)
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:

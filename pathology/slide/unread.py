@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from os import walk
 from pathlib import Path
 from typing import Final
+
+from pathology.input_files import walk_folder
 
 __all__ = ["UNREAD_SUFFIXES", "describe_unread"]
 
@@ -44,9 +45,8 @@ def describe_unread(folders: Iterable[Path]) -> str:
     """
     counts: Counter[str] = Counter()
     for folder in {path.resolve() for path in folders if path.is_dir()}:
-        for _, inner, files in walk(folder):
-            inner[:] = [name for name in inner if not name.startswith(".")]
-            endings = (Path(name).suffix.lower() for name in files if not name.startswith("."))
+        for content in walk_folder(folder, enter=lambda inner: not inner.name.startswith(".")):
+            endings = (entry.suffix.lower() for entry in content.entries if not entry.name.startswith("."))
             counts.update(ending for ending in endings if ending in UNREAD_SUFFIXES)
     if not counts:
         return ""

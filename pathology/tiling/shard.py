@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pathology.errors import StoreError
 from pathology.slide.readers.packed_tiles import PackedTiles
 
-__all__ = ["read_chunks", "write_packed_shard", "write_shard"]
+__all__ = ["read_chunks", "shard_is_whole", "write_packed_shard", "write_shard"]
 
 _MISSING: Final = 2**64 - 1
 _CHECKSUM_BYTES: Final = 4
@@ -83,6 +83,32 @@ def write_packed_shard(path: Path | str, chunks: PackedTiles, slots: int) -> Non
     _write(path, pieces, lambda: _index(offsets, chunks.lengths, slots), _BUFFERS_AT_ONCE)
 
 
+def shard_is_whole(path: Path, slots: int) -> bool:
+    """Whether a shard is there with all its bytes, as its index and the index's checksum state.
+
+    Cheap: the index is read, and no chunk.
+
+    Raises
+    ------
+    OSError
+        If it may not be read.
+    """
+    length = slots * 16 + _CHECKSUM_BYTES
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - length))
+            stored = file.read()
+    except FileNotFoundError:
+        return False
+    encoded, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
+    if len(stored) < length or google_crc32c.value(encoded).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
+        return False
+    index = np.frombuffer(encoded, "<u8").reshape(slots, 2)
+    present = index[index[:, 0] != _MISSING]
+    return int(present.sum(axis=1).max(initial=0)) == size - length
+
+
 def _index(offsets: NDArray[np.int64], lengths: NDArray[np.int64], slots: int) -> bytes:
     index = np.full((slots, 2), _MISSING, "<u8")
     present = np.flatnonzero(lengths > 0)
@@ -109,6 +135,8 @@ def _write(
                 if not more:
                     buffers.append(index())
                 _write_all(descriptor, buffers)
+            # A power cut after the rename must not leave a whole name with half a file.
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.replace(aside, path)  # noqa: PTH105 - pathlib would take a tenth of the time per shard

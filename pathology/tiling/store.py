@@ -54,7 +54,7 @@ from pathology.tiling.blocks import BlockPatches, BlockReader
 from pathology.tiling.grid import Grid
 from pathology.tiling.patch_compression import compress, decompress, zarr_codec
 from pathology.tiling.plan import ExcludedPatches, TilePlan
-from pathology.tiling.shard import read_chunks, write_packed_shard, write_shard
+from pathology.tiling.shard import read_chunks, shard_is_whole, write_packed_shard, write_shard
 from pathology.tiling.stored_tile_codec import StoredTileCodec, fitted
 
 if TYPE_CHECKING:
@@ -530,8 +530,8 @@ class PatchStore:
         return self.path / "pixels" / _shard_name(k)
 
     def has_block(self, k: int) -> bool:
-        """Whether the pixels of the ``k``-th block are stored."""
-        return self._shard(k).exists()
+        """Whether the pixels of the ``k``-th block are stored, all of them."""
+        return shard_is_whole(self._shard(k), self._slots_per_block)
 
     def write_block(self, k: int, patches: BlockPatches) -> None:
         """Store the pixels of the ``k``-th block as one shard.

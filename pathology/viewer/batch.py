@@ -19,13 +19,14 @@ from PIL import Image
 from pathology._version import __version__
 from pathology.errors import PathologyError, StoreError, UsageError
 from pathology.findings.slide_detections import Decision, SlideDetections, Verdict
-from pathology.formatting import RESEARCH_USE_ONLY, sentence, valid_text
+from pathology.formatting import RESEARCH_USE_ONLY, sentence
 from pathology.outputs.figures.overlay import OPACITY
 from pathology.outputs.figures.palette import colour_map
 from pathology.outputs.figures.quality import QUALITY_COLOURS
 from pathology.outputs.results.detection_file import DECISIONS, DETECTIONS, read_decisions, write_decisions
 from pathology.outputs.results.predictions import read_masks
 from pathology.outputs.results.results_folder import Results, SlideFolder, open_results
+from pathology.path_text import valid_text
 from pathology.viewer.detection_index import DetectionIndex
 from pathology.viewer.records import PatientPages
 from pathology.viewer.slides import OpenSlides

@@ -230,7 +230,7 @@ def test_pages_escape_what_they_are_given(tmp_path):
 def test_broken_inputs_say_so(slides, tmp_path):
     with pytest.raises(UsageError, match="no source to build"):
         build_records()
-    with pytest.raises(InputTableError, match="cannot read the results table"):
+    with pytest.raises(InputTableError, match="file not found"):
         read_slide_results(tmp_path / "none")
     with pytest.raises(InputTableError, match="cannot read the patient record"):
         read_record(tmp_path / "none.json")

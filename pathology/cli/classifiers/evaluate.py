@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from pathology.cli.display import shown_progress
@@ -77,8 +78,10 @@ def run(
                 f"{c} {measured.auc[c].value:.2f} (n = {measured.support[c]})" for c in evaluation.classes
             )
             print(f"  {rule}: balanced accuracy {measured.balanced_accuracy}; AUC {areas}")
+    for slide, reason in found.failed:
+        print(f"{slide}: not scored, in no metric: {reason}", file=sys.stderr)
     print(f"Report: {page}\nResearch use only.")
-    return 0
+    return 1 if found.failed else 0
 
 
 def run_readers(table: Path, *, as_json: bool) -> None:

@@ -12,8 +12,8 @@ from typing import Final
 
 from pydicom.sr.codedict import codes
 
-from pathology.formatting import valid_text
 from pathology.outputs.export.highdicom_library import CodedConcept
+from pathology.path_text import valid_text
 
 __all__ = [
     "AREA",

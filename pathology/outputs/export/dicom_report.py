@@ -19,7 +19,7 @@ from pathology.findings.hotspot import Hotspot, HotspotWindow
 from pathology.findings.mitotic_count import HotspotCount
 from pathology.findings.reviewed_count import ReviewedCount
 from pathology.findings.slide_result import SlideResult
-from pathology.formatting import RESEARCH_USE_ONLY, valid_text
+from pathology.formatting import RESEARCH_USE_ONLY
 from pathology.outputs.export.dicom_codes import (
     AREA,
     COUNTS,
@@ -36,6 +36,7 @@ from pathology.outputs.export.dicom_codes import (
 from pathology.outputs.export.dicom_seg import MANUFACTURER, algorithm
 from pathology.outputs.export.dicom_source import DicomSource, dicom_source
 from pathology.outputs.export.highdicom_library import highdicom
+from pathology.path_text import valid_text
 
 __all__ = ["write_dicom_report"]
 

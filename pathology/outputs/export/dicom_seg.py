@@ -20,11 +20,12 @@ from pathology._version import __version__
 from pathology.atomic_files import replacing
 from pathology.errors import UsageError
 from pathology.findings.slide_result import SlideResult
-from pathology.formatting import RESEARCH_USE_ONLY, valid_text
+from pathology.formatting import RESEARCH_USE_ONLY
 from pathology.outputs.export.dicom_codes import ARTIFICIAL_INTELLIGENCE, MORPHOLOGY, TISSUE, private_code
 from pathology.outputs.export.dicom_source import DicomSource, dicom_source
 from pathology.outputs.export.highdicom_library import highdicom
 from pathology.outputs.figures.heatmap import Heatmap
+from pathology.path_text import valid_text
 
 __all__ = ["MANUFACTURER", "algorithm", "write_dicom_probabilities", "write_dicom_regions", "write_dicom_tissue"]
 

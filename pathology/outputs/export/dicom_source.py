@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, VLWholeSlideMicroscopyImageStora
 
 from pathology.errors import SlideNotFoundError, StoreError
 from pathology.findings.slide_result import SlideResult
-from pathology.formatting import valid_text
+from pathology.path_text import valid_text
 
 __all__ = ["DicomSource", "dicom_source"]
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 from pathology.atomic_files import replacing
 from pathology.errors import MissingDependencyError
 from pathology.findings.slide_result import SlideResult
-from pathology.formatting import MPP_SOURCES, RESEARCH_USE_ONLY, valid_text
+from pathology.formatting import MPP_SOURCES, RESEARCH_USE_ONLY
+from pathology.path_text import valid_text
 
 __all__ = ["write_excel"]
 

@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from pathology.atomic_files import write_bytes, write_text
 from pathology.errors import StoreError, UsageError
 from pathology.findings.slide_result import SlideResult
-from pathology.formatting import valid_text
 from pathology.outputs.results.record import file_checksum
 from pathology.outputs.results.run import read_run
+from pathology.path_text import valid_text
 
 __all__ = ["check_table", "columns", "read_results", "results_frame", "write_results"]
 

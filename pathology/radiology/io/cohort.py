@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathology.errors import InputTableError, UsageError
+from pathology.input_files import reading, require_regular
 from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.open import OpenedVolume, open_mask, open_volume
 from pathology.radiology.io.volume import Mask, Modality
@@ -96,10 +97,13 @@ class Cohort:
         The patients.
     clinical
         One row per patient, index ``patient_id``; may include patients without images.
+    problems
+        Patients whose folder cannot be read, and why.
     """
 
     cases: tuple[Case, ...]
     clinical: pd.DataFrame
+    problems: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -138,6 +142,36 @@ class Cohort:
             return case
         row = self.clinical.loc[case.patient_id]
         return replace(case, clinical={str(k): v for k, v in row.items()})
+
+    def require_readable(self, sequences: Sequence[str] | None = None) -> None:
+        """Open every image and contour once, and name all that cannot be used, before long work starts.
+
+        Parameters
+        ----------
+        sequences
+            Sequences that will be needed; ``None``: all.
+
+        Raises
+        ------
+        StudyError
+            With every patient concerned.
+        """
+        refused = [f"{patient}: {reason}" for patient, reason in self.problems.items()]
+        for case in self.cases:
+            for sequence in sorted(case.images):
+                if sequences is not None and sequence not in sequences:
+                    continue
+                try:
+                    opened = case.open(sequence)
+                    if case.masks.get(sequence):
+                        case.contours(sequence, opened)
+                except StudyError as error:
+                    refused.append(f"{case.patient_id}, {sequence}: {error.what}")
+        if refused:
+            raise StudyError(
+                f"{len(refused)} images cannot be used: {'; '.join(refused)}",
+                remedy="Repair them, or move the patients out of the cohort",
+            )
 
     def column(self, name: str) -> pd.Series:
         """Return a clinical column.
@@ -206,11 +240,16 @@ def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: s
     """
     if not folder.is_dir():
         raise UsageError("folder not found", where=folder)
-    cases = []
+    cases, problems = [], {}
     for sub in sorted(p for p in folder.iterdir() if p.is_dir()):
         images: dict[str, Path] = {}
         masks: dict[str, list[Path]] = {}
-        for path in sorted(sub.iterdir()):
+        try:
+            entries = sorted(sub.iterdir())
+        except OSError as error:
+            problems[sub.name] = f"the patient's folder cannot be read ({error.strerror or error})"
+            continue
+        for path in entries:
             stem = _stem(path)
             if stem.endswith("_image"):
                 images[stem.removesuffix("_image")] = path
@@ -218,7 +257,7 @@ def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: s
                 masks.setdefault(stem.rsplit("_mask", 1)[0], []).append(path)
         if images:
             cases.append(Case(sub.name, images, {k: tuple(v) for k, v in masks.items()}))
-    if not cases:
+    if not cases and not problems:
         raise UsageError(
             "no subfolder contains an image named <sequence>_image",
             where=folder,
@@ -226,15 +265,11 @@ def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: s
         )
     table = pd.DataFrame()
     if clinical is not None:
-        try:
+        require_regular(clinical, InputTableError)
+        remedy = "Use a CSV file with one row per patient"
+        with reading(clinical, InputTableError, what="the clinical table cannot be read", remedy=remedy):
             # As text, so that a pseudonym such as 007 keeps its zeros.
             table = pd.read_csv(clinical, dtype={patient_column: str})
-        except (OSError, ValueError) as error:
-            raise InputTableError(
-                f"the clinical table cannot be read ({str(error).splitlines()[0]})",
-                where=clinical,
-                remedy="Use a CSV file with one row per patient",
-            ) from error
         if patient_column not in table.columns:
             raise InputTableError(f"missing column '{patient_column}'", where=clinical)
         if table[patient_column].isna().any():
@@ -243,7 +278,7 @@ def read_cohort(folder: Path, clinical: Path | None = None, *, patient_column: s
         if len(twice):
             raise InputTableError(f"patient {twice.iloc[0]} has {1 + len(twice)} rows", where=clinical)
         table = table.set_index(patient_column)
-    return Cohort(tuple(cases), table)
+    return Cohort(tuple(cases), table, problems)
 
 
 def _stem(path: Path) -> str:

@@ -20,6 +20,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from pathology.input_files import files_below, reading, require_regular
 from pathology.radiology.io.errors import GeometryError, MissingSliceError, MixedSeriesError, StudyError
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.suv import suv_factor
@@ -78,24 +79,24 @@ def read_dataset(path: Path, *, pixels: bool = True) -> Dataset:
     StudyError
         If the file is not DICOM or is corrupt.
     """
-    try:
+    require_regular(path, StudyError)
+    with reading(path, StudyError, what="not a readable DICOM file", remedy="Export the series again"):
         return pydicom.dcmread(path, stop_before_pixels=not pixels)
-    except FileNotFoundError:
-        raise StudyError("file not found", where=path) from None
-    except (InvalidDicomError, OSError, EOFError, ValueError) as error:
-        raise StudyError(
-            f"not a readable DICOM file ({type(error).__name__})", where=path, remedy="Export the series again"
-        ) from error
 
 
 def _image_headers(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
     """Headers of all images under a folder, by series."""
     found: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in files_below(folder, StudyError):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, OSError, EOFError):
+        except InvalidDicomError:
             continue  # archive folders also contain DICOMDIR, readme and viewer files
+        except Exception as error:
+            # A slice left out silently would be a gap; what begins like DICOM and cannot be read is named.
+            raise StudyError(
+                f"not a readable DICOM file ({error})", where=path, remedy="Export the series again"
+            ) from error
         if "Rows" in header and header.get("Modality") not in ("SEG", "RTDOSE") and "SeriesInstanceUID" in header:
             found[str(header.SeriesInstanceUID)].append((path, header))
     return dict(found)

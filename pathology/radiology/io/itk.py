@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813  # the name its own documentation uses
 from numpy.typing import NDArray
 
+from pathology.input_files import require_regular
 from pathology.radiology.io.errors import GeometryError, StudyError
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.volume import Mask, Modality, Volume
@@ -39,6 +40,7 @@ def geometry_of(image: Any) -> Geometry:  # noqa: ANN401
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401
+    require_regular(path, StudyError)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:

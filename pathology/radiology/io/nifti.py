@@ -4,12 +4,14 @@
 # nibabel is not typed, and its loader promises less than it returns.
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from pathology.input_files import reading, require_regular
 from pathology.radiology.io.errors import GeometryError, StudyError
 from pathology.radiology.io.geometry import Geometry
 from pathology.radiology.io.volume import Mask, Modality, Volume
@@ -17,19 +19,17 @@ from pathology.radiology.io.volume import Mask, Modality, Volume
 __all__ = ["read_nifti_labels", "read_nifti_volume", "write_nifti"]
 
 # NIfTI's world axes grow to the right, front and head (RAS); DICOM's to the left, back and head (LPS).
+_MOST_VOXELS = 2**28
+"""Largest volume read: 512 x 512 x 1024, 2 GiB as numbers of 64 bits."""
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def _load(path: Path) -> tuple[NDArray[np.float64], Geometry]:
-    try:
+    require_regular(path, StudyError)
+    with reading(path, StudyError, what="the NIfTI file cannot be read", remedy="Copy or convert it again"):
         image = nibabel.load(path)
+        _require_plausible_size(image, path)
         values = np.asarray(image.dataobj, dtype=np.float64)
-    except FileNotFoundError:
-        raise StudyError("file not found", where=path) from None
-    except (nibabel.filebasedimages.ImageFileError, OSError, ValueError, EOFError) as error:
-        raise StudyError(
-            f"the NIfTI file cannot be read ({error})", where=path, remedy="Copy or convert it again"
-        ) from error
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
@@ -50,6 +50,19 @@ def _load(path: Path) -> tuple[NDArray[np.float64], Geometry]:
     except GeometryError as error:
         raise GeometryError(error.what, where=path, remedy=error.remedy) from error
     return values.transpose(2, 1, 0), geometry
+
+
+def _require_plausible_size(image: nibabel.spatialimages.SpatialImage, path: Path) -> None:
+    """Refuse a size that the file cannot hold, before memory is set aside for it."""
+    voxels = math.prod(int(side) for side in image.shape)
+    # Deflate packs at most 1032 to 1.
+    most = path.stat().st_size * (1100 if path.name.lower().endswith(".gz") else 1)
+    if voxels > _MOST_VOXELS or voxels * image.get_data_dtype().itemsize > most:
+        raise StudyError(
+            f"the file states {' x '.join(f'{side:,}' for side in image.shape)} voxels, more than it can hold",
+            where=path,
+            remedy="Copy or convert it again",
+        )
 
 
 def read_nifti_volume(path: Path, modality: Modality = "OTHER", unit: str = "", name: str = "") -> Volume:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pathology.input_files import files_below, reading
 from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.volume import Mask, Modality, Volume
 
@@ -67,6 +68,11 @@ def open_volume(
     >>> open_volume(folder / "t1.nii.gz", modality="MR").volume.array.shape
     (16, 32, 32)
     """
+    with reading(path, StudyError, what="the volume cannot be read", remedy="Copy or convert it again"):
+        return _opened(path, modality, series_uid, name)
+
+
+def _opened(path: Path, modality: Modality, series_uid: str | None, name: str) -> OpenedVolume:
     if path.is_dir():
         from pathology.radiology.io.dicom import read_series
 
@@ -122,19 +128,23 @@ def open_mask(path: Path, image: OpenedVolume, *, structure: str | None = None, 
     >>> bool((open_mask(folder / "tumour.nii.gz", image).array == mask.array).all())
     True
     """
+    with reading(path, StudyError, what="the mask cannot be read", remedy="Copy or convert it again"):
+        mask = _mask(path, image, structure, label)
+        mask.check(image.volume, where=str(path))
+    return mask
+
+
+def _mask(path: Path, image: OpenedVolume, structure: str | None, label: int | None) -> Mask:
     lower = path.name.lower()
     if lower.endswith(_NIFTI):
         from pathology.radiology.io.nifti import read_nifti_labels
 
-        mask = read_nifti_labels(path, label, structure or "tumour")
-    elif lower.endswith(_ITK):
+        return read_nifti_labels(path, label, structure or "tumour")
+    if lower.endswith(_ITK):
         from pathology.radiology.io.itk import read_itk_labels
 
-        mask = read_itk_labels(path, label, structure or "tumour")
-    else:
-        mask = _dicom_mask(path, image, structure)
-    mask.check(image.volume, where=str(path))
-    return mask
+        return read_itk_labels(path, label, structure or "tumour")
+    return _dicom_mask(path, image, structure)
 
 
 def _dicom_mask(path: Path, image: OpenedVolume, structure: str | None) -> Mask:
@@ -143,7 +153,7 @@ def _dicom_mask(path: Path, image: OpenedVolume, structure: str | None) -> Mask:
     from pathology.radiology.io.rtstruct import contour_mask
 
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
+        files = files_below(path, StudyError)
         if len(files) != 1:
             raise StudyError(f"the folder contains {len(files)} files; expected one mask file", where=path)
         path = files[0]

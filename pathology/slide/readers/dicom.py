@@ -9,7 +9,6 @@ C.7.6.16, C.7.6.17.3) and PS3.5 (annex A.4).
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,20 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
-from pathology.errors import CorruptSlideError, NotBrightfieldError, SlideError, UnsupportedSlideError
+from pathology.errors import CorruptSlideError, NotBrightfieldError, UnsupportedSlideError
+from pathology.input_files import reading
 from pathology.slide.readers.base import Level
+from pathology.slide.readers.bounds import MOST_TILES, require_plausible_size
 from pathology.slide.readers.codecs import decode_jpegls, decode_rle, jpeg_is_ycbcr, ycbcr_to_rgb
-from pathology.slide.readers.dicom_series import Instance, dicom_files, one_of_each_instance, read_instance
+from pathology.slide.readers.dicom_series import (
+    LARGEST_ELEMENT,
+    Instance,
+    dicom_files,
+    one_of_each_instance,
+    read_instance,
+    require_plain_header,
+)
 from pathology.slide.readers.tile_encoding import TileEncoding
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader, image_decoder
 
@@ -166,30 +173,18 @@ def _levels_of_series(path: Path) -> list[Instance]:
 def _read_part(instance: Instance) -> _Part:
     """Read one instance's header and find its frames."""
     path = instance.path
-    try:
-        with path.open("rb") as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            start = file.tell()
-            _require_brightfield(header, path)
-            offsets, lengths = _frames(file.fileno(), start, header, path)
-            # A frame without bytes says nothing about its colours.
-            first = int(offsets[int(np.argmax(lengths > 8))])
-            return _Part(path, header, offsets, lengths, os.pread(file.fileno(), _HEAD, first + 8))
-    except (SlideError, MemoryError):
-        raise
-    except (
-        InvalidDicomError,
-        OSError,
-        AttributeError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        struct.error,
-    ) as error:
-        raise CorruptSlideError(
-            f"the DICOM file is damaged or truncated: {error}", where=path, remedy=_COPY_AGAIN
-        ) from error
+    with (
+        reading(path, CorruptSlideError, what="the DICOM file is damaged or truncated", remedy=_COPY_AGAIN),
+        path.open("rb") as file,
+    ):
+        require_plain_header(path)
+        header = pydicom.dcmread(file, stop_before_pixels=True, defer_size=LARGEST_ELEMENT)
+        start = file.tell()
+        _require_brightfield(header, path)
+        offsets, lengths = _frames(file.fileno(), start, header, path)
+        # A frame without bytes says nothing about its colours.
+        first = int(offsets[int(np.argmax(lengths > 8))])
+        return _Part(path, header, offsets, lengths, os.pread(file.fileno(), _HEAD, first + 8))
 
 
 def _require_brightfield(header: Dataset, path: Path) -> None:
@@ -208,6 +203,8 @@ def _require_brightfield(header: Dataset, path: Path) -> None:
 def _frames(descriptor: int, start: int, header: Dataset, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the position of each frame in the file; for compressed frames, including their item headers."""
     count = int(header.get("NumberOfFrames", 1) or 1)
+    if not 0 < count <= MOST_TILES:
+        raise CorruptSlideError(f"the file announces {count:,} frames", where=path, remedy=_COPY_AGAIN)
     syntax = header.file_meta.TransferSyntaxUID
     explicit = syntax != uid.ImplicitVRLittleEndian
     element = os.pread(descriptor, 12, start)
@@ -316,6 +313,7 @@ def _level(parts: Sequence[_Part], finest: tuple[int, int], first_file: int) -> 
     header = parts[0].header
     width, height = parts[0].size
     tile = int(header.Columns), int(header.Rows)
+    require_plausible_size(parts[0].path, width, height, tile)
     columns, rows = -(-width // tile[0]), -(-height // tile[1])
     offsets = np.concatenate([part.offsets for part in parts])
     lengths = np.concatenate([part.lengths for part in parts])

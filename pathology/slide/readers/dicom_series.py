@@ -8,15 +8,28 @@ from pathlib import Path
 from typing import Final
 
 import pydicom
+import pydicom.filereader
 from pydicom import uid
-from pydicom.errors import InvalidDicomError
+
+from pathology.errors import UnsupportedSlideError
 
 # Files are read as they are; pydicom's warnings about overlong values are of no use when scoring slides.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
-__all__ = ["Instance", "dicom_files", "first_of_each_series", "is_dicom", "one_of_each_instance", "read_instance"]
+__all__ = [
+    "LARGEST_ELEMENT",
+    "Instance",
+    "dicom_files",
+    "first_of_each_series",
+    "is_dicom",
+    "one_of_each_instance",
+    "read_instance",
+    "require_plain_header",
+]
 
 _PREAMBLE: Final = 128
+LARGEST_ELEMENT: Final = 64 * 2**20
+"""Bytes of a header's element above which it is left in the file; colour profiles have some megabytes."""
 _WANTED: Final = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -71,6 +84,7 @@ def is_dicom(head: bytes) -> bool:
 def read_instance(path: Path) -> Instance:
     """Read the header fields needed for grouping; pixel data are not read."""
     try:
+        require_plain_header(path)
         data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_WANTED)
         kind = str(data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID") or "")
         if kind == uid.MediaStorageDirectoryStorage:
@@ -84,8 +98,22 @@ def read_instance(path: Path) -> Instance:
             uid=str(data.get("SOPInstanceUID") or path),
             microscopy=str(data.get("SOPClassUID") or kind) == uid.VLWholeSlideMicroscopyImageStorage,
         )
-    except (InvalidDicomError, OSError, AttributeError, EOFError, KeyError, TypeError, ValueError):
+    except Exception:
+        # A damaged header raises whatever its garbage provokes: NotImplementedError, BytesLengthException, ...
         return Instance(path, str(path), (), 0, readable=False, uid=str(path))
+
+
+def require_plain_header(path: Path) -> None:
+    """Refuse a deflated DICOM file, which is unpacked as a whole, to any size, before its first element is known.
+
+    Raises
+    ------
+    UnsupportedSlideError
+        If the file is deflated.
+    """
+    syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        raise UnsupportedSlideError("deflated DICOM files are not read", where=path, remedy="Export it uncompressed")
 
 
 def one_of_each_instance(instances: Iterable[Instance]) -> list[Instance]:
@@ -102,9 +130,13 @@ def dicom_files(folder: Path) -> list[Path]:
     for file in sorted(folder.iterdir()):
         if file.name.startswith(".") or not file.is_file():
             continue
-        with file.open("rb") as opened:
-            if is_dicom(opened.read(_PREAMBLE + 4)):
-                found.append(file)
+        try:
+            with file.open("rb") as opened:
+                head = opened.read(_PREAMBLE + 4)
+        except OSError:  # a neighbour that may not be read is no part of the slide
+            continue
+        if is_dicom(head):
+            found.append(file)
     return found
 
 

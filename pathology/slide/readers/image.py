@@ -11,13 +11,12 @@ from PIL import Image, UnidentifiedImageError
 
 from pathology.errors import CorruptSlideError, NotBrightfieldError, UnsupportedSlideError
 from pathology.slide.readers.base import Level
+from pathology.slide.readers.bounds import require_plausible_size
 from pathology.slide.readers.codecs import decode_jpeg, decode_png
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES, StoredLevel, TileDecoder, TiledReader
 
 __all__ = ["ImageReader"]
 
-_LARGEST: Final = 500_000_000
-"""Largest image accepted, in pixels: 1.5 GB decoded.  An image has no tiles, so all of it is held in memory."""
 _LEAST_DPI: Final = 1270.0
 """Resolutions below this, in dots per inch (20 µm per pixel), describe a screen or a printout, not a microscope."""
 _MODES: Final = {
@@ -52,7 +51,7 @@ class ImageReader(TiledReader):
     NotBrightfieldError
         If the image is greyscale, palette-based or 16-bit.
     UnsupportedSlideError
-        If the file is not a PNG or JPEG, or is larger than 500 megapixels.
+        If the file is not a PNG or JPEG, or is larger than 150 megapixels.
     """
 
     backend: ClassVar[str] = "image"
@@ -76,12 +75,7 @@ class ImageReader(TiledReader):
                 where=path,
                 remedy="Only 8-bit RGB brightfield images can be scored",
             )
-        if width * height > _LARGEST:
-            raise UnsupportedSlideError(
-                f"the image has {width * height / 1e6:,.0f} megapixels and no tiles",
-                where=path,
-                remedy="Convert it to a tiled TIFF",
-            )
+        require_plausible_size(path, width, height, (width, height))
         size = path.stat().st_size
         _require_end(path, size, b"\xff\xd9" if kind == "JPEG" else b"IEND")
         decode = decode_jpeg if kind == "JPEG" else decode_png

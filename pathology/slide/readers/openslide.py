@@ -19,6 +19,7 @@ from PIL import ImageCms
 
 from pathology.errors import CorruptSlideError, SlideError, UnsupportedSlideError
 from pathology.slide.readers.base import BACKGROUND, Level, Rect, Region, SlideReader, TileCounts
+from pathology.slide.readers.bounds import require_plausible_size
 from pathology.slide.readers.codecs import over_white
 from pathology.slide.readers.fingerprint import file_fingerprint
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES
@@ -71,6 +72,8 @@ class OpenSlideReader(SlideReader):
                 zip(slide.level_dimensions, slide.level_downsamples, strict=True)
             )
         )
+        for level in self.levels:
+            require_plausible_size(path, level.width, level.height, level.tile_size)
         sides = [_number(stated.get(f"openslide.mpp-{axis}")) for axis in "xy"]
         known = [side for side in sides if side is not None]
         self.mpp = sum(known) / len(known) if known else None

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from pathology.errors import CorruptSlideError, NotBrightfieldError, SlideError, UnsupportedSlideError
 from pathology.slide.readers.base import Level
+from pathology.slide.readers.bounds import require_plausible_size
 from pathology.slide.readers.codecs import jpeg_is_ycbcr, over_white, premultiplied_over_white
 from pathology.slide.readers.tiff_ycbcr import YcbcrLayout
 from pathology.slide.readers.tile_encoding import TileEncoding
@@ -381,13 +382,15 @@ def _index(
     _require_brightfield(page, path)
     width, height = size or (int(page.imagewidth), int(page.imagelength))
     samples = int(page.samplesperpixel)
-    offsets = np.asarray(page.dataoffsets, np.int64)
-    lengths = np.asarray(page.databytecounts, np.int64)
     tile = (
         (int(page.tilewidth), int(page.tilelength)) if page.is_tiled else (width, min(int(page.rowsperstrip), height))
     )
+    divided = page.compression == _NONE and not page.is_tiled and page.photometric != _PHOTOMETRIC_YCBCR
+    require_plausible_size(path, width, height, (tile[0], 1) if divided else tile)
+    offsets = np.asarray(page.dataoffsets, np.int64)
+    lengths = np.asarray(page.databytecounts, np.int64)
     if page.compression == _NONE:
-        if not page.is_tiled and page.photometric != _PHOTOMETRIC_YCBCR:
+        if divided:
             offsets, lengths, tile = _divided_strips(offsets, lengths, tile, height, samples)
         codec = "none"
     else:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from pathology.errors import InputTableError, NoTissueError, SlideError
+from pathology.errors import InputTableError, SlideError
 from pathology.evaluation.labels import LabelledSlide, LabelledSlides
 from pathology.outputs.export.geojson import read_geojson
 from pathology.progress import Progress
@@ -30,6 +30,9 @@ from pathology.training.classifier.recipe import AugmentationName, SlideRecipe
 __all__ = ["SlidePatches", "TrainingPatches", "prepare_patches", "slide_fingerprints"]
 
 Rows = NDArray[np.int64]
+
+_SHOWN = 50
+"""Most slides named in one message."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,28 @@ def slide_fingerprints(labelled: LabelledSlides) -> list[str]:
     Raises
     ------
     SlideError
-        If a slide cannot be opened.
+        If slides cannot be opened; the message names all of them, so that one run finds what is to be repaired.
     """
-    found = []
+    found, refused = [], []
     for slide in labelled.slides:
-        with open_reader(slide.path) as reader:
-            found.append(reader.fingerprint)
+        try:
+            with open_reader(slide.path) as reader:
+                found.append(reader.fingerprint)
+        except SlideError as error:
+            refused.append(f"{slide.slide_id}: {error.what}")
+    _refuse(refused, "cannot be opened")
     return found
+
+
+def _refuse(refused: Sequence[str], what: str, where: Path | None = None) -> None:
+    """Name every slide that cannot be used: training on the others would silently use an incomplete cohort."""
+    if refused:
+        more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+        raise SlideError(
+            f"{len(refused)} slides {what}: {'; '.join(refused[:_SHOWN])}{more}",
+            where=where,
+            remedy="Repair them or remove them from the label table",
+        )
 
 
 def prepare_patches(
@@ -169,7 +187,7 @@ def prepare_patches(
     Raises
     ------
     SlideError
-        If a slide cannot be tiled; the message names it.
+        If slides cannot be tiled or have no readable patch; the message names them.
     InputTableError
         If no patch lies within the regions of a slide.
     """
@@ -184,21 +202,17 @@ def prepare_patches(
     manifest = _manifest(labelled, folder)
     tiled = tile(manifest, folder, grid, mode=pixels, stain=recipe.stain, mpp=mpp, workers=workers, progress=progress)
     by_id = {result.slide_id: result for result in tiled}
-    stores, keep = [], []
+    _refuse([f"{r.slide_id}: {r.error}" for r in tiled if r.error], "cannot be tiled", folder)
+    stores, keep, empty = [], [], []
     for number, slide in enumerate(labelled.slides):
         result = by_id[slide.slide_id]
-        if result.error:
-            raise SlideError(
-                f"slide {slide.slide_id} cannot be tiled: {result.error}",
-                where=slide.path,
-                remedy="Repair it or remove it from the label table",
-            )
         with PatchStore.open(result.store) as store:
             used = store.readable & _in_regions(store, slide)
         if not used.any():
-            raise NoTissueError(f"slide {slide.slide_id} has no readable patch", where=slide.path)
+            empty.append(slide.slide_id)
         stores.append(result.store)
         keep.append(_draw(used, recipe.patches_per_slide, np.random.default_rng((seed, number))))
+    _refuse(empty, "have no readable patch", folder)
     return SlidePatches(labelled, tuple(stores), tuple(keep))
 
 
