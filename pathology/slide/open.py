@@ -237,7 +237,7 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
         with a slide or image suffix are listed even if damaged, and DICOM files even without a suffix; everything else
         (notes, tables, hidden files, the parts of a MIRAX or VMS slide) is ignored.  A folder that cannot be read, or is
         more than 100 levels deep, is reported in a warning; :func:`search_slides` returns these too.
-
+        (notes, tables, hidden files, the parts of a MIRAX or VMS slide) is ignored.  A folder that cannot be read, or
     Raises
     ------
     SlideNotFoundError
