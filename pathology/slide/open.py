@@ -238,6 +238,7 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
         (notes, tables, hidden files, the parts of a MIRAX or VMS slide) is ignored.  A folder that cannot be read, or is
         more than 100 levels deep, is reported in a warning; :func:`search_slides` returns these too.
         (notes, tables, hidden files, the parts of a MIRAX or VMS slide) is ignored.  A folder that cannot be read, or
+
     Raises
     ------
     SlideNotFoundError
