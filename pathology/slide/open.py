@@ -235,9 +235,8 @@ def find_slides(paths: Iterable[str | PathLike[str]]) -> list[Path]:
         In the order given, each folder's slides in natural order (``s2`` before ``s10``), each slide once.  A DICOM
         series is one entry: its folder if it contains nothing else, otherwise one of its instances.  In folders, files
         with a slide or image suffix are listed even if damaged, and DICOM files even without a suffix; everything else
-        (notes, tables, hidden files, the parts of a MIRAX or VMS slide) is ignored.  A folder that cannot be read, or is
-        more than 100 levels deep, is reported in a warning; :func:`search_slides` returns these too.
         (notes, tables, hidden files, the parts of a MIRAX or VMS slide) is ignored.  A folder that cannot be read, or
+        lies more than 100 levels deep, is reported in a warning; :func:`search_slides` returns these too.
 
     Raises
     ------
