@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -52,7 +53,7 @@ def _load(path: Path) -> tuple[NDArray[np.float64], Geometry]:
     return values.transpose(2, 1, 0), geometry
 
 
-def _require_plausible_size(image: nibabel.spatialimages.SpatialImage, path: Path) -> None:
+def _require_plausible_size(image: Any, path: Path) -> None:  # noqa: ANN401  # nibabel is not typed
     """Refuse a size that the file cannot hold, before memory is set aside for it."""
     voxels = math.prod(int(side) for side in image.shape)
     # Deflate packs at most 1032 to 1.
