@@ -328,6 +328,7 @@ def systems_command(as_json: Annotated[bool, typer.Option("--json", help="Print 
 
 
 def _add_groups() -> None:
+    from pathology.cli.boxes import boxes_command
     from pathology.cli.classifiers import add_commands
     from pathology.cli.cohort import app as cohort
     from pathology.cli.encoders import app as encoders
@@ -339,6 +340,7 @@ def _add_groups() -> None:
     from pathology.cli.survival import app as survival
 
     add_commands(app)
+    app.command("boxes")(boxes_command)
     app.add_typer(models, name="models")
     app.add_typer(encoders, name="encoders")
     app.add_typer(grade, name="grade")
