@@ -141,7 +141,8 @@ def evaluate(
             "--model",
             "-m",
             help="KIND or KIND:NAME=VALUE,...; candidates of one kind are compared in the inner folds. "
-            "Default: cox and deepsurv.",
+            "Default: cox and deepsurv. Or one folder from 'pathology survival fit': that model, never refitted, on "
+            "the patients of this table.",
             show_default=False,
         ),
     ] = None,
@@ -154,10 +155,21 @@ def evaluate(
         str | None,
         typer.Option("--patient", help="Patient ID column, if patients have several rows.", show_default=False),
     ] = None,
+    centre: Annotated[
+        str | None,
+        typer.Option("--centre", help="Centre column, for results by centre of a fitted model.", show_default=False),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Compare models by nested cross-validation: metrics with intervals, calibration, decision curves."""
+    """Compare models by nested cross-validation, or measure a fitted model on other patients."""
     import json
+
+    folders = [Path(m) for m in model or [] if Path(m).is_dir()]
+    if folders:
+        _evaluate_fitted(model or [], table, time, event, out, (numeric, categorical), years, patient, centre, seed)
+        return
+    if centre is not None:
+        raise _usage("--centre is for a fitted model", "Pass --model with a folder from 'pathology survival fit'")
 
     from pathology.errors import InputTableError
     from pathology.reports.page import write_report
@@ -310,6 +322,87 @@ def plot(
             figure = draw_survival_calibration({fitted.model.kind: parts}, horizon=f"{at[0]:g} years")
     svg, png = save_picture(figure, out)
     typer.echo(f"{svg}\n{png}\nResearch use only.")
+
+
+def _usage(what: str, remedy: str) -> Exception:
+    from pathology.errors import UsageError
+
+    return UsageError(what, remedy=remedy)
+
+
+def _evaluate_fitted(
+    models: list[str],
+    table: Path,
+    time: str,
+    event: str,
+    out: Path,
+    covariates: tuple[str, str],
+    years: str,
+    patient: str | None,
+    centre: str | None,
+    seed: int,
+) -> None:
+    """Measure one fitted model on the patients of a table and write the report."""
+    from pathology.errors import InputTableError
+    from pathology.evaluation.survival_cohort import (
+        evaluate_survival,
+        predict_cohort_survival,
+        survival_checklist,
+        survival_sections,
+    )
+    from pathology.reports.page import write_report
+    from pathology.survival.covariates import read_outcome_columns
+    from pathology.survival.models.base import outcome_digest
+    from pathology.survival.models.registry import load_model
+
+    if len(models) != 1 or any(covariates):
+        raise _usage(
+            "a fitted model is evaluated alone, with the covariates it was fitted with",
+            "Pass one --model FOLDER, without --numeric and --categorical",
+        )
+    fitted = load_model(Path(models[0]))
+    frame = _read_table(table)
+    outcome, rows = read_outcome_columns(frame, time, event)
+    people = frame.iloc[rows].reset_index(drop=True)
+    for column in (patient, centre):
+        if column is not None and column not in people:
+            raise InputTableError(f"missing column '{column}'", where=table)
+    settings = fitted.preparation.settings
+    found = predict_cohort_survival(
+        fitted,
+        people,
+        outcome,
+        [y * DAYS_PER_YEAR for y in _numbers(years, "--years")],
+        patients=[str(p) for p in (people.index if patient is None else people[patient])],
+        centres=() if centre is None else ["unknown" if c != c else str(c) for c in people[centre]],
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    evaluation = evaluate_survival(found, seed=seed)
+    (out / "evaluation.json").write_text(evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    missing = {c: int(people[c].isna().sum()) for c in (*settings.numeric, *settings.categorical) if c in people}
+    warnings = [f"{c} is missing for {n} of {len(people)} patients and was imputed." for c, n in missing.items() if n]
+    facts = fitted.facts
+    if facts.get("outcome_sha256") == outcome_digest(outcome):
+        warnings.insert(0, "The model was fitted on these patients: the metrics are apparent and optimistic.")
+    name = str(facts.get("outcome", _outcome_name(event))).upper()
+    own = {}
+    if "apparent_concordance" in facts:
+        own["Harrell's C"] = f"{facts['apparent_concordance']:.3f}, apparent, {facts['patients']} training patients"
+    write_report(
+        out / "report.html",
+        f"{fitted.model.kind} on another cohort: {name}",
+        f"{table.name}: {evaluation.patients} of {len(frame)} patients with follow-up, {evaluation.events} events.",
+        [
+            *survival_sections(
+                evaluation, found, out / "figures", own=own, outcome_name=name, unit=DAYS_PER_YEAR, units="years"
+            ),
+            survival_checklist(evaluation, fitted, rows=len(frame), missing=missing, horizons=f"{years} years"),
+        ],
+        warnings=warnings,
+    )
+    for line in warnings:
+        typer.echo(line, err=True)
+    typer.echo(f"C {evaluation.concordance}\n{out / 'report.html'}. Research use only.")
 
 
 def _fit_report(

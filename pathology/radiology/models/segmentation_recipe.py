@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -216,7 +217,10 @@ class SegmentationRecipe(Recipe):
         Volume, Mask
             Confidence 0 to 1, and the voxels above the threshold.
         """
-        predicted = predict_volume(network, case.image, self.windows, device=device)
+        with TemporaryFile() as file:
+            # On disk: the probabilities of a whole-body scan need not lie in memory beside the scan.
+            space = np.memmap(file, np.float32, "w+", shape=case.image.shape[1:])
+            predicted = predict_volume(network, case.image, self.windows, device=device, out=space)
         confidence = resample(Volume(predicted, case.geometry), onto, outside=0.0, smooth=False)
         confidence = confidence.with_array(np.clip(confidence.array, 0, 1))
         return confidence, contour_at(confidence, self.threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -16,9 +17,10 @@ from pathology.errors import UsageError
 from pathology.settings import Record
 from pathology.survival.covariates import CovariateSettings, Preparation
 from pathology.survival.groups import RiskGroups
+from pathology.survival.metrics import harrell_c
 from pathology.survival.outcome import Outcome
 
-__all__ = ["FORMAT", "FittedModel", "SurvivalModel", "fit_model", "part_of"]
+__all__ = ["FORMAT", "FittedModel", "SurvivalModel", "fit_model", "outcome_digest", "part_of"]
 
 Floats = npt.NDArray[np.float64]
 FORMAT = 1
@@ -198,8 +200,21 @@ def fit_model(
     preparation = Preparation(covariates).fit(table)
     x = preparation.transform(table)
     model.fit(x, outcome, seed=seed)
-    own = {"patients": len(outcome), "events": outcome.events, "covariates": list(preparation.names)}
-    return FittedModel(preparation, model, RiskGroups.cut(model.predict_risk(x), groups), own | (facts or {}))
+    risk = model.predict_risk(x)
+    own = {
+        "patients": len(outcome),
+        "events": outcome.events,
+        "covariates": list(preparation.names),
+        "apparent_concordance": harrell_c(outcome, risk),
+        "outcome_sha256": outcome_digest(outcome),
+    }
+    return FittedModel(preparation, model, RiskGroups.cut(risk, groups), own | (facts or {}))
+
+
+def outcome_digest(outcome: Outcome) -> str:
+    """Return a hash of the follow-up of all patients, in any order, by which training patients are recognised."""
+    pairs = sorted(zip(outcome.time.tolist(), outcome.event.tolist(), strict=True))
+    return hashlib.sha256(repr(pairs).encode()).hexdigest()
 
 
 def part_of(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
