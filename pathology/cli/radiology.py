@@ -226,11 +226,35 @@ def _train_settings() -> type[TrainSettings]:
 
 
 @app.command("evaluate", cls=settings_command(_evaluate_settings, arguments=("system", "cohort")))
-def evaluate(context: typer.Context, change: Change = None, config: Config = None) -> None:
-    """Evaluate a system on a cohort by patient-level cross-validation."""
+def evaluate(
+    context: typer.Context,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            help="Trained bundle to evaluate on the cohort as it is, never refitted: evaluate COHORT --model BUNDLE.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Report folder, with --model.", show_default=False)
+    ] = None,
+    centre: Annotated[
+        str | None, typer.Option("--centre", help="Clinical column of the centre, with --model.", show_default=False)
+    ] = None,
+    change: Change = None,
+    config: Config = None,
+) -> None:
+    """Evaluate a system on a cohort by patient-level cross-validation, or a trained bundle on other patients."""
     from pathology.configuration import configured
+    from pathology.errors import UsageError
     from pathology.radiology.io.cohort import read_cohort
 
+    if model is not None:
+        _evaluate_model(model, given_settings(context), out, centre, more=bool(change or config))
+        return
+    if out is not None or centre is not None:
+        raise UsageError("--out and --centre are for a trained bundle", remedy="Pass --model BUNDLE")
     settings = configured(_evaluate_settings(), given_settings(context), file=config, options=option_names(context))
     recipe = _recipe(settings, config, change or [])
     found = read_cohort(settings.cohort, settings.clinical, patient_column=settings.patient_column)
@@ -372,6 +396,31 @@ def _table(path: Path) -> pd.DataFrame:
             "missing column 'patient_id'", where=path, remedy="Use a table from 'pathology radiology features'"
         )
     return table.set_index("patient_id")
+
+
+def _evaluate_model(model: Path, given: dict[str, Any], out: Path | None, centre: str | None, *, more: bool) -> None:
+    """Evaluate a bundle on the cohort; what was fixed in training cannot be given."""
+    from pathology.errors import UsageError
+    from pathology.radiology.evaluate import evaluate_bundle
+    from pathology.radiology.io.cohort import read_cohort
+
+    # With --model the only argument is the cohort, which stands where a system would.
+    folder = given.pop("system", None)
+    clinical, column = given.pop("clinical", None), given.pop("patient_column", "patient")
+    seed, device = given.pop("seed", 0), given.pop("device", "cpu")
+    if folder is None or given or more:
+        raise UsageError(
+            "a trained bundle takes a cohort, --clinical, --patient-column, --centre, --seed, --device and --out only",
+            remedy="Write: pathology radiology evaluate COHORT --model BUNDLE --clinical TABLE --out REPORT",
+        )
+    if out is None:
+        raise UsageError("--out is missing", remedy="Name the folder of the report")
+    cohort = read_cohort(Path(folder), None if clinical is None else Path(clinical), patient_column=column)
+    with _ProgressBar() as progress:
+        said = evaluate_bundle(model, cohort, out, centre=centre, device=device, seed=int(seed), progress=progress)
+    for name, value in said.items():
+        typer.echo(f"{name}: {value}")
+    typer.echo(f"{out / 'report.html'}. Research use only.")
 
 
 def _evaluated(recipe: Recipe, cohort: Cohort, settings: EvaluateSettings) -> tuple[Metric, ...]:

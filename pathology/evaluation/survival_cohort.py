@@ -39,6 +39,7 @@ __all__ = [
     "CohortPredictions",
     "SurvivalEvaluation",
     "evaluate_survival",
+    "interval_cell",
     "predict_cohort_survival",
     "survival_checklist",
     "survival_sections",
@@ -300,7 +301,8 @@ def survival_sections(
             table=Table(
                 head=("Metric", "this cohort", "the model's own"),
                 rows=tuple(
-                    (Cell(value=name), _cell(value), Cell(value=own.get(name, "not recorded"))) for name, value in rows
+                    (Cell(value=name), interval_cell(value), Cell(value=own.get(name, "not recorded")))
+                    for name, value in rows
                 ),
             ),
             note=(
@@ -419,7 +421,12 @@ def _centres_section(evaluation: SurvivalEvaluation) -> list[Section]:
             table=Table(
                 head=("Centre", "patients", "events", "Harrell's C"),
                 rows=tuple(
-                    (Cell(value=name), Cell(value=str(s.patients)), Cell(value=str(s.events)), _cell(s.concordance))
+                    (
+                        Cell(value=name),
+                        Cell(value=str(s.patients)),
+                        Cell(value=str(s.events)),
+                        interval_cell(s.concordance),
+                    )
                     for name, s in evaluation.centres.items()
                 ),
             ),
@@ -427,7 +434,8 @@ def _centres_section(evaluation: SurvivalEvaluation) -> list[Section]:
     ]
 
 
-def _cell(value: Interval) -> Cell:
+def interval_cell(value: Interval) -> Cell:
+    """Return a table cell of a metric with its interval and n."""
     if not np.isfinite(value.value):
         return Cell(value="not defined", ci=f"n = {value.n}")
     if not np.isfinite(value.low):

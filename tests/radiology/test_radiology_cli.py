@@ -217,6 +217,21 @@ def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
         call("predict", tmp_path / "m", tmp_path / "one", "--out", tmp_path / "o")
     assert not (tmp_path / "o").exists()
     values = pd.read_csv(clinical)
+    values["hospital"] = ["north", "south"] * 4
+    values.to_csv(tmp_path / "other.csv", index=False)
+    given = ["--model", tmp_path / "m", "--clinical", tmp_path / "other.csv", "--centre", "hospital"]
+    card = (tmp_path / "m" / "card.yaml").read_bytes()
+    said = call("evaluate", images, *given, "--out", tmp_path / "e")
+    assert "area under the ROC curve: " in said
+    assert "n = 7" in said
+    assert (tmp_path / "m" / "card.yaml").read_bytes() == card
+    page = (tmp_path / "e" / "report.html").read_text()
+    for text in ("TRIPOD+AI checklist", "By centre", "The model&#39;s card", "was not refitted", "constructed data"):
+        assert text in page
+    with pytest.raises(PathologyError, match="a trained bundle takes a cohort"):
+        call("evaluate", "yang-2022-lipoma", images, *given, "--out", tmp_path / "e")
+    with pytest.raises(PathologyError, match="are for a trained bundle"):
+        call("evaluate", "yang-2022-lipoma", images, "--centre", "hospital")
     answers = {}
     changes = {"as is": {}, "older": {"age": 99}, "gap": {"ldh": None}, "none": {"age": None, "ldh": None}}
     for name, change in changes.items():
@@ -234,6 +249,12 @@ def test_training_refuses_a_table_that_predict_could_not_measure(tmp_path):
     assert "C000: " in said
     (study,) = [s for _, s in read_radiology_results(tmp_path / "o")]
     assert study.status == "failed"
+
+
+def test_a_segmentation_is_not_evaluated_as_something_else(bundle, folder, tmp_path):
+    with pytest.raises(PathologyError, match="cannot be evaluated on another cohort by this version"):
+        call("evaluate", folder / "images", "--model", bundle, "--out", tmp_path / "e")
+    assert not (tmp_path / "e").exists()
 
 
 def test_wrong_requests_are_refused(folder, tmp_path):

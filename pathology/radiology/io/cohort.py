@@ -127,7 +127,8 @@ class Cohort:
             kept = tuple(c for c in kept if c.patient_id in values.index and pd.notna(values[c.patient_id]))
         if not kept:
             raise UsageError(
-                f"no patient has {', '.join(sequences)}" + (f" and a value of '{column}'" if column else ""),
+                f"no patient has {', '.join(sequences) or 'images'}"
+                + (f" and a value of '{column}'" if column else ""),
                 remedy="Check the names with 'pathology radiology info'",
             )
         return replace(self, cases=kept)

@@ -25,6 +25,7 @@ from pathology.radiology.models.recipe import NOT_MEASURED, Progress, Recipe, as
 from pathology.radiology.models.signature_recipe import SignatureRecipe, first_row
 from pathology.stats.bootstrap import bootstrap
 from pathology.stats.nomogram import draw_nomogram
+from pathology.survival.groups import RiskGroups
 from pathology.survival.metrics import harrell_c, integrated_brier_score
 from pathology.survival.models.cox import CoxModel, CoxSettings
 from pathology.survival.outcome import Outcome
@@ -61,6 +62,10 @@ class SurvivalRecipe(Recipe):
     def patients(self, cohort: Cohort) -> Cohort:
         """Keep the patients with images and a follow-up."""
         return cohort.having(self.measuring.sequences, self.time).having(self.measuring.sequences, self.event)
+
+    def risk_groups(self, card: RadiologyCard) -> RiskGroups:
+        """Return low, medium and high risk, cut at the thirds of the training patients."""
+        return RiskGroups.model_validate(card.fitted["risk_groups"])
 
     def clinical_columns(self, card: RadiologyCard) -> tuple[str, ...]:
         """Return the clinical columns of the fitted Cox model; see :meth:`Recipe.clinical_columns`."""
@@ -188,9 +193,8 @@ class SurvivalRecipe(Recipe):
         self.measuring.check_table(table, cohort, device=device)
         chosen, table = cohort, table.loc[list(cohort.patients)]
         settings = self.signature.model_copy(update={"seed": seed})
-        model = fit_survival_combined(
-            table, self.measuring.clinical(chosen), self.follow_up(chosen), chosen.patients, settings
-        )
+        clinical = self.measuring.clinical(chosen)
+        model = fit_survival_combined(table, clinical, self.follow_up(chosen), chosen.patients, settings)
         assert model.signature is not None
         learnt, arrays = model.model.state()
         stored = {f"cox.{k}": v for k, v in arrays.items()} | {
@@ -218,6 +222,7 @@ class SurvivalRecipe(Recipe):
                 "fill": model.fill,
                 "ranges": [list(r) for r in model.ranges],
                 "cox": learnt,
+                "risk_groups": RiskGroups.cut(model.risk(table, clinical), 3).model_dump(mode="json"),
             },
             initialisation="none",
             split=describe_split(
@@ -264,8 +269,10 @@ class SurvivalRecipe(Recipe):
         total = nomogram.total(values)
         out.mkdir(parents=True, exist_ok=True)
         draw_nomogram(nomogram, title=card.title).savefig(out / "nomogram.png", dpi=110)
+        risk = float(model.risk(table, clinical)[0])
         return {
-            "risk": float(model.risk(table, clinical)[0]),
+            "risk": risk,
+            "risk_group": self.risk_groups(card).assign([risk])[0],
             "probability": {t: nomogram.probability(total, t) for t in self.horizons},
             "of": self.outcome,
             "total_points": total,

@@ -9,6 +9,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from pathology.errors import InputTableError, UsageError
+from pathology.radiology.evaluate import evaluate_bundle
 from pathology.radiology.features.linear_classifier import FrozenClassifier, freeze
 from pathology.radiology.features.radiomics import FeatureSettings
 from pathology.radiology.features.signature import SignatureSettings
@@ -263,4 +264,13 @@ def test_survival_recipe_evaluates_trains_and_predicts(cohort, recipe, table, tm
     found = predict_case(tmp_path / "m", followed.with_values(followed.cases[0]), tmp_path / "o")
     json.dumps(found)
     assert 0 < found["probability"]["1 year"] < 1
+    assert found["risk_group"] in ("low", "medium", "high")
     assert (tmp_path / "o" / "nomogram.png").exists()
+    some = followed.take(range(8))
+    said = evaluate_bundle(tmp_path / "m", some, tmp_path / "e")
+    rows = pd.read_csv(tmp_path / "e" / "predictions" / "results.csv")
+    c = harrell_c(survival.follow_up(some), rows["risk"].to_numpy())
+    assert said["concordance index"].startswith(f"{c:.3g}")
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert "Risk groups by the model" in page
+    assert "Observed against predicted survival at 365 days" in page
