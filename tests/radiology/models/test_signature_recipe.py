@@ -9,6 +9,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from pathology.errors import InputTableError, UsageError
+from pathology.evaluation import survival_cohort
 from pathology.radiology.evaluate import evaluate_bundle
 from pathology.radiology.features.linear_classifier import FrozenClassifier, freeze
 from pathology.radiology.features.radiomics import FeatureSettings
@@ -239,7 +240,8 @@ def test_nested_risks_see_nothing_of_their_patients():
     assert np.isfinite(again[others]).all()
 
 
-def test_survival_recipe_evaluates_trains_and_predicts(cohort, recipe, table, tmp_path):
+def test_survival_recipe_evaluates_trains_and_predicts(cohort, recipe, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(survival_cohort, "_RESAMPLES", 100)
     clinical = cohort.clinical.copy()
     random = np.random.default_rng(4)
     bad = (clinical["diagnosis"] == "liposarcoma").to_numpy()
