@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format bench clean
+.PHONY: help env demo test lint format bench torture clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -37,6 +37,9 @@ format: $(READY)  ## Mend style where it can be done by machine
 
 bench: $(READY)  ## Measure speed and memory beside other tools (minutes to hours)
 	@$(BIN)/python -m benchmarks
+
+torture: $(READY)  ## Attack the program for hours and write docs/reliability.md (resumes)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 nice $(BIN)/python -m benchmarks.torture
 
 clean:  ## Remove the environment and everything generated
 	rm -rf $(VENV) demo-results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,6 +26,8 @@ _REASONS = {
     errno.ENAMETOOLONG: ("the name is too long for this disk", "Choose a shorter folder or slide name"),
 }
 
+_RENAMES_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV, errno.EINVAL, errno.ENOTSUP})
+"""Answers of file systems that let a file be written but not renamed, as on a share where another program has it open."""
 _FOLDERS_NOT_FLUSHED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EACCES})
 """Answers of file systems that cannot flush a folder: CIFS says EINVAL."""
 
@@ -130,7 +132,7 @@ def put_in_place(aside: Path, path: Path) -> None:
     try:
         aside.replace(path)
     except OSError as error:
-        if error.errno in _REASONS and error.errno not in (errno.EACCES, errno.EPERM):
+        if error.errno not in _RENAMES_REFUSED:
             raise
         raise OutputError(
             f"the finished file was written, but the file system refuses to rename it ({error.strerror or error})",

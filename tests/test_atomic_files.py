@@ -52,6 +52,8 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
         monkeypatch.setattr(atomic.os, "fsync", failing(number))
     else:
         monkeypatch.setattr(atomic.Path, "replace", failing(number))
+    if where == "replace" and number == errno.EACCES:
+        words = "refuses to rename"
     with pytest.raises(OutputError, match=words) as caught:
         atomic.write_text(path, "new")
     assert caught.value.where == str(path)
@@ -88,3 +90,17 @@ def test_the_longest_name_a_disk_takes_can_be_written(tmp_path):
     path = tmp_path / ("x" * 255)
     atomic.write_text(path, "whole")
     assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_folders_is_put_up_with(tmp_path, monkeypatch, number):
+    flush = os.fsync
+
+    def refuse(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(handle)
+
+    monkeypatch.setattr(atomic.os, "fsync", refuse)
+    atomic.write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"

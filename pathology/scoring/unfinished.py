@@ -127,12 +127,12 @@ class UnfinishedSlide:
 
     def plan(self, about: Mapping[str, Any]) -> TilePlan:
         """Return the patches."""
-        with np.load(self.folder / _PLAN, allow_pickle=False) as saved:
+        with _loaded(self.folder / _PLAN) as saved:
             return _plan(saved, about)
 
     def maps(self, about: Mapping[str, Any]) -> tuple[TilePlan, NDArray[np.uint8], dict[str, NDArray[np.bool_]]]:
         """Return the patches, the overview image, and the masks: ``tissue`` first, then the artefacts."""
-        with np.load(self.folder / _PLAN, allow_pickle=False) as saved:
+        with _loaded(self.folder / _PLAN) as saved:
             masks = {"tissue": saved["mask"]}
             masks |= {n.removeprefix(_ARTEFACT): saved[n] for n in saved.files if n.startswith(_ARTEFACT)}
             return _plan(saved, about), saved["overview"], masks
@@ -159,7 +159,7 @@ class UnfinishedSlide:
         return False
 
     def _saved_block(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int32], str]:
-        with np.load(self._block(k), allow_pickle=False) as block:
+        with _loaded(self._block(k)) as block:
             return block["probabilities"], block["unreadable"], str(block["engine"])
 
     def save_block(
@@ -204,6 +204,11 @@ class UnfinishedSlide:
             unreadable.update(map(tuple, tiles.tolist()))
             engines.add(engine)
         return Outputs(np.concatenate(parts), len(unreadable), ", ".join(sorted(engines)))
+
+
+def _loaded(path: Path) -> Any:  # noqa: ANN401 - numpy's NpzFile has no public type
+    # From memory: of a file that is cut off, numpy would leave the file open.
+    return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
 
 
 def _plan(saved: Any, about: Mapping[str, Any]) -> TilePlan:  # noqa: ANN401 - numpy's NpzFile has no public type

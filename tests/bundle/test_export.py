@@ -248,3 +248,12 @@ class TestNames:
     def test_two_tensors_of_one_name(self):
         with pytest.raises(BundleError, match="two tensors map to the name x"):
             map_names(STATE, {"model.a.weight": "x", "model.b.weight": "x"})
+
+
+def test_a_zip_file_that_unpacks_to_far_more_than_it_holds_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("little/card.yaml", "name: little")
+        archive.writestr("little/weights.safetensors", bytes(50 * 2**20))
+    with pytest.raises(BundleError, match="would unpack to 50 MiB"):
+        import_bundle(tmp_path / "bomb.zip", folder=tmp_path / "models")
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Final
@@ -58,7 +59,11 @@ class ImageReader(TiledReader):
 
     def __init__(self, path: Path, *, threads: int = 1, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         try:
-            with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            # Pillow warns of sizes that are usual here; what is too large is refused below.
+            with (
+                warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+                Image.open(path, formats=("PNG", "JPEG")) as picture,
+            ):
                 width, height = picture.size
                 mode, kind = picture.mode, str(picture.format)
                 dpi = picture.info.get("dpi")
