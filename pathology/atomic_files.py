@@ -27,7 +27,7 @@ _REASONS = {
 }
 
 _RENAMES_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV, errno.EINVAL, errno.ENOTSUP})
-"""Answers of file systems that let a file be written but not renamed, as on a share where another program has it open."""
+"""Answers of file systems that let a file be written but not renamed, as on a share with the file open elsewhere."""
 _FOLDERS_NOT_FLUSHED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EACCES})
 """Answers of file systems that cannot flush a folder: CIFS says EINVAL."""
 

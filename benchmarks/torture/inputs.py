@@ -25,6 +25,8 @@ MOST_SECONDS: Final = 20.0
 MOST_MIB: Final = 2048
 """Peak memory of the process that reads the inputs one after the other."""
 _PER_PROCESS: Final = 400
+_PREPARING_SECONDS: Final = 300.0
+"""Time to import libraries and to write sound files."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def _one_process(seed: int, start: int, stop: int, slides: bool) -> Iterator[Out
         assert process.stdout is not None
         selector.register(process.stdout, selectors.EVENT_READ)
         current, began, buffer = ("", start), time.monotonic(), b""
-        allowed = 10 * MOST_SECONDS  # imports
+        allowed = _PREPARING_SECONDS
         while True:
             if not selector.select(max(0.0, began + allowed - time.monotonic())):
                 process.kill()
@@ -89,10 +91,10 @@ def _one_process(seed: int, start: int, stop: int, slides: bool) -> Iterator[Out
                 told = json.loads(line)
                 if "what" in told:
                     yield Outcome(**told)
-                    current = ("", told["number"] + 1)
+                    current, allowed = ("", told["number"] + 1), _PREPARING_SECONDS
                 else:
-                    current = (told["target"], told["number"])
-                began, allowed = time.monotonic(), MOST_SECONDS
+                    current, allowed = (told["target"], told["number"]), MOST_SECONDS
+                began = time.monotonic()
         if process.wait() != 0:
             errors.seek(0)
             said = errors.read()[-300:].decode(errors="replace")
@@ -112,6 +114,7 @@ def read_inputs(seed: int, start: int, stop: int, *, slides: bool) -> None:
             if target.name not in sound:
                 target.write(folder / target.name)
                 sound[target.name] = (folder / target.name).read_bytes()
+                target.read(folder / target.name)  # imports what it needs, which is not the inputs' time
             told = {"target": target.name, "number": number}
             print(json.dumps(told), flush=True)
             # Alone in its folder: neighbours of a DICOM file are looked at too.

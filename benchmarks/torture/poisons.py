@@ -52,7 +52,8 @@ def torture_batch(folder: Path) -> BatchOutcome:
     return BatchOutcome(len(results), scored, reasons)
 
 
-_PNG_HEAD: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_SIDES: Final = (2**24).to_bytes(4, "big") + (8).to_bytes(4, "big")
+_WIDE_PNG: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + _SIDES + b"\x08\x02\0\0\0" * 9
 
 
 def _poison(slides: Path) -> None:
@@ -64,9 +65,7 @@ def _poison(slides: Path) -> None:
     os.mkfifo(slides / "p4.svs")
     (slides / "p5.svs").symlink_to(slides / "gone.svs")
     # Wide as nothing that was scanned: 16,777,216 x 8 pixels.
-    (slides / "p6.png").write_bytes(
-        _PNG_HEAD + (2**24).to_bytes(4, "big") + (8).to_bytes(4, "big") + b"\x08\x02\0\0\0" * 9
-    )
+    (slides / "p6.png").write_bytes(_WIDE_PNG)
     (slides / "p7.dcm").write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x08\x00CQ\xff\xff" * 50)
     (slides / "p8.svs").write_bytes(sound[:8] + os.urandom(4096))
     (slides / "p9.jpg").write_bytes(b"\xff\xd8\xff" + bytes(3000))

@@ -163,13 +163,9 @@ def _json(path: Path) -> None:
 
 
 _SQUARE: Final = [[[0, 0], [10, 0], [10, 10], [0, 0]]]
-_FEATURES: Final = json.dumps(
-    {
-        "type": "FeatureCollection",
-        "features": [{"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": _SQUARE}}]
-        * 3,
-    }
-)
+_FEATURE: Final = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": _SQUARE}}
+_FEATURES: Final = json.dumps({"type": "FeatureCollection", "features": [_FEATURE] * 3})
+_CLINICAL: Final = "patient_id,age,sex,os_days,os_event\nP1,54,female,100,1\nP2,61,male,,0\n"
 
 TARGETS: Final = (
     Target("jpeg.svs", _slide("write_svs"), _read_slide, slide=True),
@@ -181,9 +177,7 @@ TARGETS: Final = (
     Target("field.jpg", _field, _read_slide, slide=True),
     Target("manifest.csv", _text("path,slide_id,mpp\na.svs,A,0.5\nb.svs,B,\n"), _manifest),
     Target("labels.csv", _text("slide_id,patient_id,label\na,P1,stroma\nb,P2,tumour\n"), _labels),
-    Target(
-        "clinical.csv", _text("patient_id,age,sex,os_days,os_event\nP1,54,female,100,1\nP2,61,male,,0\n"), _clinical
-    ),
+    Target("clinical.csv", _text(_CLINICAL), _clinical),
     Target("config.yaml", _text("slides: [a.svs]\nmodel: example\nmpp: 0.5\nregion:\n  results: x\n"), _config),
     Target("card.yaml", _write_card, _card),
     Target("regions.geojson", _text(_FEATURES), _geojson),
