@@ -17,8 +17,8 @@ among good ones. It is seeded and resumes where it stopped; a small share of it 
 
 An input ends well if it is read, or refused with one of the program's own errors, in under 20 s and with under 2 GiB in
 the process that reads such inputs one after the other. A killed run ends well if its result is bit for bit that of a
-run left alone. The table below is what was measured, with the counts that were reached: where *done* is below *wanted*, the run
-was stopped before.
+run left alone. The table below is what was measured, with the counts that were reached; where *done* is below *wanted*,
+the run was stopped before.
 """
 
 
