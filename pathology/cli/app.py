@@ -197,6 +197,72 @@ def tile_command(
     )
 
 
+@app.command("features")
+def features_command(
+    slides: Slides,
+    encoders: Annotated[
+        list[str],
+        typer.Option(
+            "--encoder",
+            "-e",
+            help="Patch encoder; see pathology encoders list. May be repeated: patches are read once.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for the features. Repeat the command to resume.", show_default=False),
+    ],
+    layout: Annotated[
+        str, typer.Option("--format", help="zarr, or the HDF5 files that TRIDENT or STAMP reads: trident, stamp.")
+    ] = "zarr",
+    patch: Annotated[
+        int | None,
+        typer.Option("--patch", help="Side length of a patch in pixels; by default the encoder's.", show_default=False),
+    ] = None,
+    target_mpp: Annotated[
+        float | None,
+        typer.Option(
+            "--target-mpp", help="Micrometres per pixel of the patches; by default the encoder's.", show_default=False
+        ),
+    ] = None,
+    stride: Stride = None,
+    min_tissue: MinTissue = 0.5,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality/--no-quality", help="Exclude patches with artefacts: pen marks, blur, folds, bubbles, dirt."
+        ),
+    ] = False,
+    mpp: Mpp = None,
+    engine: Engine = "auto",
+    device: Device = None,
+    precision: Annotated[str, typer.Option("--precision", help="fast, or exact for fp32 throughout.")] = "fast",
+    workers: Workers = None,
+) -> None:
+    """Compute the feature vectors of slides' patches with a patch encoder."""
+    from pathology.cli.features import run
+
+    raise typer.Exit(
+        run(
+            slides,
+            encoders,
+            out,
+            layout=layout,
+            quality=quality,
+            patch=patch,
+            target_mpp=target_mpp,
+            stride=stride,
+            min_tissue=min_tissue,
+            mpp=mpp,
+            engine=engine,
+            device=device,
+            precision=precision,
+            workers=workers,
+        )
+    )
+
+
 @app.command("heatmap")
 def heatmap_command(
     slide: Slide,

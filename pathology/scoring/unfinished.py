@@ -10,7 +10,7 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ class UnfinishedSlide:
             return block["probabilities"], block["unreadable"], str(block["engine"])
 
     def save_block(
-        self, k: int, values: NDArray[np.float32], unreadable: frozenset[tuple[int, int, int]], engine: str
+        self, k: int, values: NDArray[np.floating], unreadable: frozenset[tuple[int, int, int]], engine: str
     ) -> None:
         """Save the engine's outputs for the ``k``-th block.
 
@@ -180,6 +180,31 @@ class UnfinishedSlide:
         np.savez(content, probabilities=values, unreadable=tiles, engine=np.array(engine))
         write_bytes(self._block(k), content.getvalue())
 
+    def _done_block(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int32], str]:
+        try:
+            return self._saved_block(k)
+        except _UNREADABLE as error:
+            raise OutputError(
+                "the predictions of a block cannot be read back",
+                where=self._block(k),
+                remedy="Check the disk and run the same command again",
+            ) from error
+
+    def values(self, blocks: int) -> Iterator[NDArray[np.floating]]:
+        """Yield the engine's outputs of each block, in the order of the plan; memory does not grow with the slide.
+
+        Raises
+        ------
+        OutputError
+            As for :meth:`outputs`.
+        """
+        for k in range(blocks):
+            yield self._done_block(k)[0]
+
+    def engines(self, blocks: int) -> str:
+        """Return the description of the engine, or of several if an interrupted run used another one."""
+        return ", ".join(sorted({self._done_block(k)[2] for k in range(blocks)}))
+
     def outputs(self, blocks: int) -> Outputs:
         """Return the engine's outputs for all blocks, in the order of the plan.
 
@@ -192,14 +217,7 @@ class UnfinishedSlide:
         unreadable: set[tuple[int, ...]] = set()
         engines: set[str] = set()
         for k in range(blocks):
-            try:
-                values, tiles, engine = self._saved_block(k)
-            except _UNREADABLE as error:
-                raise OutputError(
-                    "the predictions of a block cannot be read back",
-                    where=self._block(k),
-                    remedy="Check the disk and run the same command again",
-                ) from error
+            values, tiles, engine = self._done_block(k)
             parts.append(values)
             unreadable.update(map(tuple, tiles.tolist()))
             engines.add(engine)

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,19 @@ from pathology.inference.engines.base import Engine, Precision, available_cores,
 from pathology.settings import cache_folder
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pathology.bundle.catalogue import Bundle
 
-__all__ = ["OpenVINOEngine", "computes_bf16", "converted_model", "openvino_version", "read_graph", "save_graph"]
+__all__ = [
+    "OpenVINOEngine",
+    "computes_bf16",
+    "converted_model",
+    "converted_network",
+    "openvino_version",
+    "read_graph",
+    "save_graph",
+]
 
 _BATCH = 4
 """Patches per request.  Measured from 1 to 8: equal within a few per cent, and larger batches need more padding."""
@@ -107,7 +117,37 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
         rule = card.trust.out_of_domain if card.trust is not None else None
         parts["extras"] = [None if rule is None else rule.sha256, features]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    folder = cache_folder() / "openvino" / f"{card.architecture}-{key}"
+    return _cached(f"{card.architecture}-{key}", lambda path: _convert(bundle, path, openvino, features))
+
+
+def converted_network(name: str, key: str, network: Callable[[], nn.Module], patch: int) -> Path:
+    """Return the path of any network of patches in OpenVINO's format, converting it on first use.
+
+    Parameters
+    ----------
+    name
+        For the folder's name.
+    key
+        Changes with everything that determines the network's outputs.
+    network
+        Builds it: ``(B, patch, patch, 3)`` uint8 to ``(B, D)``.
+    patch
+        Side of a patch in pixels.
+
+    Raises
+    ------
+    MissingDependencyError, OutputError
+        As for :func:`converted_model`.
+    """
+    openvino = _openvino()
+    parts = [key, openvino.__version__]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return _cached(f"{name}-{digest}", lambda path: _export(network(), patch, path, openvino, True))
+
+
+def _cached(name: str, convert: Callable[[Path], None]) -> Path:
+    """Return the cached model of this name; where there is none, have it written aside and put in place."""
+    folder = cache_folder() / "openvino" / name
     model = folder / "model.xml"
     if not model.exists():
         try:
@@ -115,7 +155,7 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 aside = Path(scratch) / "model"
                 aside.mkdir()
-                _convert(bundle, aside / "model.xml", openvino, features)
+                convert(aside / "model.xml")
                 # Another process may have finished first; its result is identical.
                 try:
                     aside.replace(folder)
@@ -137,17 +177,31 @@ def _convert(bundle: Bundle, path: Path, openvino: Any, features: bool) -> None:
 
     from pathology.inference.engines.torch import patch_classifier
 
-    example = torch.zeros((_BATCH, bundle.card.patch, bundle.card.patch, 3), dtype=torch.uint8)
+    network = patch_classifier(bundle, features=features).eval()
+    if bundle.card.task == "detection":
+        with torch.inference_mode():  # some detectors cache what their first call computes, which an export would miss
+            network(torch.zeros((_BATCH, bundle.card.patch, bundle.card.patch, 3), dtype=torch.uint8))
     # A classifier runs at more than one batch size, so the export must not fix this one in its reshapes.
-    any_number = ({0: torch.export.Dim("patches", min=1, max=1024)},) if bundle.card.task == "classification" else None
+    _export(network, bundle.card.patch, path, openvino, bundle.card.task == "classification")
+
+
+def _export(network: nn.Module, patch: int, path: Path, openvino: Any, any_number: bool) -> None:  # noqa: ANN401
+    import torch
+
+    example = torch.zeros((_BATCH, patch, patch, 3), dtype=torch.uint8)
+    shapes = ({0: torch.export.Dim("patches", min=1, max=1024)},) if any_number else None
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, about its own internals
-        network = patch_classifier(bundle, features=features).eval()
-        if bundle.card.task == "detection":
-            network(example)  # some detectors cache what their first call computes, which an export would miss
-        program = torch.export.export(network, (example,), dynamic_shapes=any_number)
+        program = torch.export.export(network, (example,), dynamic_shapes=shapes)
         model = openvino.convert_model(program)
     openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _check_precision(precision: Precision) -> None:
+    if precision not in _PRECISIONS:
+        raise UsageError(f"precision {precision!r}: this engine supports {', '.join(_PRECISIONS)}")
+    if precision == "bf16" and not computes_bf16():
+        raise UsageError("this CPU does not support bf16", remedy="Use --precision exact")
 
 
 class OpenVINOEngine(Engine):
@@ -189,13 +243,6 @@ class OpenVINOEngine(Engine):
         batch_size: int = _BATCH,
         graph: Path | None = None,
     ) -> None:
-        openvino = _openvino()
-        if precision not in _PRECISIONS:
-            raise UsageError(f"precision {precision!r}: this engine supports {', '.join(_PRECISIONS)}")
-        core = openvino.Core()
-        if precision == "bf16" and not computes_bf16():
-            raise UsageError("this CPU does not support bf16", remedy="Use --precision exact")
-        streams = threads or available_cores()
         if precision == "int8":
             path = graph or bundle.int8()
             if path is None or features:
@@ -204,9 +251,53 @@ class OpenVINOEngine(Engine):
                     remedy="Make one: pathology models quantise",
                 )
         else:
+            _check_precision(precision)
             path = converted_model(bundle, features=features)
+        extras = extra_outputs(bundle.card, features=features)
+        outputs = outputs_per_patch(bundle.card) + extras
+        self._start(path, bundle.card.patch, outputs, extras, precision, threads, batch_size)
+
+    @classmethod
+    def of_graph(
+        cls,
+        path: Path,
+        *,
+        patch: int,
+        outputs: int,
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        batch_size: int = _BATCH,
+    ) -> Self:
+        """Run any converted network of patches, such as an encoder; all its outputs count as :attr:`extras`.
+
+        Parameters
+        ----------
+        path
+            From :func:`converted_network`.
+        patch, outputs
+            Side of a patch in pixels, and numbers per patch.
+        precision, threads, batch_size
+            As for the class; not ``int8``.
+        """
+        engine = cls.__new__(cls)
+        _check_precision(precision)
+        engine._start(path, patch, outputs, outputs, precision, threads, batch_size)
+        return engine
+
+    def _start(
+        self,
+        path: Path,
+        patch: int,
+        outputs: int,
+        extras: int,
+        precision: Precision,
+        threads: int | None,
+        batch_size: int,
+    ) -> None:
+        core = _openvino().Core()
+        streams = threads or available_cores()
         model = core.read_model(path)
-        model.reshape([batch_size, bundle.card.patch, bundle.card.patch, 3])
+        model.reshape([batch_size, patch, patch, 3])
         self._compiled = core.compile_model(
             model,
             "CPU",
@@ -226,14 +317,14 @@ class OpenVINOEngine(Engine):
         # OpenVINO initialises its numpy bindings on first use, behind a lock on which two threads can deadlock:
         # one holds it and waits for the interpreter, the other the other way round.  So the first use is here, alone.
         with _FIRST_USE:
-            self._compute(np.zeros((batch_size, bundle.card.patch, bundle.card.patch, 3), np.uint8))
+            self._compute(np.zeros((batch_size, patch, patch, 3), np.uint8))
         self.device = "cpu"
         self.precision = precision
         self.batch_size = batch_size
         self.preferred_batch = batch_size * streams * 4
-        self.patch = bundle.card.patch
-        self.extras = extra_outputs(bundle.card, features=features)
-        self.classes = outputs_per_patch(bundle.card) + self.extras
+        self.patch = patch
+        self.extras = extras
+        self.classes = outputs
 
     def _compute(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         request = self._requests.get()

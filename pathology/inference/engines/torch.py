@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -218,6 +219,56 @@ class TorchEngine(Engine):
         threads: int | None = None,
         features: bool = False,
     ) -> None:
+        extras = extra_outputs(bundle.card, features=features)
+        self._start(
+            lambda: patch_classifier(bundle, features=features),
+            bundle.card.patch,
+            outputs_per_patch(bundle.card) + extras,
+            extras,
+            device,
+            precision,
+            batch_size,
+            threads,
+        )
+
+    @classmethod
+    def of_network(
+        cls,
+        network: Callable[[], nn.Module],
+        *,
+        patch: int,
+        outputs: int,
+        device: str | None = None,
+        precision: Precision = "fp32",
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> Self:
+        """Run any network of patches, such as an encoder; all its outputs count as :attr:`extras`.
+
+        Parameters
+        ----------
+        network
+            Builds a network that takes ``(B, patch, patch, 3)`` uint8 and gives ``(B, outputs)``.
+        patch, outputs
+            Side of a patch in pixels, and numbers per patch.
+        device, precision, batch_size, threads
+            As for the class.
+        """
+        engine = cls.__new__(cls)
+        engine._start(network, patch, outputs, outputs, device, precision, batch_size, threads)
+        return engine
+
+    def _start(
+        self,
+        network: Callable[[], nn.Module],
+        patch: int,
+        outputs: int,
+        extras: int,
+        device: str | None,
+        precision: Precision,
+        batch_size: int | None,
+        threads: int | None,
+    ) -> None:
         chosen = torch_device(device)
         if precision not in ("fp32", "bf16") and not (precision == "fp16" and chosen.type == "cuda"):
             raise UsageError(f"torch does not support {precision} on {chosen.type}")
@@ -226,13 +277,13 @@ class TorchEngine(Engine):
         self.batch_size = batch_size or _BATCH[chosen.type]
         cores = threads or available_cores()
         self.preferred_batch = self.batch_size * (cores * 2 if chosen.type == "cpu" else 8)
-        self.patch = bundle.card.patch
-        self.extras = extra_outputs(bundle.card, features=features)
-        self.classes = outputs_per_patch(bundle.card) + self.extras
+        self.patch = patch
+        self.extras = extras
+        self.classes = outputs
         # Mixed precision: convolutions in few bits, batch normalisation and softmax in fp32.  Casting the whole
         # network instead was measured at 10 times the difference from fp32.
         low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        model: nn.Module = _Mixed(patch_classifier(bundle, features=features), chosen.type, low).eval().to(chosen)
+        model: nn.Module = _Mixed(network(), chosen.type, low).eval().to(chosen)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape = (self.batch_size, self.patch, self.patch, 3)
         self._run: _OnProcessor | _OnCuda
