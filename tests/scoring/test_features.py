@@ -129,6 +129,7 @@ def test_fast_vectors_point_where_exact_ones_do(kind, tmp_path, monkeypatch):
 
     from pathology.encoders.installed import add_encoder
     from pathology.inference.engines.encoder import EncoderEngine, make_encoder_engine
+    from pathology.inference.engines.torch import TorchEngine
 
     monkeypatch.setenv("PATHOLOGY_ENCODERS", str(tmp_path / "encoders"))
     monkeypatch.setenv("PATHOLOGY_CACHE", str(tmp_path / "cache"))
@@ -143,11 +144,18 @@ def test_fast_vectors_point_where_exact_ones_do(kind, tmp_path, monkeypatch):
             [np.asarray(Image.fromarray(p).resize((224, 224), Image.Resampling.BILINEAR)) for p in patches]
         )
         expected = encoder.network()(torch.from_numpy(small)).numpy()
-    inner = make_encoder_engine(encoder, kind=kind, device="cpu")
+    if kind == "torch":  # bf16 also where the CPU emulates it and "fast" would therefore not choose it
+        inner = TorchEngine.of_network(
+            encoder.network, patch=224, outputs=384, device="cpu", precision="bf16", batch_size=4
+        )
+    else:
+        inner = make_encoder_engine(encoder, kind=kind, device="cpu")
     engine = EncoderEngine([(encoder, inner)], patch=256)
     found = engine.predict(patches)
     cosine = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosine.min() >= 0.999
+    if kind == "torch":
+        assert np.abs(found - expected).max() > 1e-5  # it was another precision
     np.testing.assert_array_equal(engine.predict(patches[2:]), found[2:])
     assert f"{kind} cpu" in engine.description
     engine.close()

@@ -42,8 +42,7 @@ def make_encoder_engine(
     device
         ``cpu``, ``cuda``, ``cuda:N``; ``None``: the best available.
     precision
-        ``exact``: fp32; ``fast``: fp16 on CUDA and bf16 on CPUs that compute it, with a cosine similarity to fp32 of at
-        least 0.999.
+        ``exact``: fp32; ``fast``: fp16 on CUDA and bf16 on CPUs that compute it.
     threads
         CPU cores to use; ``None``: all that this process may use.
 
