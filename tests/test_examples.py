@@ -62,7 +62,8 @@ def test_every_public_function_has_an_example(name):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example(name, material, tmp_path):
+def test_example(name, material, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATHOLOGY_ENCODERS", str(tmp_path / "encoders"))
     test = EXAMPLES[name]
     test.globs = {**test.globs, **material, "folder": tmp_path}
     said = []

@@ -122,7 +122,7 @@ def check_boxes(
     whole: bool = False,
     skip_missing: bool = False,
 ) -> tuple[AnnotatedSlide, ...]:
-    """Return the slides with their annotations, or one list of everything that is broken.
+    r"""Return the slides with their annotations, or one list of everything that is broken.
 
     Parameters
     ----------
@@ -146,6 +146,15 @@ def check_boxes(
     BrokenBoxesError
         If a slide is missing, ambiguous, unreadable or without a scale; if a box is empty, outside, of an unknown
         class, implausibly small or large, doubled, or outside the regions; or if nothing says what was looked at.
+
+    Examples
+    --------
+    >>> from pathology.annotations import read_boxes
+    >>> from pathology.scoring.select import select_slides
+    >>> _ = (folder / "boxes.csv").write_text("slide,x,y,label,size_um\nslide,100,200,mitosis,12.5\n")
+    >>> (slide,) = check_boxes(read_boxes([folder / "boxes.csv"]), select_slides([slide_path]), whole=True)
+    >>> slide.mitoses.tolist()
+    [[87.5, 187.5, 112.5, 212.5]]
     """
     files = tuple(files)
     checker = _Checker(slides, classes or {}, mpp, box_um, skip_missing)

@@ -394,12 +394,12 @@ def systems_command(as_json: Annotated[bool, typer.Option("--json", help="Print 
 
 
 def _add_groups() -> None:
-    from pathology.cli.boxes import boxes_command
     from pathology.cli.classifiers import add_commands
     from pathology.cli.cohort import app as cohort
     from pathology.cli.encoders import app as encoders
-    from pathology.cli.grade import app as grade
     from pathology.cli.methylation import app as methylation
+    from pathology.cli.mitoses.boxes import boxes_command
+    from pathology.cli.mitoses.grade import app as grade
     from pathology.cli.models import app as models
     from pathology.cli.patient import app as patient
     from pathology.cli.radiology import app as radiology

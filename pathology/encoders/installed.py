@@ -205,6 +205,11 @@ def load_encoder(name: str) -> Encoder:
         If nothing has this name; the message names the closest.
     BundleError
         If its weights cannot be fetched, or the encoder is damaged.
+
+    Examples
+    --------
+    >>> load_encoder(str(bundle_path)).specification.vector
+    1024
     """
     encoder = _here(name)
     if encoder is not None:
@@ -257,6 +262,13 @@ def add_encoder(
         If the file holds anything but tensors.
     OutputError
         If the folder cannot be written.
+
+    Examples
+    --------
+    >>> import torch, torchvision
+    >>> torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), folder / "weights.pth")
+    >>> add_encoder("torchvision:shufflenet_v2_x0_5", source=folder / "weights.pth").specification.vector
+    1024
     """
     specification = find_published(name) or library_encoder(name.lower())
     if specification is None:

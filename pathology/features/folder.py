@@ -36,6 +36,14 @@ def open_features(path: Path, *, encoder: str | None = None, slide_mpp: float | 
         If it cannot be read or follows no known layout.
     UnsafeWeightsError
         If a ``.pt`` file holds anything but tensors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> torch.save(torch.ones(3, 8), folder / "slide.pt")
+    >>> features = open_features(folder / "slide.pt")
+    >>> features.count, features.vector
+    (3, 8)
     """
     path = Path(path)
     if path.suffix == ".zarr":
@@ -102,6 +110,13 @@ def find_features(folder: Path, *, encoder: str | None = None) -> list[SlideFeat
         two that differ.
     StoreError
         If one cannot be read.
+
+    Examples
+    --------
+    >>> import torch
+    >>> torch.save(torch.ones(3, 8), folder / "slide.pt")
+    >>> [features.slide_id for features in find_features(folder)]
+    ['slide']
     """
     folder = Path(folder)
     paths = sorted(

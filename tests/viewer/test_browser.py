@@ -106,7 +106,7 @@ def test_the_table_lists_sorts_and_filters(opened, seen):
 def test_a_failed_slide_says_why(opened, seen):
     page = opened.go(seen)
     page.wait_for_selector("table.slides td")
-    assert "The file is cut off" in page.locator("tr.failed").inner_text()
+    assert "The file is truncated" in page.locator("tr.failed").inner_text()
     page.get_by_role("link", name="bad").click()
     page.wait_for_selector(".notice.failed")
     assert "3 of its 12 stored tiles lie beyond its end" in page.inner_text(".notice.failed")

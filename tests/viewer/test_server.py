@@ -151,7 +151,7 @@ def test_the_table(shared):
     assert rows[0, "square"]["prediction"] == "stroma"
     assert rows[0, "square"]["confidence"] == pytest.approx(0.85, abs=0.03)
     assert rows[0, "bad"]["status"] == "failed"
-    assert rows[0, "bad"]["reason"].startswith("The file is cut off")
+    assert rows[0, "bad"]["reason"].startswith("The file is truncated")
     assert len(overview["colour_maps"]["viridis"]) == 3 * 256
 
 

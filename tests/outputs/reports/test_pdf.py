@@ -83,7 +83,7 @@ def test_a_batch(results, tmp_path):
     said = " ".join(text(export_batch(results, "batch-pdf", tmp_path)))
     assert "2 slides" in said
     assert "square" in said
-    assert "The file is cut off" in said
+    assert "The file is truncated" in said
     assert "Failed 1" in said
 
 

@@ -47,7 +47,7 @@ def test_arrays(results):
 def test_a_failed_slide_says_why(results, tmp_path):
     slide = results["bad"]
     for access in (lambda: slide.heatmaps, lambda: slide.tissue, lambda: export_slide(slide, "geojson", tmp_path)):
-        with pytest.raises(StoreError, match="cut off"):
+        with pytest.raises(StoreError, match="truncated"):
             access()
     with pytest.raises(StoreError, match="size of the slide is unknown"):
         _ = slide.dimensions

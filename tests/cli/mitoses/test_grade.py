@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pathology.cli.grade import app
+from pathology.cli.mitoses.grade import app
 from pathology.errors import UsageError
 from pathology.findings.detections import Detections
 from pathology.findings.grading.assessment import MissingInputsError

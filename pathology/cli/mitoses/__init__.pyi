@@ -1,0 +1,3 @@
+from .boxes import boxes_command
+
+__all__ = ["boxes_command"]
