@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["OmeZarrReader"]
 
 _LARGEST_CHUNK: Final = 2**28
-"""Most bytes of a chunk: a level without chunks is no slide that can be read part by part."""
+"""Most bytes of a chunk: a larger one cannot be read part by part."""
 _MOST_CHUNKS: Final = 2**25
 """Most chunks of a level."""
 _DARK: Final = 40
@@ -158,7 +158,7 @@ class OmeZarrReader(TiledReader):
         return self._tiles[stored.file].fetch(index)
 
     def _check_extent(self, files: Sequence[Path]) -> None:
-        """Do nothing: a chunk that is cut off is found when it is decoded, and a missing one is counted."""
+        """Do nothing: a truncated chunk fails when it is decoded, and missing ones are counted."""
 
     def _close_descriptors(self) -> None:
         super()._close_descriptors()
@@ -178,7 +178,7 @@ class _Tiles:
         self._size = dict(zip(layout.axes, chunks.chunks, strict=True))
         grid = dict(zip(layout.axes, chunks.grid, strict=True))
         self._columns, self._rows = grid["x"], grid["y"]
-        # Stored as a picture is, a chunk needs no putting together.
+        # A chunk stored like an image is the tile itself.
         self._interleaved = layout.axes[-3:] == ("y", "x", "c") and channels == (0, 1, 2) and self._size["c"] == 3
         self._plane = tuple(slice(None) if a in "cyx" else planes[a] % self._size[a] for a in layout.axes)
         kept = [axis for axis in layout.axes if axis in "cyx"]

@@ -49,7 +49,7 @@ class ChunkFiles(Protocol):
     """Path of the hierarchy's root inside an archive, empty where it is the archive's own."""
 
     def check_metadata(self, folder: str) -> None:
-        """Refuse metadata that are no regular file or too large to be metadata, before zarr reads them."""
+        """Refuse metadata that are not a regular file, or too large, before zarr reads them."""
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
         """Return bytes of a file, ``None`` where there is no such file; a negative ``start`` counts from the end."""
@@ -76,13 +76,13 @@ class FolderFiles:
         self._path, self._root = root, str(root)
 
     def check_metadata(self, folder: str) -> None:
-        """Refuse metadata that are no regular file (reading a pipe would never end) or too large."""
+        """Refuse metadata that are not a regular file (reading a pipe never ends), or too large."""
         for name in METADATA_FILES:
             path = self._path / folder / name
             with contextlib.suppress(FileNotFoundError):
                 about = path.stat()
                 if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST_METADATA:
-                    raise CorruptSlideError(f"its metadata file {name} is not a file of metadata", where=path)
+                    raise CorruptSlideError(f"its metadata file {name} is not a regular file, or is too large", where=path)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
         """Return bytes of a file, ``None`` where there is no such file."""
@@ -141,7 +141,7 @@ class ZipFiles:
         for name in METADATA_FILES:
             info = self._infos.get("/".join(filter(None, (self.prefix, folder, name))))
             if info is not None and info.file_size > LARGEST_METADATA:
-                raise CorruptSlideError(f"its metadata file {name} is not a file of metadata", where=self._path)
+                raise CorruptSlideError(f"its metadata file {name} is not a regular file, or is too large", where=self._path)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
         """Return bytes of a member, ``None`` where there is no such member."""
@@ -272,7 +272,7 @@ class ArrayChunks:
             return b""
         data = self._files.read(self._name(shard), int(start), int(length))
         if data is None or len(data) != length:
-            raise TileDecodeError("the shard has become shorter")
+            raise TileDecodeError("the shard is truncated")
         return data
 
     def pixels(self, data: bytes, place: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -350,7 +350,7 @@ class ArrayChunks:
         index = None
         if data is not None:
             if len(data) < size:
-                raise TileDecodeError("the shard is cut off")
+                raise TileDecodeError("the shard is truncated")
             if shards.checked:
                 _check_crc32c(data)
                 data = data[:-4]

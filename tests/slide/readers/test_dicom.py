@@ -253,14 +253,14 @@ def test_refuses_what_is_no_slide(tmp_path):
         header.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
         del header.TotalPixelMatrixColumns
         header.save_as(file)
-    with pytest.raises(UnsupportedSlideError, match="only axial pictures"):
+    with pytest.raises(UnsupportedSlideError, match="only axial images"):
         DicomReader(folder)
 
 
 def test_label_alone_is_refused(tmp_path):
     folder = write_dicom(tmp_path / "s", PICTURE, tile=128, factors=(1,))
     volume_file(folder).unlink()
-    with pytest.raises(UnsupportedSlideError, match="only label and overview pictures"):
+    with pytest.raises(UnsupportedSlideError, match="only label and overview images"):
         open_reader(folder)
 
 
