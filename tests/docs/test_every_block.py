@@ -125,12 +125,9 @@ def test_a_command_that_does_not_exist_would_be_noticed():
             parse(wrong)
 
 
-def _cohort(folder):
-    """A clinical table, imaging of two of its patients, and methylation of a sample."""
-    random = np.random.default_rng(0)
-    count = 90
+def _clinical_table(random, count):
     days = random.exponential(1200, count).round() + 1
-    pd.DataFrame(
+    return pd.DataFrame(
         {
             "patient": [f"STS_{i:03d}" for i in range(1, count + 1)],
             "age": random.normal(60, 10, count).round().clip(18, 95),
@@ -140,7 +137,15 @@ def _cohort(folder):
             "OS": (random.random(count) < 0.7).astype(int),
             "OS.time": days,
         }
-    ).to_csv(folder / "table.csv", index=False)
+    )
+
+
+def _cohort(folder):
+    """Clinical tables, imaging of two patients, and methylation of a sample."""
+    random = np.random.default_rng(0)
+    _clinical_table(random, 90).to_csv(folder / "table.csv", index=False)
+    others = _clinical_table(np.random.default_rng(1), 60)
+    others.assign(hospital=["North", "South"] * 30).to_csv(folder / "other.csv", index=False)
     m_values = random.normal(size=400).round(3)
     pd.DataFrame({"chrom": "1", "pos": np.arange(400) * 250, "mval": m_values}).to_csv(
         folder / "calls.tsv", sep="\t", index=False

@@ -168,7 +168,7 @@ def test_undefined_figures_are_nan_and_nonsense_is_refused():
     censored = Outcome([1, 2], [0, 0])
     assert np.isnan(harrell_c(censored, [0, 1]))
     assert np.isnan(dynamic_auc(censored, censored, [0, 1], [1.5])[0])
-    with pytest.raises(UsageError, match="without missing values"):
+    with pytest.raises(UsageError, match="all of them numbers"):
         harrell_c(censored, [0, np.nan])
     with pytest.raises(UsageError, match="ascending"):
         dynamic_auc(censored, censored, [0, 1], [2, 1])
