@@ -82,7 +82,9 @@ class FolderFiles:
             with contextlib.suppress(FileNotFoundError):
                 about = path.stat()
                 if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST_METADATA:
-                    raise CorruptSlideError(f"its metadata file {name} is not a regular file, or is too large", where=path)
+                    raise CorruptSlideError(
+                        f"its metadata file {name} is not a regular file, or is too large", where=path
+                    )
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
         """Return bytes of a file, ``None`` where there is no such file."""
@@ -141,7 +143,9 @@ class ZipFiles:
         for name in METADATA_FILES:
             info = self._infos.get("/".join(filter(None, (self.prefix, folder, name))))
             if info is not None and info.file_size > LARGEST_METADATA:
-                raise CorruptSlideError(f"its metadata file {name} is not a regular file, or is too large", where=self._path)
+                raise CorruptSlideError(
+                    f"its metadata file {name} is not a regular file, or is too large", where=self._path
+                )
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
         """Return bytes of a member, ``None`` where there is no such member."""
