@@ -168,7 +168,7 @@ def test_its_bundle_scores_by_itself_and_can_be_explained(trained, cohort, tmp_p
         assert len(np.unique(np.asarray(drawn))) > 20
     monkeypatch.setattr(sys, "argv", [*told, "--class", "none such"])
     assert runpy.run_path(str(EXPLAIN))["main"]() == 2
-    assert "Choose one of: ARMS, ERMS" in capsys.readouterr().err
+    assert "Choose from: ARMS, ERMS" in capsys.readouterr().err
 
 
 @pytest.mark.slow
