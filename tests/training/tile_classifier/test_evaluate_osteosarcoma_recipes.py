@@ -63,7 +63,7 @@ def test_a_tile_filed_under_two_cases_is_caught(script, folder):
     pixels = tiles.pixels.copy()
     pixels[1] = pixels[0]  # of another case
     copied = LabelledTiles(pixels, tiles.labels, tiles.classes, tiles.patients, tiles.slides, tiles.names)
-    with pytest.raises(LeakageError, match="contents on both sides"):
+    with pytest.raises(LeakageError, match="contents in two parts"):
         script.folds_of(copied)
 
 
