@@ -129,7 +129,7 @@ def test_every_kind_of_file(tmp_path, ending):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(InputTableError, match="cannot be read"):
+    with pytest.raises(InputTableError, match="file not found"):
         read_clinical(tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputTableError, match="cannot be read"):
