@@ -85,7 +85,7 @@ def test_a_table_that_is_no_text_or_not_there(tmp_path):
     binary.write_bytes(b"slide_id,patient_id,label\n\xff\xfe\x00,p,x\n")
     with pytest.raises(InputTableError, match="UTF-8"):
         read_labels(binary, entries("a"), CLASSES)
-    with pytest.raises(InputTableError, match="cannot be read"):
+    with pytest.raises(InputTableError, match="file not found"):
         read_labels(tmp_path / "none.csv", entries("a"), CLASSES)
     with pytest.raises(UsageError, match="two different"):
         read_labels(binary, entries("a"), ["one"])

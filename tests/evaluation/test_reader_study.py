@@ -62,5 +62,5 @@ def test_mistakes_are_named(tmp_path, rows, change, what):
 def test_a_missing_column_is_named(tmp_path, rows):
     with pytest.raises(InputTableError, match="no column 'aided'"):
         read_reader_study(write(tmp_path / "r.csv", [r[:4] for r in rows], "reader,case,truth,unaided"))
-    with pytest.raises(InputTableError, match="cannot be read"):
+    with pytest.raises(InputTableError, match="file not found"):
         read_reader_study(tmp_path / "none.csv")
