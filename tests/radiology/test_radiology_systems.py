@@ -60,7 +60,7 @@ def runs(module, recipe, cohort, folder, *, folds=2):
     system = module.SYSTEM.id
     card = recipe.train(cohort, folder / "model", TEXT, system=system, metrics=metrics, constructed=True)
     assert recipe_of(read_radiology_card(folder / "model")) == recipe
-    found = predict_case(folder / "model", cohort.cases[0], folder / "out")
+    found = predict_case(folder / "model", cohort.with_values(cohort.cases[0]), folder / "out")
     json.dumps(found)
     for name in found["files"]:
         assert (folder / "out" / name).stat().st_size > 0
