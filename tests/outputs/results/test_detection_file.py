@@ -116,7 +116,7 @@ def test_decisions_round_trip(detections, tmp_path):
     decisions = {row: Decision.on(detections, row, "rejected") for row in (7, 3)}
     write_decisions(tmp_path, detections, decisions.values())
     assert read_decisions(tmp_path, detections) == decisions
-    with pytest.raises(UsageError, match="no detection 200"):
+    with pytest.raises(UsageError, match="detection 200 does not exist"):
         Decision.on(detections, 200, "accepted")
 
 
