@@ -112,5 +112,5 @@ def test_a_planted_leak_is_caught():
     # The same file under another name and another patient.
     copied = list(own)
     copied[sets["test"][0]] = own[sets["train"][0]]
-    with pytest.raises(LeakageError, match="fingerprints on in two parts"):
+    with pytest.raises(LeakageError, match="fingerprints in two parts"):
         audit_sets(labelled, sets, fingerprints=copied)
