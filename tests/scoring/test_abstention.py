@@ -1,5 +1,6 @@
 """Scoring with a model that may decline: from the slide file to every page that speaks of it."""
 
+import html
 import json
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_a_slide_without_an_answer(slide, tmp_path, trust, aggregator, said):
     record = json.loads((out / "slides" / "drawn" / "slide.json").read_text())
     assert record["out_of_domain"] == said.startswith("outside")
     for page in (out / "index.html", out / "slides" / "drawn" / "report.html"):
-        assert said[1:] in page.read_text(encoding="utf-8")
+        assert said[1:] in html.unescape(page.read_text(encoding="utf-8"))
     scores = zarr.open_group(out / "slides" / "drawn" / "predictions.zarr", mode="r")["domain_score"][...]
     assert np.median(scores) == pytest.approx(result.domain_score, rel=1e-5)
 
