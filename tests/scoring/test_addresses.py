@@ -99,5 +99,5 @@ def test_a_slide_that_is_gone_is_a_failed_row(slide, model, tmp_path):
     manifest.write_text(f"path\nfile://{slide}\nfile://{tmp_path}/bucket/gone.svs\n")
     batch = score([manifest], model, tmp_path / "out", settings=SETTINGS, engine="torch")
     assert [result.status for result in batch] == ["scored", "failed"]
-    assert "no such file" in batch.failed[0].error
+    assert "file not found" in batch.failed[0].error
     assert (tmp_path / "out" / "results.csv").exists()
