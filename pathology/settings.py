@@ -165,10 +165,16 @@ class RunSettings(Record):
     scheduler: str | None = None
     """Use a running Dask scheduler instead of local workers: its address, such as tcp://host:8786, or its scheduler
     file."""
+    tls: tuple[Path, Path, Path] | None = None
+    """For a scheduler that uses TLS: PEM files of the certificate authority, the client's certificate and its key."""
+    dashboard: bool = False
+    """Serve Dask's dashboard on 127.0.0.1; it has no password, so every user of this machine can see it."""
     slurm: Path | None = None
     """YAML file describing the SLURM jobs to start as workers."""
     readers: Annotated[int, Field(ge=0)] | None = None
     """Reader processes per worker; ``None``: all cores but two with a GPU, else 0 (the worker reads in threads)."""
+    part: str | None = None
+    """Score one part of the slides, such as 3/16; pathology merge puts the parts of a batch together."""
     retry_failed: bool = False
     """Retry unchanged slides that failed in an earlier run."""
     verify: bool = False

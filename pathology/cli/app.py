@@ -127,6 +127,19 @@ def score_command(
     raise typer.Exit(run(given_settings(context), out, config=config, options=option_names(context), verbose=verbose))
 
 
+@app.command("merge")
+def merge_command(
+    out: Annotated[Path, typer.Argument(help="Results folder of score --part.", show_default=False)],
+) -> None:
+    """Put together a batch that was scored in parts."""
+    from pathology.scoring.bookkeeping.merge import merge_parts
+
+    slides, failed = merge_parts(out)
+    print(f"{slides - failed} scored, {failed} failed.\nTable:  {out / 'results.csv'}\nReport: {out / 'index.html'}")
+    print("Research use only.")
+    raise typer.Exit(1 if failed else 0)
+
+
 @app.command("info")
 def info_command(
     slide: Slide,

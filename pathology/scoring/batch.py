@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from pathology.bundle.catalogue import load_bundle
 from pathology.configuration import CONFIG_NAME, configured, write_config
-from pathology.errors import OutputError, PathologyError, SlideError
+from pathology.errors import PathologyError, SlideError
 from pathology.findings.slide_result import SlideResult
-from pathology.outputs.results.record import damaged_files, read_slide_record
+from pathology.folder_lock import locked_folder
+from pathology.outputs.results.journal import Journal
+from pathology.outputs.results.record import damaged_files
 from pathology.outputs.results.run import batch_files_whole, read_run, write_run
 from pathology.path_text import path_text
 from pathology.progress import Progress, SilentProgress
+from pathology.scoring.bookkeeping.batch_files import BatchFiles
+from pathology.scoring.bookkeeping.merge import lock_name, part_folder, part_numbers, refuse_mixture
 from pathology.scoring.environment import check_options
 from pathology.scoring.jobs import SlideJob
 from pathology.scoring.region import check_region, region_key
@@ -152,84 +153,78 @@ def score(
         check_region(settings.region)
     entries = select_slides(sources)
     out = Path(out).absolute()
-    with _results_folder(out):
-        jobs = [_job(entry, bundle, out, settings, run) for entry in entries]
-        results: dict[str, SlideResult] = {}
-        for job in jobs:
-            earlier = _earlier(job, retry_failed=run.retry_failed, thorough=run.verify)
-            if earlier is not None:
-                results[job.slide_id] = earlier
-        todo = [job for job in jobs if job.slide_id not in results]
-        unchanged = len(results)
-        progress.began(len(todo), unchanged)
-        order = [job.slide_id for job in jobs]
-        tiles: dict[str, TileWork] = {}
-        if todo:
-            record = _run_record(bundle, settings, run)
-            if jobs_of_slurm is not None:
-                record["options"]["slurm"] = jobs_of_slurm.model_dump(mode="json")
-            record["engine_used"] = _earlier_engine(out, bundle, run.engine)
-            write_config(out / CONFIG_NAME, _from_anywhere(config), _AGAIN)
-            write_run(out, {**record, "state": "running"})
+    if run.part is not None:
+        number, count = part_numbers(run.part)
+        entries = entries[number - 1 :: count]
+    with locked_folder(out, lock_name(run.part)):
+        refuse_mixture(out, run.part)
+        return _score(entries, bundle, out, config, jobs_of_slurm, progress)
 
-            def record_outcome(result: SlideResult) -> None:
-                results[result.slide_id] = result
-                _write_tables(out, [results[name] for name in order if name in results], bundle)
-                progress.finished(result.slide_id, _outcome(result), failed=result.status == "failed")
 
-            def chosen(name: str) -> None:
-                record["engine_used"] = name
-                write_run(out, {**record, "state": "running"})
+def _score(
+    entries: Sequence[SlideEntry],
+    bundle: Bundle,
+    out: Path,
+    config: ScoreConfig,
+    slurm: SlurmSettings | None,
+    progress: Progress,
+) -> BatchResult:
+    """Score what is not finished, in a folder that is locked."""
+    settings, run = config.scoring, config.run
+    jobs = [_job(entry, bundle, out, settings, run) for entry in entries]
+    files = BatchFiles(out, [job.slide_id for job in jobs], bundle.card)
+    of_run = out if run.part is None else part_folder(out, run.part)
+    for job in jobs:
+        earlier = _earlier(job, files.journal, retry_failed=run.retry_failed, thorough=run.verify)
+        if earlier is not None:
+            files.results[job.slide_id] = earlier
+    todo = [job for job in jobs if job.slide_id not in files.results]
+    files.journal.release()
+    unchanged = len(files.results)
+    progress.began(len(todo), unchanged)
+    record = read_run(of_run) or _run_record(bundle, settings, run)
+    tiles: dict[str, TileWork] = {}
+    if todo:
+        record = _run_record(bundle, settings, run)
+        if slurm is not None:
+            record["options"]["slurm"] = slurm.model_dump(mode="json")
+        record["engine_used"] = _earlier_engine(of_run, bundle, run.engine)
+        write_config(out / CONFIG_NAME, _from_anywhere(config).model_copy(update={"part": None}), _AGAIN)
+        write_run(of_run, {**record, "state": "running"})
 
+        def record_outcome(result: SlideResult) -> None:
+            files.add(result, tables=run.part is None)
+            progress.finished(result.slide_id, _outcome(result), failed=result.status == "failed")
+
+        def chosen(name: str) -> None:
+            record["engine_used"] = name
+            write_run(of_run, {**record, "state": "running"})
+
+        try:
             tiles, used = _run(
                 todo,
                 bundle.card,
                 record_outcome,
                 progress,
                 run,
-                jobs_of_slurm,
+                slurm,
                 engine_used=record["engine_used"],
                 chosen=chosen,
             )
-            record |= {"state": "finished", "ended": _now(), "engine_used": used}
-            write_run(out, {**record, "slides": _slides_record(results, order)})
-        if todo or not batch_files_whole(out):
-            _write_index(out, [results[name] for name in order], bundle)
-            _write_tables(out, [results[name] for name in order], bundle)
-            last = read_run(out) or _run_record(bundle, settings, run)
-            write_run(out, {**last, "slides": _slides_record(results, order)}, finished=True)
-    return BatchResult(out, tuple(results[name] for name in order), unchanged, tiles)
+        finally:
+            # Also after an interrupt: the tables are at most some minutes old.
+            if run.part is None:
+                files.write_tables()
+        record |= {"state": "finished", "ended": _now(), "engine_used": used}
+    if run.part is not None:
+        finished = {"state": "finished", "ended": _now(), **record}
+        write_run(of_run, {**finished, "bundle": str(bundle.directory), "slides": files.slides_record()})
+    elif todo or not batch_files_whole(out):
+        files.finish(record)
+    return BatchResult(out, tuple(files.ordered()), unchanged, tiles)
 
 
 # -- the results folder -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _results_folder(out: Path) -> Iterator[None]:
-    """Create the folder, check that it is writable, and lock out a second run."""
-    made = not out.exists()
-    try:
-        (out / "slides").mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        if made and out.exists():
-            shutil.rmtree(out, ignore_errors=True)
-        raise OutputError(
-            f"cannot write results to this folder ({error.strerror})", where=out, remedy="Choose another --out folder"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                "another run is writing to this folder",
-                where=out,
-                remedy="Wait until it finishes, or choose another --out folder",
-            ) from error
-        except OSError:
-            pass  # the file system does not support locks: two runs would merely duplicate work
-        yield
-    (out / ".lock").unlink(missing_ok=True)
 
 
 def _job(
@@ -262,10 +257,10 @@ def _job(
     )
 
 
-def _earlier(job: SlideJob, *, retry_failed: bool, thorough: bool) -> SlideResult | None:
+def _earlier(job: SlideJob, journal: Journal, *, retry_failed: bool, thorough: bool) -> SlideResult | None:
     """Return the result of an earlier run if it is still valid and its files are whole."""
     try:
-        record = read_slide_record(job.out)
+        record = journal.record(job.out)
         signature = job.signature()
     except (OSError, ValueError, SlideError):
         return None
@@ -307,23 +302,6 @@ def _failed(card: Card, job: SlideJob, failure: Failure) -> SlideResult:
 
     write_failure(job.out, result, card, made=datetime.now(UTC), traceback=failure.detail)
     return result
-
-
-def _write_tables(out: Path, results: list[SlideResult], bundle: Bundle) -> None:
-    from pathology.outputs.results.tables import write_results
-
-    write_results(out, results, bundle.card.classes)
-
-
-def _write_index(out: Path, results: list[SlideResult], bundle: Bundle) -> None:
-    from pathology.outputs.reports.batch import IndexEntry, write_batch_report
-
-    entries = []
-    for result in results:
-        small = out / "slides" / result.slide_id / "preview.jpg"
-        shown = small.read_bytes() if result.has_maps and small.exists() else None
-        entries.append(IndexEntry(result, result.slide_id, shown))
-    write_batch_report(out / "index.html", entries, bundle.card, made=datetime.now(UTC))
 
 
 def _int8(bundle: Bundle) -> str:
@@ -399,13 +377,6 @@ def _run_record(bundle: Bundle, settings: ScoreSettings, run: RunSettings) -> di
     }
 
 
-def _slides_record(results: dict[str, SlideResult], order: list[str]) -> list[dict[str, Any]]:
-    return [
-        results[name].model_dump(mode="json", include={"slide_id", "path", "status", "fingerprint", "key"})
-        for name in order
-    ]
-
-
 def _outcome(result: SlideResult) -> str:
     if result.status == "failed":
         return result.error
@@ -433,7 +404,14 @@ def _run(
 
     steps = Steps(prepare_slide, score_chunk, finish_slide, partial(_failed, card))
     local = 0 if run.scheduler or slurm else run.workers or default_workers(run.device)
-    with connect(workers=local, scheduler=run.scheduler, slurm=slurm, device=run.device) as pool:
+    with connect(
+        workers=local,
+        scheduler=run.scheduler,
+        slurm=slurm,
+        device=run.device,
+        dashboard=run.dashboard,
+        certificates=run.tls,
+    ) as pool:
         progress.workers(pool.slots, pool.dashboard)
         first = replace(jobs[0], engine_used=engine_used if jobs[0].engine == "auto" else jobs[0].engine)
         trial = pool.client.submit(try_engine, first, pure=False, retries=0, resources=dict(pool.predicting) or None)

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed import Client, LocalCluster
 
-from pathology.errors import PathologyError, UsageError
+from pathology.errors import UsageError
+from pathology.inference.workers.certificates import fresh_certificates, own_certificates, write_certificates
+from pathology.inference.workers.local_processes import LocalProcesses, scratch_folder, sweep_scratch
 from pathology.inference.workers.settings import DASK_SETTINGS, TASKS_AT_ONCE, THREADS, exported_settings
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def connect(
     scheduler: str | None = None,
     slurm: SlurmSettings | None = None,
     device: str | None = None,
+    dashboard: bool = False,
+    certificates: tuple[Path, Path, Path] | None = None,
 ) -> Iterator[Workers]:
     """Provide workers and shut them down afterwards.
 
@@ -102,6 +104,10 @@ def connect(
         SLURM jobs to start.
     device
         What local workers compute on; with several GPUs, each worker gets its own.
+    dashboard
+        Serve Dask's dashboard, which has no password, on 127.0.0.1.
+    certificates
+        For a scheduler that uses TLS: files of the certificate authority, the client's certificate and its key.
 
     Raises
     ------
@@ -110,31 +116,40 @@ def connect(
     MissingDependencyError
         If SLURM jobs are requested and dask-jobqueue is not installed.
     """
-    with dask.config.set(DASK_SETTINGS):
+    # Without a dashboard nothing is served over HTTP: Dask's pages about workers and tasks have no password.
+    pages = {} if dashboard else {"distributed.scheduler.http.routes": []}
+    with dask.config.set({**DASK_SETTINGS, **pages}):
         if scheduler is not None:
-            yield from _running(scheduler, device)
+            yield from _running(scheduler, device, certificates)
         elif slurm is not None:
             from pathology.inference.workers.slurm import slurm_cluster
 
-            with slurm_cluster(slurm) as cluster, Client(cluster, set_as_default=False) as client:
+            with (
+                slurm_cluster(slurm, dashboard=dashboard) as cluster,
+                Client(cluster, set_as_default=False, security=cluster.security) as client,
+            ):
                 # The queue may be long: work starts with the first job, and later jobs join.
                 client.wait_for_workers(1)
                 predicting = {_GPU: 1 / TASKS_AT_ONCE} if slurm.gpus else {}
-                yield Workers(client, slurm.jobs * TASKS_AT_ONCE, _dashboard(cluster), predicting)
+                yield Workers(
+                    client, slurm.jobs * TASKS_AT_ONCE, _dashboard(cluster) if dashboard else None, predicting
+                )
         else:
-            yield from _local(workers, _gpus(device))
+            yield from _local(workers, _gpus(device), dashboard=dashboard)
 
 
-def _running(scheduler: str, device: str | None) -> Iterator[Workers]:
-    from_file = Path(scheduler).suffix == ".json"
+def _running(scheduler: str, device: str | None, certificates: tuple[Path, Path, Path] | None) -> Iterator[Workers]:
+    security = None if certificates is None else own_certificates(*certificates)
     try:
-        if from_file:
-            client = Client(scheduler_file=scheduler, timeout="30s", set_as_default=False)
+        if Path(scheduler).suffix == ".json":
+            client = Client(scheduler_file=scheduler, timeout="30s", set_as_default=False, security=security)
         else:
-            client = Client(scheduler, timeout="30s", set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
+            client = Client(scheduler, timeout="30s", set_as_default=False, security=security)
+    except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise UsageError(
-            "the Dask scheduler does not respond", where=scheduler, remedy="Start one with: dask scheduler"
+            "the Dask scheduler does not respond",
+            where=scheduler,
+            remedy="Start one with: dask scheduler; if it uses TLS, give its certificates with --tls",
         ) from error
     with client:
         threads = client.nthreads()
@@ -149,53 +164,54 @@ def _running(scheduler: str, device: str | None) -> Iterator[Workers]:
         yield Workers(client, slots, client.dashboard_link or None, predicting)
 
 
-def _local(workers: int, gpus: int) -> Iterator[Workers]:
+def _local(workers: int, gpus: int, *, dashboard: bool) -> Iterator[Workers]:
     threads = max(1, (os.cpu_count() or 1) // workers)
+    security = fresh_certificates()
+    sweep_scratch()
     with (
-        tempfile.TemporaryDirectory(prefix="pathology-") as scratch,
+        scratch_folder() as scratch,
         LocalCluster(
             n_workers=0,
             host="127.0.0.1",
+            protocol="tls://",
+            security=security,
             scheduler_port=0,
-            dashboard_address="127.0.0.1:0",
+            dashboard_address="127.0.0.1:0" if dashboard else None,
+            # Without a dashboard Dask serves HTTP all the same: on a free port of its own address, and nothing on it.
+            scheduler_kwargs={"dashboard": dashboard, "dashboard_address": "127.0.0.1:0"},
             processes=True,
             silence_logs=50,
         ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-        contextlib.ExitStack() as stack,
+        Client(cluster, set_as_default=False, security=security) as client,
     ):
-        for number in range(workers):
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter, no outside input
-                _worker_command(cluster.scheduler_address, number, scratch),
-                env=_worker_environment(threads, number % gpus if gpus > 1 else None),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=False,
+        files = write_certificates(security, scratch)
+        commands = [
+            (
+                _worker_command(cluster.scheduler_address, number, scratch, files),
+                _worker_environment(threads, number % gpus if gpus > 1 else None),
             )
-            stack.callback(_stop, process)
-        try:
-            client.wait_for_workers(workers, timeout=120)
-        except TimeoutError as error:
-            raise PathologyError(
-                "the worker processes did not start within two minutes", remedy="Run: pathology doctor"
-            ) from error
-        try:
-            yield Workers(client, workers * TASKS_AT_ONCE, _dashboard(cluster))
-        finally:
-            with contextlib.suppress(Exception):  # they are stopped below in any case
-                client.retire_workers(close_workers=True)
+            for number in range(workers)
+        ]
+        with LocalProcesses(commands, scratch) as processes:
+            processes.wait_for(client, workers, timeout=120)
+            try:
+                yield Workers(client, workers * TASKS_AT_ONCE, _dashboard(cluster) if dashboard else None)
+            finally:
+                processes.stop_replacing()
+                with contextlib.suppress(Exception):  # they are stopped below in any case
+                    client.retire_workers(close_workers=True)
 
 
 def _dashboard(cluster: Any) -> str | None:  # noqa: ANN401 - whichever kind of Dask cluster
     return str(cluster.dashboard_link) if find_spec("bokeh") else None
 
 
-def _worker_command(address: str, number: int, scratch: str) -> list[str]:
+def _worker_command(address: str, number: int, scratch: Path, certificates: Sequence[str]) -> list[str]:
     return [
-        *(sys.executable, "-m", "distributed.cli.dask_worker", address),
+        *(sys.executable, "-m", "pathology.inference.workers.worker_process", str(os.getpid()), address),
         *("--name", str(number), "--nworkers", "1", "--nthreads", str(TASKS_AT_ONCE), "--host", "127.0.0.1"),
-        *("--no-dashboard", "--local-directory", scratch, "--death-timeout", "60", "--memory-limit", "auto"),
+        *("--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--protocol", "tls", *certificates),
+        *("--local-directory", str(scratch), "--death-timeout", "60", "--memory-limit", "auto"),
     ]
 
 
@@ -206,12 +222,3 @@ def _worker_environment(threads: int, gpu: int | None) -> dict[str, str]:
         seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         environment["CUDA_VISIBLE_DEVICES"] = seen[gpu] if seen else str(gpu)
     return environment
-
-
-def _stop(process: subprocess.Popen[Any]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

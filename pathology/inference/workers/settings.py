@@ -26,6 +26,8 @@ DASK_SETTINGS = {
     "distributed.worker.memory.terminate": 0.97,
     # The profiler samples every thread 100 times a second, on the cores that predict.
     "distributed.worker.profile.enabled": False,
+    # A worker's pages have no password; its health is watched over TLS.
+    "distributed.worker.http.routes": [],
     "distributed.admin.log-format": "%(message)s",
 }
 

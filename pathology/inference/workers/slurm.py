@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from pathology.errors import InputTableError, MissingDependencyError, UsageError
+from pathology.inference.workers.certificates import fresh_certificates
 from pathology.inference.workers.settings import TASKS_AT_ONCE, THREADS, exported_settings
 from pathology.settings import Record
 
@@ -77,13 +78,15 @@ def read_slurm_settings(path: Path) -> SlurmSettings:
 
 
 @contextmanager
-def slurm_cluster(settings: SlurmSettings) -> Iterator[Any]:
+def slurm_cluster(settings: SlurmSettings, *, dashboard: bool = False) -> Iterator[Any]:
     """Start jobs and cancel them afterwards.
 
     Parameters
     ----------
     settings
         Resources of each job.
+    dashboard
+        Serve Dask's dashboard, which has no password, on 127.0.0.1.
 
     Yields
     ------
@@ -99,6 +102,7 @@ def slurm_cluster(settings: SlurmSettings) -> Iterator[Any]:
     """
     try:
         from dask_jobqueue.slurm import SLURMCluster
+        from distributed.utils import get_ip
     except ImportError as error:
         raise MissingDependencyError(
             "SLURM jobs need dask-jobqueue", remedy="Install it with: pip install 'sarcoma-pathology[cluster]'"
@@ -109,6 +113,9 @@ def slurm_cluster(settings: SlurmSettings) -> Iterator[Any]:
         )
     exports = {**exported_settings(), THREADS: str(settings.cores)}
     directives = [*settings.directives, *(["--gres=gpu:1"] if settings.gpus else [])]
+    # Jobs read their certificates from a folder that they share with this machine; the files are the user's alone.
+    shared = (settings.logs or Path.cwd()).absolute()
+    shared.mkdir(parents=True, exist_ok=True)
     cluster: Any = SLURMCluster(
         queue=settings.partition,
         account=settings.account,
@@ -124,9 +131,22 @@ def slurm_cluster(settings: SlurmSettings) -> Iterator[Any]:
             *settings.prologue,
             *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
         ],
-        worker_extra_args=["--no-dashboard", *(["--resources", "GPU=1"] if settings.gpus else [])],
+        worker_extra_args=[
+            "--no-dashboard",
+            "--dashboard-address",
+            "127.0.0.1:0",
+            *(["--resources", "GPU=1"] if settings.gpus else []),
+        ],
         log_directory=str(settings.logs) if settings.logs is not None else None,
-        scheduler_options={"port": 0, "dashboard_address": ":0"},
+        protocol="tls://",
+        security=fresh_certificates(),
+        shared_temp_directory=str(shared),
+        scheduler_options={
+            "port": 0,
+            "dashboard": dashboard,
+            "dashboard_address": "127.0.0.1:0",
+            **({} if settings.interface else {"host": get_ip()}),
+        },
     )
     with cluster:
         _require_acceptance(cluster.job_script())

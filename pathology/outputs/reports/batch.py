@@ -30,6 +30,9 @@ EMBEDDED_PREVIEWS = 16 * 2**20
 """Largest number of bytes of previews embedded in the page; beyond this (a few thousand slides) the page would load
 slowly, and further previews are omitted."""
 
+FIRST_ROWS = 100
+"""Rows shown at first; further ones are behind buttons, so that a page of ten thousand slides opens at once."""
+
 BARS = 4
 """Largest number of classes with a bar per row; with more, the most probable ones are shown."""
 
@@ -88,6 +91,7 @@ def batch_report(entries: Sequence[IndexEntry], card: Card, *, made: datetime | 
         card=card,
         colours=colours,
         rows=[_row(entry, embed=embed) for entry in entries],
+        first_rows=FIRST_ROWS,
         counts={
             "slides": len(results),
             "scored": sum(result.status == "scored" for result in results),
