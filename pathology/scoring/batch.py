@@ -20,7 +20,7 @@ from pathology.errors import PathologyError, SlideError
 from pathology.findings.slide_result import SlideResult
 from pathology.folder_lock import locked_folder
 from pathology.outputs.results.journal import Journal
-from pathology.outputs.results.record import damaged_files
+from pathology.outputs.results.record import damaged_files, read_slide_record
 from pathology.outputs.results.run import batch_files_whole, read_run, write_run
 from pathology.path_text import path_text
 from pathology.progress import Progress, SilentProgress
@@ -260,7 +260,7 @@ def _job(
 def _earlier(job: SlideJob, journal: Journal, *, retry_failed: bool, thorough: bool) -> SlideResult | None:
     """Return the result of an earlier run if it is still valid and its files are whole."""
     try:
-        record = journal.record(job.out)
+        record = read_slide_record(job.out) if thorough else journal.record(job.out)
         signature = job.signature()
     except (OSError, ValueError, SlideError):
         return None

@@ -14,7 +14,8 @@ __all__ = ["fresh_certificates", "own_certificates", "write_certificates"]
 
 def fresh_certificates() -> Security:
     """Return certificates made for this run alone; they are in memory only."""
-    return Security.temporary()
+    security: Security = Security.temporary()
+    return security
 
 
 def own_certificates(authority: Path, certificate: Path, key: Path) -> Security:

@@ -117,7 +117,7 @@ def connect(
         If SLURM jobs are requested and dask-jobqueue is not installed.
     """
     # Without a dashboard nothing is served over HTTP: Dask's pages about workers and tasks have no password.
-    pages = {} if dashboard else {"distributed.scheduler.http.routes": []}
+    pages: dict[str, list[str]] = {} if dashboard else {"distributed.scheduler.http.routes": []}
     with dask.config.set({**DASK_SETTINGS, **pages}):
         if scheduler is not None:
             yield from _running(scheduler, device, certificates)

@@ -37,8 +37,11 @@ def scratch_folder() -> Iterator[Path]:
     """Make a temporary folder that only this user can enter, and remove it at the end."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        with (folder / _HELD).open("w") as held:
+        unlocked = folder / f"{_HELD}.new"
+        with unlocked.open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Named once it is locked: another run that sweeps never finds it free.
+            unlocked.rename(folder / _HELD)
             yield folder
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -57,8 +58,9 @@ class Journal:
             state = (folder / RECORD).stat()
             size, changed, text = line
             if (size, changed) == (state.st_size, state.st_mtime_ns):
-                entry = json.loads(text)
-                return StoredRecord(SlideResult.model_validate(entry["result"]), entry["files"])
+                with suppress(ValueError, KeyError, TypeError, RecursionError):  # its checksum is right, its content not
+                    entry = json.loads(text)
+                    return StoredRecord(SlideResult.model_validate(entry["result"]), dict(entry["files"]))
         return read_slide_record(folder)
 
     def release(self) -> None:
@@ -86,12 +88,11 @@ class Journal:
         body = f"{head}\t{text}".encode()
         # It begins with a line break, so that a line cut off by a power cut spoils no other.
         line = b"\n%08x " % zlib.crc32(body) + body
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            try:
-                os.write(handle, line)
-            finally:
-                os.close(handle)
+            # In one write: lines of several parts do not mix.
+            with os.fdopen(os.open(self._path, flags, 0o666), "wb", buffering=0) as file:
+                file.write(line)
         except OSError as error:
             raise output_error(error, self._path) from error
 
