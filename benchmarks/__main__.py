@@ -6,7 +6,18 @@ Without a name: tiling, then compression.
 import importlib
 import sys
 
-NAMES = ("tiling", "compression", "formats", "memory", "scoring", "scheduling", "workers", "hotspots", "training")
+NAMES = (
+    "tiling",
+    "compression",
+    "formats",
+    "memory",
+    "scoring",
+    "scheduling",
+    "workers",
+    "hotspots",
+    "training",
+    "batches",
+)
 
 
 def main() -> None:

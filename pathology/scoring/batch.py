@@ -36,11 +36,14 @@ from pathology.tiling.tile_work import TileWork
 if TYPE_CHECKING:
     from pathology.bundle.card import Card
     from pathology.bundle.catalogue import Bundle
+    from pathology.inference.workers.cluster import Workers
     from pathology.inference.workers.schedule import Failure
     from pathology.inference.workers.slurm import SlurmSettings
 
 __all__ = ["BatchResult", "score"]
 
+_TRIALS = 3
+"""Times that loading the model is tried: a worker may also die of something that has nothing to do with the model."""
 _AGAIN = f"pathology score --config {CONFIG_NAME} --out OTHER"
 
 
@@ -395,11 +398,8 @@ def _run(
     chosen: Callable[[str], None],
 ) -> tuple[dict[str, TileWork], str]:
     # Imported here: an unchanged batch needs neither Dask nor torch and returns immediately.
-    from distributed.scheduler import KilledWorker
-
     from pathology.inference.workers.cluster import connect, default_workers
     from pathology.inference.workers.schedule import Steps, run_slides
-    from pathology.scoring.environment import try_engine
     from pathology.scoring.tasks import finish_slide, prepare_slide, score_chunk
 
     steps = Steps(prepare_slide, score_chunk, finish_slide, partial(_failed, card))
@@ -414,15 +414,28 @@ def _run(
     ) as pool:
         progress.workers(pool.slots, pool.dashboard)
         first = replace(jobs[0], engine_used=engine_used if jobs[0].engine == "auto" else jobs[0].engine)
-        trial = pool.client.submit(try_engine, first, pure=False, retries=0, resources=dict(pool.predicting) or None)
-        try:
-            name = trial.result()
-        except KilledWorker as error:
-            raise PathologyError(
-                "the worker process crashed while loading the model", remedy="Run 'pathology doctor'"
-            ) from error
+        name = _tried(first, pool)
         if name != engine_used:
             engine_used = name
             chosen(engine_used)
         jobs = [replace(job, engine_used=engine_used) for job in jobs]
         return run_slides(jobs, steps, pool, on_outcome, progress), engine_used
+
+
+def _tried(job: SlideJob, pool: Workers) -> str:
+    """Load the model in a worker and return the engine that works; a worker that dies of something else is replaced."""
+    from distributed.scheduler import KilledWorker
+
+    from pathology.scoring.environment import try_engine
+
+    for _ in range(_TRIALS):
+        trial = pool.client.submit(try_engine, job, pure=False, retries=0, resources=dict(pool.predicting) or None)
+        try:
+            return str(trial.result())
+        except KilledWorker:
+            continue
+    said = pool.messages()
+    raise PathologyError(
+        f"the worker process crashed {_TRIALS} times while loading the model{f': {said}' if said else ''}",
+        remedy="Run 'pathology doctor'",
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,12 +51,15 @@ class Workers:
         Address of the Dask dashboard, if it is running.
     predicting
         Dask resources required to predict blocks.
+    messages
+        Returns what local workers wrote last to standard error; empty for others.
     """
 
     client: Client
     slots: int
     dashboard: str | None
     predicting: Mapping[str, float] = field(default_factory=dict)
+    messages: Callable[[], str] = str
 
 
 def _gpus(device: str | None) -> int:
@@ -195,7 +198,8 @@ def _local(workers: int, gpus: int, *, dashboard: bool) -> Iterator[Workers]:
         with LocalProcesses(commands, scratch) as processes:
             processes.wait_for(client, workers, timeout=120)
             try:
-                yield Workers(client, workers * TASKS_AT_ONCE, _dashboard(cluster) if dashboard else None)
+                page = _dashboard(cluster) if dashboard else None
+                yield Workers(client, workers * TASKS_AT_ONCE, page, messages=processes.messages)
             finally:
                 processes.stop_replacing()
                 with contextlib.suppress(Exception):  # they are stopped below in any case

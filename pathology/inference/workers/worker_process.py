@@ -40,8 +40,12 @@ def dask_setup(worker: object) -> None:
 def main() -> None:
     """Run ``dask worker`` with the arguments after the parent's process id."""
     end_with(int(sys.argv.pop(1)))
-    sys.argv += ["--preload", __name__ if __name__ != "__main__" else "pathology.inference.workers.worker_process"]
+    import dask
     from distributed.cli.dask_worker import main as dask_worker
+
+    # What is given on the command line replaces the user's own preloads: they are given there as well.
+    for module in ("pathology.inference.workers.worker_process", *dask.config.get("distributed.worker.preload")):
+        sys.argv += ["--preload", str(module)]
 
     dask_worker()
 

@@ -58,7 +58,9 @@ class Journal:
             state = (folder / RECORD).stat()
             size, changed, text = line
             if (size, changed) == (state.st_size, state.st_mtime_ns):
-                with suppress(ValueError, KeyError, TypeError, RecursionError):  # its checksum is right, its content not
+                with suppress(
+                    ValueError, KeyError, TypeError, RecursionError
+                ):  # its checksum is right, its content not
                     entry = json.loads(text)
                     return StoredRecord(SlideResult.model_validate(entry["result"]), dict(entry["files"]))
         return read_slide_record(folder)
