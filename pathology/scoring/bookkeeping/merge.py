@@ -98,6 +98,13 @@ def merge_parts(out: str | PathLike[str]) -> tuple[int, int]:
         If a part is missing, unfinished or damaged, or the parts do not belong together.
     OutputError
         If the files cannot be written, or another run holds the folder.
+
+    Examples
+    --------
+    >>> from pathology import score
+    >>> part = score(slide_path, bundle_path, folder / "results", part="1/1", engine="torch")
+    >>> merge_parts(part.out)
+    (1, 0)
     """
     from pathology.bundle.catalogue import load_bundle
     from pathology.scoring.bookkeeping.batch_files import BatchFiles

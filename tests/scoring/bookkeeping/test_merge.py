@@ -1,6 +1,7 @@
 """A batch scored in parts and merged equals the batch scored whole."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -59,16 +60,19 @@ def test_whole_and_parts_are_not_mixed(slides, model, parted, tmp_path):
         score(slides, model, tmp_path, part="1/2", engine="torch")
 
 
-def test_what_is_missing_is_named(slides, model, tmp_path):
+def test_what_is_missing_is_named(parted, tmp_path):
     with pytest.raises(StoreError, match="batch in parts"):
         merge_parts(tmp_path)
-    score(slides, model, tmp_path, part="2/2", engine="torch")
-    with pytest.raises(StoreError, match="part 1 of 2 is not finished"):
-        merge_parts(tmp_path)
-    score(slides, model, tmp_path, part="1/2", engine="torch")
-    (tmp_path / "slides" / "s2" / "slide.json").unlink()
+    out = shutil.copytree(parted, tmp_path / "out")
+    (out / "slides" / "s2" / "slide.json").unlink()
     with pytest.raises(StoreError, match="results of s2 are missing"):
-        merge_parts(tmp_path)
+        merge_parts(out)
+    (out / "parts" / "1-of-2" / "run.json").write_text("{}")
+    with pytest.raises(StoreError, match="part 1 of 2 is not finished"):
+        merge_parts(out)
+    shutil.rmtree(out / "parts" / "1-of-2")
+    with pytest.raises(StoreError, match="part 1 of 2 is not finished"):
+        merge_parts(out)
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2"])
