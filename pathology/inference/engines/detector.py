@@ -63,7 +63,9 @@ def strongest_boxes(decoded: Tensor, *, floor: float, iou: float = 0.4, most: in
 def calibrated(confidence: Tensor, calibration: tuple[float, float]) -> Tensor:
     """Return ``sigmoid(slope logit(confidence) + intercept)`` (Platt 1999), for ``(slope, intercept)``."""
     slope, intercept = calibration
-    return torch.sigmoid(slope * torch.logit(confidence, eps=1e-6) + intercept)
+    inside = confidence.clamp(1e-6, 1 - 1e-6)
+    # The logit, written out: OpenVINO has no rule for converting torch's own.
+    return torch.sigmoid(slope * torch.log(inside / (1 - inside)) + intercept)
 
 
 class WindowDetector:
