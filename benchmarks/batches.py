@@ -1,9 +1,10 @@
 """Time, memory and descriptors over a large batch, where a slide should cost no more at the end than at the start.
 
-    python -m benchmarks batches [--stubbed 10000] [--slides 0] [--scratch FOLDER] [--json OUT.json]
+    python -m benchmarks batches [--stubbed 10000] [--scheduled 0] [--slides 0] [--scratch FOLDER] [--json OUT.json]
 
-``--stubbed``: reading, inference and reports are replaced by writing a small record, and everything else is that of
-``pathology.score``: selection, workers, scheduling, journal, tables, index page.  Then the finished batch is resumed.
+``--stubbed``: workers, reading, inference and reports are replaced by writing a small record, and everything else is
+that of ``pathology.score``: selection, journal, tables, index page.  Then the finished batch is resumed.
+``--scheduled``: the same with real workers, which write those records.
 ``--slides``: so many small slides through ``pathology.score`` itself, with a random model.
 
 Compared are the first and the last tenth of the batch, after the first fiftieth: there processes start and libraries
@@ -82,6 +83,15 @@ def try_engine(job):
     return "torch"
 
 
+def run_here(jobs, card, on_outcome, progress, run, slurm, *, engine_used, chosen):
+    """Stand in for the workers: write the records in this process."""
+    del card, progress, run, slurm, engine_used
+    chosen("torch")
+    for job in jobs:
+        on_outcome(finish_slide(job, 0.0))
+    return {}, "torch"
+
+
 class Samples:
     """Progress that measures whenever a slide is finished."""
 
@@ -150,11 +160,6 @@ class Samples:
         return figures
 
 
-def left_behind():
-    """Return the temporary folders of runs of this user."""
-    return {path for path in Path(tempfile.gettempdir()).glob("pathology-*") if path.stat().st_uid == os.getuid()}
-
-
 def timed(spent, name):
     """Return a method of the batch's bookkeeping that also adds up its time; one called by another counts once."""
     real = getattr(BatchFiles, name)
@@ -181,7 +186,7 @@ def small_slides(folder, count):
     return folder
 
 
-def measure(count, scratch, *, stubbed, workers=1):
+def measure(count, scratch, *, kind, workers=1):
     """Score a batch and return what it cost.
 
     Parameters
@@ -190,22 +195,27 @@ def measure(count, scratch, *, stubbed, workers=1):
         Number of slides.
     scratch
         A folder; the results stay in ``out`` in it.
-    stubbed
-        Replace reading, inference and reports.
+    kind
+        ``stubbed``, ``scheduled`` or ``scored``; see above.
     workers
         Worker processes.
     """
     from pathology.scoring.batch import score
 
+    temporary = scratch / "tmp"
+    temporary.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
     model = write_random_bundle(scratch / "model", patch=64)
     slides = small_slides(scratch / "slides", count)
-    before, spent = left_behind(), {"seconds": 0.0, "inside": False}
+    spent = {"seconds": 0.0, "inside": False}
     samples = Samples(max(1, count // 200))
     options = {"workers": workers, "engine": "torch"}
     with ExitStack() as stack:
         for name in _KEPT:
             stack.enter_context(mock.patch.object(BatchFiles, name, timed(spent, name)))
-        if stubbed:
+        if kind == "stubbed":
+            stack.enter_context(mock.patch("pathology.scoring.batch._run", run_here))
+        elif kind == "scheduled":
             for name in _STUBBED:
                 stack.enter_context(mock.patch(f"pathology.scoring.tasks.{name}", globals()[name]))
             stack.enter_context(mock.patch("pathology.scoring.environment.try_engine", try_engine))
@@ -224,7 +234,7 @@ def measure(count, scratch, *, stubbed, workers=1):
         "seconds in all": round(whole, 1),
         "seconds of bookkeeping": round(spent["seconds"], 2),
         "seconds to resume the finished batch": round(resumed, 2),
-        "temporary folders left behind": len(left_behind() - before),
+        "temporary files left behind": len(list(temporary.iterdir())),
         "unfinished folders left behind": len(list((scratch / "out").glob("slides/*/unfinished"))),
     }
 
@@ -232,20 +242,22 @@ def measure(count, scratch, *, stubbed, workers=1):
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stubbed", type=int, default=10_000, help="slides with reading and inference replaced")
+    parser.add_argument("--stubbed", type=int, default=10_000, help="slides whose records this process writes")
+    parser.add_argument("--scheduled", type=int, default=0, help="slides whose records workers write")
     parser.add_argument("--slides", type=int, default=0, help="small slides scored for real")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--scratch", type=Path, help="folder for slides and results; the results are then kept")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found = {}
-    for name, count, stubbed in (("stubbed", arguments.stubbed, True), ("scored", arguments.slides, False)):
+    counts = {"stubbed": arguments.stubbed, "scheduled": arguments.scheduled, "scored": arguments.slides}
+    for name, count in counts.items():
         if not count:
             continue
         scratch = arguments.scratch or Path(tempfile.mkdtemp(prefix="batches-"))
         (scratch / name).mkdir(parents=True)
         try:
-            found[name] = measure(count, scratch / name, stubbed=stubbed, workers=arguments.workers)
+            found[name] = measure(count, scratch / name, kind=name, workers=arguments.workers)
         finally:
             if arguments.scratch is None:
                 shutil.rmtree(scratch)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -30,13 +33,30 @@ def run(results: list[Path], *, slides: list[Path], patients: Path | None, port:
     try:
         print(f"Viewer: {server.address}")
         print("Accessible only from this machine. Press Ctrl-C to stop. Research use only.", flush=True)
-        if browser:
-            webbrowser.open(server.address)
-        server.serve()
+        with _opened(server.address) if browser else nullcontext():
+            server.serve()
     except KeyboardInterrupt:
         print("\nViewer stopped.")
     finally:
         server.close()
+
+
+@contextmanager
+def _opened(address: str) -> Iterator[None]:
+    """Open the browser on a page, readable by this user only, that leads to the viewer.
+
+    Everybody on this machine can read the arguments of a browser's process: the token must not be among them.
+    """
+    with tempfile.TemporaryDirectory(prefix="pathology-view-", ignore_cleanup_errors=True) as folder:
+        page = Path(folder) / "viewer.html"
+        page.touch(mode=0o600)
+        page.write_text(
+            f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">'
+            f'<title>pathology viewer</title><p><a href="{address}">Open the viewer</a></p>',
+            encoding="utf-8",
+        )
+        webbrowser.open(page.as_uri())
+        yield
 
 
 def _page() -> Path | None:

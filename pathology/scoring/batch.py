@@ -180,7 +180,7 @@ def _score(
     for job in jobs:
         earlier = _earlier(job, files.journal, retry_failed=run.retry_failed, thorough=run.verify)
         if earlier is not None:
-            files.results[job.slide_id] = earlier
+            files.hold(earlier)
     todo = [job for job in jobs if job.slide_id not in files.results]
     files.journal.release()
     unchanged = len(files.results)

@@ -32,6 +32,8 @@ _LARGEST_BODY: Final = 64 * 1024
 _MOST_CONNECTIONS: Final = 64
 """Largest number of connections; a browser opens six."""
 _IDLE_SECONDS: Final = 60.0
+_UNKNOWN_SECONDS: Final = 10.0
+"""Seconds that a connection may stay silent before a request with the token has come over it."""
 
 _SLIDE_FILES: Final = {"report.html": "text/html; charset=utf-8", "overview.jpg": "image/jpeg"}
 """Files of a slide's folder that are served unchanged."""
@@ -122,23 +124,38 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, bool] = {}
+        """Open connections, oldest first, and whether a request with the token has come over each."""
         self._counting = threading.Lock()
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as in the standard library
         with self._counting:
             full = len(self._open) >= _MOST_CONNECTIONS
+            if full:
+                # Any user of this machine can connect and stay silent: the oldest without the token gives way.
+                stranger = next((held for held, trusted in self._open.items() if not trusted), None)
+                if stranger is not None:
+                    del self._open[stranger]
+                    with contextlib.suppress(OSError):  # it may have disconnected
+                        stranger.shutdown(socket.SHUT_RDWR)
+                    full = False
             if not full:
-                self._open.add(request)
+                self._open[request] = False
         if full:
             super().shutdown_request(request)
         else:
             super().process_request(request, client_address)
 
+    def trust(self, request: Any) -> None:  # noqa: ANN401
+        """Keep a connection over which a request with the token has come."""
+        with self._counting:
+            if request in self._open:
+                self._open[request] = True
+
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401
         with self._counting:
-            self._open.discard(request)
+            self._open.pop(request, None)
         super().shutdown_request(request)
 
     def server_close(self) -> None:
@@ -253,7 +270,7 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
         protocol_version = "HTTP/1.1"
         server_version = "pathology"
         sys_version = ""
-        timeout = _IDLE_SECONDS
+        timeout = _UNKNOWN_SECONDS
         disable_nagle_algorithm = True
         wbufsize = 64 * 1024
 
@@ -282,6 +299,9 @@ def _handler(batch: Batch, files: dict[str, tuple[bytes, str]], token: str) -> t
                 raise _RefusalError(
                     HTTPStatus.FORBIDDEN, "the token is missing; use the address printed by pathology view"
                 )
+            self.connection.settimeout(_IDLE_SECONDS)
+            assert isinstance(self.server, _Server)
+            self.server.trust(self.connection)
             query = {name: values[-1] for name, values in parse_qs(split.query, keep_blank_values=True).items()}
             return [part for part in parts[1:] if part], query
 

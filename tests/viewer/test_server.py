@@ -1,5 +1,7 @@
 """The server: what it serves, and everything it refuses."""
 
+import contextlib
+import http.client
 import json
 import socket
 import struct
@@ -317,14 +319,24 @@ def test_many_connections_at_once(client):
     assert found == [expected] * 24
 
 
-def test_only_so_many_connections(client):
-    held = [socket.create_connection(("127.0.0.1", client.server.port)) for _ in range(64)]
-    try:
-        with pytest.raises(OSError):
-            client("api/batch")
-    finally:
-        for connection in held:
-            connection.close()
+def test_strangers_who_stay_silent_shut_nobody_out(client):
+    """Only so many connections; the user's is kept, and the oldest stranger gives way."""
+    place = ("127.0.0.1", client.server.port)
+    with contextlib.closing(http.client.HTTPConnection(*place, timeout=30)) as kept:
+        held = [socket.create_connection(place) for _ in range(20)]
+        kept.request("GET", f"/{client.token}/api/batch")
+        assert kept.getresponse().read()
+        held += [socket.create_connection(place) for _ in range(130)]
+        try:
+            assert client("api/batch").status == 200
+            kept.request("GET", f"/{client.token}/api/batch")
+            assert kept.getresponse().status == 200
+            held[0].settimeout(5)
+            assert held[0].recv(1) == b""
+            assert len(client.server._server._open) <= 64
+        finally:
+            for connection in held:
+                connection.close()
 
 
 def test_closing_frees_the_port_and_the_slides(results):

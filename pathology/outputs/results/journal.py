@@ -103,7 +103,7 @@ def _lines(path: Path) -> list[tuple[str, tuple[int, int, bytes]]]:
     """Return name, and size, time and content, of every whole line; a later line replaces an earlier one."""
     found = []
     try:
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             while line := file.readline(_LONGEST_LINE):
                 body = line[9:].rstrip(b"\n")
                 try:

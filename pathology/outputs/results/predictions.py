@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["read_heatmap", "read_masks", "write_predictions"]
 
 _MASK = "_mask"
+_MOST_BYTES = 2 * 2**30
+"""Largest array that is read: four million patches of a hundred classes are 1.6 GB."""
 """Suffix of the names of masks."""
 
 
@@ -95,7 +97,7 @@ def read_heatmap(folder: Path) -> tuple[Heatmap, NDArray[np.bool_]]:
     group = _predictions(folder)
 
     def array(name: str) -> NDArray[Any]:
-        return np.asarray(group[name][...])
+        return _bounded(group[name], folder)
 
     attributes: dict[str, Any] = dict(group.attrs)
     heatmap = build_heatmap(
@@ -120,7 +122,14 @@ def read_masks(folder: Path) -> dict[str, NDArray[np.bool_]]:
     group = _predictions(folder)
     names = sorted(name.removesuffix(_MASK) for name in group.array_keys() if name.endswith(_MASK))
     names.sort(key=lambda name: name != "tissue")
-    return {name: np.asarray(group[f"{name}{_MASK}"][...], bool) for name in names}
+    return {name: _bounded(group[f"{name}{_MASK}"], folder).astype(bool, copy=False) for name in names}
+
+
+def _bounded(array: Any, folder: Path) -> NDArray[Any]:  # noqa: ANN401 - a zarr array
+    """Read an array whole, unless the size it states, which may be anybody's, is one that no slide has."""
+    if array.nbytes > _MOST_BYTES:
+        raise StoreError(f"the array {array.basename} is stated to hold {array.nbytes / 2**30:,.0f} GiB", where=folder)
+    return np.asarray(array[...])
 
 
 def _predictions(folder: Path) -> Any:  # noqa: ANN401 - zarr groups contain arrays and groups

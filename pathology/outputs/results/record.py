@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from pathology.atomic_files import write_text
 from pathology.errors import StoreError
 from pathology.findings.slide_result import SlideResult
+from pathology.input_files import read_json
 from pathology.outputs.results.layout import RECORD
 
 __all__ = [
@@ -102,13 +104,15 @@ def read_slide_record(folder: Path) -> StoredRecord:
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        if stat.S_ISLNK(path.lstat().st_mode):
+            raise StoreError("this slide record is a link, which is not followed", where=path)
+        record = read_json(path, StoreError)
         stated = record.pop("checksum")
         if stated != checksum_of(record):
             raise ValueError("its checksum does not match")
         files = record.pop("files")
         return StoredRecord(SlideResult.model_validate(record), dict(files))
-    except FileNotFoundError:
+    except (FileNotFoundError, StoreError):
         raise
     except KeyError as error:
         raise StoreError("this slide record was written by another version", where=path, remedy=_REMEDY) from error
@@ -133,17 +137,33 @@ def damaged_files(folder: Path, record: StoredRecord, *, within: str = "", thoro
     """
     finished = (folder / RECORD).stat().st_mtime_ns
     found = []
+    plain: dict[Path, bool] = {}
     for name, checksum in record.files.items():
         if within and name != within and not name.startswith(f"{within}/"):
             continue
         path = folder / name
         try:
-            untouched = path.stat().st_mtime_ns <= finished
+            about = path.lstat()
+            # The record may be somebody else's: no file outside the folder is opened, and no link followed.
+            if not stat.S_ISREG(about.st_mode) or not _lies_in(path.parent, folder, plain):
+                found.append(name)
+                continue
+            untouched = about.st_mtime_ns <= finished
             if (thorough or not untouched) and file_checksum(path) != checksum:
                 found.append(name)
         except OSError:
             found.append(name)
     return found
+
+
+def _lies_in(inner: Path, folder: Path, known: dict[Path, bool]) -> bool:
+    """Whether a folder is another one or lies in it, without links and without steps upwards."""
+    if inner == folder:
+        return True
+    if inner not in known:
+        below = inner.is_relative_to(folder) and inner.name != ".." and not inner.is_symlink()
+        known[inner] = below and _lies_in(inner.parent, folder, known)
+    return known[inner]
 
 
 def check_files(folder: Path, name: str) -> None:
@@ -159,8 +179,11 @@ def check_files(folder: Path, name: str) -> None:
     Raises
     ------
     StoreError
-        If a file is missing or damaged, naming it; or if the slide has no record.
+        If a file is missing or damaged, naming it; if there is a link among them; or if the slide has no record.
     """
+    for path in (folder, folder / name, *(folder / name).rglob("*")):
+        if path.is_symlink():
+            raise StoreError("this is a link, and links in results are not followed", where=path)
     try:
         record = read_slide_record(folder)
     except FileNotFoundError as error:

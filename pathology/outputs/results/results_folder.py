@@ -27,13 +27,16 @@ from pathology.outputs.figures.heatmap import Heatmap
 from pathology.outputs.figures.overlay import LONGEST_SIDE, compose_overlay
 from pathology.outputs.figures.thumbnail import SlidePicture
 from pathology.outputs.results.detection_file import DETECTIONS, read_decisions, read_detections
-from pathology.outputs.results.layout import CARD, OVERVIEW, PREDICTIONS, RECORD
+from pathology.outputs.results.journal import JOURNAL, Journal
+from pathology.outputs.results.layout import CARD, OVERVIEW, OVERVIEW_LONGEST_SIDE, PREDICTIONS, RECORD
 from pathology.outputs.results.predictions import read_heatmap
 from pathology.outputs.results.record import check_files, read_slide_record
 from pathology.outputs.results.run import read_run
 
 __all__ = ["Results", "SlideFolder", "open_results", "open_slide_folder"]
 
+_LARGEST_OVERVIEW = 4 * OVERVIEW_LONGEST_SIDE
+"""Longest side of an overview that is decoded."""
 _ROWS_SHOWN = 20
 """Number of slides of a batch shown in a notebook."""
 
@@ -224,8 +227,11 @@ class SlideFolder:
         path = self.folder / OVERVIEW
         check_files(self.folder, OVERVIEW)
         try:
-            pixels = np.asarray(Image.open(path).convert("RGB"))
-        except OSError as error:
+            with Image.open(path) as picture:
+                if max(picture.size) > _LARGEST_OVERVIEW:
+                    raise StoreError(f"the overview image is {picture.width} x {picture.height} pixels", where=path)
+                pixels = np.asarray(picture.convert("RGB"))
+        except (OSError, Image.DecompressionBombError) as error:
             raise StoreError("the overview image is missing", where=path, remedy="Score the slide again") from error
         width, height = self.dimensions
         return SlidePicture(pixels, (width / pixels.shape[1], height / pixels.shape[0]))
@@ -356,9 +362,10 @@ def open_results(folder: str | PathLike[str]) -> Results:
     if not within.is_dir():
         raise StoreError("not a results folder", where=root, remedy="Give the --out folder of pathology score")
     slides: dict[str, SlideFolder] = {}
+    journal = Journal(root / JOURNAL)
     for record in sorted(within.glob(f"*/{RECORD}")):
         try:
-            found = read_slide_record(record.parent).result
+            found = _of_folder(journal, record.parent)
         except FileNotFoundError:
             continue  # currently being rescored
         except StoreError as error:
@@ -367,6 +374,17 @@ def open_results(folder: str | PathLike[str]) -> Results:
     order = {name: place for place, name in enumerate(_batch_order(root))}
     ids = sorted(slides, key=lambda name: (order.get(name, len(order)), name))
     return Results(root, {name: slides[name] for name in ids})
+
+
+def _of_folder(journal: Journal, folder: Path) -> SlideResult:
+    """Read a slide's result; a folder from elsewhere may name another one, or lead elsewhere."""
+    if folder.is_symlink():
+        raise StoreError("this is a link, and links in results are not followed", where=folder)
+    found = journal.record(folder).result
+    if found.slide_id != folder.name:
+        # Files are named after the id: it must be a name that a folder can have.
+        raise StoreError("this record belongs to another slide", where=folder, remedy="Score the slide again")
+    return found
 
 
 def open_slide_folder(folder: str | PathLike[str]) -> SlideFolder:

@@ -44,12 +44,22 @@ class BatchFiles:
         self.journal = Journal(out / JOURNAL)
         self.results: dict[str, SlideResult] = {}
         """Results so far, by slide."""
+        self._settings: dict[str, Any] = {}
         self._next = 0.0
         self._untabled = False
 
     def ordered(self) -> list[SlideResult]:
         """Return the results so far, in the order of the batch."""
         return [self.results[name] for name in self._order if name in self.results]
+
+    def hold(self, result: SlideResult) -> None:
+        """Keep a result, finished now or by an earlier run, for the tables."""
+        # Nearly all slides have the same settings, which are half of a result's memory: they are held once.
+        if result.settings == self._settings:
+            result = result.model_copy(update={"settings": self._settings})
+        else:
+            self._settings = result.settings
+        self.results[result.slide_id] = result
 
     def add(self, result: SlideResult, *, tables: bool = True) -> None:
         """Record a slide that has just been finished.
@@ -59,7 +69,7 @@ class BatchFiles:
         OutputError
             If a file cannot be written.
         """
-        self.results[result.slide_id] = result
+        self.hold(result)
         self.journal.append(self._out / "slides" / result.slide_id)
         self._untabled = True
         if tables and time.monotonic() >= self._next:

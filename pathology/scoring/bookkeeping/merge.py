@@ -135,7 +135,7 @@ def merge_parts(out: str | PathLike[str]) -> tuple[int, int]:
         files = BatchFiles(root, order, load_bundle(runs[0]["bundle"]).card)
         for name in order:
             try:
-                files.results[name] = files.journal.record(root / "slides" / name).result
+                files.hold(files.journal.record(root / "slides" / name).result)
             except (FileNotFoundError, PathologyError) as error:
                 raise StoreError(
                     f"the results of {name} are missing or damaged", where=root, remedy="Score its part again"
