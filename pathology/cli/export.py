@@ -5,6 +5,11 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathology.outputs.export.exports import ExportSettings
+    from pathology.outputs.results.results_folder import Results, SlideFolder
 
 __all__ = ["draw_heatmap", "import_review", "run"]
 
@@ -20,8 +25,9 @@ def run(
     smooth: float | None,
 ) -> int:
     """Export and return the exit status: 0 all written, 1 some slides could not be exported."""
-    from pathology.errors import OutputError, PathologyError, UsageError
-    from pathology.outputs.export.exports import BATCH_FORMATS, FORMATS, ExportSettings, export_batch, export_slide
+    from pathology.errors import UsageError
+    from pathology.folder_lock import locked_folder
+    from pathology.outputs.export.exports import BATCH_FORMATS, FORMATS, ExportSettings
     from pathology.outputs.results.results_folder import open_results
 
     known = {**{n: f.what for n, f in FORMATS.items()}, **{n: f.what for n, f in BATCH_FORMATS.items()}}
@@ -36,11 +42,24 @@ def run(
     chosen = [batch[name] for name in slides] if slides else list(batch)
     settings = ExportSettings(class_name=class_name, longest=width, smooth_um=smooth)
     folder = to or results / "exports"
+    with locked_folder(folder):
+        problems = _export(batch, chosen, formats, folder, settings)
+    print("Research use only.")
+    return 1 if problems else 0
+
+
+def _export(
+    batch: Results, slides: list[SlideFolder], formats: list[str], folder: Path, settings: ExportSettings
+) -> int:
+    """Write the files and return how many could not be made."""
+    from pathology.errors import OutputError, PathologyError
+    from pathology.outputs.export.exports import BATCH_FORMATS, export_batch, export_slide
+
     problems = 0
     for name in formats:
         if name in BATCH_FORMATS:
             print(export_batch(batch, name, folder))
-    for slide in chosen:
+    for slide in slides:
         for name in formats:
             if name in BATCH_FORMATS:
                 continue
@@ -51,8 +70,7 @@ def run(
             except PathologyError as error:
                 problems += 1
                 print(f"{slide.slide_id}: not exported as {name}: {error.what}", file=sys.stderr)
-    print("Research use only.")
-    return 1 if problems else 0
+    return problems
 
 
 def import_review(results: Path, slide_id: str, reviewed: Path, missing: str | None) -> None:

@@ -174,7 +174,8 @@ def _score(
 ) -> BatchResult:
     """Score what is not finished, in a folder that is locked."""
     settings, run = config.scoring, config.run
-    jobs = [_job(entry, bundle, out, settings, run) for entry in entries]
+    card_digest = bundle.card.digest()
+    jobs = [_job(entry, bundle, out, settings, run, card_digest) for entry in entries]
     files = BatchFiles(out, [job.slide_id for job in jobs], bundle.card)
     of_run = out if run.part is None else part_folder(out, run.part)
     for job in jobs:
@@ -236,6 +237,7 @@ def _job(
     out: Path,
     settings: ScoreSettings,
     run: RunSettings,
+    card_digest: str,
 ) -> SlideJob:
     return SlideJob(
         slide_id=entry.slide_id,
@@ -248,7 +250,7 @@ def _job(
         bundle=bundle.directory,
         weights_sha256=bundle.card.weights_sha256,
         int8_sha256=_int8(bundle),
-        card_digest=bundle.card.digest(),
+        card_digest=card_digest,
         model=f"{bundle.card.name} {bundle.card.version}",
         settings=settings,
         engine=run.engine,

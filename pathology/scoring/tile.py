@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pathology.errors import OutputError, SlideError, StoreError, UsageError
+from pathology.errors import SlideError, StoreError, UsageError
+from pathology.folder_lock import locked_folder
 from pathology.inference.workers.schedule import ChunkDone, Failure, Prepared, Steps, run_slides
 from pathology.memory import give_back_freed_memory, then_gives_back_memory
 from pathology.progress import Progress, SilentProgress
@@ -142,7 +143,7 @@ def tile(
     UsageError
         If the selection is invalid, or stain normalisation is requested with ``encoded``.
     OutputError
-        If ``out`` cannot be written.
+        If ``out`` cannot be written, or another run writes to it.
 
     Examples
     --------
@@ -168,10 +169,6 @@ def tile(
             remedy="Copy the slide to a file system first",
         )
     out = Path(out).absolute()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write stores to this folder ({error.strerror})", where=out) from error
     jobs = [
         TileJob(
             entry.slide_id,
@@ -189,6 +186,12 @@ def tile(
         )
         for entry in entries
     ]
+    with locked_folder(out):
+        return _tile(jobs, workers, progress)
+
+
+def _tile(jobs: Sequence[TileJob], workers: int | None, progress: Progress) -> tuple[TiledSlide, ...]:
+    """Tile what is not finished, in a folder that is locked."""
     results = {job.slide_id: earlier for job in jobs if (earlier := _earlier(job)) is not None}
     todo = [job for job in jobs if job.slide_id not in results]
     progress.began(len(todo), len(results))
