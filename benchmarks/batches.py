@@ -234,7 +234,7 @@ def measure(count, scratch, *, kind, workers=1):
         "seconds in all": round(whole, 1),
         "seconds of bookkeeping": round(spent["seconds"], 2),
         "seconds to resume the finished batch": round(resumed, 2),
-        "temporary files left behind": len(list(temporary.iterdir())),
+        "temporary folders left behind": len(list(temporary.glob("pathology-*"))),
         "unfinished folders left behind": len(list((scratch / "out").glob("slides/*/unfinished"))),
     }
 

@@ -115,17 +115,3 @@ def built_page():
         except PageBuildError as error:
             pytest.skip(f"the viewer's page is not built and cannot be: {error}")
     return PAGE
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("needs Chromium on the path")
-    with playwright.sync_playwright() as running:
-        # Tests often run as root or in a container, where Chromium's sandbox cannot.
-        started = running.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()

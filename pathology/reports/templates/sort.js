@@ -3,12 +3,25 @@
 const table = document.getElementById("slides");
 const body = table.tBodies[0];
 const compare = new Intl.Collator("en-GB", { numeric: true }).compare;
-const perPage = 100;
+// Further pages lie in blocks of text: a browser neither parses them, nor lays them out, until they are asked for.
+const further = document.querySelectorAll("script.further");
+const perPage = body.rows.length;
+const total = Number(table.dataset.rows);
+const parsed = [[...body.rows]];
+let sorted = null;
 let page = 0;
-// Further rows lie in a template: a browser reads them but neither lays them out nor paints them.
-const further = document.getElementById("further");
-let rows = [...body.rows, ...(further ? further.content.querySelectorAll("tr") : [])];
-const pages = Math.ceil(rows.length / perPage);
+
+function rowsOf(number) {
+  if (sorted) return sorted.slice(number * perPage, (number + 1) * perPage);
+  if (!parsed[number]) {
+    const holder = document.createElement("template");
+    holder.innerHTML = `<table><tbody>${further[number - 1].textContent}</tbody></table>`;
+    parsed[number] = [...holder.content.querySelectorAll("tr")];
+  }
+  return parsed[number];
+}
+
+const all = () => sorted ?? [0, ...further].flatMap((_, number) => rowsOf(number));
 
 const pager = document.createElement("p");
 pager.className = "pager";
@@ -24,19 +37,22 @@ const back = turn("Previous", -1);
 const on = turn("Next", 1);
 pager.append(back, " ", place, " ", on);
 
-function show(wanted) {
-  page = Math.max(0, Math.min(pages - 1, wanted));
+function say() {
   const first = page * perPage;
-  const shown = further ? rows.slice(first, first + perPage) : rows;
-  body.replaceChildren(...shown);
-  place.textContent = `Slides ${first + 1} to ${first + shown.length} of ${rows.length}`;
+  place.textContent = `Slides ${first + 1} to ${Math.min(first + perPage, total)} of ${total}`;
   back.disabled = page === 0;
-  on.disabled = page === pages - 1;
+  on.disabled = page === further.length;
 }
 
-if (further) {
+function show(wanted) {
+  page = Math.max(0, Math.min(further.length, wanted));
+  body.replaceChildren(...rowsOf(page));
+  say();
+}
+
+if (further.length) {
   table.before(pager);
-  show(0);
+  say();
 }
 
 table.querySelectorAll("th[data-sortable]").forEach((heading) => {
@@ -55,10 +71,10 @@ table.querySelectorAll("th[data-sortable]").forEach((heading) => {
       }
       return "";
     };
-    const keyed = rows.map((row) => [value(row), row]);
+    const keyed = all().map((row) => [value(row), row]);
     const numeric = keyed.every(([key]) => key === "" || !Number.isNaN(Number(key)));
     keyed.sort(([a], [b]) => sign * (numeric ? Number(a) - Number(b) : compare(a, b)));
-    rows = keyed.map(([, row]) => row);
+    sorted = keyed.map(([, row]) => row);
     show(0);
     table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");

@@ -153,3 +153,28 @@ def test_an_empty_batch_and_an_unwritable_place(make, card, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         write_batch_report(tmp_path / "file" / "index.html", [], card)
+
+
+def test_a_page_of_many_slides_turns_and_sorts(make, card, browser, tmp_path):
+    entries = [IndexEntry(make.result(slide_id=f"s{n:03} <b>&"), f"s{n:03}") for n in range(250)]
+    write_batch_report(tmp_path / "index.html", entries, card, made=datetime(2026, 3, 4, tzinfo=UTC))
+    page = browser.new_page()
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "index.html").as_uri())
+
+    def shown():
+        rows = page.locator("#slides tbody tr .name").all_inner_texts()
+        return len(rows), rows[0][:9], page.locator(".pager").inner_text()
+
+    assert shown() == (100, "s000 <b>&", "Previous Slides 1 to 100 of 250 Next")
+    for _ in range(2):
+        page.get_by_role("button", name="Next").click()
+    assert shown() == (50, "s200 <b>&", "Previous Slides 201 to 250 of 250 Next")
+    assert page.get_by_role("button", name="Next").is_disabled()
+    for _ in range(2):
+        page.locator("#slides th button").first.click()
+    assert shown() == (100, "s249 <b>&", "Previous Slides 1 to 100 of 250 Next")
+    page.close()
+    assert complaints == []
