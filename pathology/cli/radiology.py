@@ -274,7 +274,6 @@ def train(
 ) -> None:
     """Train a system on a cohort and write a bundle with its model card."""
     from pathology.configuration import CONFIG_NAME, configured, write_config
-    from pathology.folder_lock import locked_folder
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.models.bundle import CardText
     from pathology.radiology.models.recipe import NOT_MEASURED
@@ -302,23 +301,22 @@ def train(
             "limits": limits,
         }
     )
-    with locked_folder(out):
-        if settings.features is not None:
-            _check_table(recipe, found, settings.features, settings.device)
-        _require_readable(recipe, found, settings)
-        metrics = _evaluated(recipe, found, settings) if settings.evaluate else (NOT_MEASURED,)
-        card = _trained(recipe, found, out, text, settings, metrics)
-        used = settings.model_copy(
-            update={
-                "recipe": recipe.model_dump(mode="json"),
-                **{
-                    name: path.absolute()
-                    for name in ("cohort", "clinical", "features")
-                    if (path := getattr(settings, name)) is not None
-                },
-            }
-        )
-        write_config(out / CONFIG_NAME, used, f"pathology radiology train --config {CONFIG_NAME} --out OTHER")
+    if settings.features is not None:
+        _check_table(recipe, found, settings.features, settings.device)
+    _require_readable(recipe, found, settings)
+    metrics = _evaluated(recipe, found, settings) if settings.evaluate else (NOT_MEASURED,)
+    card = _trained(recipe, found, out, text, settings, metrics)
+    used = settings.model_copy(
+        update={
+            "recipe": recipe.model_dump(mode="json"),
+            **{
+                name: path.absolute()
+                for name in ("cohort", "clinical", "features")
+                if (path := getattr(settings, name)) is not None
+            },
+        }
+    )
+    write_config(out / CONFIG_NAME, used, f"pathology radiology train --config {CONFIG_NAME} --out OTHER")
     for metric in card.metrics:
         typer.echo(_metric_line(metric))
     typer.echo(f"wrote {out}: {card.parameters:,} parameters, {card.split}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +35,6 @@ def run(
         ``NAME=VALUE`` of the recipe.
     """
     from pathology.configuration import configured, refined
-    from pathology.folder_lock import locked_folder
     from pathology.systems.slide_classifier import find_classifier
     from pathology.training.classifier.bundle import BundleDescription
     from pathology.training.classifier.recipe_overrides import changed_recipe
@@ -67,9 +65,7 @@ def run(
         loaders = settings.loaders
         if loaders is None:
             loaders = _loaders(ranks.device.type, ranks.world)
-        # The processes of one training share its folder: the first holds the lock for all.
-        with locked_folder(out) if ranks.rank == 0 else nullcontext():
-            trained = train_classifier(plan, out, description, ranks, progress, loaders=loaders)
+        trained = train_classifier(plan, out, description, ranks, progress, loaders=loaders)
     if trained is None:
         return 0
     waiting = sum(r.waiting * r.seconds for r in trained.fitted.history)
