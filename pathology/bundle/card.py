@@ -279,8 +279,9 @@ class Card(Record):
             raise ValueError("classes: two have the same name")
         if (self.detection is not None) != (self.task == "detection"):
             raise ValueError("detection: required for detectors, invalid for other models")
-        if self.detection is not None and (self.trust is not None or self.aggregators):
-            raise ValueError("trust, aggregators: valid for classifiers only")
+        if self.detection is not None and self.aggregators:
+            raise ValueError("aggregators: valid for classifiers only")
+        self._check_trust()
         if self.detection is not None and self.int8 is not None:
             raise ValueError("int8: valid for classifiers only; boxes have no near ties to recompute")
         if len({aggregator.name for aggregator in self.aggregators}) != len(self.aggregators):
@@ -288,6 +289,22 @@ class Card(Record):
         if self.colours and len(self.colours) != len(self.classes):
             raise ValueError(f"colours: {len(self.colours)} given for {len(self.classes)} classes")
         return self
+
+    def _check_trust(self) -> None:
+        """Reject rules that the kind of model cannot apply."""
+        if self.trust is None:
+            return
+        domain = self.trust.out_of_domain
+        if self.detection is None:
+            if domain is not None and domain.cell is not None:
+                raise ValueError("trust.out_of_domain.cell: valid for detectors only")
+            return
+        if self.trust.conformal is not None:
+            raise ValueError("trust.conformal: valid for classifiers only; a count has no classes to exclude")
+        if domain is not None and domain.layer != "stem":
+            raise ValueError("trust.out_of_domain.layer: must be stem for a detector")
+        if domain is not None and self.patch % (domain.cell or self.patch):
+            raise ValueError(f"trust.out_of_domain.cell: {domain.cell} does not divide the patch, {self.patch} px")
 
 
 def read_card(path: Path) -> Card:

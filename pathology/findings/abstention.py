@@ -14,7 +14,52 @@ from pathology.stats.out_of_distribution import slide_score
 if TYPE_CHECKING:
     from pathology.bundle.card import Card
 
-__all__ = ["TrustAssessment", "assess_trust"]
+__all__ = ["DomainAssessment", "TrustAssessment", "assess_domain", "assess_trust"]
+
+
+@dataclass(frozen=True, slots=True)
+class DomainAssessment:
+    """Whether a slide is in the model's training domain.
+
+    Attributes
+    ----------
+    outside
+        ``None`` if the model has no rule for it.
+    score
+        The slide's out-of-distribution score, 1 for a typical training patch; ``None`` if the model has none.
+    because
+        Why the model abstains, as text; empty if the slide is inside.
+    """
+
+    outside: bool | None = None
+    score: float | None = None
+    because: str = ""
+
+
+def assess_domain(card: Card, domain_scores: NDArray[np.floating] | None) -> DomainAssessment:
+    """Apply the card's domain limit to one slide.
+
+    Parameters
+    ----------
+    card
+        The model: a classifier or a detector.
+    domain_scores
+        ``(N,)`` out-of-distribution score of each patch, NaN for unreadable patches; ``None``: the model has none.
+    """
+    rule = card.trust.out_of_domain if card.trust is not None else None
+    if rule is None or domain_scores is None:
+        return DomainAssessment()
+    score = slide_score(domain_scores)
+    if rule.limit is None:
+        return DomainAssessment(score=score)
+    if score <= rule.limit:
+        return DomainAssessment(False, score)
+    return DomainAssessment(
+        True,
+        score,
+        f"outside this model's training domain: score {score:.2f}, limit {rule.limit:.2f}"
+        f" ({rule.false_alarm:.0%} false alarms among slides like {rule.n} calibration {rule.unit})",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +105,12 @@ def assess_trust(
     aggregator
         Aggregator of the slide's probabilities; prediction sets are valid only for the one they were fitted with.
     """
-    because: list[str] = []
+    domain = assess_domain(card, domain_scores)
+    because = [domain.because] if domain.because else []
     trust = card.trust
-    domain = trust.out_of_domain if trust is not None else None
-    score: float | None = None
-    outside: bool | None = None
-    if domain is not None and domain_scores is not None:
-        score = slide_score(domain_scores)
-        if domain.limit is not None:
-            outside = score > domain.limit
-            if outside:
-                because.append(
-                    f"outside this model's training domain: score {score:.2f}, limit {domain.limit:.2f}"
-                    f" ({domain.false_alarm:.0%} false alarms among slides like {domain.n} calibration {domain.unit})"
-                )
     rule = trust.conformal if trust is not None and trust.aggregator == aggregator else None
     members: tuple[str, ...] | None = None
-    if rule is not None and not outside:
+    if rule is not None and not domain.outside:
         inside = prediction_sets(np.asarray(probabilities)[None], rule)[0]
         members = tuple(card.classes[k] for k in np.argsort(-np.asarray(probabilities), kind="stable") if inside[k])
         if len(members) != 1:
@@ -91,4 +125,4 @@ def assess_trust(
         because.append(
             f"the most probable class has probability {highest:.2f}, below the model's limit of {lowest:.2f}"
         )
-    return TrustAssessment(members, outside, score, "; ".join(because))
+    return TrustAssessment(members, domain.outside, domain.score, "; ".join(because))

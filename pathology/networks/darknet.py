@@ -346,22 +346,41 @@ class Darknet(nn.Module):
         """The ``[yolo]`` layers in cfg order."""
         return tuple(layer for layer in self.layers if isinstance(layer, YoloHead))
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    @property
+    def stem(self) -> nn.Sequential:
+        """The first layers, up to the first that halves the resolution.
+
+        Raises
+        ------
+        TypeError
+            If a later layer reads one of them, so that they cannot be run on their own.
+        """
+        first = next((i for i, layer in enumerate(self.layers) if _halves(layer)), None)
+        if first is None or any(s < first for reads in self._reads[first + 1 :] for s in reads):
+            raise TypeError("this detector has no separable stem")
+        return nn.Sequential(*self.layers[: first + 1])
+
+    def forward(self, x: Tensor, early: Tensor | None = None) -> list[Tensor]:
         """Run the network.
 
         Parameters
         ----------
         x
             ``(B, 3, H, W)`` RGB in 0..1; H and W multiples of the coarsest stride (32 for YOLOv4).
+        early
+            Output of :attr:`stem` for ``x``, if already known.
 
         Returns
         -------
         list of Tensor
             One raw map ``(B, A * (5 + C), h, w)`` per head, in cfg order.
         """
-        outputs: dict[int, Tensor] = {-1: x}
+        known = 0 if early is None else len(self.stem)
+        outputs: dict[int, Tensor] = {-1: x} if early is None else {known - 1: early}
         maps = []
         for index, layer in enumerate(self.layers):
+            if index < known:
+                continue
             inputs = [outputs[source] for source in self._reads[index]]
             result = layer(inputs) if isinstance(layer, (_Route, _Shortcut)) else layer(inputs[0])
             outputs[index] = result
@@ -393,12 +412,12 @@ class Darknet(nn.Module):
             [head.decode(raw.float(), width / raw.shape[-1]) for head, raw in zip(self.heads, maps, strict=True)], dim=1
         )
 
-    def candidates(self, x: Tensor) -> Tensor:
+    def candidates(self, x: Tensor, early: Tensor | None = None) -> Tensor:
         """Run the network and keep the most confident boxes of each neighbourhood.
 
         Parameters
         ----------
-        x
+        x, early
             As for :meth:`forward`.
 
         Returns
@@ -408,7 +427,7 @@ class Darknet(nn.Module):
             class; 0 if an adjacent cell of the same map has a higher confidence for the same object.
         """
         found = []
-        for head, raw in zip(self.heads, self(x), strict=True):
+        for head, raw in zip(self.heads, self(x, early), strict=True):
             split = head.split(raw.float())
             boxes = head.boxes(split, x.shape[-1] / raw.shape[-1])
             chances = split[..., 4:] if head.new_coords else split[..., 4:].sigmoid()
@@ -419,6 +438,10 @@ class Darknet(nn.Module):
             chosen = boxes.gather(1, anchor[:, None, :, :, None].expand(-1, 1, -1, -1, 4))[:, 0]
             found.append(torch.cat([chosen, peak[..., None]], dim=-1).flatten(1, 2))
         return torch.cat(found, dim=1)
+
+
+def _halves(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Sequential) and isinstance(layer[0], nn.Conv2d) and layer[0].stride == (2, 2)
 
 
 def _convolution(section: Section, previous: int) -> tuple[nn.Module, int]:

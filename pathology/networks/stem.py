@@ -1,4 +1,4 @@
-"""Features of a classifier's first layers: stain, edges and texture, including what later layers discard."""
+"""Features of a network's first layers: stain, edges and texture, including what later layers discard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import DenseNet, Inception3
 
-__all__ = ["StemFeatures", "split_stem"]
+from pathology.networks.darknet import Darknet
+
+__all__ = ["StemFeatures", "describe_cells", "split_stem"]
 
 
 class StemFeatures(nn.Module):
@@ -18,8 +20,8 @@ class StemFeatures(nn.Module):
     Parameters
     ----------
     network
-        DenseNet121, alone or as the body of Foersch et al., up to its first pooling; or InceptionV3, likewise.  Weights
-        are shared.
+        DenseNet121, alone or as the body of Foersch et al., up to its first pooling; InceptionV3, likewise; or a
+        detector in Darknet's format, up to its first layer that halves the resolution.  Weights are shared.
 
     Raises
     ------
@@ -29,22 +31,44 @@ class StemFeatures(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        parent, names = _place(network)
-        self.layers = nn.Sequential(*(parent.get_submodule(name) for name in names))
-        self.channels = 64
-        """Channels of the last of these layers; there are twice as many features."""
+        if isinstance(network, Darknet):
+            self.layers = network.stem
+        else:
+            parent, names = _place(network)
+            self.layers = nn.Sequential(*(parent.get_submodule(name) for name in names))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map normalised ``(B, 3, H, W)`` to ``(B, 128)``: means, then standard deviations."""
+        """Map normalised ``(B, 3, H, W)`` to ``(B, 2 C)`` for C channels: means, then standard deviations."""
         return self.describe(self.layers(pixels))
 
     @staticmethod
     def describe(maps: Tensor) -> Tensor:
-        """Map the layers' output ``(B, 64, h, w)`` to ``(B, 128)``: means, then standard deviations."""
+        """Map the layers' output ``(B, C, h, w)`` to ``(B, 2 C)``: means, then standard deviations."""
         maps = maps.float()
         mean = maps.mean(dim=(2, 3), keepdim=True)
         spread = (maps - mean).square().mean(dim=(2, 3)).sqrt()
         return torch.cat([mean[:, :, 0, 0], spread], dim=1)
+
+
+def describe_cells(maps: Tensor, cells: int) -> Tensor:
+    """Describe the squares of a patch one by one, as :meth:`StemFeatures.describe` does a whole patch.
+
+    Parameters
+    ----------
+    maps
+        ``(B, C, h, w)`` output of the first layers; h and w multiples of ``cells``.
+    cells
+        Squares along each side.
+
+    Returns
+    -------
+    Tensor
+        ``(B, cells * cells, 2 C)``, by row and column.
+    """
+    batch, channels, height, width = maps.shape
+    parts = maps.reshape(batch, channels, cells, height // cells, cells, width // cells)
+    parts = parts.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    return StemFeatures.describe(parts).reshape(batch, cells * cells, 2 * channels)
 
 
 def split_stem(network: nn.Module) -> tuple[StemFeatures, nn.Module]:

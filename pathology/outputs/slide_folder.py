@@ -137,7 +137,7 @@ def _features(scored: ScoredSlide, heatmap: Heatmap) -> Iterator[Feature]:
         yield from class_features(scored.result, heatmap)
     yield from tissue_features(scored.masks["tissue"], grid.dimensions, grid.slide_mpp)
     if scored.result.mitoses is not None and scored.result.mitoses.hotspot is not None:
-        yield hotspot_feature(scored.result.mitoses.hotspot)
+        yield hotspot_feature(scored.result, scored.result.mitoses.hotspot)
     if scored.detections is not None:
         yield from detection_features(scored.detections)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.findings.abstention import assess_trust
+from pathology.findings.abstention import assess_domain, assess_trust
 from pathology.findings.aggregation import aggregate
 from pathology.findings.mitotic_count import SlideMitoses, TissueMap, count_mitoses
 from pathology.findings.reviewed_count import HOTSPOT_LIMIT
@@ -18,7 +18,7 @@ from pathology.findings.scored_slide import DetectionCrop, RepresentativePatch, 
 from pathology.findings.slide_result import ClassFinding, SlideResult
 from pathology.outputs.figures.palette import class_colours
 from pathology.scoring.crops import cut_detections, cut_representative, representative_rows
-from pathology.scoring.detections import patch_scores
+from pathology.scoring.detections import DetectorOutputs, patch_scores
 from pathology.slide.tissue.unreadable import check_unreadable, unreadable_warning
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def decide_classified(
 def decide_detected(
     card: Card,
     facts: SlideFacts,
-    outputs: NDArray[np.float32],
+    outputs: DetectorOutputs,
     detections: SlideDetections,
     reader: SlideReader | None = None,
 ) -> ScoredSlide:
@@ -139,7 +139,7 @@ def decide_detected(
     facts
         What is known about the slide.
     outputs
-        ``(N, K * 5)`` float32 boxes of the patches, as returned by a detector's engine.
+        The model's outputs.
     detections
         The boxes of all patches, merged; see :func:`pathology.scoring.detections.slide_detections`.
     reader
@@ -152,7 +152,7 @@ def decide_detected(
     NoTissueError
         If no patch could be read.
     """
-    plan, scores = facts.plan, patch_scores(outputs)
+    plan, scores = facts.plan, patch_scores(outputs.boxes)
     record = _with_unreadable(facts, scores)
     whole = aggregate(scores, plan.tissue, plan.grid.settings)
     count = _count(detections, facts)
@@ -168,8 +168,12 @@ def decide_detected(
             *record.get("warnings", ()),
             f"the slide has {record['tissue_mm2']:.3g} mm² of tissue, less than the hotspot window of {window:.4g} mm²",
         )
+    domain = assess_domain(card, outputs.domain_scores)
     result = SlideResult(
-        status="scored",
+        status="abstained" if domain.because else "scored",
+        abstained_because=domain.because,
+        out_of_domain=domain.outside,
+        domain_score=domain.score,
         patches=whole.scored,
         patches_total=len(plan),
         masked_patches=whole.masked,
@@ -187,6 +191,7 @@ def decide_detected(
         scores,
         facts.masks,
         facts.overview,
+        domain_scores=outputs.domain_scores,
         detections=detections,
         crops=crops,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,38 @@ if TYPE_CHECKING:
     from pathology.bundle.card import Card
     from pathology.tiling.plan import TilePlan
 
-__all__ = ["patch_scores", "slide_detections"]
+__all__ = ["DetectorOutputs", "patch_scores", "slide_detections", "split_outputs"]
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorOutputs:
+    """A detector's outputs for a slide.
+
+    Attributes
+    ----------
+    boxes
+        ``(N, K * 5)`` float32 boxes of the patches; rows of NaN could not be read.
+    domain_scores
+        ``(N,)`` out-of-distribution score of each patch, NaN where it could not be read; ``None``: the model has none.
+    """
+
+    boxes: NDArray[np.float32]
+    domain_scores: NDArray[np.float32] | None = None
+
+
+def split_outputs(card: Card, outputs: NDArray[np.float32]) -> DetectorOutputs:
+    """Split an engine's outputs into boxes and out-of-distribution scores.
+
+    Parameters
+    ----------
+    card
+        A detector.
+    outputs
+        ``(N, K * 5)`` or, if the card has an out-of-distribution rule, ``(N, K * 5 + 1)`` float32.
+    """
+    if card.trust is None or card.trust.out_of_domain is None:
+        return DetectorOutputs(outputs)
+    return DetectorOutputs(np.ascontiguousarray(outputs[:, :-1]), outputs[:, -1])
 
 
 def patch_scores(outputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -115,7 +115,7 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     from pathology.outputs.slide_folder import write_slide
     from pathology.scoring.aggregate import aggregate_outputs
     from pathology.scoring.decide import SlideFacts, decide_classified, decide_detected
-    from pathology.scoring.detections import slide_detections
+    from pathology.scoring.detections import slide_detections, split_outputs
     from pathology.scoring.predict import check_unchanged
     from pathology.scoring.reader_pool import pooled_reader
 
@@ -150,15 +150,16 @@ def finish_slide(job: SlideJob, seconds: float) -> SlideResult:
     check_unchanged(job, about)
     with pooled_reader(job.file()) as pooled:
         if bundle.card.task == "detection":
+            boxes = split_outputs(bundle.card, outputs.values)
             detections = slide_detections(
                 bundle.card,
                 plan,
-                outputs.values,
+                boxes.boxes,
                 slide_id=job.slide_id,
                 fingerprint=about["fingerprint"],
                 region=masks["tissue"] if job.settings.region is not None else None,
             )
-            scored = decide_detected(bundle.card, facts, outputs.values, detections, pooled.reader)
+            scored = decide_detected(bundle.card, facts, boxes, detections, pooled.reader)
         else:
             found = aggregate_outputs(bundle, outputs.values, job.settings.aggregator)
             scored = decide_classified(bundle.card, facts, found, pooled.reader)

@@ -43,6 +43,9 @@ class OutOfDomainRule(Record):
     layer: Literal["penultimate", "stem"] = "penultimate"
     """Which features: the penultimate ones, or mean and deviation of the network's first layers
     (:class:`pathology.networks.stem.StemFeatures`), which keep what the last layers discard."""
+    cell: Annotated[int, Field(ge=1)] | None = None
+    """Side in pixels of the squares into which a patch is divided; the patch's score is the median over its squares
+    with tissue.  For models trained on crops smaller than a patch.  ``None``: the patch is described whole."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = "0" * 64
     """SHA-256 of the file with the class means and the covariance; set when the bundle is written."""
     data: str = ""
@@ -129,6 +132,7 @@ def fit_limit(
     patients: Sequence[str] | None = None,
     false_alarm: float = 0.05,
     layer: Literal["penultimate", "stem"] = "penultimate",
+    cell: int | None = None,
     data: str = "",
     seed: int = 0,
 ) -> OutOfDomainRule:
@@ -147,6 +151,8 @@ def fit_limit(
         Target false-alarm rate.
     layer
         Layer of the features.
+    cell
+        Side in pixels of the squares described; ``None``: whole patches.
     data
         Description of the data, stored in the rule.
     seed
@@ -163,5 +169,6 @@ def fit_limit(
         unit="slides" if patients is None else "patients",
         features=features,
         layer=layer,
+        cell=cell,
         data=data,
     )

@@ -6,17 +6,31 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from safetensors.torch import save_file
 
+from pathology.bundle.domain import write_domain
 from pathology.networks.registry import build_network
+from pathology.networks.stem import StemFeatures
+from pathology.stats.out_of_distribution import fit_domain
 from pathology.testing.random_bundle import write_random_bundle
 
 __all__ = ["write_random_detector"]
 
+_CELL = 64
 
-def write_random_detector(folder: Path, *, patch: int = 128, stride: int = 96, seed: int = 1, **card: Any) -> Path:
+
+def write_random_detector(
+    folder: Path,
+    *,
+    patch: int = 128,
+    stride: int = 96,
+    seed: int = 1,
+    domain_limit: float | None = None,
+    **card: Any,
+) -> Path:
     """Write a detector whose random weights yield scattered boxes of about 25 pixels.
 
     Parameters
@@ -27,6 +41,8 @@ def write_random_detector(folder: Path, *, patch: int = 128, stride: int = 96, s
         Values on the card, in pixels.
     seed
         Seed of the weights.
+    domain_limit
+        Out-of-distribution limit, with a domain fitted on coloured noise in squares of 64 pixels; ``None``: no rule.
     card
         Additional card fields, overriding the defaults.
 
@@ -61,5 +77,25 @@ def write_random_detector(folder: Path, *, patch: int = 128, stride: int = 96, s
         "detection": {"threshold": 0.5, "floor": 0.3},
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
+    if domain_limit is not None:
+        content["trust"] = {"out_of_domain": _random_domain(network, folder, domain_limit, seed)}
     (folder / "card.yaml").write_text(yaml.safe_dump(content | card), encoding="utf-8")
     return folder
+
+
+def _random_domain(network: torch.nn.Module, folder: Path, limit: float, seed: int) -> dict[str, Any]:
+    """Fit a domain on coloured noise, write it and return its rule."""
+    random = np.random.default_rng(seed)
+    crops = random.integers(60, 240, (64, 3, 1, 1)) + random.normal(0, 25, (64, 3, _CELL, _CELL))
+    with torch.inference_mode():
+        features = StemFeatures(network)(torch.from_numpy(crops.clip(0, 255) / 255).float()).numpy()
+    return {
+        "limit": limit,
+        "false_alarm": 0.05,
+        "n": 64,
+        "unit": "slides",
+        "features": features.shape[1],
+        "layer": "stem",
+        "cell": _CELL,
+        "sha256": write_domain(fit_domain(features, np.zeros(64, int)), folder),
+    }

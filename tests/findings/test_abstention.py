@@ -84,9 +84,10 @@ def test_without_trust_the_model_always_answers(card):
     assert "below the model's limit of 0.50" in assess_trust(unsure, np.array([0.34, 0.33, 0.33])).because
 
 
-def test_a_card_without_trust_stays_valid_and_a_detector_has_none(card):
+def test_a_card_without_trust_stays_valid_and_a_detector_has_no_prediction_sets(card):
     assert Card.model_validate(card.model_dump(mode="json")) == card
-    detector = card.model_dump(mode="json") | {"task": "detection", "detection": {"threshold": 0.5}, "trust": {}}
+    sets = {"conformal": {"method": "lac", "coverage": 0.9, "threshold": 0.5, "n": 64, "unit": "slides"}}
+    detector = card.model_dump(mode="json") | {"task": "detection", "detection": {"threshold": 0.5}, "trust": sets}
     with pytest.raises(ValueError, match="valid for classifiers only"):
         Card.model_validate(detector)
 

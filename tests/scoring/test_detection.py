@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from pathology.bundle.catalogue import load_bundle
+from pathology.cli.app import app
 from pathology.findings.detections import Detections, suppress
 from pathology.outputs.export.geojson import read_geojson
 from pathology.outputs.results.detection_file import read_detections
+from pathology.outputs.results.tables import read_results
 from pathology.progress import SilentProgress
 from pathology.scoring.batch import score
 from pathology.scoring.detections import patch_scores, slide_detections
@@ -133,3 +136,24 @@ def test_unreadable_patches_and_boxes_beyond_the_slide(detector):
     assert found.centres.tolist() == [[100, 20]]
     assert np.isnan(patch_scores(flat)[0])
     assert len(Detections.none()) == 0
+
+
+@pytest.mark.parametrize(("limit", "status"), [(1e-6, "abstained"), (1e9, "scored")])
+def test_a_count_outside_the_training_domain_says_so_everywhere(slide, tmp_path, limit, status):
+    folder = write_random_detector(tmp_path / "detector", domain_limit=limit)
+    settings = ScoreSettings(block=512)
+    (result,) = score(slide, folder, tmp_path / "out", engine="torch", device="cpu", settings=settings).slides
+    assert (result.status, result.out_of_domain) == (status, status == "abstained")
+    assert result.domain_score > 0
+    assert result.mitoses.total >= 0
+    out = tmp_path / "out" / "slides" / "one"
+    row = read_results(tmp_path / "out" / "results.csv").iloc[0]
+    assert (row["status"], row["domain_score"]) == (status, pytest.approx(result.domain_score))
+    hotspot = next(f for f in read_geojson(out / "annotations.geojson") if f.classification == "hotspot")
+    page = " ".join((out / "report.html").read_text(encoding="utf-8").split())
+    for said in (hotspot.name, page):
+        assert ("model abstained" in said) == (status == "abstained")
+    assert ("outside this model" in page) == (status == "abstained")
+    arguments = ["grade", "fnclcc", "--slide", str(out), "--accept-unreviewed", "--histotype", "LMS", "--confirmed"]
+    printed = CliRunner().invoke(app, [*arguments, "--necrosis", "0", "--untreated"]).output
+    assert ("the model abstained" in printed) == (status == "abstained")

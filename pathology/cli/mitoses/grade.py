@@ -101,12 +101,13 @@ def _count_of_slide(folder: Path, accept_unreviewed: bool) -> MitosesInArea:
                 where=folder,
                 remedy="Count manually and give --mitoses with --area",
             )
+    abstained = f"; the model abstained ({slide.record.abstained_because})" if slide.record.abstained else ""
     basis = count.hotspot.basis if count.hotspot is not None else f"0 in a window of {window:.4g} mm²"
     return MitosesInArea(
         count=len(members),
         area_mm2=area,
         origin="pathologist" if whole else "model",
-        basis=f"{basis}; {reviewed} of {len(members)} detections reviewed",
+        basis=f"{basis}; {reviewed} of {len(members)} detections reviewed{abstained}",
     )
 
 

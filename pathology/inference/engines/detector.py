@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,10 +12,15 @@ from torch.nn import functional
 from torchvision.ops import batched_nms, box_convert
 
 from pathology.inference.engines.base import BOXES_PER_PATCH
+from pathology.inference.engines.domain_distance import DomainDistance
 from pathology.networks.darknet import Darknet
+from pathology.networks.stem import StemFeatures, describe_cells
 from pathology.networks.ultralytics_detectors import UltralyticsDetector
 
-__all__ = ["DetectorNetwork", "PatchDetector", "WindowDetector", "calibrated", "strongest_boxes"]
+if TYPE_CHECKING:
+    from pathology.stats.out_of_distribution import FeatureDomain
+
+__all__ = ["CellDistance", "DetectorNetwork", "PatchDetector", "WindowDetector", "calibrated", "strongest_boxes"]
 
 DetectorNetwork = Darknet | UltralyticsDetector
 """Architectures of detectors."""
@@ -122,6 +129,53 @@ class WindowDetector:
         return np.concatenate(parts)
 
 
+COLOURLESS: Final = 15 / 255
+"""Squares whose pixels have a smaller mean difference between their largest and smallest channel are glass."""
+
+
+class CellDistance(nn.Module):
+    """The out-of-distribution score of a patch from squares as large as the crops that the model was trained on.
+
+    Parameters
+    ----------
+    domain
+        Distribution of the features of the training crops.
+    cells
+        Squares along each side of a patch.
+    """
+
+    def __init__(self, domain: FeatureDomain, cells: int) -> None:
+        super().__init__()
+        self.distance = DomainDistance(domain)
+        self.cells = cells
+
+    def forward(self, patches: Tensor, maps: Tensor) -> Tensor:
+        """Return the median score over the squares of each patch that are not glass; over all, if all are.
+
+        Parameters
+        ----------
+        patches
+            ``(B, H, W, 3)`` uint8.
+        maps
+            ``(B, C, h, w)`` output of the network's first layers.
+
+        Returns
+        -------
+        Tensor
+            ``(B, 1)`` float32; of an even number of squares, the lower of the two in the middle.
+        """
+        batch, n = len(maps), self.cells
+        scores = self.distance(describe_cells(maps, n).flatten(0, 1)).reshape(batch, n * n)
+        values = patches.float()
+        chroma = (values.amax(dim=3) - values.amin(dim=3)) / 255
+        side = chroma.shape[1] // n
+        tissue = chroma.reshape(batch, n, side, n, side).mean(dim=(2, 4)).reshape(batch, n * n) >= COLOURLESS
+        tissue = tissue | ~tissue.any(dim=1, keepdim=True)
+        ordered = torch.where(tissue, scores, torch.finfo(torch.float32).max).sort(dim=1).values
+        middle = (tissue.sum(dim=1, keepdim=True) - 1) // 2
+        return ordered.gather(1, middle)
+
+
 class PatchDetector(nn.Module):
     """A detector with built-in input scaling, calibration and selection of boxes, and a fixed output size.
 
@@ -138,6 +192,8 @@ class PatchDetector(nn.Module):
         Lowest score kept.
     calibration
         Slope and intercept on the logit of the confidence (Platt 1999); (1, 0) leaves it as it is.
+    distance
+        If given, a column with each patch's out-of-distribution score follows the boxes.
     """
 
     scale: Tensor
@@ -150,9 +206,12 @@ class PatchDetector(nn.Module):
         std: tuple[float, float, float],
         floor: float,
         calibration: tuple[float, float] = (1.0, 0.0),
+        distance: CellDistance | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.distance = distance
+        self.stem = None if distance is None else StemFeatures(network).layers
         self.floor = floor
         self.calibration = calibration
         deviation = torch.tensor(std).view(1, 3, 1, 1)
@@ -166,10 +225,12 @@ class PatchDetector(nn.Module):
         -------
         Tensor
             ``(B, BOXES_PER_PATCH * 5)`` float32: left, top, right, bottom in patch pixels and score, by decreasing
-            score; zeros where there are fewer boxes.
+            score; zeros where there are fewer boxes.  The out-of-distribution score follows, if there is one.
         """
         pixels = patches.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
-        rows = self.network.candidates(pixels)
+        early = None if self.stem is None else self.stem(pixels)
+        # Only Darknet networks have a stem.
+        rows = self.network.candidates(pixels) if early is None else self.network.candidates(pixels, early)
         confidence, place = rows[..., 4].topk(min(BOXES_PER_PATCH, rows.shape[1]), dim=1)
         rows = rows.gather(1, place[..., None].expand(-1, -1, 5))
         if self.calibration != (1.0, 0.0):
@@ -179,4 +240,7 @@ class PatchDetector(nn.Module):
         result = torch.cat([rows[..., :2] - half, rows[..., :2] + half, confidence[..., None]], dim=-1)
         result = torch.where((confidence >= self.floor)[..., None], result, 0.0)
         missing = BOXES_PER_PATCH - result.shape[1]
-        return functional.pad(result, (0, 0, 0, missing)).flatten(1)
+        boxes = functional.pad(result, (0, 0, 0, missing)).flatten(1)
+        if self.distance is None or early is None:
+            return boxes
+        return torch.cat([boxes, self.distance(patches, early.float())], dim=1)

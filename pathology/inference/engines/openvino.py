@@ -115,7 +115,7 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
     }
     if extra_outputs(card, features=features):
         rule = card.trust.out_of_domain if card.trust is not None else None
-        parts["extras"] = [None if rule is None else rule.sha256, features]
+        parts["extras"] = [None if rule is None else (rule.sha256, rule.cell), features]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     return _cached(f"{card.architecture}-{key}", lambda path: _convert(bundle, path, openvino, features))
 

@@ -148,6 +148,7 @@ class RecheckCandidates(RecheckingEngine):
     corrected = "candidates"
 
     def _doubtful(self, results: NDArray[np.float32]) -> NDArray[np.intp]:
-        scores = results.reshape(len(results), self.classes // 5, 5)[..., 4]
+        boxes = results[:, : self.classes - self.extras]
+        scores = boxes.reshape(len(boxes), -1, 5)[..., 4]
         # Also true of NaN.
         return np.flatnonzero(~(scores.max(axis=1, initial=0.0) <= 0))

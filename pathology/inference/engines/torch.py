@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from pathology.errors import UnusableDeviceError, UsageError
 from pathology.inference.engines.base import Engine, Precision, available_cores, extra_outputs, outputs_per_patch
+from pathology.inference.engines.domain_distance import DomainDistance
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
     from pathology.stats.out_of_distribution import FeatureDomain
 
-__all__ = ["DomainDistance", "PatchClassifier", "TorchEngine", "has_bf16", "patch_classifier", "torch_device"]
+__all__ = ["PatchClassifier", "TorchEngine", "has_bf16", "patch_classifier", "torch_device"]
 
 _BATCH = {"cpu": 8, "cuda": 128}
 """On a CPU, small batches stay in cache and need little padding; a GPU needs many patches to be fully used."""
@@ -118,33 +119,11 @@ class PatchClassifier(nn.Module):
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
 
-class DomainDistance(nn.Module):
-    """The out-of-distribution score of :class:`pathology.stats.out_of_distribution.FeatureDomain` as a layer."""
-
-    whitening: Tensor
-    middle: Tensor
-    offsets: Tensor
-
-    def __init__(self, domain: FeatureDomain) -> None:
-        super().__init__()
-        self.register_buffer("whitening", torch.from_numpy(domain.whitening))
-        # Far from 0, the difference of two whitened values would lose digits in low precision.
-        middle = np.linalg.solve(domain.whitening.T.astype(np.float64), domain.centres.mean(axis=0).astype(np.float64))
-        self.register_buffer("middle", torch.from_numpy(middle.astype(np.float32)))
-        self.register_buffer("offsets", torch.from_numpy(domain.centres - domain.centres.mean(axis=0)))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Turn ``(B, F)`` features into ``(B, 1)`` scores."""
-        white = ((features - self.middle) @ self.whitening).float()
-        squared = (white[:, None, :] - self.offsets[None]).square().mean(dim=2)
-        return squared.amin(dim=1, keepdim=True)
-
-
 def patch_classifier(bundle: Bundle, *, features: bool = False) -> nn.Module:
     """Return a bundle's network with its pre- and postprocessing, in fp32 on the CPU.
 
     For a classifier: normalisation, temperature and softmax, and the out-of-distribution score if its card defines
-    one.  For a detector: normalisation and the selection of boxes
+    one.  For a detector: normalisation, the selection of boxes and, likewise, the score
     (:class:`pathology.inference.engines.detector.PatchDetector`).
 
     Parameters
@@ -155,15 +134,18 @@ def patch_classifier(bundle: Bundle, *, features: bool = False) -> nn.Module:
         Whether to append a classifier's penultimate features to its other outputs.
     """
     card = bundle.card
+    rule = card.trust.out_of_domain if card.trust is not None else None
     if card.detection is not None:
-        from pathology.inference.engines.detector import DetectorNetwork, PatchDetector
+        from pathology.inference.engines.detector import CellDistance, DetectorNetwork, PatchDetector
 
         detector = bundle.network()
         assert isinstance(detector, DetectorNetwork)
         platt = (float(card.calibration.get("slope", 1.0)), float(card.calibration.get("intercept", 0.0)))
-        return PatchDetector(detector, card.normalisation.mean, card.normalisation.std, card.detection.floor, platt)
+        mean, std = card.normalisation.mean, card.normalisation.std
+        domain, side = bundle.domain(), rule.cell if rule is not None else None
+        distance = None if domain is None else CellDistance(domain, card.patch // (side or card.patch))
+        return PatchDetector(detector, mean, std, card.detection.floor, platt, distance)
     temperature = float(card.calibration.get("temperature", 1.0))
-    rule = card.trust.out_of_domain if card.trust is not None else None
     return PatchClassifier(
         bundle.network(),
         card.normalisation.mean,

@@ -89,8 +89,16 @@ def tissue_features(mask: NDArray[np.bool_], dimensions: tuple[int, int], mpp: f
         )
 
 
-def hotspot_feature(count: HotspotCount) -> Feature:
-    """Return the hotspot as an annotation with its count, density and 95 % interval."""
+def hotspot_feature(result: SlideResult, count: HotspotCount) -> Feature:
+    """Return the hotspot as an annotation with its count, density and 95 % interval.
+
+    Parameters
+    ----------
+    result
+        The slide, whose mark the name carries.
+    count
+        The hotspot, as scored or after review.
+    """
     shape = "rectangle" if count.shape == "rectangle" else "circle"
     window = HotspotWindow(shape=shape, area_mm2=count.area_mm2, aspect=count.half_width / count.half_height)
     ring = Hotspot(window, count.x, count.y, count.half_width, count.half_height, count.members).outline()
@@ -99,7 +107,7 @@ def hotspot_feature(count: HotspotCount) -> Feature:
         ((ring,),),
         classification="hotspot",
         colour=(213, 94, 0),
-        name=f"hotspot: {count.basis}",
+        name=result.marked(f"hotspot: {count.basis}"),
         measurements={
             "Count": float(count.count),
             "Per mm^2": count.per_mm2,

@@ -112,7 +112,7 @@ def _geojson(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
     ]
     count = _count(slide)
     if count is not None and count.hotspot is not None:
-        features.append(hotspot_feature(count.hotspot))
+        features.append(hotspot_feature(slide.record, count.hotspot))
     write_geojson(path, features)
 
 

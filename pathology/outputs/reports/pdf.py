@@ -252,7 +252,10 @@ def _answer(result: SlideResult, count: ReviewedCount | None) -> Table:
     if result.status == "failed":
         lines, colour = [("This slide was not scored", result.error)], _WARNING
     elif result.abstained:
-        why = f"{result.abstained_because}. Most probable class, not a prediction: {result.most_probable_class}"
+        said = f"Most probable class, not a prediction: {result.most_probable_class}"
+        if count is not None:
+            said = f"Count, not a result: {count.total:,} mitoses"
+        why = f"{result.abstained_because}. {said}"
         lines, colour = [(heading(result.answer), why)], colors.HexColor("#b36b00")
     elif count is not None and result.prediction is None:
         colour = _GREY

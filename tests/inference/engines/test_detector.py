@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from pathology.bundle.catalogue import load_bundle
 from pathology.bundle.verify import verify_bundle
 from pathology.bundle.weights import file_sha256
+from pathology.errors import BundleError
 from pathology.evaluation.detector import Image, rates
 from pathology.findings.detections import Detections, suppress
 from pathology.inference.engines.base import BOXES_PER_PATCH, Engine
@@ -19,6 +20,7 @@ from pathology.inference.engines.detector import PatchDetector, WindowDetector
 from pathology.inference.engines.recheck import RecheckCandidates, with_lower_floor
 from pathology.inference.engines.select import make_engine
 from pathology.inference.engines.torch import TorchEngine, has_bf16
+from pathology.networks.stem import StemFeatures
 from pathology.testing.random_detector import write_random_detector
 from pathology.training.detector.data import read_folder
 from pathology.training.detector.fit import MATCH_PIXELS, to_detections
@@ -239,3 +241,47 @@ def test_a_cards_calibration_is_in_every_engine(bundle, patches):
     np.testing.assert_allclose(scores[1], expected, rtol=1e-3)
     np.testing.assert_allclose(scores[3], expected, rtol=1e-3)
     np.testing.assert_allclose(scores[2], scores[0], rtol=1e-3)
+
+
+def test_a_domain_score_follows_the_boxes_and_changes_none(tmp_path, patches):
+    """The column equals a computation of its own, square by square, and boxes are those without it, to the bit."""
+    plain = load_bundle(write_random_detector(tmp_path / "plain" / "d"))
+    limited = load_bundle(write_random_detector(tmp_path / "limited" / "d", domain_limit=1.0))
+    patches = patches.copy()
+    patches[0, :64, :64] = 240  # glass
+    patches[1] = 240  # nothing but glass
+    results = {}
+    for kind in ("torch", "openvino"):
+        for name, one in (("plain", plain), ("limited", limited)):
+            engine = make_engine(one, kind=kind, device="cpu", precision="exact")
+            results[kind, name] = engine.predict(patches)
+            engine.close()
+        np.testing.assert_array_equal(results[kind, "limited"][:, :-1], results[kind, "plain"])
+    domain, stem = limited.domain(), StemFeatures(limited.network()).eval()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in limited.card.normalisation.model_dump().values())
+    for patch, score in zip(patches, results["torch", "limited"][:, -1], strict=True):
+        with torch.inference_mode():
+            maps = stem.layers(((torch.from_numpy(patch).permute(2, 0, 1)[None] / 255) - mean) / std)
+        squares = [maps[..., y : y + 32, x : x + 32] for y in (0, 32) for x in (0, 32)]
+        scores = np.concatenate([domain.scores(stem.describe(s).numpy()) for s in squares])
+        parts = [patch[y : y + 64, x : x + 64].astype(int) for y in (0, 64) for x in (0, 64)]
+        coloured = np.array([(part.max(-1) - part.min(-1)).mean() >= 15 for part in parts])
+        chosen = np.sort(scores[coloured] if coloured.any() else scores)
+        assert score == pytest.approx(chosen[(len(chosen) - 1) // 2], rel=1e-3)
+    np.testing.assert_allclose(results["openvino", "limited"][:, -1], results["torch", "limited"][:, -1], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layer": "penultimate"}, "must be stem for a detector"),
+        ({"cell": 100}, "100 does not divide the patch, 128 px"),
+    ],
+)
+def test_a_rule_that_a_detector_cannot_apply_is_refused(tmp_path, change, said):
+    folder = write_random_detector(tmp_path / "d", domain_limit=1.0)
+    card = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
+    card["trust"]["out_of_domain"] |= change
+    (folder / "card.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+    with pytest.raises(BundleError, match=said):
+        load_bundle(folder)
