@@ -144,10 +144,14 @@ class CellDistance(nn.Module):
         Squares along each side of a patch.
     """
 
+    middle: Tensor
+
     def __init__(self, domain: FeatureDomain, cells: int) -> None:
         super().__init__()
         self.distance = DomainDistance(domain)
         self.cells = cells
+        # A table: OpenVINO rounds the integer division of the exported graph.
+        self.register_buffer("middle", torch.tensor([max(0, (n - 1) // 2) for n in range(cells * cells + 1)]))
 
     def forward(self, patches: Tensor, maps: Tensor) -> Tensor:
         """Return the median score over the squares of each patch that are not glass; over all, if all are.
@@ -172,8 +176,7 @@ class CellDistance(nn.Module):
         tissue = chroma.reshape(batch, n, side, n, side).mean(dim=(2, 4)).reshape(batch, n * n) >= COLOURLESS
         tissue = tissue | ~tissue.any(dim=1, keepdim=True)
         ordered = torch.where(tissue, scores, torch.finfo(torch.float32).max).sort(dim=1).values
-        middle = (tissue.sum(dim=1, keepdim=True) - 1) // 2
-        return ordered.gather(1, middle)
+        return ordered.gather(1, self.middle[tissue.sum(dim=1, keepdim=True)])
 
 
 class PatchDetector(nn.Module):
