@@ -130,9 +130,7 @@ def measure(
     detector = WindowDetector(network, device=torch.device("cpu"), floor=card.detection.floor, calibration=platt)
     rows = some_of_each(test, most)
     crops, slides = test.crops[rows], test.slides[rows]
-    sources = np.array([slide.split("/")[0] for slide in slides.tolist()])
     curves = []
-    by_source: dict[str, list[int]] = {}
     for name, shift in SHIFTS.items():
         shifted = np.stack([shift(crop) for crop in crops])
         hits = recalled(detector, shifted, card.detection.threshold)
@@ -151,10 +149,16 @@ def measure(
                 "mitoses_inside": int(inside.sum()),
             }
         )
-        if name == "unchanged":
-            by_source = {s: [int(hits[sources == s].sum()), int((sources == s).sum())] for s in sorted(set(sources))}
         print(curves[-1], flush=True)
+    by_source = recall_by_source(detector, test, card.detection.threshold)
     return {"limit": limit, "curves": curves, "recall_by_source": by_source}
+
+
+def recall_by_source(detector: WindowDetector, test: MitosisData, threshold: float) -> dict[str, list[int]]:
+    """Return mitoses counted and mitoses of each data set, of all held-out crops."""
+    hits = recalled(detector, test.crops, threshold)
+    sources = np.array([slide.split("/")[0] for slide in test.slides.tolist()])
+    return {s: [int(hits[sources == s].sum()), int((sources == s).sum())] for s in sorted(set(sources.tolist()))}
 
 
 def proportion(metric: str, part: int, whole: int, unit: str, data: str, note: str = "") -> Metric:
@@ -175,11 +179,12 @@ def proportion(metric: str, part: int, whole: int, unit: str, data: str, note: s
 
 def metrics_of(record: dict[str, Any], most: int) -> list[Metric]:
     """Return the curves and the recall by source as metrics of the card."""
-    data = f"AMi-Br, held-out slides, at most {most} crops of each"
+    whole = "AMi-Br, held-out slides, all crops"
     found = [
-        proportion(f"recall, crops, {source}", hits, n, "mitoses", data, "interval over mitoses, not over slides")
+        proportion(f"recall, crops, {source}", hits, n, "mitoses", whole, "interval over mitoses, not over slides")
         for source, (hits, n) in record["recall_by_source"].items()
     ]
+    data = f"AMi-Br, held-out slides, at most {most} crops of each"
     for point in record["curves"]:
         inside = f"on slides within the limit {point['found_inside']} of {point['mitoses_inside']}"
         shift = point["shift"]

@@ -15,7 +15,7 @@ history and, if the data include them, the metrics on the validation slides.  It
 ``--iterations 20 --width 0.125 --batch 4 --size 128 --mining-windows 16`` is a smoke test.
 
 ``bundle`` evaluates a run once on the held-out slides, at the threshold chosen on the validation slides, and writes
-card and weights.
+card and weights; ``scripts/fit_mitosis_domain.py`` then fits the domain limit, which the card lacks until then.
 """
 
 from __future__ import annotations

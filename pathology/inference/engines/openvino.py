@@ -106,7 +106,7 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
     openvino = _openvino()
     card = bundle.card
     parts = {
-        "format": 2,
+        "format": 3,
         "weights": card.weights_sha256,
         "network": [card.architecture, card.architecture_options, len(card.classes)],
         "detection": card.detection.model_dump(mode="json") if card.detection is not None else None,
