@@ -179,7 +179,7 @@ def proportion(metric: str, part: int, whole: int, unit: str, data: str, note: s
 
 def metrics_of(record: dict[str, Any], most: int) -> list[Metric]:
     """Return the curves and the recall by source as metrics of the card."""
-    whole = "AMi-Br, held-out slides, all crops"
+    whole = "AMi-Br, held-out slides, the mitosis at the centre of every crop"
     found = [
         proportion(f"recall, crops, {source}", hits, n, "mitoses", whole, "interval over mitoses, not over slides")
         for source, (hits, n) in record["recall_by_source"].items()
