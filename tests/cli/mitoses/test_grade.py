@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from pathology.bundle.catalogue import load_bundle
 from pathology.cli.mitoses.grade import app
 from pathology.errors import UsageError
 from pathology.findings.detections import Detections
@@ -16,6 +17,7 @@ from pathology.findings.slide_result import SlideResult
 from pathology.outputs.results.detection_file import DETECTIONS, write_decisions, write_detections
 from pathology.outputs.results.record import write_slide_record
 from pathology.outputs.results.results_folder import open_slide_folder
+from pathology.scoring.batch import score
 from pathology.testing.constructed_results import write_constructed_results
 
 COMPLETE = ["fnclcc", "--histotype", "LMS", "--confirmed", "--necrosis", "10", "--untreated"]
@@ -104,6 +106,35 @@ def test_the_count_of_a_scored_slide(slide_folder):
     assert part["value"].startswith("8 in 1.734")
     assert (part["result"], part["origin"]) == ("1", "pathologist")
     assert isinstance(run(*COMPLETE, "--slide", str(folder), "--mitoses", "3").exception, UsageError)
+
+
+def test_an_added_mitosis_counts_and_an_abstention_is_said(slide_folder):
+    folder, detections = slide_folder
+    decisions = [Decision.on(detections, row, "accepted") for row in range(12)]
+    write_decisions(folder, detections, [*decisions, Decision.adding(12, 550.0, 60.0)])
+    part = mitotic_part(folder)
+    assert part["value"].startswith("13 in 1.734")
+    assert part["origin"] == "pathologist"
+    because = "outside this model's training domain: score 4.4, limit 0.7"
+    record = open_slide_folder(folder).record
+    changes = {"status": "abstained", "abstained_because": because}
+    write_slide_record(folder, record.model_copy(update=changes), [folder / DETECTIONS])
+    assert f"the model abstained ({because})" in run(*COMPLETE, "--slide", str(folder)).output
+
+
+@pytest.mark.slow
+def test_a_real_slide_with_little_tissue(cmu_slide, tmp_path):
+    """Read as if at 0.25 µm per pixel it has a tenth of the window's area in tissue: 2 mitoses are 10.9, not 1.2."""
+    model = load_bundle("mitosis-yolov4").directory
+    (result,) = score(cmu_slide, model, tmp_path / "out", mpp=0.25, engine="torch", device="cpu").slides
+    folder = str(tmp_path / "out" / "slides" / result.slide_id)
+    assert result.status == "abstained"
+    refused = run(*COMPLETE, "--slide", folder).exception
+    assert isinstance(refused, UsageError)
+    assert "unreviewed detections in the count: 2 of 2" in str(refused)
+    graded = " ".join(run(*COMPLETE, "--slide", folder, "--accept-unreviewed").output.split())
+    assert "mm² = 10.93 per mm²" in graded
+    assert "2 in 0.183 mm² of tissue, in a window of 1.73 mm²; 0 of 2 detections reviewed; the model abst" in graded
 
 
 def test_a_slide_without_detections(tmp_path):
