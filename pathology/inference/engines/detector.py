@@ -233,7 +233,8 @@ class PatchDetector(nn.Module):
         pixels = patches.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
         early = None if self.stem is None else self.stem(pixels)
         # Only Darknet networks have a stem.
-        rows = self.network.candidates(pixels) if early is None else self.network.candidates(pixels, early)
+        network = self.network
+        rows = network.candidates(pixels, early) if isinstance(network, Darknet) else network.candidates(pixels)
         confidence, place = rows[..., 4].topk(min(BOXES_PER_PATCH, rows.shape[1]), dim=1)
         rows = rows.gather(1, place[..., None].expand(-1, -1, 5))
         if self.calibration != (1.0, 0.0):
