@@ -38,7 +38,8 @@ format: $(READY)  ## Mend style where it can be done by machine
 bench: $(READY)  ## Measure speed and memory beside other tools (minutes to hours)
 	@$(BIN)/python -m benchmarks
 
-torture: $(READY)  ## Attack the program for hours and write docs/reliability.md (resumes)
+torture: $(READY)  ## Run the tests too long for every commit, then attack the program for hours and write docs/reliability.md (resumes)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 nice $(BIN)/python -m pytest -m long
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 nice $(BIN)/python -m benchmarks.torture
 
 clean:  ## Remove the environment and everything generated

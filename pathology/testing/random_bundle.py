@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -17,13 +17,22 @@ from pathology.networks.registry import build_network
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
 
-__all__ = ["add_random_trust", "reference_features", "reference_probabilities", "write_random_bundle"]
+__all__ = ["SMALL_NETWORK", "add_random_trust", "reference_features", "reference_probabilities", "write_random_bundle"]
+
+SMALL_NETWORK: Final[dict[str, Any]] = {
+    "architecture": "pooled-backbone",
+    "architecture_options": {"backbone": "alexnet"},
+}
+"""Arguments of :func:`write_random_bundle` for the network that is quickest to convert for OpenVINO and to compute: a
+sixth of DenseNet121's time for either.
+"""
 
 
 def write_random_bundle(
     folder: Path,
     *,
     architecture: str = "densenet121",
+    architecture_options: dict[str, Any] | None = None,
     patch: int = 64,
     classes: tuple[str, ...] = ("a", "b", "c"),
     seed: int = 0,
@@ -35,7 +44,7 @@ def write_random_bundle(
     ----------
     folder
         The bundle's folder; its name becomes the bundle's.
-    architecture, patch, classes
+    architecture, architecture_options, patch, classes
         Values on the card.
     seed
         Seed of the weights.
@@ -54,7 +63,7 @@ def write_random_bundle(
     ('a', 'b', 'c')
     """
     torch.manual_seed(seed)
-    network = build_network(architecture, len(classes))
+    network = build_network(architecture, len(classes), **(architecture_options or {}))
     with torch.no_grad():
         for module in network.modules():
             if (
@@ -74,6 +83,7 @@ def write_random_bundle(
                 "version": "1.0.0",
                 "title": "Random weights for tests",
                 "architecture": architecture,
+                "architecture_options": architecture_options or {},
                 "parameters": sum(p.numel() for p in network.parameters()),
                 "classes": list(classes),
                 "mpp": 1.0,

@@ -178,6 +178,7 @@ def test_real_predictions_join_the_patients_clinical_rows(data_dir, tmp_path):
         assert "volume_cm3" in (tmp_path / "records" / "patients" / name / "patient.html").read_text()
 
 
+@pytest.mark.long
 def test_features_feed_evaluation_and_training(tmp_path):
     fat_cohort(tmp_path, patients=8, size=16)
     table, clinical = tmp_path / "f.csv", tmp_path / "clinical.csv"

@@ -224,6 +224,7 @@ def test_survival_nomogram_reads_like_its_cox_model():
         assert nomogram.probability(nomogram.total(values), "1 year") == pytest.approx(1 - expected, abs=1e-9)
 
 
+@pytest.mark.long
 def test_nested_risks_see_nothing_of_their_patients():
     table, clinical, outcome = survival_data(n=60, columns=12, effect=1.5)
     risk, survival, folds = nested_risks(

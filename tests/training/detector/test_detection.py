@@ -371,7 +371,7 @@ def test_modern_schedule_rises_and_falls():
     assert values[-1] < 0.02 * settings.rate
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_detector_learns_drawn_discs():
     torch.manual_seed(0)
     data = drawn_data()

@@ -92,7 +92,7 @@ def test_figures_by_hand(script, folder):
     assert areas == [0.75, 1.0, 0.5]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_from_tiles_to_figures_and_again(script, folder, tmp_path, monkeypatch, capsys):
     out, two = tmp_path / "figures.json", tmp_path / "two cases"

@@ -32,7 +32,7 @@ def small_tiles(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_from_tiles_to_a_bundle_and_again(small_tiles, tmp_path):
     out, work = tmp_path / "osteosarcoma-viability", tmp_path / "work"
