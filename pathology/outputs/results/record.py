@@ -105,19 +105,20 @@ def read_slide_record(folder: Path) -> StoredRecord:
     path = folder / RECORD
     try:
         if stat.S_ISLNK(path.lstat().st_mode):
-            raise StoreError("this slide record is a link, which is not followed", where=path)
+            raise ValueError("it is a link, which is not followed")
         record = read_json(path, StoreError)
         stated = record.pop("checksum")
         if stated != checksum_of(record):
             raise ValueError("its checksum does not match")
         files = record.pop("files")
         return StoredRecord(SlideResult.model_validate(record), dict(files))
-    except (FileNotFoundError, StoreError):
+    except FileNotFoundError:
         raise
     except KeyError as error:
         raise StoreError("this slide record was written by another version", where=path, remedy=_REMEDY) from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError("this slide record is damaged", where=path, remedy=_REMEDY) from error
+        said = "a link, which is not followed" if path.is_symlink() else "damaged"
+        raise StoreError(f"this slide record is {said}", where=path, remedy=_REMEDY) from error
 
 
 def damaged_files(folder: Path, record: StoredRecord, *, within: str = "", thorough: bool = True) -> list[str]:

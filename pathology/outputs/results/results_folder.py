@@ -411,7 +411,7 @@ def open_slide_folder(folder: str | PathLike[str]) -> SlideFolder:
 
 def _damaged(slide_id: str, error: StoreError) -> SlideResult:
     """Return a failed result for a slide whose record cannot be read."""
-    said = f"{error.what}. {error.remedy}"
+    said = ". ".join(filter(None, (error.what, error.remedy)))
     return SlideResult(slide_id=slide_id, path="", status="failed", model="", model_sha256="", error=said)
 
 
