@@ -22,7 +22,13 @@ from pathology.stats.temperature_scaling import negative_log_likelihood
 from pathology.training.classifier.patches import SlidePatches, TrainingPatches
 from pathology.training.classifier.predict import SlideLogits, automatic_precision, mixed, normalised, predict_slides
 from pathology.training.classifier.recipe import SlideRecipe, Stage
-from pathology.training.common.checkpoint import Checkpoint, copied, optimiser_state, restore_optimiser
+from pathology.training.common.checkpoint import (
+    Checkpoint,
+    copied,
+    optimiser_state,
+    part_of,
+    restore_optimiser,
+)
 from pathology.training.common.distributed import Distributed
 from pathology.training.common.layer_groups import freeze_body, group_rates, layer_groups
 from pathology.training.common.lr_finder import STEPS, find_rate
@@ -184,6 +190,7 @@ class _Fit:
         self.history: list[EpochRecord] = []
         self.lowest: list[float | None] = []
         self.best: dict[str, Tensor] = {}
+        self.scaling: dict[str, Any] = {}
 
     def _class_weights(self, counts: NDArray[np.int64]) -> Tensor | None:
         if not self.recipe.class_weights:
@@ -224,6 +231,8 @@ class _Fit:
             restore_optimiser(optimiser, resumed)
         schedule = self._schedule(optimiser, stage, done)
         scaler = GradScaler(self.ranks.device.type, enabled=self.low == torch.float16)
+        if resumed is not None:
+            scaler.load_state_dict(self.scaling)
         trained = self.ranks.wrap(self.network)
         for epoch in range(done, stage.epochs):
             self._epoch(number, epoch, trained, optimiser, schedule, scaler)
@@ -240,9 +249,7 @@ class _Fit:
         scaler: GradScaler,
     ) -> None:
         place = sum(stage.epochs for stage in self.recipe.stages[:number]) + epoch
-        # Dropout is reseeded every epoch, so that a resumed training is identical.
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, place)).generate_state(1)[0]))
-        self.data.set_epoch(place)
+        self._start_pass(place)
         began, waited = time.monotonic(), 0.0
         total = torch.zeros((), device=self.ranks.device)
         trained.train()
@@ -261,6 +268,7 @@ class _Fit:
             if (step + 1) % max(1, self.steps // _SHOWN) == 0 or step + 1 == self.steps:
                 self.progress.step(number + 1, epoch + 1, step + 1, self.steps, float(total) / (step + 1))
         seconds = time.monotonic() - began
+        self.scaling = scaler.state_dict()
         self._judge(number, epoch, float(total) / self.steps, optimiser, seconds, waited)
 
     def _loss(self, trained: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
@@ -372,7 +380,7 @@ class _Fit:
         before = copied(self.network)
         found = []
         for search in range(_SEARCHES):
-            self.data.set_epoch(_SEARCH_EPOCH + search)
+            self._start_pass(_SEARCH_EPOCH + search)
             optimiser = self._optimiser([stage.learning_rate] * len(layer_groups(self.network)))
             drawn = self._endless()
             self.network.train()
@@ -380,6 +388,11 @@ class _Fit:
             self.network.load_state_dict(before)
         # The earliest layers must not learn faster than the head.
         return min(self.ranks.from_first(float(np.mean(found))), stage.learning_rate)
+
+    def _start_pass(self, place: int) -> None:
+        """Seed dropout, order and augmentation by the place in the training alone: a resumed one is identical."""
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, place)).generate_state(1)[0]))
+        self.data.set_epoch(place)
 
     def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
         # Patches read from the slide may be unreadable: an epoch that ends early restarts.
@@ -405,6 +418,7 @@ class _Fit:
             values = {
                 "history": [record.model_dump(mode="json") for record in self.history],
                 "lowest": self.lowest,
+                "scaling": self.scaling,
             }
             self.checkpoint.write(values, tensors, number=len(self.history))
         self.ranks.wait()
@@ -415,15 +429,12 @@ class _Fit:
         if found is None:
             return {}
         values, tensors = found
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-        self.network.load_state_dict(part("network."))
-        self.best = part("best.")
+        self.network.load_state_dict(part_of(tensors, "network."))
+        self.best = part_of(tensors, "best.")
         self.history = [EpochRecord.model_validate(record) for record in values["history"]]
         self.lowest = list(values["lowest"])
-        return part("optimiser.")
+        self.scaling = values["scaling"]
+        return part_of(tensors, "optimiser.")
 
 
 def _batches(loader: DataLoader[Any], size: int) -> Iterator[tuple[Tensor, Tensor]]:

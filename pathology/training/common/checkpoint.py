@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 from pathology.atomic_files import write_bytes, write_text
 from pathology.errors import StoreError, UsageError
 
-__all__ = ["Checkpoint", "copied", "optimiser_state", "restore_optimiser"]
+__all__ = [
+    "Checkpoint",
+    "copied",
+    "optimiser_state",
+    "part_of",
+    "random_states",
+    "restore_optimiser",
+    "restore_random_states",
+]
 
 _STATE: Final = "checkpoint.json"
 
@@ -88,6 +97,12 @@ class Checkpoint:
         for old in self.folder.glob("checkpoint-*.safetensors"):
             if old.name != name:
                 old.unlink()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a run that was killed while writing left; nobody else writes here."""
+        for aside in self.folder.glob(".*.partial"):
+            aside.unlink(missing_ok=True)
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -102,11 +117,38 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Restore the state from :func:`optimiser_state`; parameter groups are unchanged."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
+        parameter = parameters[int(number)]
+        if value.shape == parameter.shape:
+            # In the parameter's order in memory (channels last): another order is added up with other roundings.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(number), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def random_states() -> dict[str, Tensor]:
+    """Return the states of torch's random generators: of the CPU and of every CUDA device."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda.{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def restore_random_states(states: Mapping[str, Tensor]) -> None:
+    """Restore the states from :func:`random_states`; devices that are not there now are left out."""
+    torch.set_rng_state(states["cpu"])
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number in range(devices):
+        if f"cuda.{number}" in states:
+            torch.cuda.set_rng_state(states[f"cuda.{number}"], number)
+
+
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def copied(network: nn.Module) -> dict[str, Tensor]:

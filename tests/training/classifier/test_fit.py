@@ -112,11 +112,11 @@ def test_an_interrupted_training_ends_with_the_same_weights(whole, patches, tmp_
             network(), patches, ROWS, ROWS, recipe(), ranks=ALONE, checkpoint=checkpoint, progress=KillAfter(epochs)
         )
     resumed = fit_slides(network(9), patches, ROWS, ROWS, recipe(), ranks=ALONE, checkpoint=checkpoint)
-    assert [r.loss for r in resumed.history] == pytest.approx([r.loss for r in whole.history], rel=1e-3)
-    assert [r.learning_rate for r in resumed.history] == pytest.approx([r.learning_rate for r in whole.history])
+    assert [r.loss for r in resumed.history] == [r.loss for r in whole.history]
+    assert [r.learning_rate for r in resumed.history] == [r.learning_rate for r in whole.history]
     assert [r.best for r in resumed.history] == [r.best for r in whole.history]
-    for (name, a), (_, b) in zip(whole.network.named_parameters(), resumed.network.named_parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3, msg=name)
+    ours, theirs = whole.network.state_dict(), resumed.network.state_dict()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     assert len(list(checkpoint.folder.glob("*.safetensors"))) == 1
     with pytest.raises(UsageError, match="another training"):
         fit_slides(
