@@ -142,6 +142,15 @@ class BatchMaker:
         self._ring = self._border_density(data).to(device)
         self._nuclei = ordinary_nuclei(data).to(device)
 
+    def state(self) -> dict[str, Tensor]:
+        """Return what changes during a training: the random generator, and what is oversampled."""
+        return {"random": self._random.get_state(), "weights": self.crop_weights, "hard": self.hard_places}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a :meth:`state`: the next batches are those that would have followed it."""
+        self._random.set_state(state["random"])
+        self.crop_weights, self.hard_places = (state[name].to(self.device) for name in ("weights", "hard"))
+
     def _tissue_places(self, data: MitosisData) -> Tensor:
         """List source, x, y on a 64-pixel grid of the backgrounds where there is tissue."""
         places = [torch.empty((0, 3))]

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,14 @@ from pathology.findings.detections import MATCH_DISTANCE_UM, Detections, suppres
 from pathology.inference.engines.detector import DetectorNetwork, WindowDetector
 from pathology.networks.darknet import Darknet
 from pathology.settings import Record
+from pathology.training.common.checkpoint import (
+    Checkpoint,
+    optimiser_state,
+    part_of,
+    random_states,
+    restore_optimiser,
+    restore_random_states,
+)
 from pathology.training.detector.batches import BatchMaker, BatchSettings, tissue_cells
 from pathology.training.detector.data import CROP, MPP, Background, MitosisData
 from pathology.training.detector.loss import LossSettings, YoloLoss
@@ -71,6 +79,8 @@ class DetectorFitSettings(Record):
     """Times of hard negative mining on the training images, as fractions of the training."""
     mining_windows: Annotated[int, Field(ge=1)] = 2048
     """Maximum number of crops, and of background windows, searched for false positives each time."""
+    save_every: Annotated[int, Field(ge=1)] = 250
+    """Steps between saved states, if there is a checkpoint."""
     seed: int = 0
     """Seed of weights and batches."""
     batches: BatchSettings = BatchSettings()
@@ -172,9 +182,13 @@ def fit_detector(
     *,
     device: torch.device,
     trained: bool = False,
+    checkpoint: Checkpoint | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
     """Train a detector.
+
+    A training that was killed and is repeated with the same checkpoint ends, on the same device, with the same weights
+    as one left alone; unless ``seconds`` is set, which makes it depend on the speed of the machine.
 
     Parameters
     ----------
@@ -188,6 +202,8 @@ def fit_detector(
         Training device.
     trained
         Whether the weights come from an earlier training rather than being random.
+    checkpoint
+        Where the state is kept; ``None``: nowhere.
     report
         Called with a progress line at intervals.
 
@@ -196,57 +212,124 @@ def fit_detector(
     Fitted
         The trained detector.
     """
-    torch.manual_seed(settings.seed)
-    network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    if not trained:
-        _start_quiet(network)
-    maker = BatchMaker(data, settings.batches, device, settings.seed)
-    loss_of = YoloLoss.of(network, settings.loss)
-    optimiser, average = _optimiser(network, settings), _average_of(network, settings.average)
-    began = time.monotonic()
-    assert isinstance(average.module, Darknet)
-    fitted = Fitted(average.module, 0, 0, 0.0)
-    mined = 0
-    fast = device.type == "cuda"
-    for iteration in range(settings.iterations):
-        spent = time.monotonic() - began
-        course = iteration / settings.iterations
-        if settings.seconds is not None:
-            course = max(course, spent / settings.seconds)
-            if course >= 1:
-                break
+    fit = _DetectorFit(network, data, settings, device, trained=trained, checkpoint=checkpoint, report=report)
+    return fit.run()
+
+
+class _DetectorFit:
+    """State of one training run."""
+
+    def __init__(
+        self,
+        network: Darknet,
+        data: MitosisData,
+        settings: DetectorFitSettings,
+        device: torch.device,
+        *,
+        trained: bool,
+        checkpoint: Checkpoint | None,
+        report: Callable[[str], None],
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self.data, self.settings, self.device = data, settings, device
+        self.checkpoint, self.report = checkpoint, report
+        self.network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if not trained:
+            _start_quiet(network)
+        self.maker = BatchMaker(data, settings.batches, device, settings.seed)
+        self.loss_of = YoloLoss.of(network, settings.loss)
+        self.optimiser, self.average = _optimiser(network, settings), _average_of(network, settings.average)
+        assert isinstance(self.average.module, Darknet)
+        self.fitted = Fitted(self.average.module, 0, 0, 0.0)
+
+    def run(self) -> Fitted:
+        settings, fitted = self.settings, self.fitted
+        self._resume()
+        began = time.monotonic() - fitted.seconds
+        for iteration in range(fitted.iterations, settings.iterations):
+            spent = time.monotonic() - began
+            course = iteration / settings.iterations
+            if settings.seconds is not None:
+                course = max(course, spent / settings.seconds)
+                if course >= 1:
+                    break
+            self._mine_when_due(course)
+            rate = self._step(iteration, course)
+            if iteration % 250 == 0:
+                last = fitted.history[-1]
+                self.report(
+                    f"{iteration}: loss {last[1]:.3f} (box {last[2]:.3f}, object {last[3]:.3f}), "
+                    f"rate {rate:.2e}, {spent:.0f} s"
+                )
+            fitted.seconds = time.monotonic() - began
+            if fitted.iterations % settings.save_every == 0 or fitted.iterations == settings.iterations:
+                self._write()
+        return fitted
+
+    def _mine_when_due(self, course: float) -> None:
+        fitted, settings = self.fitted, self.settings
+        mined = len(fitted.false_alarms)
         if mined < len(settings.mining) and course >= settings.mining[mined]:
-            fitted.false_alarms.append(_mine(fitted.network, data, maker, device, settings.mining_windows))
-            report(f"{fitted.false_alarms[-1]} false positives on training images will be oversampled")
-            mined += 1
-        batch = maker.make(settings.batch)
+            found = _mine(fitted.network, self.data, self.maker, self.device, settings.mining_windows)
+            fitted.false_alarms.append(found)
+            self.report(f"{found} false positives on training images will be oversampled")
+
+    def _step(self, iteration: int, course: float) -> float:
+        """Take one step; return its learning rate."""
+        settings, fitted = self.settings, self.fitted
+        batch = self.maker.make(settings.batch)
         rate = learning_rate(settings, iteration, course)
-        for group in optimiser.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            maps = network(batch.images.contiguous(memory_format=torch.channels_last))
-        total, box, objectness = loss_of(maps, batch.images.shape[-1], batch.targets, batch.ignored)
-        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            maps = self.network(batch.images.contiguous(memory_format=torch.channels_last))
+        total, box, objectness = self.loss_of(maps, batch.images.shape[-1], batch.targets, batch.ignored)
+        self.optimiser.zero_grad(set_to_none=True)
         total.backward()
-        size = nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        size = nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
         # A NaN step would ruin the training; skip it and continue with the next batch.
         if bool(size.isfinite()):
-            optimiser.step()
+            self.optimiser.step()
         else:
             fitted.skipped += 1
-        average.update_parameters(network)
+        self.average.update_parameters(self.network)
         fitted.iterations += 1
         fitted.images += settings.batch
         if iteration % 50 == 0:
             fitted.history.append((iteration, float(total.detach()), float(box), float(objectness)))
-        if iteration % 250 == 0:
-            last = fitted.history[-1]
-            report(
-                f"{iteration}: loss {last[1]:.3f} (box {last[2]:.3f}, object {last[3]:.3f}), "
-                f"rate {rate:.2e}, {spent:.0f} s"
-            )
-    fitted.seconds = time.monotonic() - began
-    return fitted
+        return rate
+
+    def _write(self) -> None:
+        if self.checkpoint is None:
+            return
+        parts = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": optimiser_state(self.optimiser),
+            "random": random_states(),
+            "maker": self.maker.state(),
+        }
+        tensors = {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+        values = {name: getattr(self.fitted, name) for name in _PROGRESS}
+        self.checkpoint.write(values, tensors, number=self.fitted.iterations)
+
+    def _resume(self) -> None:
+        found = self.checkpoint.read() if self.checkpoint is not None else None
+        if found is None:
+            return
+        values, tensors = found
+        self.network.load_state_dict(part_of(tensors, "network."))
+        self.average.load_state_dict(part_of(tensors, "average."))
+        restore_optimiser(self.optimiser, part_of(tensors, "optimiser."))
+        restore_random_states(part_of(tensors, "random."))
+        self.maker.restore(part_of(tensors, "maker."))
+        for name in _PROGRESS:
+            setattr(self.fitted, name, values[name])
+        self.fitted.history = [(int(step), *losses) for step, *losses in self.fitted.history]
+
+
+_PROGRESS: Final = ("iterations", "images", "seconds", "history", "false_alarms", "skipped")
+"""Fields of :class:`Fitted` that a checkpoint holds."""
 
 
 def _start_quiet(network: Darknet) -> None:

@@ -22,6 +22,7 @@ from pathology.evaluation.detector import (
 from pathology.findings.detections import Detections
 from pathology.inference.engines.detector import WindowDetector, strongest_boxes
 from pathology.networks.yolov4 import yolov4_csp
+from pathology.training.common.checkpoint import Checkpoint
 from pathology.training.detector.batches import BatchMaker, BatchSettings, tissue_cells
 from pathology.training.detector.data import (
     BOX,
@@ -404,6 +405,39 @@ def test_a_small_detector_learns_drawn_discs():
     )
     assert many > none == 0
     assert area == pytest.approx((320 // 64 * 64 * 0.25e-3) ** 2)
+
+
+class Killed(Exception):
+    pass
+
+
+class KillingCheckpoint(Checkpoint):
+    """Ends a training as abruptly as Python allows, once a state is on disk."""
+
+    def write(self, values, tensors, *, number):
+        super().write(values, tensors, number=number)
+        raise Killed
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_killed_fit_ends_with_the_same_weights(tmp_path, every):
+    settings = DetectorFitSettings(
+        iterations=4, batch=1, mining=(0.5,), mining_windows=2, save_every=every, batches=BatchSettings(size=128)
+    )
+
+    def run(checkpoint=None):
+        torch.manual_seed(0)
+        network = yolov4_csp(width=0.125, size=128, anchors=ANCHORS)
+        return fit_detector(network, drawn_data(4), settings, device=CPU, checkpoint=checkpoint)
+
+    whole = run()
+    for _ in range(4 // every):
+        with pytest.raises(Killed):
+            run(KillingCheckpoint(tmp_path / "state", "one"))
+    resumed = run(Checkpoint(tmp_path / "state", "one"))
+    ours, theirs = whole.network.state_dict(), resumed.network.state_dict()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert (resumed.history, resumed.false_alarms, resumed.iterations) == (whole.history, whole.false_alarms, 4)
 
 
 def test_time_ends_a_fit():
