@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pathology.errors import OutputError
 
-__all__ = ["output_error", "put_in_place", "replacing", "write_bytes", "write_text"]
+__all__ = ["output_error", "put_in_place", "replacing", "require_writable", "write_bytes", "write_text"]
 
 _REASONS = {
     errno.ENOSPC: ("there is no space left on the disk", "Free some space and run the same command again"),
@@ -75,6 +75,28 @@ def write_bytes(path: Path, data: bytes) -> None:
         # Also after an interrupt; once renamed there is nothing left to remove.
         if aside.parent.is_dir():
             aside.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder and write to it, so that a long run is refused at its start and not at its end.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made or written to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> require_writable(Path(tempfile.mkdtemp()) / "out")
+    """
+    probe = folder / f".{secrets.token_hex(8)}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise output_error(error, folder) from error
 
 
 @contextmanager

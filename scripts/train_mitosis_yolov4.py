@@ -21,6 +21,7 @@ card and weights; ``scripts/fit_mitosis_domain.py`` then fits the domain limit, 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import shutil
@@ -34,6 +35,7 @@ import torch
 from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.stats import t as student
 
+from pathology.atomic_files import require_writable
 from pathology.bundle.card import Card, Detection, Metric, Normalisation, TrainingData, write_card
 from pathology.bundle.weights import file_sha256, load_weights, read_state_dict, write_state_dict
 from pathology.errors import PathologyError
@@ -44,6 +46,7 @@ from pathology.networks.darknet import Darknet
 from pathology.networks.registry import build_network
 from pathology.networks.yolov4 import COCO_ANCHORS, yolov4, yolov4_csp
 from pathology.stats.intervals import poisson_interval, wilson
+from pathology.training.common.checkpoint import Checkpoint
 from pathology.training.detector.calibrate import calibrate, candidates_of, fit_platt
 from pathology.training.detector.data import BOX, CROP, MPP, MitosisData, read_folder, read_pack, write_pack
 from pathology.training.detector.fit import (
@@ -117,15 +120,22 @@ def train(arguments: argparse.Namespace) -> None:
         network = network.float()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
+    require_writable(arguments.out)
+    training = data.of("train")
+    told = [settings.model_dump(mode="json"), arguments.network, arguments.width, training.slides.tolist()]
+    identity = hashlib.sha256(json.dumps(told).encode())
+    identity.update(training.crops)
+    if arguments.start is not None:
+        identity.update(file_sha256(arguments.start).encode())
     fitted = fit_detector(
         network,
-        data.of("train"),
+        training,
         settings,
         device=device,
         trained=arguments.start is not None,
+        checkpoint=Checkpoint(arguments.out / "training", identity.hexdigest()),
         report=lambda line: print(line, flush=True),
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
     digest = write_state_dict(fitted.network.state_dict(), arguments.out / "weights.safetensors")
     record = {
         "network": arguments.network,

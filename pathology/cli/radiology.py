@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -192,6 +193,7 @@ def features(
     device: Device = "cpu",
 ) -> None:
     """Extract IBSI radiomic features of each tumour; one row per patient."""
+    from pathology.atomic_files import require_writable, write_text
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.models.deep_features import DeepFeatureSettings
     from pathology.radiology.models.signature_recipe import SignatureRecipe
@@ -206,10 +208,10 @@ def features(
             for s in names
         )
     recipe = SignatureRecipe(sequences=names, label="none", classes=("0", "1"), shell_mm=shell, deep=networks)
+    require_writable(out.parent)
     with _ProgressBar() as progress:
         table = recipe.table(found, device=device, progress=progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out)
+    write_text(out, table.to_csv(lineterminator="\n"))
     typer.echo(f"{len(table)} patients, {table.shape[1]} features: {out}")
 
 
@@ -273,10 +275,12 @@ def train(
     config: Config = None,
 ) -> None:
     """Train a system on a cohort and write a bundle with its model card."""
+    from pathology.atomic_files import require_writable
     from pathology.configuration import CONFIG_NAME, configured, write_config
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.models.bundle import CardText
     from pathology.radiology.models.recipe import NOT_MEASURED
+    from pathology.radiology.models.training_loop import keeping_states
 
     settings = configured(_train_settings(), given_settings(context), file=config, options=option_names(context))
     recipe = _recipe(settings, config, change or [])
@@ -304,8 +308,12 @@ def train(
     if settings.features is not None:
         _check_table(recipe, found, settings.features, settings.device)
     _require_readable(recipe, found, settings)
-    metrics = _evaluated(recipe, found, settings) if settings.evaluate else (NOT_MEASURED,)
-    card = _trained(recipe, found, out, text, settings, metrics)
+    require_writable(out)
+    states = out / "training"
+    with keeping_states(states):
+        metrics = _evaluated(recipe, found, settings) if settings.evaluate else (NOT_MEASURED,)
+        card = _trained(recipe, found, out, text, settings, metrics)
+    shutil.rmtree(states, ignore_errors=True)
     used = settings.model_copy(
         update={
             "recipe": recipe.model_dump(mode="json"),

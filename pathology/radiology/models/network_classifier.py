@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -139,10 +141,18 @@ def fit_classifier(
         nn.functional.cross_entropy,
         settings.optimiser,
         seed=seed,
+        contents=_digest(images, settings),
         device=device,
         progress=progress,
     )
     return network, start
+
+
+def _digest(images: LabelledImages, settings: ClassifierSettings) -> str:
+    told = hashlib.sha256(json.dumps([settings.model_dump(mode="json"), images.patients]).encode())
+    for array in (images.pixels, images.labels):
+        told.update(np.ascontiguousarray(array))
+    return told.hexdigest()
 
 
 def _shifted(image: Tensor, moves: Sequence[int]) -> Tensor:

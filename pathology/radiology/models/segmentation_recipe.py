@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +194,20 @@ class SegmentationRecipe(Recipe):
                 raise StudyError("no contour for training", where=case.patient_id)
         network = self.build(seed)
         sampler = _Sampler(cases, self)
-        fit(network, sampler.draw, dice_and_cross_entropy, self.optimiser, seed=seed, device=device, progress=progress)
+        contents = hashlib.sha256(self.model_dump_json().encode())
+        for case in cases:
+            contents.update(np.ascontiguousarray(case.image))
+            contents.update(np.ascontiguousarray(case.target))
+        fit(
+            network,
+            sampler.draw,
+            dice_and_cross_entropy,
+            self.optimiser,
+            seed=seed,
+            contents=contents.hexdigest(),
+            device=device,
+            progress=progress,
+        )
         return network
 
     def segment(
