@@ -29,6 +29,7 @@ __all__ = [
     "ScoreSettings",
     "TissueSettings",
     "cache_folder",
+    "can_keep_a_cache",
     "data_folder",
     "home_folder",
 ]
@@ -228,13 +229,20 @@ def cache_folder() -> Path:
     ``PATHOLOGY_CACHE`` if set, else the platform's cache folder.  Where there is none, as for a container whose user
     has no home, a temporary folder of this process, removed at its end: everything works, and nothing is kept.
     """
+    return _lasting_cache() or _folder_of_this_process()
+
+
+def can_keep_a_cache() -> bool:
+    """Whether :func:`cache_folder` outlives this process."""
+    return _lasting_cache() is not None
+
+
+def _lasting_cache() -> Path | None:
     if given := os.environ.get("PATHOLOGY_CACHE"):
         return Path(given)
     places = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
     base = _base_folder(*places.get(sys.platform, ("XDG_CACHE_HOME", ".cache")))
-    if base is None or not _can_be_written(base):
-        return _folder_of_this_process()
-    return base / "sarcoma-pathology"
+    return base / "sarcoma-pathology" if base is not None and _can_be_written(base) else None
 
 
 def data_folder() -> Path:

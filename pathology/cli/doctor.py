@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -115,6 +116,27 @@ def _memory() -> str:
     return f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available"
 
 
+def _user() -> str:
+    """Say who runs this, and where nothing can be kept: in a container often a user without name or home."""
+    from getpass import getuser
+
+    from pathology.atomic_files import require_writable
+    from pathology.settings import cache_folder, can_keep_a_cache
+
+    name = getuser()  # the libraries ask for it too: what fails here would fail there
+    folder = cache_folder()
+    require_writable(folder)
+    if not can_keep_a_cache():
+        return f"{name}; the home folder is missing or not writable: works, without a cache"
+    return f"{name}; cache in {folder}"
+
+
+def _temporary() -> str:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x")
+    return tempfile.gettempdir()
+
+
 def _workers() -> str:
     from pathology.inference.workers.cluster import connect
 
@@ -134,6 +156,8 @@ _CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("devices", _devices),
     ("memory", _memory),
     ("disk", _space),
+    ("user", _user),
+    ("temporary folder", _temporary),
     ("models", _models),
     ("workers", _workers),
 )

@@ -1,13 +1,17 @@
 """The command line, as a user meets it."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
+from pathology.cli import doctor
 from pathology.cli.app import app
+from pathology.errors import OutputError
+from pathology.nameless_user import name_nameless_user
 from pathology.testing.random_bundle import write_random_bundle
 from pathology.testing.synthetic_slides import write_svs
 from pathology.testing.synthetic_tissue import TissuePicture
@@ -172,3 +176,25 @@ def test_doctor():
     done = run("doctor")
     assert done.returncode == 0, done.stdout
     assert "Ready to score." in done.stdout
+
+
+def test_doctor_names_a_user_without_name_or_home(monkeypatch, tmp_path):
+    def unknown(_):
+        raise KeyError("uid not found")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    for name in ("XDG_CACHE_HOME", "PATHOLOGY_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises((KeyError, OSError)):  # what libraries would meet, were the user not given a name
+        doctor._user()
+    name_nameless_user()
+    assert doctor._user() == f"uid-{os.getuid()}; the home folder is missing or not writable: works, without a cache"
+    monkeypatch.setenv("PATHOLOGY_CACHE", "/dev/null/cache")
+    with pytest.raises(OutputError, match="/dev/null/cache"):
+        doctor._user()
+    monkeypatch.setattr("tempfile.TemporaryFile", (tmp_path / "gone").open)
+    with pytest.raises(OSError, match="No such file"):
+        doctor._temporary()

@@ -238,6 +238,8 @@ def _entries(file: BinaryIO | gzip.GzipFile, path: Path) -> Iterator[Any]:
         while True:
             try:
                 found, end = decoder.raw_decode(buffer, place)
+            except RecursionError as error:
+                raise StoreError("lists are nested too deeply for a GeoJSON file", where=path) from error
             except ValueError:
                 if more():
                     continue

@@ -130,6 +130,8 @@ def test_older_qupath_files_are_read(tmp_path):
         '{"type":"FeatureCollection","features":[{"geometry":{"type":"Polygon"}}]}',
         '{"type":"Feature","geometry":null}',
         "[1]",
+        "[" * 100_000,
+        '{"features":[{"geometry":' + "[" * 100_000,
     ],
 )
 def test_damaged_files_are_refused_with_their_name(tmp_path, content):
