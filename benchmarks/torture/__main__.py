@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.torture.faults import FAULTS
-from benchmarks.torture.inputs import MOST_MIB, MOST_SECONDS, torture_inputs
+from benchmarks.torture.inputs import MOST_MIB, MOST_SECONDS, Outcome, torture_inputs
 from benchmarks.torture.kills import RUNS, torture_run
 from benchmarks.torture.poisons import torture_batch
 from benchmarks.torture.table import write_table
+from pathology.atomic_files import write_text
 
 WANTED: Final = {"slides": 20_000, "others": 10_000, "kills": 200, "batches": 1, "faults": 300}
 _AT_ONCE: Final = 400
@@ -32,10 +33,14 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--minutes", type=float, default=24 * 60.0, help="stop after so many minutes")
     options.add_argument("--only", choices=sorted(WANTED), nargs="*", help="only these parts")
+    options.add_argument("--again", action="store_true", help="first read inputs again that did not end well")
     given = options.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     record = given.work / f"seed-{given.seed}.jsonl"
     done = read_record(record)
+    if given.again:
+        done = [_again(entry, given.seed) for entry in done]
+        write_text(record, "".join(json.dumps(entry) + "\n" for entry in done))
     until = time.monotonic() + 60 * given.minutes
     parts = given.only or list(WANTED)
     with record.open("a", encoding="utf-8") as file:
@@ -65,14 +70,26 @@ def _count(done: list[dict[str, Any]], part: str) -> int:
     return sum(int(entry["count"]) for entry in done if entry["part"] == part)
 
 
+def _is_bad(outcome: Outcome) -> bool:
+    return outcome.what not in ("read", "refused") or outcome.seconds > MOST_SECONDS or outcome.mib > MOST_MIB
+
+
+def _again(entry: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Read an input again if it did not end well: its reader may be mended, or the machine was busy."""
+    if not entry["bad"] or entry["part"] not in ("slides", "others"):
+        return entry
+    number = int(entry["number"])
+    outcome = next(torture_inputs(seed, range(number, number + 1), slides=entry["part"] == "slides"))
+    return {**entry, **vars(outcome), "bad": _is_bad(outcome), "before": entry["what"]}
+
+
 def _some(part: str, start: int, seed: int, work: Path, until: float) -> Iterator[dict[str, Any]]:
     if part in ("slides", "others"):
         numbers = range(start, min(WANTED[part], start + _AT_ONCE))
         for outcome in torture_inputs(seed, numbers, slides=part == "slides"):
             if time.monotonic() > until:
                 return
-            bad = outcome.what not in ("read", "refused") or outcome.seconds > MOST_SECONDS or outcome.mib > MOST_MIB
-            yield {"part": part, "count": 1, "bad": bad, **vars(outcome)}
+            yield {"part": part, "count": 1, "bad": _is_bad(outcome), **vars(outcome)}
     elif part == "kills":
         name = list(RUNS)[start // _KILLS_AT_ONCE % len(RUNS)]
         outcome = torture_run(name, work / name, _KILLS_AT_ONCE, random.Random(f"{seed} {start}"))

@@ -47,6 +47,8 @@ def write_table(path: Path, done: Sequence[Mapping[str, Any]], wanted: Mapping[s
     ]
     batches = [entry for entry in done if entry["part"] == "batches"]
     said = [f"- batch of {e['slides']}: {e['scored']} scored, {e['reasons']} failed with a reason" for e in batches]
+    again = Counter(f"{entry['target']}: {entry['before']}" for entry in done if "before" in entry and not entry["bad"])
+    said += [f"- did not end well at first, but did when read again: {what} ({n} times)" for what, n in again.items()]
     bad = Counter(_described(entry) for entry in done if entry["bad"])
     said += [f"- did not end well: {what} ({count} times)" for what, count in bad.most_common(20)]
     path.write_text("\n".join([_HEAD, f"Seed {seed}.\n", *rows, "", *said, ""]), encoding="utf-8")
