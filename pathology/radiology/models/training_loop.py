@@ -165,7 +165,7 @@ class _Training:
 
     def step(self, value: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         self.optimiser.step()
         if self.schedule is not None:
             self.schedule.step()
