@@ -151,7 +151,7 @@ def fit_classifier(
 def _digest(images: LabelledImages, settings: ClassifierSettings) -> str:
     told = hashlib.sha256(json.dumps([settings.model_dump(mode="json"), images.patients]).encode())
     for array in (images.pixels, images.labels):
-        told.update(np.ascontiguousarray(array))
+        told.update(np.ascontiguousarray(array).data)
     return told.hexdigest()
 
 

@@ -196,8 +196,8 @@ class SegmentationRecipe(Recipe):
         sampler = _Sampler(cases, self)
         contents = hashlib.sha256(self.model_dump_json().encode())
         for case in cases:
-            contents.update(np.ascontiguousarray(case.image))
-            contents.update(np.ascontiguousarray(case.target))
+            contents.update(np.ascontiguousarray(case.image).data)
+            contents.update(np.ascontiguousarray(case.target).data)
         fit(
             network,
             sampler.draw,

@@ -325,7 +325,7 @@ class _DetectorFit:
         self.maker.restore(part_of(tensors, "maker."))
         for name in _PROGRESS:
             setattr(self.fitted, name, values[name])
-        self.fitted.history = [(int(step), *losses) for step, *losses in self.fitted.history]
+        self.fitted.history = [(step, a, b, c) for step, a, b, c in values["history"]]
 
 
 _PROGRESS: Final = ("iterations", "images", "seconds", "history", "false_alarms", "skipped")
