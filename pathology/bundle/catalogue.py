@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pathology.bundle.card import CARD_NAME, Card, read_card
 from pathology.bundle.domain import read_domain
+from pathology.bundle.head_card import is_head_bundle
 from pathology.bundle.int8 import int8_graph
 from pathology.bundle.learned_aggregator import read_aggregator
 from pathology.bundle.tiatoolbox_zoo import ZOO_PREFIX, zoo_bundle
@@ -240,7 +241,7 @@ def find_bundle_folder(model: str | Path) -> Path:
     bare = isinstance(model, str) and len(path.parts) == 1 and not model.startswith(("~", "."))
     if bare:
         for folder in search_path():
-            if (folder / path / CARD_NAME).is_file():
+            if (folder / path / CARD_NAME).is_file() or is_head_bundle(folder / path):
                 return folder / path
     if path.is_dir():
         return path.absolute()

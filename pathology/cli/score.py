@@ -28,11 +28,14 @@ def run(given: Mapping[str, Any], out: Path, *, config: Path | None, options: Ma
     verbose
         Print how many stored tiles were decoded and reused.
     """
+    from pathology.cli.classifiers.score_head import is_head, run_head
     from pathology.configuration import configured
     from pathology.scoring.batch import score
     from pathology.settings import ScoreConfig
 
     requested = configured(ScoreConfig, given, file=config, options=options)
+    if is_head(requested.model):
+        return run_head(requested, out, given)
     settings = requested.scoring
     if settings.region is not None:
         # Workers may run in another folder.

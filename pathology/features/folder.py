@@ -14,7 +14,7 @@ from pathology.features.store import open_store
 if TYPE_CHECKING:
     from pathology.encoders.specification import EncoderSpecification
 
-__all__ = ["find_features", "open_features"]
+__all__ = ["find_features", "open_features", "same_encoder"]
 
 _HDF5: Final = (".h5", ".hdf5")
 _TENSORS: Final = (".pt", ".pth")
@@ -178,6 +178,17 @@ def _check_same(found: Sequence[SlideFeatures], encoder: str | None) -> None:
 def _rounded(mpp: float | None) -> float | None:
     # Scanners of one objective differ by some per cent in what they state.
     return None if mpp is None else round(mpp, 1)
+
+
+def same_encoder(one: str, other: str) -> bool:
+    """Return whether two names, neither empty, are of one encoder.
+
+    Examples
+    --------
+    >>> same_encoder("uni_v2", "uni2-h"), same_encoder("uni", "uni2-h")
+    (True, False)
+    """
+    return _canonical(one) == _canonical(other)
 
 
 def _published(name: str) -> EncoderSpecification | None:

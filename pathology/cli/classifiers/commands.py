@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
-from pathology.cli.settings_options import Config, given_settings, option_names, settings_command
+from pathology.cli.settings_options import Config, SettingsCommand, given_settings, option_names, settings_command
 
 if TYPE_CHECKING:
     from pathology.settings import Record
@@ -86,6 +87,23 @@ def train_command(
     raise typer.Exit(run(given_settings(context), out, config=config, options=option_names(context), changes=changes))
 
 
+def _head_settings() -> type[Record]:
+    from pathology.training.heads.settings import HeadSettings
+
+    return HeadSettings
+
+
+def train_subtypes_command(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output bundle folder.", show_default=False)],
+    config: Config = None,
+) -> None:
+    """Train a classifier on features of slides: pathology train subtypes."""
+    from pathology.cli.classifiers.train_subtypes import run
+
+    raise typer.Exit(run(given_settings(context), out, config=config, options=option_names(context)))
+
+
 def evaluate_command(
     model: Annotated[str, typer.Option("--model", "-m", help="Model bundle name or folder.", show_default=False)],
     slides: Slides,
@@ -154,9 +172,26 @@ def readers_command(
     run_readers(table, as_json=as_json)
 
 
+class _TrainCommand(SettingsCommand):
+    """``train``; with ``subtypes`` in the place of a system, the options of :func:`train_subtypes_command`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse with the command that the first argument names."""
+        if args[:1] == ["subtypes"] and parent is not None and isinstance(parent.command, click.Group):
+            command = parent.command.get_command(parent, "train-subtypes")
+            assert command is not None
+            return command.make_context("train subtypes", args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+
 def add_commands(app: typer.Typer) -> None:
     """Register the commands."""
     named = {"slides": "--slides -s", "labels": "--labels -l"}
-    app.command("train", cls=settings_command(_train_settings, arguments=("system",), named=named))(train_command)
+    train = settings_command(_train_settings, arguments=("system",), named=named)
+    app.command("train", cls=type("Train", (_TrainCommand, train), {}))(train_command)
+    subtypes = settings_command(_head_settings, named={"features": "--features -f", "labels": "--labels -l"})
+    app.command("train-subtypes", cls=subtypes, hidden=True)(train_subtypes_command)
     app.command("evaluate")(evaluate_command)
     app.command("readers")(readers_command)

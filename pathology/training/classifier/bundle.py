@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from pathology.bundle.weights import write_state_dict
 from pathology.errors import BundleError
 from pathology.evaluation.classifier import Evaluation
 from pathology.evaluation.labels import LabelledSlides
-from pathology.stats.conformal import Coverage
 from pathology.stats.intervals import Interval
 from pathology.training.classifier.calibrate import TrustFit
 from pathology.training.classifier.recipe import SlideRecipe
+from pathology.training.common.card_metrics import interval_metric
 
-__all__ = ["BundleDescription", "evaluation_metrics", "interval_metric", "trust_metrics", "write_slide_bundle"]
+__all__ = ["BundleDescription", "evaluation_metrics", "write_slide_bundle"]
 
 
 @dataclass(frozen=True)
@@ -51,35 +50,6 @@ class BundleDescription:
     licence: str
     reference: str
     command: str
-
-
-def interval_metric(metric: str, interval: Interval, *, unit: str, data: str, note: str = "") -> Metric:
-    """Convert an interval to a card metric; without a valid interval, the value is omitted and the note says why."""
-    if not all(map(math.isfinite, (interval.value, interval.low, interval.high))):
-        value = "it is not defined" if not math.isfinite(interval.value) else f"it is {interval.value:.3f}"
-        reason = f"No interval available ({interval.method}); {value} on these {unit}."
-        return Metric(
-            metric=metric,
-            value=None,
-            interval=None,
-            method=interval.method,
-            n=interval.n,
-            unit=unit,
-            data=data,
-            note=f"{note} {reason}".strip(),
-        )
-    if interval.low == interval.high:
-        note = f"{note} The interval has zero width because all resamples agree; this does not imply certainty.".strip()
-    return Metric(
-        metric=metric,
-        value=round(interval.value, 4),
-        interval=(round(interval.low, 4), round(interval.high, 4)),
-        method=interval.method,
-        n=interval.n,
-        unit=unit,
-        data=data,
-        note=note,
-    )
 
 
 def evaluation_metrics(evaluation: Evaluation, who: str, *, rules: Sequence[str] = ("mean", "share")) -> list[Metric]:
@@ -114,36 +84,6 @@ def evaluation_metrics(evaluation: Evaluation, who: str, *, rules: Sequence[str]
 def _units(interval: Interval, level: str) -> str:
     """Unit of n: patients for a patient-level bootstrap, whatever the rows are."""
     return "patients" if "by patient" in interval.method else f"{level}s"
-
-
-def trust_metrics(
-    covered: Coverage | None, alarms: Interval | None, data: str, *, coverage: float, rate: float
-) -> list[Metric]:
-    """Return the coverage of the prediction sets and the out-of-distribution rate on the test slides."""
-    metrics = []
-    if covered is not None:
-        metrics.append(
-            Metric(
-                metric=f"coverage of the prediction sets, by patient (nominal: {coverage:.0%})",
-                value=round(covered.share, 4),
-                interval=(round(covered.interval[0], 4), round(covered.interval[1], 4)),
-                method="Wilson",
-                n=covered.n,
-                unit="patients",
-                data=data,
-                note=f"One slide per patient. Mean size {covered.mean_size:.2f}; single class {covered.single:.0%}.",
-            )
-        )
-    if alarms is not None:
-        metrics.append(
-            interval_metric(
-                f"fraction of slides flagged out of distribution (nominal: at most {rate:.0%})",
-                alarms,
-                unit="slides",
-                data=data,
-            )
-        )
-    return metrics
 
 
 def write_slide_bundle(

@@ -17,10 +17,10 @@ from pathology.networks.penultimate import split_classifier
 from pathology.stats.conformal import fit_conformal
 from pathology.stats.out_of_distribution import FeatureDomain, fit_domain, fit_limit, slide_score
 from pathology.stats.temperature_scaling import TemperatureFit, fit_temperature
-from pathology.training.classifier.aggregator import bag_probabilities
 from pathology.training.classifier.patches import SlidePatches
 from pathology.training.classifier.predict import SlideLogits, predict_slides
 from pathology.training.classifier.recipe import SlideRecipe
+from pathology.training.common.aggregator import bag_probabilities
 
 __all__ = ["SplitNetwork", "TrustFit", "fit_trust"]
 

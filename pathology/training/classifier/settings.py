@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from pathology.settings import Record
+from pathology.training.common.option_values import names_with_commas
 
 __all__ = ["TrainSettings"]
 
@@ -62,8 +63,4 @@ class TrainSettings(Record):
     @classmethod
     def _classes_with_commas(cls, value: object) -> object:
         """Take ``a,b`` for ``[a, b]``."""
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-            return value
-        return tuple(name.strip() for part in value for name in part.split(","))
+        return names_with_commas(value)

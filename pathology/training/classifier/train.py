@@ -36,12 +36,9 @@ from pathology.stats.intervals import Interval, wilson
 from pathology.stats.out_of_distribution import slide_score
 from pathology.stats.splits import SplitAudit, grouped_k_fold
 from pathology.survival.groups import RiskGroups
-from pathology.training.classifier.aggregator import FittedAggregator, MilSettings, bag_probabilities, fit_aggregator
 from pathology.training.classifier.bundle import (
     BundleDescription,
     evaluation_metrics,
-    interval_metric,
-    trust_metrics,
     write_slide_bundle,
 )
 from pathology.training.classifier.calibrate import SplitNetwork, TrustFit, fit_trust
@@ -51,6 +48,8 @@ from pathology.training.classifier.patches import SlidePatches, prepare_patches,
 from pathology.training.classifier.recipe import SlideRecipe
 from pathology.training.classifier.settings import TrainSettings
 from pathology.training.classifier.split import DEFAULT_SHARES, audit_sets, split_slides
+from pathology.training.common.aggregator import FittedAggregator, MilSettings, bag_probabilities, fit_aggregator
+from pathology.training.common.card_metrics import auc_by_fold, interval_metric, trust_metrics
 from pathology.training.common.checkpoint import Checkpoint
 from pathology.training.common.distributed import Distributed
 from pathology.training.common.initialisation import InitialWeights, resolve_start
@@ -517,13 +516,8 @@ class _Run:
         truth = np.array([prediction.label for prediction in predictions])
         scores = slide_scores(predictions, rule)
 
-        def figure(rows: Rows) -> float:
-            inside = [rows[fold_of[rows] == fold] for fold in range(len(held_out))]
-            areas = [area for r in inside if len(r) and np.isfinite(area := _macro_auc(truth[r], scores[r]))]
-            return float(np.mean(areas)) if areas else float("nan")
-
         owners = [prediction.patient_id for prediction in predictions]
-        interval: Interval = bootstrap(figure, owners, strata=fold_of, resamples=1000)
+        interval: Interval = bootstrap(auc_by_fold(truth, scores, fold_of), owners, strata=fold_of, resamples=1000)
         return [
             interval_metric(
                 "mean AUC by slide, mean over folds (network)",
@@ -593,13 +587,6 @@ class _Run:
             "research_use_only": True,
         }
         write_text(out / EVALUATION_NAME, json.dumps(record, indent=1))
-
-
-def _macro_auc(truth: Rows, scores: NDArray[np.float64]) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    present = [c for c in range(scores.shape[1]) if 0 < (truth == c).sum() < len(truth)]
-    return float(np.mean([roc_auc_score(truth == c, scores[:, c]) for c in present])) if present else float("nan")
 
 
 def _predictions(predictions: Sequence[SlidePrediction], classes: Sequence[str]) -> str:

@@ -3,7 +3,7 @@ import pytest
 
 from pathology.stats.conformal import Coverage
 from pathology.stats.intervals import Interval, wilson
-from pathology.training.classifier.bundle import interval_metric, trust_metrics
+from pathology.training.common.card_metrics import interval_metric, trust_metrics
 
 
 def test_a_figure_without_an_interval_says_why():

@@ -6,7 +6,7 @@ import torch
 
 from pathology.errors import UsageError
 from pathology.networks.mil import build_aggregator
-from pathology.training.classifier.aggregator import MilSettings, bag_probabilities, fit_aggregator
+from pathology.training.common.aggregator import MilSettings, bag_probabilities, fit_aggregator
 
 
 def slides(seed, count, shown=4, features=16):
