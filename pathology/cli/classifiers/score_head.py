@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_head", "run_head"]
 
-_UNDERSTOOD = frozenset({"slides", "model", "run"})
+_UNDERSTOOD = frozenset({"slides", "model", "engine", "device", "workers"})
 _FEATURES = (".zarr", ".h5", ".hdf5", ".pt")
 
 
@@ -54,7 +54,15 @@ def run_head(requested: ScoreConfig, out: Path, given: Mapping[str, Any]) -> int
         if not scorer.card.encoder.name:
             raise UsageError("the head's card does not name its encoder", remedy="Give a folder of features")
         with shown_progress() as display:
-            encoded = encode_slides(slides, [scorer.card.encoder.name], out / "features", progress=display)
+            encoded = encode_slides(
+                slides,
+                [scorer.card.encoder.name],
+                out / "features",
+                engine=requested.engine,
+                device=requested.device,
+                workers=requested.workers,
+                progress=display,
+            )
         for slide in encoded:
             if slide.error:
                 scores.append(HeadScore(slide.slide_id, error=slide.error))

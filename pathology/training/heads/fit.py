@@ -83,7 +83,7 @@ def fit_head(
     setting
         One of :data:`CANDIDATES`.
     epochs
-        Largest number of epochs of attention and transformer.
+        Largest number of epochs of networks.
     seed
         Seed of the training.
     progress
@@ -91,7 +91,7 @@ def fit_head(
     """
     if kind not in BAG_HEADS:
         vectors, labels = _vectors(kind, data)[train], data.labels[train]
-        return FittedHead(kind, setting, _dense(kind, vectors, labels, len(data.classes), setting, seed))
+        return FittedHead(kind, setting, _dense(kind, vectors, labels, len(data.classes), setting, epochs, seed))
     fitted = fit_aggregator(
         [data.bags[row] for row in train],
         data.labels[train].tolist(),
@@ -113,7 +113,7 @@ def _vectors(kind: str, data: HeadData) -> NDArray[np.float32]:
 
 
 def _dense(
-    kind: str, vectors: NDArray[np.float32], labels: Rows, classes: int, setting: dict[str, Any], seed: int
+    kind: str, vectors: NDArray[np.float32], labels: Rows, classes: int, setting: dict[str, Any], epochs: int, seed: int
 ) -> DenseHead:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_selection import f_classif
@@ -131,7 +131,7 @@ def _dense(
     if kind == "mlp":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is a limit on purpose
-            network = MLPClassifier((64,), alpha=setting["alpha"], max_iter=100, random_state=seed).fit(x, labels)
+            network = MLPClassifier((64,), alpha=setting["alpha"], max_iter=epochs, random_state=seed).fit(x, labels)
         layers = list(zip(network.coefs_, network.intercepts_, strict=True))
     else:
         linear = LogisticRegression(C=setting["C"], class_weight="balanced", max_iter=1000).fit(x, labels)

@@ -38,7 +38,9 @@ class HeadSettings(Record):
     inner: Annotated[int, Field(ge=2)] = 3
     """Inner folds, which select settings and fit the temperature."""
     epochs: Annotated[int, Field(ge=1)] = 60
-    """Largest number of epochs of attention and transformer."""
+    """Largest number of epochs of mlp, attention and transformer."""
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of patients behind each interval."""
     seed: int = 0
     """Seed of folds and training."""
     data_name: str = "own slides"

@@ -106,8 +106,8 @@ def train_heads(
         data.patients, data.labels, outer=settings.folds, inner=settings.inner, seed=settings.seed, sites=sites
     )
     held = {kind: predict_held_out(kind, data, folds, settings, say) for kind in kinds}
-    areas = {kind: area(data, found, seed=settings.seed) for kind, found in held.items()}
-    compared = differences(data, held, seed=settings.seed)
+    areas = {kind: area(data, found, resamples=settings.resamples, seed=settings.seed) for kind, found in held.items()}
+    compared = differences(data, held, resamples=settings.resamples, seed=settings.seed)
     kept = choose_head(compared) if settings.head == "all" else kinds[0]
     rows = np.arange(len(data))
     inner = grouped_k_fold(data.patients, data.labels, k=settings.inner, seed=settings.seed, sites=sites)
@@ -153,7 +153,7 @@ def _write(
         trust=trust,
         training_data=(_training_data(settings, data),),
         split=_split(settings, data),
-        metrics=tuple(_metrics(data, held, kind, description, settings.seed, note=_selection(compared))),
+        metrics=tuple(_metrics(data, held, kind, description, settings, note=_selection(compared))),
         intended_use="Research use only. Not for decisions about a patient.",
         limits=_limits(data, kind),
         licence=settings.licence,
@@ -205,12 +205,22 @@ def _selection(compared: Sequence[Difference]) -> str:
     return "The head was chosen among several on these same patients, which makes its figures slightly optimistic."
 
 
-def _metrics(data: HeadData, held: HeldOut, kind: str, description: str, seed: int, note: str) -> list[Metric]:
+def _metrics(
+    data: HeadData, held: HeldOut, kind: str, description: str, settings: HeadSettings, note: str
+) -> list[Metric]:
     report = classification_report(
-        data.labels, held.probabilities, data.classes, patients=data.patients, resamples=1000, seed=seed
+        data.labels,
+        held.probabilities,
+        data.classes,
+        patients=data.patients,
+        resamples=settings.resamples,
+        seed=settings.seed,
     )
     named = [
-        (f"mean AUC within the outer folds ({kind})", area(data, held, seed=seed)),
+        (
+            f"mean AUC within the outer folds ({kind})",
+            area(data, held, resamples=settings.resamples, seed=settings.seed),
+        ),
         (f"balanced accuracy ({kind})", report.balanced_accuracy),
         (f"accuracy ({kind})", report.accuracy),
         (f"expected calibration error ({kind})", report.calibration_error),

@@ -45,7 +45,9 @@ def cohort(folder, *, patients=30, share=(0.1, 0.6), seed=0, shuffle=False):
             store(folder / "features" / f"S{patient}-{number}.zarr", vectors)
             rows.append(f"S{patient}-{number},P{patient},{'LMS' if shown[patient] else 'DDLPS'},H{patient % 6}")
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
-    return HeadSettings(features=folder / "features", labels=folder / "labels.csv", epochs=12, folds=3, inner=2)
+    return HeadSettings(
+        features=folder / "features", labels=folder / "labels.csv", epochs=12, folds=3, inner=2, resamples=100
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_new_slides_are_scored_and_foreign_ones_flagged_or_refused(trained, tmp_
 
 
 @pytest.mark.parametrize("head", ["mean", "mlp", "attention", "transformer"])
-def test_every_other_head_trains_scores_alike_and_needs_the_labels(head, tmp_path):
+def test_every_other_head_trains_and_scores(head, tmp_path):
     settings = cohort(tmp_path, patients=18).model_copy(update={"head": head, "patient": "bag"})
     result = train_heads(settings, tmp_path / "bundle")
     score = HeadScorer(tmp_path / "bundle").score(open_features(tmp_path / "features" / "S1-0.zarr"))
@@ -140,7 +142,7 @@ def test_the_commands_train_and_score(tmp_path):
     cohort(tmp_path, patients=12)
     run = CliRunner()
     arguments = ["train", "subtypes", "-f", tmp_path / "features", "-l", tmp_path / "labels.csv", "--head", "mean"]
-    arguments += ["--folds", "2", "--inner", "2", "--out", tmp_path / "subtypes"]
+    arguments += ["--folds", "2", "--inner", "2", "--resamples", "100", "--out", tmp_path / "subtypes"]
     found = run.invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert found.exit_code == 0, found.output
     assert json.loads((tmp_path / "subtypes" / "evaluation.json").read_text())["heads"]["mean"]
