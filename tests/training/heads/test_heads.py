@@ -120,7 +120,7 @@ def test_one_slide_under_two_names_is_named(tmp_path):
 def test_hospitals_are_kept_together_or_asked_for(tmp_path):
     settings = cohort(tmp_path, patients=18).model_copy(update={"keep_sites": True, "head": "mean"})
     assert "hospitals" in train_heads(settings, tmp_path / "bundle").card.split
-    table = [row[:3] for row in csv.reader(settings.labels.open())]
+    table = [row[:3] for row in csv.reader(settings.labels.read_text().splitlines())]
     settings.labels.write_text("\n".join(",".join(row) for row in table) + "\n")
     with pytest.raises(InputTableError, match="site"):
         train_heads(settings, tmp_path / "other")
@@ -149,7 +149,7 @@ def test_the_commands_train_and_score(tmp_path):
     arguments = ["score", tmp_path / "features", "--model", tmp_path / "subtypes", "--out", tmp_path / "scores"]
     found = run.invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert found.exit_code == 0, found.output
-    rows = list(csv.DictReader((tmp_path / "scores" / "slides.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "scores" / "slides.csv").read_text().splitlines()))
     assert len(rows) == 16
     assert {row["features"] for row in rows} == {"found"}
     with pytest.raises(UsageError, match="no meaning for a head"):
