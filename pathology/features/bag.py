@@ -98,4 +98,5 @@ def deciles(patches: NDArray[np.floating]) -> NDArray[np.float32]:
     below = np.floor(place).astype(np.int64)
     above = np.minimum(below + 1, ordered.shape[1] - 1)
     result = ordered[:, below] + (ordered[:, above] - ordered[:, below]) * (place - below)
-    return result.T.reshape(-1).astype(np.float32)
+    flat: NDArray[np.float32] = result.T.reshape(-1).astype(np.float32)
+    return flat

@@ -152,6 +152,6 @@ def test_the_commands_train_and_score(tmp_path):
     rows = list(csv.DictReader((tmp_path / "scores" / "slides.csv").read_text().splitlines()))
     assert len(rows) == 16
     assert {row["features"] for row in rows} == {"found"}
-    found = run.invoke(app, [*map(str, arguments), "--target-mpp", "0.25"])
+    found = run.invoke(app, [*map(str, arguments), "--min-tissue", "0.4"])
     assert found.exit_code != 0
     assert "no meaning for a head" in f"{found.output}{found.exception}"
