@@ -78,22 +78,25 @@ def fit_calibrated(
     say
         Called with progress lines.
     """
-    how = {"epochs": settings.epochs, "seed": settings.seed}
+    epochs, seed = settings.epochs, settings.seed
     if kind in BAG_HEADS:
         part = inner[0]
-        head = fit_head(kind, data, part.train, part.test, {}, progress=say, **how)
+        head = fit_head(kind, data, part.train, part.test, {}, progress=say, epochs=epochs, seed=seed)
         return CalibratedHead(head, _temperature(head.logits(data, part.test), data, part.test).temperature)
     best: tuple[float, dict[str, Any], Floats] | None = None
     held = np.concatenate([fold.test for fold in inner])
     for setting in CANDIDATES[kind]:
         logits = np.concatenate(
-            [fit_head(kind, data, fold.train, fold.test, setting, **how).logits(data, fold.test) for fold in inner]
+            [
+                fit_head(kind, data, fold.train, fold.test, setting, epochs=epochs, seed=seed).logits(data, fold.test)
+                for fold in inner
+            ]
         )
         loss = _temperature(logits, data, held).loss_after
         if best is None or loss < best[0]:
             best = loss, setting, logits
     assert best is not None
-    head = fit_head(kind, data, rows, rows[:0], best[1], **how)
+    head = fit_head(kind, data, rows, rows[:0], best[1], epochs=epochs, seed=seed)
     return CalibratedHead(head, _temperature(best[2], data, held).temperature)
 
 
@@ -135,11 +138,14 @@ def predict_held_out(
                 sites=data.sites if settings.keep_sites else None,
             )
         where = f"{kind}, fold {index + 1} of {len(folds)}"
-        fitted = fit_calibrated(
-            kind, data, fold.outer.train, fold.inner, settings, lambda line, w=where: say(f"{w}: {line}")
-        )
+        fitted = fit_calibrated(kind, data, fold.outer.train, fold.inner, settings, _at(say, where))
         rows = fold.outer.test
         probabilities[rows], number[rows] = fitted.probabilities(data, rows), index
         chosen.append(fitted.head.setting)
         say(f"{where}: done")
     return HeldOut(probabilities, number, tuple(chosen))
+
+
+def _at(say: Say, where: str) -> Say:
+    """Return ``say`` with a place before each line."""
+    return lambda line: say(f"{where}: {line}")
