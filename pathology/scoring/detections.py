@@ -53,7 +53,9 @@ def split_outputs(card: Card, outputs: NDArray[np.float32]) -> DetectorOutputs:
 
 def patch_scores(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the highest box score of each patch, ``(N, 1)``; NaN where the patch could not be read."""
-    result: NDArray[np.float32] = outputs.reshape(len(outputs), -1, 5)[..., 4].max(axis=1, initial=0.0)[:, None]
+    result: NDArray[np.float32] = outputs.reshape(len(outputs), outputs.shape[1] // 5, 5)[..., 4].max(
+        axis=1, initial=0.0
+    )[:, None]
     return result
 
 

@@ -19,12 +19,12 @@ from pathology.features.store import store_attributes, write_store
 from pathology.inference.workers.schedule import ChunkDone, Failure, Prepared, Steps, run_slides
 from pathology.memory import give_back_freed_memory, then_gives_back_memory
 from pathology.progress import Progress, SilentProgress
+from pathology.scoring.bookkeeping.unfinished import UnfinishedSlide
 from pathology.scoring.guard import guarded
 from pathology.scoring.jobs import source_signature
 from pathology.scoring.prepare import prepare
 from pathology.scoring.reader_pool import pooled_reader
 from pathology.scoring.select import select_slides
-from pathology.scoring.unfinished import UnfinishedSlide
 from pathology.scoring.worker import cores
 from pathology.settings import GridSettings, QualitySettings, TissueSettings
 from pathology.slide.stain.normalise import StainNormaliser

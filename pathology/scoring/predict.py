@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pathology.errors import CorruptSlideError
-from pathology.scoring.unfinished import UnfinishedSlide
+from pathology.scoring.bookkeeping.unfinished import UnfinishedSlide
 from pathology.scoring.worker import cores, engine_of, reading_processes
 from pathology.tiling.tile_work import TileWork
 

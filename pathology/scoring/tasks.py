@@ -16,9 +16,9 @@ import numpy as np
 
 from pathology.inference.workers.schedule import ChunkDone, Prepared
 from pathology.memory import then_gives_back_memory
+from pathology.scoring.bookkeeping.unfinished import UnfinishedSlide
 from pathology.scoring.guard import guarded
 from pathology.scoring.jobs import SlideJob, grid_settings
-from pathology.scoring.unfinished import UnfinishedSlide
 from pathology.scoring.worker import bundle_of
 from pathology.tiling.order import compact_order
 from pathology.tiling.tile_work import tiles_under

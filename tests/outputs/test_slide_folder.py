@@ -10,6 +10,7 @@ import pytest
 from pathology.outputs.slide_folder import write_slide
 from pathology.scoring.aggregate import ClassifierOutputs
 from pathology.scoring.decide import SlideFacts, decide_classified, decide_detected
+from pathology.scoring.detections import DetectorOutputs
 from pathology.settings import GridSettings
 from pathology.testing.array_reader import ArrayReader
 from pathology.testing.constructed_results import constructed_card, random_detections, square_picture
@@ -51,7 +52,8 @@ def detected(facts):
     known, pixels = facts
     card = constructed_card(classes=("mitosis",))
     outputs = np.random.default_rng(1).random((len(known.plan), 10)).astype(np.float32)
-    return decide_detected(card, known, outputs, random_detections("s", DIMENSIONS, 40), ArrayReader(pixels))
+    many = random_detections("s", DIMENSIONS, 40)
+    return decide_detected(card, known, DetectorOutputs(outputs), many, ArrayReader(pixels))
 
 
 def files(folder):
@@ -88,7 +90,7 @@ def test_more_detections_than_mitoses_can_be_are_counted_and_said(facts):
     known, _ = facts
     many = random_detections("s", DIMENSIONS, 60_000)
     outputs = np.zeros((len(known.plan), 10), np.float32)
-    result = decide_detected(constructed_card(classes=("mitosis",)), known, outputs, many).result
+    result = decide_detected(constructed_card(classes=("mitosis",)), known, DetectorOutputs(outputs), many).result
     assert result.mitoses.total == int(many.counted().sum()) > 20_000
     assert result.mitoses.hotspot is None
     assert "an implausible number" in result.warnings[-1]

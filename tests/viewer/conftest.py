@@ -97,7 +97,7 @@ def client(results):
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(template):
     """A server for tests that change nothing."""
     with serving(template / "first", template / "second") as client:

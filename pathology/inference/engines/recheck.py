@@ -149,6 +149,6 @@ class RecheckCandidates(RecheckingEngine):
 
     def _doubtful(self, results: NDArray[np.float32]) -> NDArray[np.intp]:
         boxes = results[:, : self.classes - self.extras]
-        scores = boxes.reshape(len(boxes), -1, 5)[..., 4]
+        scores = boxes.reshape(len(boxes), boxes.shape[1] // 5, 5)[..., 4]
         # Also true of NaN.
         return np.flatnonzero(~(scores.max(axis=1, initial=0.0) <= 0))

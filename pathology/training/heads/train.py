@@ -90,6 +90,27 @@ def train_heads(
         If a slide is there twice.
     StoreError
         If features cannot be read.
+
+    Examples
+    --------
+    Features of 24 patients in which one number is higher in one of two classes:
+
+    >>> from pathology.features.store import write_store
+    >>> from pathology.training.heads import HeadSettings
+    >>> rows = ["slide_id,patient_id,label"]
+    >>> (folder / "features").mkdir()
+    >>> for n in range(24):
+    ...     vectors = np.random.default_rng(n).normal(size=(30, 4)) + [3 * (n % 2), 0, 0, 0]
+    ...     about = {"slide_id": f"S{n}", "encoder": {"encoder": "uni2-h", "weights_sha256": "0" * 64}}
+    ...     about |= {"patch_level0": 256, "mpp": 0.5, "fingerprint": f"S{n}"}
+    ...     path = folder / "features" / f"S{n}.zarr"
+    ...     write_store(path, np.zeros((30, 2), int), [vectors.astype("float32")], 4, about)
+    ...     rows.append(f"S{n},P{n},{'LMS' if n % 2 else 'DDLPS'}")
+    >>> _ = (folder / "labels.csv").write_text(chr(10).join(rows))
+    >>> settings = HeadSettings(features=folder / "features", labels=folder / "labels.csv", head="mean", folds=3)
+    >>> trained = train_heads(settings, folder / "subtypes")
+    >>> trained.card.classes
+    ('DDLPS', 'LMS')
     """
     kinds = HEADS if settings.head == "all" else (settings.head,)
     features = find_features(settings.features, encoder=settings.encoder)

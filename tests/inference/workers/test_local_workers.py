@@ -19,15 +19,23 @@ from pathology.errors import PathologyError
 from pathology.inference.workers.cluster import connect
 from pathology.inference.workers.local_processes import LocalProcesses, scratch_folder, sweep_scratch
 
+EARLIER = set()
+
 
 def listening():
     """Return the sockets on which this process and its children listen."""
+    return sorted(_all_listening() - EARLIER)
+
+
+def _all_listening():
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return [c.laddr for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    return {c.laddr for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
 
 
 @pytest.fixture(scope="module")
 def pool():
+    # A server of another test file in this process is not the pool's.
+    EARLIER.update(_all_listening())
     with connect(workers=1) as pool:
         yield pool
 

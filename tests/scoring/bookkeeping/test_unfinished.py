@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pathology.errors import OutputError
-from pathology.scoring.unfinished import UnfinishedSlide
+from pathology.scoring.bookkeeping.unfinished import UnfinishedSlide
 from pathology.settings import GridSettings
 from pathology.tiling.grid import Grid
 from pathology.tiling.plan import TilePlan
