@@ -8,9 +8,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from pathology.tiling.plan import TilePlan
 
 __all__ = ["Outputs", "UnfinishedSlide"]
 
+_READING = threading.Lock()
 _PLAN = "plan.npz"
 _ABOUT = "about.json"
 _ARTEFACT = "artefact_"
@@ -224,9 +227,14 @@ class UnfinishedSlide:
         return Outputs(np.concatenate(parts), len(unreadable), ", ".join(sorted(engines)))
 
 
-def _loaded(path: Path) -> Any:  # noqa: ANN401 - numpy's NpzFile has no public type
+@contextmanager
+def _loaded(path: Path) -> Iterator[Any]:  # numpy's NpzFile has no public type
     # From memory: of a file that is cut off, numpy would leave the file open.
-    return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    content = io.BytesIO(path.read_bytes())
+    # NumPy reads each array's header by ast.literal_eval, whose recursion depth CPython 3.11 counts for all threads
+    # together: two at once can fail with a SystemError.
+    with _READING, np.load(content, allow_pickle=False) as saved:
+        yield saved
 
 
 def _plan(saved: Any, about: Mapping[str, Any]) -> TilePlan:  # noqa: ANN401 - numpy's NpzFile has no public type

@@ -1,5 +1,11 @@
 """What a power cut leaves of an unfinished slide is dropped, and only that is computed again."""
 
+import gc
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -72,3 +78,37 @@ def test_a_truncated_shard_is_not_whole(tmp_path):
         assert not shard_is_whole(path, 4)
     path.unlink()
     assert not shard_is_whole(path, 4)
+
+
+class Yielding:
+    """Lets other threads run when it is collected, as files and sockets do."""
+
+    def __del__(self):
+        time.sleep(0)
+
+
+def test_blocks_are_read_by_several_threads_at_once(tmp_path):
+    # CPython 3.11 counts the depth of the parser that NumPy uses for headers for all threads together.
+    work = UnfinishedSlide(tmp_path)
+    work.save_block(0, np.zeros((5, 2), np.float32), frozenset(), "engine")
+
+    def waste():
+        while not over.is_set():
+            thing = Yielding()
+            thing.itself = thing
+            time.sleep(0)
+
+    over = threading.Event()
+    wasting = threading.Thread(target=waste)
+    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(20, 2, 2)
+    sys.setswitchinterval(1e-6)
+    try:
+        wasting.start()
+        with ThreadPoolExecutor(6) as pool:
+            assert all(pool.map(lambda _: work.has_block(0, 5), range(2400)))
+    finally:
+        over.set()
+        wasting.join()
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)
