@@ -275,8 +275,8 @@ def train(
     config: Config = None,
 ) -> None:
     """Train a system on a cohort and write a bundle with its model card."""
-    from pathology.atomic_files import require_writable
     from pathology.configuration import CONFIG_NAME, configured, write_config
+    from pathology.folder_lock import locked_folder
     from pathology.radiology.io.cohort import read_cohort
     from pathology.radiology.models.bundle import CardText
     from pathology.radiology.models.recipe import NOT_MEASURED
@@ -308,23 +308,22 @@ def train(
     if settings.features is not None:
         _check_table(recipe, found, settings.features, settings.device)
     _require_readable(recipe, found, settings)
-    require_writable(out)
     states = out / "training"
-    with keeping_states(states):
+    with locked_folder(out), keeping_states(states):
         metrics = _evaluated(recipe, found, settings) if settings.evaluate else (NOT_MEASURED,)
         card = _trained(recipe, found, out, text, settings, metrics)
-    shutil.rmtree(states, ignore_errors=True)
-    used = settings.model_copy(
-        update={
-            "recipe": recipe.model_dump(mode="json"),
-            **{
-                name: path.absolute()
-                for name in ("cohort", "clinical", "features")
-                if (path := getattr(settings, name)) is not None
-            },
-        }
-    )
-    write_config(out / CONFIG_NAME, used, f"pathology radiology train --config {CONFIG_NAME} --out OTHER")
+        shutil.rmtree(states, ignore_errors=True)
+        used = settings.model_copy(
+            update={
+                "recipe": recipe.model_dump(mode="json"),
+                **{
+                    name: path.absolute()
+                    for name in ("cohort", "clinical", "features")
+                    if (path := getattr(settings, name)) is not None
+                },
+            }
+        )
+        write_config(out / CONFIG_NAME, used, f"pathology radiology train --config {CONFIG_NAME} --out OTHER")
     for metric in card.metrics:
         typer.echo(_metric_line(metric))
     typer.echo(f"wrote {out}: {card.parameters:,} parameters, {card.split}")

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from pathology.bundle.card import read_card
 from pathology.bundle.verify import verify_bundle
 from pathology.cli.app import app
-from pathology.errors import LeakageError, PathologyError, UsageError
+from pathology.errors import LeakageError, OutputError, PathologyError, UsageError
+from pathology.folder_lock import locked_folder
 from pathology.stats.intervals import Interval
 from pathology.testing.constructed_slides import construct_cohort, drawn_tiles
 
@@ -312,6 +313,14 @@ def test_wrong_options_are_refused_before_any_work(cohort, tmp_path, more, what)
     with pytest.raises(PathologyError, match=what):
         CliRunner().invoke(app, arguments("frankel-2022", cohort, tmp_path / "model", *more), catch_exceptions=False)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_that_another_training_holds_is_refused(cohort, tmp_path):
+    with locked_folder(tmp_path / "out"):
+        result = CliRunner().invoke(app, arguments("foersch-2021", cohort, tmp_path / "out"))
+    assert isinstance(result.exception, OutputError)
+    assert "another run" in str(result.exception)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_planted_leak_is_caught_before_any_work(cohort, tmp_path):

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from pathology.cli.patient import app as patient
 from pathology.cli.radiology import app
-from pathology.errors import PathologyError, UsageError
+from pathology.errors import OutputError, PathologyError, UsageError
+from pathology.folder_lock import locked_folder
 from pathology.patient.record import read_radiology_results
 from pathology.radiology.features.radiomics import FeatureSettings
 from pathology.radiology.io.cohort import read_cohort
@@ -70,6 +71,13 @@ def test_train_writes_a_card_that_says_everything(bundle):
     metrics = {f["metric"]: f for f in card["metrics"]}
     assert metrics["Dice coefficient"]["n"] == 4
     assert "2-fold cross-validation by patient" in metrics["Dice coefficient"]["data"]
+
+
+def test_a_folder_that_another_training_holds_is_refused(folder, tmp_path):
+    arguments = ("train", "marin-2022", folder / "images", "--out", tmp_path, "--folds", 2, *SMALL, *DATA)
+    with locked_folder(tmp_path), pytest.raises(OutputError, match="another run"):
+        call(*arguments)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_settings_beside_a_bundle_train_it_again(bundle, folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ def run(
         ``NAME=VALUE`` of the recipe.
     """
     from pathology.configuration import configured, refined
+    from pathology.folder_lock import locked_folder
     from pathology.systems.slide_classifier import find_classifier
     from pathology.training.classifier.bundle import BundleDescription
     from pathology.training.classifier.recipe_overrides import changed_recipe
@@ -61,7 +63,12 @@ def run(
             ]
         ),
     )
-    with distributed_training(settings.device) as ranks, _Shown() as progress:
+    with contextlib.ExitStack() as held:
+        ranks = held.enter_context(distributed_training(settings.device))
+        if ranks.rank == 0:
+            # The processes of one training share the folder; the first holds it for all.
+            held.enter_context(locked_folder(out))
+        progress = held.enter_context(_Shown())
         loaders = settings.loaders
         if loaders is None:
             loaders = _loaders(ranks.device.type, ranks.world)

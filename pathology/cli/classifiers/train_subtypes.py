@@ -28,11 +28,12 @@ def run(given: Mapping[str, Any], out: Path, *, config: Path | None, options: Ma
         The command line's option for each field.
     """
     from pathology.configuration import configured
+    from pathology.folder_lock import locked_folder
     from pathology.training.heads import HeadSettings, train_heads
 
     settings = configured(HeadSettings, given, file=config, options=options)
     console = Console(stderr=True)
-    with Progress(
+    bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
@@ -40,7 +41,8 @@ def run(given: Mapping[str, Any], out: Path, *, config: Path | None, options: Ma
         console=console,
         transient=True,
         disable=not console.is_terminal,
-    ) as bars:
+    )
+    with locked_folder(out), bars:
         task = bars.add_task("reading features", total=None)
 
         def say(line: str) -> None:
