@@ -24,7 +24,8 @@ from typing import Any, Final
 from pathology.bundle.card import CARD_NAME, WEIGHTS_NAME, Card, TrainingData, write_card
 from pathology.bundle.checkpoint import read_checkpoint
 from pathology.bundle.weights import file_sha256, load_weights, write_state_dict
-from pathology.errors import BundleError, MissingDependencyError, OutputError, UnknownModelError
+from pathology.errors import BundleError, OutputError, UnknownModelError
+from pathology.extras import missing_extra
 from pathology.networks.registry import build_network
 from pathology.settings import cache_folder
 
@@ -223,10 +224,7 @@ def _library() -> Any:  # noqa: ANN401 - an untyped module
         with _without_side_effects():
             import tiatoolbox
     except ImportError as error:
-        raise MissingDependencyError(
-            "models of TIAToolbox's zoo need TIAToolbox on first use",
-            remedy="Install it: pip install 'sarcoma-pathology[tiatoolbox]'",
-        ) from error
+        raise missing_extra("models of TIAToolbox's zoo need TIAToolbox on first use", "tiatoolbox") from error
     return tiatoolbox
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pathology.cli.requirements import CheckedGroup
 from pathology.cli.settings_options import Config, given_settings, option_names, settings_command
 from pathology.errors import PathologyError
 
@@ -22,6 +23,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="pathology",
+    cls=CheckedGroup,
     help="Score whole-slide images of soft tissue sarcomas. Research use only.",
     no_args_is_help=True,
     add_completion=False,
@@ -391,11 +393,16 @@ def import_review_command(
 
 
 @app.command("doctor")
-def doctor_command() -> None:
-    """Check libraries, devices and codecs, and explain how to fix problems."""
+def doctor_command(
+    extras: Annotated[
+        list[str] | None,
+        typer.Argument(help="Extras that must work, such as training; the others are only listed.", show_default=False),
+    ] = None,
+) -> None:
+    """Check libraries, devices, codecs and extras, and explain how to fix problems."""
     from pathology.cli.doctor import run
 
-    raise typer.Exit(run())
+    raise typer.Exit(run(extras or ()))
 
 
 @app.command("systems")

@@ -5,31 +5,40 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
+from pathology.extras import EXTRAS, install_command, missing_libraries
+
 __all__ = ["run"]
 
-_EXTRAS = {
-    "openvino": ("openvino", "nncf"),
-    "training": ("albumentations", "sklearn"),
-    "cluster": ("dask_jobqueue", "bokeh"),
-    "survival": ("lifelines", "torchsurv"),
-    "radiology": ("SimpleITK", "nibabel", "monai", "mirp"),
-    "interop": ("highdicom", "openpyxl", "reportlab"),
-    "cohorts": ("idc_index_data",),
-    "tiatoolbox": ("tiatoolbox",),
-    "ultralytics": ("ultralytics",),
-}
 
+def run(asked: Sequence[str] = ()) -> int:
+    """Print one line per check and per extra.
 
-def run() -> int:
-    """Print one line per check; return 0 if scoring works, 1 if not."""
+    Parameters
+    ----------
+    asked
+        Extras that must work: their libraries are imported, not only looked for.
+
+    Returns
+    -------
+    int
+        0 if scoring and everything asked for works, 1 if not.
+
+    Raises
+    ------
+    UsageError
+        If there is no such extra.
+    """
     from pathology._version import __version__
 
+    for extra in asked:
+        missing_libraries(extra)
     print(f"pathology {__version__}, Python {platform.python_version()}, {platform.platform()}")
     problems = 0
     for what, check in _CHECKS:
@@ -38,13 +47,8 @@ def run() -> int:
         except Exception as error:  # every problem is reported
             problems += 1
             print(f"FAIL  {what}: {type(error).__name__}: {error}")
-    for extra, modules in _EXTRAS.items():
-        missing = [name for name in modules if not _found(name)]
-        if missing:
-            remedy = f"pip install 'sarcoma-pathology[{extra}]'"
-            print(f"-     extra '{extra}' is not installed (missing {', '.join(missing)}): {remedy}")
-        else:
-            print(f"ok    extra '{extra}'")
+    for extra in EXTRAS:
+        problems += _extra(extra, asked=extra in asked)
     print(
         "Ready to score."
         if not problems
@@ -53,14 +57,29 @@ def run() -> int:
     return 1 if problems else 0
 
 
-def _found(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
+def _extra(name: str, *, asked: bool) -> int:
+    """Print the line of an extra; return 1 if it was asked for and does not work."""
+    extra = EXTRAS[name]
+    about = f"extra '{name}' ({', '.join(extra.libraries.values())}{extra.licence and f'; {extra.licence}'})"
+    if missing := missing_libraries(name):
+        said = f"{about}: {extra.purpose}; missing {', '.join(missing)}: {install_command(name)}"
+        print(f"{'FAIL ' if asked else '-    '} {said}")
+        return int(asked)
+    if asked:
+        for module, library in extra.libraries.items():
+            # In a process of its own: libraries change global state on import, and a broken one may crash.
+            command = [sys.executable, "-c", f"import {module}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own names
+            if done.returncode:
+                why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+                print(f"FAIL  {about}: {library} cannot be imported ({why}): {install_command(name)} --force-reinstall")
+                return 1
+    print(f"ok    {about}: {extra.purpose}")
+    return 0
 
 
 def _libraries() -> str:
-    names = ("torch", "numpy", "zarr", "dask", "imagecodecs", "tifffile", "openslide-python", "pydicom")
+    names = ("openvino", "torch", "numpy", "zarr", "dask", "imagecodecs", "tifffile", "openslide-python", "pydicom")
     found = []
     for name in names:
         try:

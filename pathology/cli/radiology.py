@@ -372,8 +372,11 @@ def _recipe(settings: EvaluateSettings, config: Path | None, changes: list[str])
 
     from pathology.configuration import refined
     from pathology.errors import UsageError
+    from pathology.radiology.models.registry import require_libraries
 
     published: Recipe = _system_module(settings.system).recipe()
+    if settings.features is None:
+        require_libraries(published.kind)
     recipe = refined(published, settings.recipe, file=config, under="recipe")
     values = recipe.model_dump(mode="json")
     for text in changes:

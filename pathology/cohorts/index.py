@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pathology.errors import MissingDependencyError, UsageError
+from pathology.errors import UsageError
+from pathology.extras import missing_extra
 
 __all__ = ["COHORTS", "CohortSeries", "Kind", "PublicCohort", "find_cohort", "index_version", "read_cohort"]
 
@@ -228,9 +229,7 @@ def _index() -> str:
     try:
         import idc_index_data
     except ImportError as error:
-        raise MissingDependencyError(
-            "the index of public cohorts is not installed", remedy="pip install 'sarcoma-pathology[cohorts]'"
-        ) from error
+        raise missing_extra("the index of public cohorts is not installed", "cohorts") from error
     return str(idc_index_data.IDC_INDEX_PARQUET_FILEPATH)
 
 

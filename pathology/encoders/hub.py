@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathology.errors import BundleError, MissingDependencyError
+from pathology.errors import BundleError
+from pathology.extras import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,10 +79,7 @@ def _client() -> Any:  # noqa: ANN401 - the module
     try:
         import huggingface_hub
     except ImportError as error:
-        raise MissingDependencyError(
-            "encoders of the hub need its client on first use",
-            remedy="Install it: pip install 'sarcoma-pathology[encoders]'",
-        ) from error
+        raise missing_extra("encoders of the hub need its client on first use", "encoders") from error
     return huggingface_hub
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
-from pathology.errors import BundleError, MissingDependencyError
+from pathology.errors import BundleError
+from pathology.extras import missing_extra
 
 if TYPE_CHECKING:
     from pathology.encoders.specification import EncoderSpecification, Pooling
@@ -59,10 +60,7 @@ def timm_library() -> Any:  # noqa: ANN401 - partly typed, and exports less than
     try:
         return import_module("timm")
     except ImportError as error:
-        raise MissingDependencyError(
-            "encoders are built by timm, which is not installed",
-            remedy="Install it: pip install 'sarcoma-pathology[encoders]'",
-        ) from error
+        raise missing_extra("encoders are built by timm, which is not installed", "encoders") from error
 
 
 def _timm(architecture: str, **options: Any) -> nn.Module:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.errors import MissingDependencyError, OutputError, StoreError
+from pathology.errors import OutputError, StoreError
+from pathology.extras import missing_extra
 from pathology.features.slide_features import SlideFeatures
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ def _h5py() -> Any:  # noqa: ANN401 - the module
     try:
         import h5py
     except ImportError as error:
-        raise MissingDependencyError(
-            "feature files in HDF5 need h5py", remedy="Install it: pip install 'sarcoma-pathology[encoders]'"
-        ) from error
+        raise missing_extra("feature files in HDF5 need h5py", "encoders") from error
     return h5py
 
 

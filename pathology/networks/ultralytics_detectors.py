@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pathology.errors import MissingDependencyError
+from pathology.extras import missing_extra
 
 __all__ = [
     "UltralyticsDetector",
@@ -53,10 +53,7 @@ def ultralytics_library(settings: Path) -> Any:  # noqa: ANN401 - the library ha
             import ultralytics
             from ultralytics.nn import tasks
     except ImportError as error:
-        raise MissingDependencyError(
-            "this detector needs the ultralytics library (AGPL-3.0)",
-            remedy='Install it with: pip install "sarcoma-pathology[ultralytics]"',
-        ) from error
+        raise missing_extra("this detector needs the ultralytics library (AGPL-3.0)", "ultralytics") from error
     update: Any = ultralytics.settings.update
     update({"sync": False, **dict.fromkeys(("clearml", "comet", "dvc", "mlflow", "raytune"), False)})
     return ultralytics, tasks

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from pathology.errors import BundleError, MissingDependencyError, OutputError, UsageError
+from pathology.errors import BundleError, OutputError, UsageError
+from pathology.extras import missing_extra
 from pathology.omics.methylation import CHANNELS, WINDOW_SIZES, WINDOWS
 from pathology.settings import Record
 
@@ -126,9 +127,7 @@ def load_keras_weights(path: Path) -> ActivityNetwork:
     try:
         import h5py
     except ImportError as error:  # pragma: no cover - h5py is installed where the tests run
-        raise MissingDependencyError(
-            "reading Keras weight files needs h5py, which is not installed", remedy="Install the extra 'omics'"
-        ) from error
+        raise missing_extra("reading Keras weight files needs h5py", "omics") from error
     network = ActivityNetwork()
     layers = {"conv2d_1": "conv1", "conv2d_2": "conv2", "conv2d_3": "conv3", "dense_1": "dense1", "dense_2": "dense2"}
     state: dict[str, torch.Tensor] = {}

@@ -63,7 +63,7 @@ def check_options(card: Card, settings: ScoreSettings, run: RunSettings) -> None
     if run.engine == "openvino" and find_spec("openvino") is None:
         raise MissingDependencyError(
             "the OpenVINO engine is not installed",
-            remedy="Install it with: pip install 'sarcoma-pathology[openvino]', or use --engine torch",
+            remedy="Reinstall with: pip install sarcoma-pathology, or use --engine torch",
         )
     if device is not None and device.startswith("cuda"):
         from pathology.inference.engines.torch import torch_device

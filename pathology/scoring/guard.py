@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from pathology.errors import BundleError, MissingDependencyError, OutputError, PathologyError, UnusableDeviceError
+from pathology.extras import extra_of, missing_extra
 from pathology.inference.workers.schedule import Failure, Halt
 from pathology.memory import reuse_freed_memory
 from pathology.path_text import path_text, valid_text
@@ -61,6 +62,8 @@ def guarded(step: Callable[P, R]) -> Callable[P, R | Failure | Halt]:
 
 def missing_library(error: ImportError) -> MissingDependencyError:
     """Return an import that failed as an error that names the library."""
+    if error.name and (extra := extra_of(error.name)) is not None:
+        return missing_extra(f"{error.name.partition('.')[0]} is needed and not installed", extra)
     name = f"the library {error.name.partition('.')[0]}" if error.name else "a library"
     return MissingDependencyError(
         f"{name} cannot be loaded ({error})", remedy="Run 'pathology doctor', which says how to install it"

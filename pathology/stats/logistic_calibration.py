@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from pathology.errors import UsageError
 from pathology.settings import Record
@@ -60,6 +59,8 @@ def fit_calibration(
     UsageError
         Only one class, or constant scores.
     """
+    from sklearn.linear_model import LogisticRegression  # not in the base installation, which only applies a fit
+
     truth, values = np.asarray(labels), np.asarray(scores, float)
     if len(set(truth.tolist())) < 2 or float(values.std()) == 0:
         raise UsageError("a calibration line needs both classes and scores that vary")

@@ -55,7 +55,7 @@ def _openvino() -> Any:  # noqa: ANN401 - the module
     except ImportError as error:
         raise MissingDependencyError(
             "the OpenVINO engine is not installed",
-            remedy="Install it with: pip install 'sarcoma-pathology[openvino]', or use --engine torch",
+            remedy="Reinstall with: pip install sarcoma-pathology, or use --engine torch",
         ) from error
     return openvino
 

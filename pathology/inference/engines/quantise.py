@@ -8,14 +8,14 @@ fully connected layer with everything after it, and the layers that only the out
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.errors import MissingDependencyError, UsageError
+from pathology.errors import UsageError
+from pathology.extras import require_extras
 from pathology.inference.engines.openvino import converted_model, openvino_version, read_graph, save_graph
 
 if TYPE_CHECKING:
@@ -27,19 +27,14 @@ _WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 
 
 def require_quantiser() -> None:
-    """Fail early if the libraries are missing.
+    """Fail early if the library is missing.
 
     Raises
     ------
     MissingDependencyError
-        If NNCF or OpenVINO is not installed.
+        If NNCF is not installed.
     """
-    for name, module in (("NNCF", "nncf"), ("OpenVINO", "openvino")):
-        if find_spec(module) is None:
-            raise MissingDependencyError(
-                f"{name} is not installed; quantisation to 8-bit integers needs it",
-                remedy="Install it with: pip install 'sarcoma-pathology[openvino]'",
-            )
+    require_extras("quantise", what="quantisation to 8-bit integers")
 
 
 def quantiser_version() -> str:
@@ -66,7 +61,7 @@ def quantise_network(bundle: Bundle, patches: NDArray[np.uint8], path: Path) -> 
     UsageError
         If the model is not a classifier.
     MissingDependencyError
-        If NNCF or OpenVINO is not installed.
+        If NNCF is not installed.
     """
     require_quantiser()
     if bundle.card.task != "classification":

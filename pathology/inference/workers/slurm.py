@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from pathology.errors import InputTableError, MissingDependencyError, UsageError
+from pathology.extras import missing_extra
 from pathology.inference.workers.certificates import fresh_certificates
 from pathology.inference.workers.settings import TASKS_AT_ONCE, THREADS, exported_settings
 from pathology.settings import Record
@@ -104,9 +105,7 @@ def slurm_cluster(settings: SlurmSettings, *, dashboard: bool = False) -> Iterat
         from dask_jobqueue.slurm import SLURMCluster
         from distributed.utils import get_ip
     except ImportError as error:
-        raise MissingDependencyError(
-            "SLURM jobs need dask-jobqueue", remedy="Install it with: pip install 'sarcoma-pathology[cluster]'"
-        ) from error
+        raise missing_extra("SLURM jobs need dask-jobqueue", "cluster") from error
     if shutil.which("sbatch") is None:
         raise MissingDependencyError(
             "the SLURM command sbatch is not available", remedy="Run this on a machine from which jobs can be submitted"

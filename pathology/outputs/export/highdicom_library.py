@@ -5,7 +5,7 @@ Importing this module raises a readable error if the library is not installed.
 
 from __future__ import annotations
 
-from pathology.errors import MissingDependencyError
+from pathology.extras import missing_extra
 
 __all__ = ["CodedConcept", "highdicom"]
 
@@ -13,6 +13,4 @@ try:
     import highdicom
     from highdicom.sr.coding import CodedConcept
 except ImportError as error:
-    raise MissingDependencyError(
-        "writing DICOM requires highdicom, which is not installed", remedy="pip install 'sarcoma-pathology[interop]'"
-    ) from error
+    raise missing_extra("writing DICOM needs highdicom", "interop") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pathology.atomic_files import replacing
-from pathology.errors import MissingDependencyError
+from pathology.extras import missing_extra
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import MPP_SOURCES, RESEARCH_USE_ONLY
 from pathology.path_text import valid_text
@@ -171,10 +171,7 @@ def write_excel(path: Path, results: Sequence[SlideResult]) -> None:
         from openpyxl.styles import Alignment, Font
         from openpyxl.utils import get_column_letter
     except ImportError as error:
-        raise MissingDependencyError(
-            "writing Excel files requires openpyxl, which is not installed",
-            remedy="pip install 'sarcoma-pathology[interop]'",
-        ) from error
+        raise missing_extra("writing Excel files needs openpyxl", "interop") from error
 
     columns = _columns(results)
     bold, wrapped = Font(bold=True), Alignment(wrap_text=True, vertical="top")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pathology._version import __version__
 from pathology.atomic_files import replacing
 from pathology.bundle.card import Card
-from pathology.errors import MissingDependencyError
+from pathology.extras import missing_extra
 from pathology.findings.reviewed_count import ReviewedCount
 from pathology.findings.slide_result import SlideResult
 from pathology.formatting import (
@@ -59,9 +59,7 @@ try:
         TableStyle,
     )
 except ImportError as error:
-    raise MissingDependencyError(
-        "writing PDF requires reportlab, which is not installed", remedy="pip install 'sarcoma-pathology[interop]'"
-    ) from error
+    raise missing_extra("writing PDF needs reportlab", "interop") from error
 
 __all__ = ["write_batch_pdf", "write_slide_pdf"]
 

@@ -13,12 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import mirp
 import numpy as np
-from mirp.data_import.import_image import import_image
-from mirp.data_import.import_mask import import_mask
 from pydantic import Field, model_validator
 
+from pathology.extras import missing_extra
 from pathology.radiology.io.errors import StudyError
 from pathology.radiology.io.nifti import write_nifti
 from pathology.radiology.io.volume import Mask, Modality, Volume, crop_to_mask
@@ -102,6 +100,8 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
         If the mask is empty or on another grid.
     StudyError
         If the region is too small.
+    MissingDependencyError
+        If MIRP is not installed.
 
     Examples
     --------
@@ -111,6 +111,7 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
     >>> len(extract_features(volume, tumour)) > 100
     True
     """
+    mirp = _mirp()
     mask.check(volume)
     chosen = settings or default_features(volume.modality)
     voxel = volume.geometry.voxel_mm3 if chosen.spacing_mm is None else chosen.spacing_mm**3
@@ -125,9 +126,10 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
     with tempfile.TemporaryDirectory(prefix="features-") as folder, _quiet():
         write_nifti(image, Path(folder) / "image.nii")
         write_nifti(region, Path(folder) / "mask.nii")
+        read = mirp.data_import
         tables = mirp.extract_features(
-            image=_nameless(import_image(str(Path(folder) / "image.nii"), image_modality=modality)),
-            mask=_nameless(import_mask(str(Path(folder) / "mask.nii"))),
+            image=_nameless(read.import_image.import_image(str(Path(folder) / "image.nii"), image_modality=modality)),
+            mask=_nameless(read.import_mask.import_mask(str(Path(folder) / "mask.nii"))),
             num_cpus=1,
             new_spacing=chosen.spacing_mm,
             base_feature_families=list(chosen.families),
@@ -145,6 +147,16 @@ def extract_features(volume: Volume, mask: Mask, settings: FeatureSettings | Non
     row = tables[0].iloc[0]
     described = ("sample_name", "image_")
     return {str(k): float(v) for k, v in row.items() if not str(k).startswith(described)}
+
+
+def _mirp() -> Any:  # noqa: ANN401  # an untyped module
+    try:
+        import mirp
+        import mirp.data_import.import_image
+        import mirp.data_import.import_mask
+    except ImportError as error:
+        raise missing_extra("radiomic features need MIRP", "radiomics") from error
+    return mirp
 
 
 def _nameless(files: Any) -> Any:  # noqa: ANN401  # MIRP's file objects, which it does not export

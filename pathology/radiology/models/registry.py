@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pathology.errors import BundleError
+from pathology.extras import require_extras
 from pathology.radiology.io.cohort import Case
 from pathology.radiology.models.bundle import RadiologyCard, read_radiology_card
 from pathology.radiology.models.recipe import Recipe
 
-__all__ = ["predict_case", "recipe_of"]
+__all__ = ["predict_case", "recipe_of", "require_libraries"]
+
+_MEASURING = frozenset({"signature", "survival-signature"})
+"""Kinds of recipes that measure radiomic features."""
 
 
 def recipe_of(card: RadiologyCard) -> Recipe:
@@ -21,7 +25,10 @@ def recipe_of(card: RadiologyCard) -> Recipe:
     ------
     BundleError
         If this version has no such recipe, or it does not take the card's settings.
+    MissingDependencyError
+        If a library that it measures with is not installed.
     """
+    require_libraries(card.recipe)
     kinds = _kinds()
     if card.recipe not in kinds:
         raise BundleError(f"unknown recipe '{card.recipe}'", remedy="Use the version that created the bundle")
@@ -29,6 +36,18 @@ def recipe_of(card: RadiologyCard) -> Recipe:
         return kinds[card.recipe].model_validate(card.recipe_settings)
     except ValueError as error:
         raise BundleError(f"the recipe's settings do not fit this version: {error}") from error
+
+
+def require_libraries(kind: str) -> None:
+    """Check, before hours of work, that the library of radiomic features is installed where a recipe measures them.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not.
+    """
+    if kind in _MEASURING:
+        require_extras("radiomics", what=f"a {kind} model")
 
 
 def _kinds() -> Mapping[str, type[Recipe]]:

@@ -12,7 +12,8 @@ import pandas as pd
 from pydantic import Field
 from scipy import stats
 
-from pathology.errors import MissingDependencyError, UsageError
+from pathology.errors import UsageError
+from pathology.extras import missing_extra
 from pathology.settings import Record
 from pathology.survival.models.base import FittedModel, SurvivalModel
 from pathology.survival.nonparametric import StepFunction, breslow
@@ -93,9 +94,7 @@ class CoxModel(SurvivalModel):
             from lifelines import CoxPHFitter
             from lifelines.exceptions import ConvergenceError
         except ImportError as error:  # pragma: no cover - lifelines is installed in the test environment
-            raise MissingDependencyError(
-                "lifelines, required for Cox models, is not installed", remedy="Install the extra 'survival'"
-            ) from error
+            raise missing_extra("Cox models need lifelines", "survival") from error
 
         problem: Exception | None = None
         columns = [f"x{i}" for i in range(x.shape[1])]

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from pathology.errors import MissingDependencyError
+from pathology.extras import missing_extra
 
 with warnings.catch_warnings():
     # torchsurv 0.2.0 calls torch.jit.script at import, which torch 2.12 deprecates.
@@ -20,9 +20,7 @@ with warnings.catch_warnings():
     try:
         from torchsurv.loss.cox import neg_partial_log_likelihood
     except ImportError as error:  # pragma: no cover - torchsurv is installed in the test environment
-        raise MissingDependencyError(
-            "torchsurv, required for neural survival models, is not installed", remedy="Install the extra 'survival'"
-        ) from error
+        raise missing_extra("neural survival models need torchsurv", "survival") from error
 
 __all__ = ["cosine_distance_loss", "cox_loss", "deephit_loss", "logistic_hazard_loss"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.errors import MissingDependencyError
+from pathology.extras import missing_extra
 from pathology.training.classifier.recipe import AugmentationName
 
 __all__ = ["change_patch"]
@@ -96,8 +96,5 @@ def _recipe(name: str) -> Any:  # noqa: ANN401 - albumentations has no type info
     try:
         import albumentations
     except ImportError as error:  # pragma: no cover - installed in the test environment
-        raise MissingDependencyError(
-            "albumentations, required for augmentation, is not installed",
-            remedy="Install the extra 'training'",
-        ) from error
+        raise missing_extra("augmentation needs albumentations", "training") from error
     return albumentations.Compose(_RECIPES[name](), seed=0)

@@ -1,0 +1,142 @@
+"""Every command in the base installation, which is simulated: the extras' modules cannot be imported."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from pathology.cli import doctor
+from pathology.cli.app import app
+from pathology.cli.requirements import NEEDS, commands_of
+from pathology.errors import UsageError
+from pathology.extras import EXTRAS, install_command
+
+WALK = """
+import contextlib, io, json, sys, traceback
+from pathology.extras import EXTRAS
+
+names = {module for extra in EXTRAS.values() for module in extra.libraries}
+names |= {"albucore", "itk"}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+
+import click, typer
+from pathology.cli.app import app, main
+from pathology.cli.requirements import commands_of
+
+def arguments(command):
+    with click.Context(command):
+        for parameter in command.get_params(click.Context(command)):
+            if parameter.required or parameter.name in ("system", "cohort", "slides"):
+                yield from parameter.opts[:1] if isinstance(parameter, click.Option) else ()
+                yield "1" if parameter.type.name in ("integer", "float") else "nothing"
+
+told = {}
+further = json.loads(sys.argv[1])
+calls = [
+    (path, [*path.replace("train-subtypes", "train subtypes").split(), *arguments(command)])
+    for path, command in commands_of(typer.main.get_command(app)) if path != "doctor"
+]
+for path, call in [*calls, *((" ".join(call), call) for call in further)]:
+    sys.argv = ["pathology", *call]
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        except BaseException:
+            traceback.print_exc(file=err)
+            status = "traceback"
+    told[path] = [status, err.getvalue()]
+print(json.dumps(told))
+"""
+
+WITH_OPTIONS = {
+    "export nothing --format pdf": ["interop"],
+    "export nothing --format geojson --format dicom-report": ["interop"],
+    "heatmap nothing --model tiatoolbox:resnet18-kather100k --out nothing.png": ["tiatoolbox"],
+    "score nothing --model tiatoolbox:resnet18-kather100k --out nothing": ["tiatoolbox"],
+    "score nothing --model osteosarcoma-viability --slurm nothing.yaml --out nothing": ["cluster"],
+    "features nothing --encoder uni --out nothing": ["encoders"],
+    "features nothing --encoder torchvision:resnet18 --format trident --out nothing": ["encoders"],
+    "encoders add timm:resnet18 --from nothing": ["encoders"],
+    "patient build --clinical nothing.xlsx --out nothing": ["interop"],
+    "patient build --slides nothing --survival nothing --out nothing": ["survival"],
+}
+ALWAYS = {path: list(needs({})) for path, needs in NEEDS.items() if needs({}) and path != "encoders add"}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    done = subprocess.run(
+        [sys.executable, "-c", WALK, json.dumps([line.split() for line in WITH_OPTIONS])],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path_factory.mktemp("base"),
+    )
+    return json.loads(done.stdout)
+
+
+def test_no_command_shows_a_traceback(told):
+    paths = {path for path, _ in commands_of(typer.main.get_command(app))}
+    assert paths <= told.keys() | {"doctor"}
+    for path, (status, err) in told.items():
+        assert status in (0, 1, 2), f"{path}: {err}"
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("path", "extras"), [*ALWAYS.items(), *WITH_OPTIONS.items()])
+def test_missing_extra_is_told_in_one_line(told, path, extras):
+    status, err = told[path]
+    assert status == 2
+    (line,) = err.splitlines()
+    assert line.startswith("pathology: ")
+    assert line.endswith(f"Install it: {install_command(*extras)}.")
+
+
+def test_needs_name_commands_and_extras_that_exist():
+    paths = {path for path, _ in commands_of(typer.main.get_command(app))}
+    assert set(NEEDS) <= paths
+    assert {extra for needs in NEEDS.values() for extra in needs({})} <= set(EXTRAS)
+
+
+@pytest.fixture
+def no_checks(monkeypatch):
+    monkeypatch.setattr(doctor, "_CHECKS", ())
+
+
+@pytest.mark.usefixtures("no_checks")
+def test_doctor_lists_what_each_extra_brings_and_lacks(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lifelines", None)
+    assert doctor.run() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("extra '" in line for line in lines) == len(EXTRAS)
+    (survival,) = (line for line in lines if "extra 'survival'" in line)
+    assert survival == (
+        "-     extra 'survival' (lifelines, scikit-learn, torchsurv): survival models; "
+        "missing lifelines: pip install 'sarcoma-pathology[survival]'"
+    )
+    assert any("AGPL-3.0" in line for line in lines)
+
+
+@pytest.mark.usefixtures("no_checks")
+def test_doctor_fails_where_an_extra_asked_for_is_missing_or_broken(monkeypatch, capsys, tmp_path):
+    assert doctor.run(["omics"]) == 0
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "h5py.py").write_text("raise OSError('libhdf5.so.310: cannot open shared object file')")
+    assert doctor.run(["omics"]) == 1
+    assert "h5py cannot be imported (OSError: libhdf5.so.310" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert doctor.run(["omics"]) == 1
+    assert "FAIL  extra 'omics'" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="unknown extra 'omic'"):
+        doctor.run(["omic"])
