@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +48,7 @@ def main() -> int:
         # Parts take turns, so that a run that is stopped has done some of each.
         while time.monotonic() < until and (left := [part for part in parts if _count(done, part) < WANTED[part]]):
             for part in left:
-                for entry in _some(part, _count(done, part), given.seed, given.work, until):
+                for entry in _some(part, done, given.seed, given.work, until):
                     done.append(entry)
                     file.write(json.dumps(entry) + "\n")
                     file.flush()
@@ -83,7 +84,8 @@ def _again(entry: dict[str, Any], seed: int) -> dict[str, Any]:
     return {**entry, **vars(outcome), "bad": _is_bad(outcome), "before": entry["what"]}
 
 
-def _some(part: str, start: int, seed: int, work: Path, until: float) -> Iterator[dict[str, Any]]:
+def _some(part: str, done: list[dict[str, Any]], seed: int, work: Path, until: float) -> Iterator[dict[str, Any]]:
+    start = _count(done, part)
     if part in ("slides", "others"):
         numbers = range(start, min(WANTED[part], start + _AT_ONCE))
         for outcome in torture_inputs(seed, numbers, slides=part == "slides"):
@@ -91,9 +93,18 @@ def _some(part: str, start: int, seed: int, work: Path, until: float) -> Iterato
                 return
             yield {"part": part, "count": 1, "bad": _is_bad(outcome), **vars(outcome)}
     elif part == "kills":
-        name = list(RUNS)[start // _KILLS_AT_ONCE % len(RUNS)]
-        outcome = torture_run(name, work / name, _KILLS_AT_ONCE, random.Random(f"{seed} {start}"))
-        yield {"part": part, "count": max(1, outcome.kills), "bad": not outcome.identical, **vars(outcome)}
+        so_far = Counter(dict.fromkeys(RUNS, 0))
+        for entry in done:
+            if entry["part"] == part:
+                so_far[entry["run"]] += entry["count"]
+        name = min(RUNS, key=so_far.__getitem__)
+        outcome = torture_run(name, work / name, _KILLS_AT_ONCE, random.Random(f"{seed} {len(done)}"))
+        yield {
+            "part": part,
+            "count": outcome.kills or int(not outcome.identical),
+            "bad": not outcome.identical,
+            **vars(outcome),
+        }
     elif part == "batches":
         with tempfile.TemporaryDirectory(dir=work) as scratch:
             batch = torture_batch(Path(scratch))

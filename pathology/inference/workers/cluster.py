@@ -173,6 +173,8 @@ def _local(workers: int, gpus: int, *, dashboard: bool) -> Iterator[Workers]:
     sweep_scratch()
     with (
         scratch_folder() as scratch,
+        # Else Dask leaves a folder of its own among the temporary files.
+        dask.config.set({"temporary-directory": str(scratch)}),
         LocalCluster(
             n_workers=0,
             host="127.0.0.1",
@@ -191,7 +193,7 @@ def _local(workers: int, gpus: int, *, dashboard: bool) -> Iterator[Workers]:
         commands = [
             (
                 _worker_command(cluster.scheduler_address, number, scratch, files),
-                _worker_environment(threads, number % gpus if gpus > 1 else None),
+                _worker_environment(threads, number % gpus if gpus > 1 else None, scratch),
             )
             for number in range(workers)
         ]
@@ -219,8 +221,10 @@ def _worker_command(address: str, number: int, scratch: Path, certificates: Sequ
     ]
 
 
-def _worker_environment(threads: int, gpu: int | None) -> dict[str, str]:
+def _worker_environment(threads: int, gpu: int | None, scratch: Path) -> dict[str, str]:
     environment = {**os.environ, **exported_settings(), THREADS: str(threads)}
+    # PyTorch makes this folder when parts of it are imported, and leaves it among the temporary files.
+    environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(scratch / "inductor"))
     if gpu is not None:
         # Respect CUDA_VISIBLE_DEVICES: the GPU with this index among those the caller may use.
         seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
