@@ -1,13 +1,16 @@
 """Scoring on a real SLURM cluster, where Debian's slurm-wlm is installed; see cluster.sh."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 import zarr
@@ -69,14 +72,42 @@ def jobs():
     return dict(line.split() for line in listed.stdout.splitlines())
 
 
+def answers_of_listeners():
+    """Return what each port of this run, the scheduler's and the workers', tells a stranger who speaks no TLS."""
+    dask = [psutil.Process()]
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if "distributed" in " ".join(process.cmdline()) and "tls" in " ".join(process.cmdline()):
+                dask += [process, *process.children(recursive=True)]
+    answers = {}
+    for process in dask:
+        with suppress(psutil.Error):
+            places = [c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+            for place in places:
+                answers[place] = answer_of(place)
+    return answers
+
+
+def answer_of(place):
+    try:
+        with socket.create_connection(place, timeout=2) as connection:
+            connection.sendall(b"GET /info/main/workers.html HTTP/1.0\r\n\r\n")
+            answer = connection.recv(4096)
+    except OSError:
+        return b""
+    # Dask serves HTTP on a free loopback port even where it has no page.
+    return b"" if place[0] == "127.0.0.1" and b" 404 " in answer[:20] else answer
+
+
 @pytest.mark.timeout(600)
 def test_jobs_score_a_folder_and_one_may_be_cancelled(slurm, slides, model, expected, tmp_path):
-    cancelled = []
+    cancelled, listening = [], {}
     over = threading.Event()
 
     def cancel_the_first_once_it_works():
         while not over.wait(0.2):
             if any((tmp_path / "out" / "slides").glob("*/unfinished/block-*.npz")):
+                listening.update(answers_of_listeners())
                 running = [number for number, state in jobs().items() if state == "RUNNING"]
                 subprocess.run(["scancel", running[0]], check=True)
                 cancelled.append(running[0])
@@ -88,6 +119,10 @@ def test_jobs_score_a_folder_and_one_may_be_cancelled(slurm, slides, model, expe
     over.set()
     watcher.join()
     assert len(cancelled) == 1
+    # The scheduler, and a worker or both: without certificates of the run, nobody hears anything from them.
+    assert len(listening) >= 2
+    assert set(listening.values()) == {b""}
+    assert not [path for path in (tmp_path / "logs").iterdir() if path.name.startswith(".")]
     assert [result.status for result in batch] == ["scored", "scored"], [result.error for result in batch]
     assert_same(tmp_path / "out", expected)
     deadline = time.monotonic() + 60

@@ -9,13 +9,33 @@ from distributed.security import Security
 
 from pathology.errors import UsageError
 
-__all__ = ["fresh_certificates", "own_certificates", "write_certificates"]
+__all__ = ["certificate_files", "fresh_certificates", "own_certificates", "write_certificates"]
 
 
 def fresh_certificates() -> Security:
     """Return certificates made for this run alone; they are in memory only."""
     security: Security = Security.temporary()
     return security
+
+
+def certificate_files(security: Security, folder: Path) -> Security:
+    """Write fresh certificates, readable by the user only, and return the same by the names of their files.
+
+    Parameters
+    ----------
+    security
+        Of :func:`fresh_certificates`.
+    folder
+        A folder of mode 0700 that all machines of the run can read.
+    """
+    authority, certificate, key = write_certificates(security, folder)[1::2]
+    roles = ("scheduler", "worker", "client")
+    return Security(
+        tls_ca_file=authority,
+        **{f"tls_{role}_cert": certificate for role in roles},
+        **{f"tls_{role}_key": key for role in roles},
+        require_encryption=True,
+    )
 
 
 def own_certificates(authority: Path, certificate: Path, key: Path) -> Security:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from pathology.errors import InputTableError, MissingDependencyError, UsageError
 from pathology.extras import missing_extra
-from pathology.inference.workers.certificates import fresh_certificates
+from pathology.inference.workers.certificates import certificate_files, fresh_certificates
 from pathology.inference.workers.settings import TASKS_AT_ONCE, THREADS, exported_settings
 from pathology.settings import Record
 
@@ -115,42 +116,43 @@ def slurm_cluster(settings: SlurmSettings, *, dashboard: bool = False) -> Iterat
     # Jobs read their certificates from a folder that they share with this machine; the files are the user's alone.
     shared = (settings.logs or Path.cwd()).absolute()
     shared.mkdir(parents=True, exist_ok=True)
-    cluster: Any = SLURMCluster(
-        queue=settings.partition,
-        account=settings.account,
-        walltime=settings.walltime,
-        cores=TASKS_AT_ONCE,
-        job_cpu=settings.cores,
-        processes=1,
-        memory=settings.memory,
-        interface=settings.interface,
-        python=shlex.quote(sys.executable),
-        job_extra_directives=directives,
-        job_script_prologue=[
-            *settings.prologue,
-            *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
-        ],
-        worker_extra_args=[
-            "--no-dashboard",
-            "--dashboard-address",
-            "127.0.0.1:0",
-            *(["--resources", "GPU=1"] if settings.gpus else []),
-        ],
-        log_directory=str(settings.logs) if settings.logs is not None else None,
-        protocol="tls://",
-        security=fresh_certificates(),
-        shared_temp_directory=str(shared),
-        scheduler_options={
-            "port": 0,
-            "dashboard": dashboard,
-            "dashboard_address": "127.0.0.1:0",
-            **({} if settings.interface else {"host": get_ip()}),
-        },
-    )
-    with cluster:
-        _require_acceptance(cluster.job_script())
-        cluster.adapt(minimum_jobs=settings.jobs, maximum_jobs=settings.jobs)
-        yield cluster
+    with tempfile.TemporaryDirectory(prefix=".pathology-", dir=shared, ignore_cleanup_errors=True) as folder:
+        security = certificate_files(fresh_certificates(), Path(folder))
+        cluster: Any = SLURMCluster(
+            queue=settings.partition,
+            account=settings.account,
+            walltime=settings.walltime,
+            cores=TASKS_AT_ONCE,
+            job_cpu=settings.cores,
+            processes=1,
+            memory=settings.memory,
+            interface=settings.interface,
+            python=shlex.quote(sys.executable),
+            job_extra_directives=directives,
+            job_script_prologue=[
+                *settings.prologue,
+                *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+            ],
+            worker_extra_args=[
+                "--no-dashboard",
+                "--dashboard-address",
+                "127.0.0.1:0",
+                *(["--resources", "GPU=1"] if settings.gpus else []),
+            ],
+            log_directory=str(settings.logs) if settings.logs is not None else None,
+            protocol="tls://",
+            security=security,
+            scheduler_options={
+                "port": 0,
+                "dashboard": dashboard,
+                "dashboard_address": "127.0.0.1:0",
+                **({} if settings.interface else {"host": get_ip()}),
+            },
+        )
+        with cluster:
+            _require_acceptance(cluster.job_script())
+            cluster.adapt(minimum_jobs=settings.jobs, maximum_jobs=settings.jobs)
+            yield cluster
 
 
 def _require_acceptance(script: str) -> None:
