@@ -6,7 +6,9 @@ Subcommands import what they need when they run, so that ``pathology --help`` re
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -446,11 +448,24 @@ def main() -> None:
     handler.setFormatter(logging.Formatter("pathology: %(levelname)s: %(message)s"))
     handler.setLevel(logging.WARNING)
     logging.getLogger("pathology").addHandler(handler)
+    received: list[int] = []
+    for number, standard in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        # A shell starts what runs in the background with SIGINT ignored; that stays.
+        if signal.getsignal(number) == standard:
+            signal.signal(number, partial(_stop, received))
     try:
         app()
     except PathologyError as error:
         typer.echo(f"pathology: {error}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
+    finally:
+        if received:
+            sys.exit(128 + received[0])
+
+
+def _stop(received: list[int], number: int, _frame: object) -> None:
+    """Say it at once and end as after Ctrl-C: workers are stopped, locks and temporary folders removed."""
+    if not received:
         typer.echo("pathology: interrupted; repeat the command to resume", err=True)
-        sys.exit(130)
+    received.append(number)
+    raise KeyboardInterrupt

@@ -29,7 +29,10 @@ def run(results: list[Path], *, slides: list[Path], patients: Path | None, port:
         del number, frame
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
+    # Ending it is how it is meant to be used, and no interruption.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, end)
     try:
         print(f"Viewer: {server.address}")
         print("Accessible only from this machine. Press Ctrl-C to stop. Research use only.", flush=True)
