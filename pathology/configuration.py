@@ -18,7 +18,7 @@ from pathology.errors import UsageError
 from pathology.input_files import require_regular
 from pathology.settings import Record
 
-__all__ = ["CONFIG_NAME", "configured", "merged", "read_config", "refined", "write_config"]
+__all__ = ["CONFIG_NAME", "configured", "has_config", "merged", "read_config", "refined", "write_config"]
 
 CONFIG_NAME = "config.yaml"
 """The file beside results and bundles that says with which settings they were made."""
@@ -168,8 +168,20 @@ def write_config(path: Path, settings: Record, command: str) -> None:
     command
         How to give the file back.
     """
+    write_text(path, _config_text(settings, command))
+
+
+def has_config(path: Path, settings: Record, command: str) -> bool:
+    """Whether :func:`write_config` has written the same file."""
+    try:
+        return path.read_text(encoding="utf-8") == _config_text(settings, command)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _config_text(settings: Record, command: str) -> str:
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-    write_text(path, f"# The settings used, defaults included. To use them again:\n#   {command}\n{text}")
+    return f"# The settings used, defaults included. To use them again:\n#   {command}\n{text}"
 
 
 class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C one where it is built

@@ -275,10 +275,12 @@ def train(
     config: Config = None,
 ) -> None:
     """Train a system on a cohort and write a bundle with its model card."""
-    from pathology.configuration import CONFIG_NAME, configured, write_config
+    from pathology.bundle.card import CARD_NAME
+    from pathology.configuration import CONFIG_NAME, configured, has_config, write_config
+    from pathology.errors import OutputError
     from pathology.folder_lock import locked_folder
     from pathology.radiology.io.cohort import read_cohort
-    from pathology.radiology.models.bundle import CardText
+    from pathology.radiology.models.bundle import CardText, read_radiology_card
     from pathology.radiology.models.recipe import NOT_MEASURED
     from pathology.radiology.models.training_loop import keeping_states
 
@@ -308,22 +310,28 @@ def train(
     if settings.features is not None:
         _check_table(recipe, found, settings.features, settings.device)
     _require_readable(recipe, found, settings)
+    used = settings.model_copy(
+        update={
+            "recipe": recipe.model_dump(mode="json"),
+            **{
+                name: path.absolute()
+                for name in ("cohort", "clinical", "features")
+                if (path := getattr(settings, name)) is not None
+            },
+        }
+    )
+    again = f"pathology radiology train --config {CONFIG_NAME} --out OTHER"
     states = out / "training"
     with locked_folder(out), keeping_states(states):
-        metrics = _evaluated(recipe, found, settings) if settings.evaluate else (NOT_MEASURED,)
-        card = _trained(recipe, found, out, text, settings, metrics)
+        # The card is written last: what has one is whole.
+        if not (out / CARD_NAME).exists():
+            metrics = _evaluated(recipe, found, settings) if settings.evaluate else (NOT_MEASURED,)
+            write_config(out / CONFIG_NAME, used, again)
+            _trained(recipe, found, out, text, settings, metrics)
+        elif not has_config(out / CONFIG_NAME, used, again):
+            raise OutputError("the folder already contains a bundle", where=out, remedy="Choose another folder")
         shutil.rmtree(states, ignore_errors=True)
-        used = settings.model_copy(
-            update={
-                "recipe": recipe.model_dump(mode="json"),
-                **{
-                    name: path.absolute()
-                    for name in ("cohort", "clinical", "features")
-                    if (path := getattr(settings, name)) is not None
-                },
-            }
-        )
-        write_config(out / CONFIG_NAME, used, f"pathology radiology train --config {CONFIG_NAME} --out OTHER")
+        card = read_radiology_card(out)
     for metric in card.metrics:
         typer.echo(_metric_line(metric))
     typer.echo(f"wrote {out}: {card.parameters:,} parameters, {card.split}")

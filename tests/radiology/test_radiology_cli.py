@@ -80,6 +80,16 @@ def test_a_folder_that_another_training_holds_is_refused(folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_finished_training_is_not_repeated_and_another_is_refused_before_any_work(bundle, folder):
+    before = {path.name: path.stat().st_mtime_ns for path in bundle.iterdir()}
+    command = ("train", "marin-2022", folder / "images", "--out", bundle, "--folds", 2, *SMALL, *DATA)
+    (bundle / "training").mkdir()  # left by a run killed after the card was written
+    assert "wrote" in call(*command)
+    assert {path.name: path.stat().st_mtime_ns for path in bundle.iterdir()} == before
+    with pytest.raises(OutputError, match="already contains a bundle"):
+        call(*command, "--seed", 3)
+
+
 def test_the_settings_beside_a_bundle_train_it_again(bundle, folder, tmp_path):
     written = yaml.safe_load((bundle / "config.yaml").read_text())
     assert (written["system"], written["cohort"], written["folds"]) == ("marin-2022", str(folder / "images"), 2)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from pathology.atomic_files import write_text
 from pathology.bundle.card import CARD_NAME, WEIGHTS_NAME, Metric, TrainingData
 from pathology.bundle.weights import check_weights, load_weights, read_state_dict, weights_path, write_state_dict
 from pathology.errors import BundleError, OutputError, UnknownArchitectureError
@@ -99,7 +100,7 @@ def save_radiology_bundle(folder: Path, state: Mapping[str, Tensor], **fields: A
     sha256 = write_state_dict(state, folder / WEIGHTS_NAME, half=False)
     card = RadiologyCard(weights_sha256=sha256, **fields)
     text = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
-    (folder / CARD_NAME).write_text(text, encoding="utf-8")
+    write_text(folder / CARD_NAME, text)
     return card
 
 
