@@ -168,7 +168,7 @@ def read_json(path: Path, kind: type[PathologyError], *, most: int = 64 * 2**20)
     """
     data = read_limited(path, kind, most)
     with reading(path, kind, what="the file is not valid JSON"):
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
         _refuse_deep(text, path, kind)
         return json.loads(text)
 

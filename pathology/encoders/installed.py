@@ -23,6 +23,7 @@ from pathology.encoders.other_networks import LIBRARY_PREFIXES, library_encoder,
 from pathology.encoders.published import PUBLISHED, find_published, unknown_encoder
 from pathology.encoders.specification import EncoderSpecification
 from pathology.errors import BundleError, OutputError, UnknownModelError, UsageError
+from pathology.input_files import read_json
 from pathology.settings import Record, data_folder
 
 if TYPE_CHECKING:
@@ -363,7 +364,7 @@ def _fetched(specification: EncoderSpecification, revision: str | None) -> tuple
 def _with_config(specification: EncoderSpecification, config: Path) -> EncoderSpecification:
     """Take mean and standard deviation from the publisher's own configuration, where it states them."""
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = read_json(config, BundleError)
         stated = content.get("pretrained_cfg") or {}
         found = {name: tuple(map(float, stated[name])) for name in ("mean", "std") if stated.get(name)}
         return EncoderSpecification.model_validate({**specification.model_dump(), **found})

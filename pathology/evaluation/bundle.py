@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,13 @@ import zarr
 from pathology.atomic_files import write_text
 from pathology.bundle.catalogue import Bundle
 from pathology.bundle.export import EVALUATION_NAME
-from pathology.errors import SlideError, UsageError
+from pathology.errors import BundleError, SlideError, UsageError
 from pathology.evaluation.classifier import Evaluation, SlidePrediction, evaluate_slides
 from pathology.evaluation.labels import LabelledSlides, read_labels
 from pathology.evaluation.report import evaluation_pictures, write_evaluation_report
 from pathology.findings.aggregation import RULES
 from pathology.findings.slide_result import SlideResult
+from pathology.input_files import read_json
 from pathology.outputs.results.layout import PREDICTIONS
 from pathology.outputs.results.record import read_slide_record
 from pathology.progress import Progress
@@ -66,7 +66,7 @@ def internal_evaluation(bundle: Bundle) -> Evaluation | None:
     path = bundle.directory / EVALUATION_NAME
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path, BundleError)
     return Evaluation.model_validate(record["internal"]) if "internal" in record else None
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from pydantic import Field
 
 from pathology.errors import BundleError, InputTableError, UsageError
+from pathology.input_files import read_json
 from pathology.settings import Record
 from pathology.survival.covariates import CovariateSettings
 from pathology.survival.models.base import FittedModel, SurvivalModel, fit_model
@@ -193,11 +194,11 @@ class ModalityModels:
             The folder is not valid.
         """
         try:
-            record = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+            record = read_json(folder / _INDEX, BundleError)
             settings = ModalitySettings(**record["settings"])
             models = {tuple(m["modalities"]): load_model(folder / m["folder"]) for m in record["models"]}
             not_fitted = {tuple(m["modalities"]): m["why"] for m in record["not_fitted"]}
-        except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, BundleError):
                 raise
             raise BundleError(f"not a folder of modality models ({error})", where=folder) from error

@@ -28,7 +28,6 @@ stored tiles, byte for byte (:mod:`pathology.tiling.stored_tile_codec`).
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import fields
@@ -42,6 +41,7 @@ from numpy.typing import NDArray
 
 from pathology.errors import OutputError, StoreError
 from pathology.formatting import scale
+from pathology.input_files import read_json
 from pathology.notebook import PICTURE_SIDE, html_summary
 from pathology.settings import GridSettings
 from pathology.slide.readers.base import BACKGROUND
@@ -498,7 +498,7 @@ class PatchStore:
         if self.mode != "encoded":
             return None
         # Parsed from the raw metadata, so that it works without the codec being registered with zarr.
-        metadata = json.loads((self.path / "pixels" / "zarr.json").read_text(encoding="utf-8"))
+        metadata = read_json(self.path / "pixels" / "zarr.json", StoreError)
         (sharding,) = metadata["codecs"]
         return StoredTileCodec.from_dict(sharding["configuration"]["codecs"][0]).encoding
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from pathology.errors import StoreError, UsageError
+from pathology.input_files import read_json
 
 __all__ = ["PatientPages"]
 
@@ -43,8 +43,8 @@ class PatientPages:
         self._folders: dict[str, str] = {}
         for record in sorted(self._folder.glob("patients/*/record.json")):
             try:
-                patient = json.loads(record.read_text(encoding="utf-8"))["patient_id"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                patient = read_json(record, StoreError)["patient_id"]
+            except (StoreError, KeyError, TypeError) as error:
                 raise StoreError("this patient record is damaged", where=record, remedy="Rebuild it") from error
             self._folders[str(patient)] = record.parent.name
 

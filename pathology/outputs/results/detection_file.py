@@ -17,7 +17,6 @@ identity of the detections it refers to.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
@@ -31,6 +30,7 @@ from pathology.atomic_files import output_error, replacing, write_text
 from pathology.errors import StoreError
 from pathology.findings.detections import Detections
 from pathology.findings.slide_detections import Decision, DetectionHeader, SlideDetections
+from pathology.input_files import read_json
 from pathology.settings import Record
 
 __all__ = [
@@ -161,9 +161,9 @@ def _fits(decision: Decision, detections: SlideDetections) -> bool:
 
 
 def _read(path: Path) -> Decisions | None:
-    try:
-        return Decisions.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
+    try:
+        return Decisions.model_validate(read_json(path, StoreError))
+    except ValueError as error:
         raise StoreError(f"not a decisions file ({error})", where=path, remedy="Move or delete it") from error

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pathology.atomic_files import write_text
+from pathology.errors import StoreError
+from pathology.input_files import read_json
 from pathology.outputs.results.record import checksum_of, file_checksum
 
 __all__ = ["RUN", "batch_files_whole", "read_run", "write_run"]
@@ -42,10 +44,10 @@ def write_run(out: Path, record: Mapping[str, Any], *, finished: bool = False) -
 def read_run(out: Path) -> dict[str, Any]:
     """Read the record of the last run; empty if there is none or it is damaged."""
     try:
-        record = json.loads((out / RUN).read_text(encoding="utf-8"))
+        record = read_json(out / RUN, StoreError)
         stated = record.pop("checksum")
         return dict(record) if stated == checksum_of(record) else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

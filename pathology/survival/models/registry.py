@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from pathology.errors import BundleError, UnknownModelError
+from pathology.input_files import read_json
 from pathology.survival.covariates import Preparation
 from pathology.survival.groups import RiskGroups
 from pathology.survival.models.base import FORMAT, FittedModel, SurvivalModel, part_of
@@ -85,7 +85,7 @@ def load_model(folder: Path) -> FittedModel:
     (80, 3)
     """
     try:
-        record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        record = read_json(folder / "model.json", BundleError)
         arrays = load_file(folder / "weights.safetensors")
         if record["format"] != FORMAT:
             raise BundleError(f"the model has format {record['format']}, this version reads {FORMAT}", where=folder)
@@ -94,7 +94,7 @@ def load_model(folder: Path) -> FittedModel:
         model.restore(record["learnt"], part_of(arrays, "model."))
         groups = RiskGroups(**record["groups"])
         facts = dict(record["facts"])
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, SafetensorError) as error:
         raise BundleError(
             f"cannot read the survival model ({type(error).__name__}: {error})",
             where=folder,
