@@ -13,7 +13,16 @@ from types import MappingProxyType
 
 from pathology.errors import MissingDependencyError, UsageError
 
-__all__ = ["EXTRAS", "Extra", "extra_of", "install_command", "missing_extra", "missing_libraries", "require_extras"]
+__all__ = [
+    "EXTRAS",
+    "Extra",
+    "extra_of",
+    "install_command",
+    "installed",
+    "missing_extra",
+    "missing_libraries",
+    "require_extras",
+]
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,14 @@ def _extra(purpose: str, licence: str = "", **libraries: str) -> Extra:
     return Extra(purpose, MappingProxyType(libraries), licence)
 
 
+_TORCH = {"torch": "torch", "torchvision": "torchvision"}
+
 EXTRAS: Mapping[str, Extra] = MappingProxyType(
     {
+        "torch": _extra("GPUs, and models without a network for OpenVINO", **_TORCH),
         "training": _extra(
             "training and evaluation of slide classifiers, detectors and heads",
+            **_TORCH,
             albumentations="albumentations",
             skimage="scikit-image",
             sklearn="scikit-learn",
@@ -43,15 +56,19 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
         "quantise": _extra("quantisation of a model to 8-bit integers", nncf="nncf"),
         "encoders": _extra(
             "patch encoders (foundation models) and HDF5 feature files",
+            **_TORCH,
             h5py="h5py",
             huggingface_hub="huggingface_hub",
             timm="timm",
         ),
         "cluster": _extra("SLURM jobs and Dask's dashboard", bokeh="bokeh", dask_jobqueue="dask-jobqueue"),
-        "survival": _extra("survival models", lifelines="lifelines", sklearn="scikit-learn", torchsurv="torchsurv"),
-        "omics": _extra("published methylation networks", h5py="h5py"),
+        "survival": _extra(
+            "survival models", **_TORCH, lifelines="lifelines", sklearn="scikit-learn", torchsurv="torchsurv"
+        ),
+        "omics": _extra("histone marks from DNA methylation", **_TORCH, h5py="h5py"),
         "radiology": _extra(
             "MRI, CT and PET",
+            **_TORCH,
             SimpleITK="SimpleITK",
             lifelines="lifelines",
             monai="monai",
@@ -64,8 +81,8 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
             "DICOM, PDF and Excel files", highdicom="highdicom", openpyxl="openpyxl", reportlab="reportlab"
         ),
         "cohorts": _extra("the index of public cohorts", idc_index_data="idc-index-data"),
-        "tiatoolbox": _extra("patch classifiers of TIAToolbox's model zoo", tiatoolbox="tiatoolbox"),
-        "ultralytics": _extra("detectors of the YOLO family", "AGPL-3.0", ultralytics="ultralytics"),
+        "tiatoolbox": _extra("patch classifiers of TIAToolbox's model zoo", **_TORCH, tiatoolbox="tiatoolbox"),
+        "ultralytics": _extra("detectors of the YOLO family", "AGPL-3.0", **_TORCH, ultralytics="ultralytics"),
     }
 )
 
@@ -96,7 +113,7 @@ def missing_libraries(extra: str) -> tuple[str, ...]:
     """
     if extra not in EXTRAS:
         raise UsageError(f"unknown extra '{extra}'", remedy=f"Choose one of {', '.join(EXTRAS)}")
-    return tuple(library for module, library in EXTRAS[extra].libraries.items() if not _found(module))
+    return tuple(library for module, library in EXTRAS[extra].libraries.items() if not installed(module))
 
 
 def require_extras(*extras: str, what: str) -> None:
@@ -147,7 +164,14 @@ def extra_of(module: str) -> str | None:
     return next((extra for extra, about in EXTRAS.items() if top in about.libraries), None)
 
 
-def _found(module: str) -> bool:
+def installed(module: str) -> bool:
+    """Return whether a module can be found, without importing it.
+
+    Examples
+    --------
+    >>> installed("numpy"), installed("no_such_module")
+    (True, False)
+    """
     try:
         return find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):  # ValueError: half imported, without a specification

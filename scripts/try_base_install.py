@@ -52,15 +52,19 @@ class Environment:
         """Build the wheel and install it without extras."""
         wheels = self.folder / "wheels"
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-        subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT], check=True)
+        subprocess.run(
+            [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT], check=True, env=environment()
+        )
         (wheel,) = wheels.glob("sarcoma_pathology-*.whl")
         began = time.monotonic()
         subprocess.run([sys.executable, "-m", "venv", self.folder / "venv"], check=True)
         command = [self.bin / "python", *pip[1:], "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, env=environment())
         seconds = time.monotonic() - began
         print(f"installed in {seconds:.0f} s, {size_of(self.folder / 'venv'):.2f} GB")
-        listed = subprocess.run([self.bin / "pip", "list", "--format", "json"], check=True, capture_output=True)
+        listed = subprocess.run(
+            [self.bin / "pip", "list", "--format", "json"], check=True, capture_output=True, env=environment()
+        )
         names = {package["name"].lower() for package in json.loads(listed.stdout)}
         print(f"{len(names)} packages; torch is {'' if 'torch' in names else 'not '}installed")
 

@@ -207,6 +207,22 @@ class Int8(Record):
     """Agreement with fp32."""
 
 
+class NetworkGraph(Record):
+    """The network for OpenVINO, stored beside the weights."""
+
+    graph_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of ``network.xml``."""
+    constants_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of ``network.json``."""
+    identity: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of what it was made for: weights, network, input, calibration, out-of-distribution rule."""
+    made_by: str
+    """The program that converted it."""
+    mean_difference: Annotated[float, Field(ge=0)]
+    """Mean absolute difference from torch in fp32 when it was made, on the patches of
+    :func:`pathology.bundle.graph.check_patches`."""
+
+
 class Card(Record):
     """A validated model card."""
 
@@ -262,6 +278,8 @@ class Card(Record):
     """For detectors: which boxes count."""
     int8: Int8 | None = None
     """The network in 8-bit integers, if there is one."""
+    graph: NetworkGraph | None = None
+    """The network for OpenVINO, with which the model runs without torch; ``None``: it is converted from torch."""
     intended_use: str
     """Intended use."""
     limits: Annotated[tuple[str, ...], Field(min_length=1)]

@@ -97,6 +97,16 @@ def card_markdown(card: Card) -> str:
         "|---|---:|---|---:|---|---|",
         *(_metric_row(figure) for figure in card.metrics),
     ]
+    if card.graph is not None:
+        lines += [
+            "",
+            "## Without torch",
+            "",
+            "The bundle carries its network for OpenVINO. When it was converted, the mean difference from torch in fp32"
+            f" was {card.graph.mean_difference:.1g}; `pathology models verify` compares again. SHA-256"
+            f" `{card.graph.graph_sha256}` (graph), `{card.graph.constants_sha256}` (constants). Made by"
+            f" {card.graph.made_by}.",
+        ]
     if card.int8 is not None:
         lines += _int8_lines(card.int8)
     return "\n".join(lines) + "\n"

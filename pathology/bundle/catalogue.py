@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from pathology.bundle.card import CARD_NAME, Card, read_card
 from pathology.bundle.domain import read_domain
+from pathology.bundle.graph import graph_path
 from pathology.bundle.head_card import is_head_bundle
 from pathology.bundle.int8 import int8_graph
 from pathology.bundle.learned_aggregator import read_aggregator
 from pathology.bundle.tiatoolbox_zoo import ZOO_PREFIX, zoo_bundle
 from pathology.bundle.weights import check_weights, load_weights, read_state_dict, refuse_unsafe, weights_path
 from pathology.errors import BundleError, PathologyError, UnknownArchitectureError, UnknownModelError
+from pathology.extras import installed, missing_extra
 from pathology.formatting import RESEARCH_USE_ONLY, scale
 from pathology.networks.registry import architectures, build_network
 from pathology.notebook import html_summary
@@ -118,6 +120,16 @@ class Bundle:
         """
         return None if self.card.int8 is None else int8_graph(self.directory, self.card.int8)
 
+    def graph(self) -> Path | None:
+        """Return the verified file of the network for OpenVINO; ``None`` if the card has none.
+
+        Raises
+        ------
+        WeightsHashError, BundleError
+            If a file is missing or its hash differs from the card's.
+        """
+        return None if self.card.graph is None else graph_path(self.directory, self.card.graph)
+
     def network(self) -> nn.Module:
         """Build the network with its weights.
 
@@ -134,7 +146,11 @@ class Bundle:
             If the weights have changed since the bundle was loaded.
         BundleError
             If the weights do not match the network.
+        MissingDependencyError
+            If torch is not installed.
         """
+        if not installed("torch"):
+            raise missing_extra(f"building the network of {self.name} needs torch", "torch")
         import torch
 
         path = self.weights
@@ -219,7 +235,7 @@ def load_bundle(model: str | Path) -> Bundle:
     UnknownArchitectureError
         If this version does not have the card's network.
     WeightsHashError
-        If the weights' hash differs from the card's.
+        If the weights' hash, or that of the network for OpenVINO, differs from the card's.
     BundleError
         If the card is not valid or the bundle is incomplete, or the weights of a model of TIAToolbox's zoo cannot be
         fetched.
@@ -278,6 +294,8 @@ def open_bundle(directory: Path) -> Bundle:
     if card.architecture not in architectures():
         raise _unknown_architecture(card, directory / CARD_NAME)
     check_weights(weights_path(directory), card.weights_sha256)
+    if card.graph is not None:
+        graph_path(directory, card.graph)
     return Bundle(card, directory)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pathology.bundle.weights import check_weights, file_sha256, read_tensors
+from pathology.bundle.weights import check_weights, file_sha256, read_arrays
 from pathology.errors import BundleError, OutputError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def read_domain(directory: Path, rule: OutOfDomainRule) -> FeatureDomain:
     if not path.is_file():
         raise BundleError(f"the bundle has no {DOMAIN_NAME}", where=directory, remedy="Copy the complete bundle again")
     check_weights(path, rule.sha256)
-    arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+    arrays = read_arrays(path)
     if set(arrays) != {"centres", "whitening"} or arrays["whitening"].shape != (rule.features,) * 2:
         raise BundleError(f"the arrays do not fit {rule.features} features", where=path)
     return FeatureDomain(arrays["centres"], arrays["whitening"])

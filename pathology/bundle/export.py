@@ -22,6 +22,7 @@ from pathology.bundle.card import (
 from pathology.bundle.card_page import card_markdown
 from pathology.bundle.catalogue import Bundle, build_card_network, load_bundle, user_folder
 from pathology.bundle.domain import DOMAIN_NAME
+from pathology.bundle.graph import GRAPH_NAMES
 from pathology.bundle.int8 import INT8_NAMES
 from pathology.bundle.learned_aggregator import AGGREGATOR_NAMES
 from pathology.bundle.verify import verify_bundle
@@ -44,7 +45,7 @@ PAGE_NAME: Final = "README.md"
 EVALUATION_NAME: Final = "evaluation.json"
 """Predictions behind the card's metrics, if the bundle has them."""
 
-_EXPORTED: Final = (CARD_NAME, WEIGHTS_NAME, DOMAIN_NAME, *AGGREGATOR_NAMES, *INT8_NAMES, EVALUATION_NAME)
+_EXPORTED: Final = (CARD_NAME, WEIGHTS_NAME, DOMAIN_NAME, *AGGREGATOR_NAMES, *INT8_NAMES, *GRAPH_NAMES, EVALUATION_NAME)
 _FILES: Final = (*_EXPORTED, PAGE_NAME)
 _MOST_UNPACKED: Final = 4
 """How many times its packed size a bundle may have."""

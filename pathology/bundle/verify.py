@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pathology.bundle.card import CARD_NAME, read_card
 from pathology.bundle.catalogue import Bundle, find_bundle_folder, open_bundle
+from pathology.bundle.graph import check_graph, read_network
 from pathology.errors import BundleError, PathologyError
+from pathology.extras import installed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,6 +22,7 @@ __all__ = ["Check", "verify_bundle"]
 
 _GLASS: Final = (240, 255)
 """Grey values of empty glass, of 255: as scanners give it, and white."""
+_WITHOUT_TORCH: Final = "left to the network for OpenVINO: torch is not installed"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def verify_bundle(model: str | Path) -> list[Check]:
 
     In this order: the card's schema; that the folder has the bundle's name; the weights' hash; that the network can be
     built and the weights match it by name and shape; the number of learnable parameters; the files behind ``trust`` and
-    the learned aggregators; the files of the 8-bit network, if there is one; and that one blank patch gives one finite
+    the learned aggregators; the files of the 8-bit network, if there is one; that the network for OpenVINO, if there is
+    one, agrees with torch; and that one blank patch gives one finite
     number per class.  A detector must give boxes with confidences, none of which counts on empty glass, and different
     ones for an image with content.
 
@@ -73,6 +77,7 @@ def verify_bundle(model: str | Path) -> list[Check]:
     directory = find_bundle_folder(model)
     bundle: Bundle | None = None
     network: nn.Module | None = None
+    with_torch = installed("torch")
 
     def card_is_valid() -> str:
         return f"{read_card(directory / CARD_NAME).name}"
@@ -95,12 +100,16 @@ def verify_bundle(model: str | Path) -> list[Check]:
     def weights_fit() -> str:
         nonlocal network
         assert bundle is not None
+        if not with_torch and bundle.card.graph is not None:
+            read_network(directory, bundle.card)
+            return "OpenVINO's graph"
         network = bundle.network()
         return bundle.card.architecture
 
     def parameters_agree() -> str:
         assert bundle is not None
-        assert network is not None
+        if network is None:
+            return _WITHOUT_TORCH
         found = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
         if found != bundle.card.parameters:
             raise BundleError(
@@ -113,7 +122,7 @@ def verify_bundle(model: str | Path) -> list[Check]:
     def trust_is_the_cards() -> str:
         assert bundle is not None
         domain = bundle.domain()
-        for aggregator in bundle.card.aggregators:
+        for aggregator in bundle.card.aggregators if with_torch else ():
             bundle.aggregator(aggregator.name)
         return "none" if domain is None else f"{domain.centres.shape[1]} features"
 
@@ -122,6 +131,10 @@ def verify_bundle(model: str | Path) -> list[Check]:
         int8 = bundle.card.int8
         bundle.int8()
         return "none" if int8 is None else f"SHA-256 {int8.constants_sha256[:12]}…"
+
+    def graph_agrees() -> str:
+        assert bundle is not None
+        return "none" if bundle.card.graph is None else str(check_graph(directory, bundle.card))
 
     def boxes_are_boxes(detector: nn.Module, blank: Tensor) -> str:
         import torch
@@ -176,10 +189,11 @@ def verify_bundle(model: str | Path) -> list[Check]:
             )
 
     def outputs_agree() -> str:
+        assert bundle is not None
+        if network is None:
+            return _WITHOUT_TORCH
         import torch
 
-        assert bundle is not None
-        assert network is not None
         card = bundle.card
         blank = torch.zeros(1, 3, card.patch, card.patch)
         if card.task == "detection":
@@ -203,6 +217,7 @@ def verify_bundle(model: str | Path) -> list[Check]:
         ("the number of parameters matches the card", parameters_agree),
         ("the files behind trust match the card", trust_is_the_cards),
         ("the 8-bit network matches the card", int8_is_the_cards),
+        ("the network for OpenVINO agrees with torch", graph_agrees),
         ("a blank patch gives the output that the card declares", outputs_agree),
     ]
     checks: list[Check] = []

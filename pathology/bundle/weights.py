@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from numpy.typing import NDArray
 
 from pathology.bundle.card import WEIGHTS_NAME
 from pathology.errors import BundleError, OutputError, UnsafeWeightsError, WeightsHashError
@@ -157,6 +159,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"the weights are damaged or no safetensors file ({error})", where=path, remedy="Copy the file again"
+        ) from error
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read a safetensors file like :func:`read_tensors`, as numpy arrays.  Does not import torch.
+
+    Raises
+    ------
+    UnsafeWeightsError, BundleError
+        As for :func:`read_tensors`; also if a tensor has a type that numpy lacks, such as bf16.
+    """
+    refuse_unsafe(path)
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"the weights are damaged or no safetensors file ({error})", where=path, remedy="Copy the file again"
         ) from error

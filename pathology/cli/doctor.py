@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from pathology.extras import EXTRAS, install_command, missing_libraries
+from pathology.extras import EXTRAS, install_command, installed, missing_libraries
 
 __all__ = ["run"]
 
@@ -79,7 +79,7 @@ def _extra(name: str, *, asked: bool) -> int:
 
 
 def _libraries() -> str:
-    names = ("openvino", "torch", "numpy", "zarr", "dask", "imagecodecs", "tifffile", "openslide-python", "pydicom")
+    names = ("openvino", "numpy", "zarr", "dask", "imagecodecs", "tifffile", "openslide-python", "pydicom")
     found = []
     for name in names:
         try:
@@ -105,8 +105,10 @@ def _codecs() -> str:
 
 
 def _devices() -> str:
-    torch = import_module("torch")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if not installed("torch"):
+        return f"{cores} CPU cores; GPUs need torch"
+    torch = import_module("torch")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return f"{cores} CPU cores ({torch.backends.cpu.get_cpu_capability()}), " + (
         ", ".join(gpus) if gpus else "no CUDA device"

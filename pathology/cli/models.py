@@ -118,6 +118,16 @@ def import_command(
     print(f"{bundle.card.name} {bundle.card.version}: {bundle.directory}")
 
 
+@app.command("convert")
+def convert_command(name: Name) -> None:
+    """Add the network for OpenVINO to a bundle, which then runs without torch; saved only if it agrees with torch."""
+    from pathology.inference.engines.portable import add_graph
+
+    graph = add_graph(name).card.graph
+    assert graph is not None
+    print(f"{name}: network.xml, made by {graph.made_by}; mean difference from torch {graph.mean_difference:.1e}")
+
+
 @app.command("quantise")
 def quantise_command(
     name: Name,

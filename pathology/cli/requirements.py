@@ -32,7 +32,11 @@ def _always(*extras: str) -> Callable[[Options], Sequence[str]]:
 
 
 def _model(options: Options) -> Sequence[str]:
-    return ("tiatoolbox",) if str(options.get("model")).startswith("tiatoolbox:") else ()
+    """A model of TIAToolbox's zoo needs that library; a GPU or torch's engine needs torch, which it brings."""
+    if str(options.get("model")).startswith("tiatoolbox:"):
+        return ("tiatoolbox",)
+    torch = options.get("engine") == "torch" or str(options.get("device")).startswith("cuda")
+    return ("torch",) if torch else ()
 
 
 def _score(options: Options) -> Sequence[str]:
@@ -44,21 +48,25 @@ def _export(options: Options) -> Sequence[str]:
 
 
 def _encoder(name: str) -> bool:
-    """Whether timm builds an encoder; torchvision's and the bodies of bundles are in the base installation."""
-    from pathology.encoders.other_networks import library_encoder
+    """Whether timm builds an encoder; torchvision's and the bodies of bundles need torch alone."""
     from pathology.encoders.published import find_published
 
-    specification = find_published(name) or library_encoder(name.lower())
-    return specification is not None and specification.library == "timm"
+    published = find_published(name)
+    return name.lower().startswith("timm:") or (published is not None and published.library == "timm")
 
 
 def _features(options: Options) -> Sequence[str]:
     needed = options.get("layout") in ("trident", "stamp") or any(map(_encoder, options.get("encoders", ())))
-    return ("encoders",) if needed else ()
+    return ("encoders",) if needed else ("torch",)
 
 
 def _encoders_add(options: Options) -> Sequence[str]:
-    return ("encoders",) if options.get("source") is None or _encoder(str(options.get("name"))) else ()
+    return ("encoders",) if options.get("source") is None or _encoder(str(options.get("name"))) else ("torch",)
+
+
+def _import(options: Options) -> Sequence[str]:
+    # Weights alone are compared with the network that their card names, which torch builds.
+    return ("torch",) if options.get("card") is not None else ()
 
 
 def _segment(options: Options) -> Sequence[str]:
@@ -84,7 +92,9 @@ NEEDS: Mapping[str, Callable[[Options], Sequence[str]]] = {
     "features": _features,
     "train": _always("training"),
     "train-subtypes": _always("training"),
-    "evaluate": lambda options: ("training", *_model(options)),
+    "evaluate": lambda options: ("training", *(extra for extra in _model(options) if extra != "torch")),
+    "models convert": _always("torch"),
+    "models import": _import,
     "models quantise": _always("quantise"),
     "encoders add": _encoders_add,
     "cohort list": _always("cohorts"),
@@ -94,6 +104,8 @@ NEEDS: Mapping[str, Callable[[Options], Sequence[str]]] = {
     "survival evaluate": _survival,
     "survival predict": _survival,
     "survival plot": _survival,
+    "methylation predict": _always("omics"),
+    "methylation transfer": _always("omics"),
     "patient build": _patient,
     "radiology info": _always("radiology"),
     "radiology register": _always("radiology"),

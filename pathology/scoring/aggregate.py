@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pathology.bundle.learned_aggregator import learned_aggregator
 from pathology.findings.aggregation import RULES
+from pathology.inference.engines.base import require_torch
 
 if TYPE_CHECKING:
     from pathology.bundle.card import Card
@@ -90,6 +91,7 @@ def aggregate_outputs(bundle: Bundle, outputs: NDArray[np.float32], aggregator: 
     if not needs_features(aggregator):
         of_slide = RULES[aggregator](probabilities)
         return ClassifierOutputs(probabilities, of_slide, aggregator, domain_scores=scores)
+    require_torch(f"the aggregator {aggregator}")
     import torch
 
     readable = ~np.isnan(extras).any(axis=1)

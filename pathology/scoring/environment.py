@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from pathology.errors import MissingDependencyError, UnusableDeviceError, UsageError
-from pathology.inference.engines.base import ENGINES
+from pathology.inference.engines.base import ENGINES, require_torch
 from pathology.scoring.jobs import SlideJob, grid_settings
 from pathology.slide.scale import COARSEST_MPP, FINEST_MPP
 
@@ -65,7 +65,10 @@ def check_options(card: Card, settings: ScoreSettings, run: RunSettings) -> None
             "the OpenVINO engine is not installed",
             remedy="Reinstall with: pip install sarcoma-pathology, or use --engine torch",
         )
+    if run.engine == "torch":
+        require_torch("the torch engine")
     if device is not None and device.startswith("cuda"):
+        require_torch(f"device {device}")
         from pathology.inference.engines.torch import torch_device
 
         torch_device(device)

@@ -219,7 +219,7 @@ class TestList:
 class TestVerify:
     def test_a_whole_bundle(self, bundle_folder):
         checks = verify_bundle("little-model")
-        assert [check.error for check in checks] == [None] * 8
+        assert [check.error for check in checks] == [None] * 9
         assert any("6,956,931" in check.found for check in checks)
 
     @pytest.mark.parametrize(

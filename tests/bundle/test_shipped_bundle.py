@@ -11,7 +11,11 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from pathology.bundle.catalogue import Bundle, load_bundle
+from pathology.bundle.graph import graph_agreement, graph_fits
 from pathology.bundle.verify import verify_bundle
+from pathology.inference.engines.openvino import OpenVINOEngine
+from pathology.inference.engines.torch import TorchEngine
+from pathology.slide.open import open_reader
 
 FOLDER = Path(__file__).parents[2] / "models" / "osteosarcoma-viability"
 CLASSES = {"Non-Tumor": "non-tumour", "Non-Viable-Tumor": "non-viable tumour", "Viable": "viable tumour"}
@@ -23,7 +27,27 @@ def bundle() -> Bundle:
 
 
 def test_it_verifies():
-    assert [check.error for check in verify_bundle(FOLDER)] == [None] * 8
+    assert [check.error for check in verify_bundle(FOLDER)] == [None] * 9
+
+
+@pytest.mark.parametrize(("name", "patch", "count"), [("osteosarcoma-viability", 224, 40), ("mitosis-yolov4", 512, 4)])
+def test_openvino_agrees_with_torch_on_real_patches(cmu_slide, tmp_path, monkeypatch, name, patch, count):
+    """With the graph that the bundle carries, in fp32."""
+    monkeypatch.setenv("PATHOLOGY_CACHE", str(tmp_path))
+    bundle = load_bundle(FOLDER.parent / name)
+    assert graph_fits(bundle.card)
+    with open_reader(cmu_slide) as slide:
+        places = [(x, y) for y in range(0, 2967 - patch, patch) for x in range(0, 2220 - patch, patch)]
+        chosen = places[:: len(places) // count][:count]
+        patches = np.stack([slide.read(0, x, y, patch, patch) for x, y in chosen])
+    outputs = []
+    for engine in (OpenVINOEngine(bundle), TorchEngine(bundle, device="cpu")):
+        outputs.append(engine.predict(patches))
+        engine.close()
+    agreement = graph_agreement(bundle.card, *outputs)
+    assert agreement.mean_difference <= 1e-5
+    assert agreement.same_class
+    assert agreement.holds
 
 
 def test_it_is_small_enough_to_ship():

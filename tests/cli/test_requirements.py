@@ -1,12 +1,15 @@
 """Every command in the base installation, which is simulated: the extras' modules cannot be imported."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 
+import pathology
 from pathology.cli import doctor
 from pathology.cli.app import app
 from pathology.cli.requirements import NEEDS, commands_of
@@ -67,11 +70,17 @@ WITH_OPTIONS = {
     "score nothing --model osteosarcoma-viability --slurm nothing.yaml --out nothing": ["cluster"],
     "features nothing --encoder uni --out nothing": ["encoders"],
     "features nothing --encoder torchvision:resnet18 --format trident --out nothing": ["encoders"],
+    "features nothing --encoder osteosarcoma-viability --out nothing": ["torch"],
+    "encoders add torchvision:resnet18 --from nothing": ["torch"],
+    "score nothing --model osteosarcoma-viability --engine torch --out nothing": ["torch"],
+    "score nothing --model osteosarcoma-viability --device cuda:0 --out nothing": ["torch"],
+    "heatmap nothing --model osteosarcoma-viability --engine torch --out nothing.png": ["torch"],
+    "models import nothing --card nothing": ["torch"],
     "encoders add timm:resnet18 --from nothing": ["encoders"],
     "patient build --clinical nothing.xlsx --out nothing": ["interop"],
     "patient build --slides nothing --survival nothing --out nothing": ["survival"],
 }
-ALWAYS = {path: list(needs({})) for path, needs in NEEDS.items() if needs({}) and path != "encoders add"}
+ALWAYS = {path: list(needs({})) for path, needs in NEEDS.items() if needs({})}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +131,7 @@ def test_doctor_lists_what_each_extra_brings_and_lacks(monkeypatch, capsys):
     assert sum("extra '" in line for line in lines) == len(EXTRAS)
     (survival,) = (line for line in lines if "extra 'survival'" in line)
     assert survival == (
-        "-     extra 'survival' (lifelines, scikit-learn, torchsurv): survival models; "
+        "-     extra 'survival' (torch, torchvision, lifelines, scikit-learn, torchsurv): survival models; "
         "missing lifelines: pip install 'sarcoma-pathology[survival]'"
     )
     assert any("AGPL-3.0" in line for line in lines)
@@ -130,13 +139,54 @@ def test_doctor_lists_what_each_extra_brings_and_lacks(monkeypatch, capsys):
 
 @pytest.mark.usefixtures("no_checks")
 def test_doctor_fails_where_an_extra_asked_for_is_missing_or_broken(monkeypatch, capsys, tmp_path):
-    assert doctor.run(["omics"]) == 0
+    assert doctor.run(["cohorts"]) == 0
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "h5py.py").write_text("raise OSError('libhdf5.so.310: cannot open shared object file')")
-    assert doctor.run(["omics"]) == 1
-    assert "h5py cannot be imported (OSError: libhdf5.so.310" in capsys.readouterr().out
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    assert doctor.run(["omics"]) == 1
-    assert "FAIL  extra 'omics'" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="unknown extra 'omic'"):
-        doctor.run(["omic"])
+    (tmp_path / "idc_index_data.py").write_text("raise OSError('libhdf5.so.310: cannot open shared object file')")
+    assert doctor.run(["cohorts"]) == 1
+    assert "idc-index-data cannot be imported (OSError: libhdf5.so.310" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "idc_index_data", None)
+    assert doctor.run(["cohorts"]) == 1
+    assert "FAIL  extra 'cohorts'" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="unknown extra 'cohort'"):
+        doctor.run(["cohort"])
+
+
+WITHOUT = """
+import sys
+from pathology.extras import EXTRAS
+
+NAMES = {module for extra in EXTRAS.values() for module in extra.libraries}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in NAMES:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.slow
+def test_the_base_scores_a_real_slide_and_uses_the_results(cmu_slide, tmp_path):
+    """In processes, workers included, that cannot import what the extras bring: no torch."""
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "sitecustomize.py").write_text(WITHOUT)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "without"), str(Path(pathology.__file__).parents[1])]),
+        "PATHOLOGY_CACHE": str(tmp_path / "cache"),
+    }
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "pathology", *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    out = tmp_path / "results"
+    call("score", cmu_slide, "--model", "osteosarcoma-viability", "--out", out)
+    versions = json.loads((out / "run.json").read_text())["versions"]
+    assert "openvino" in versions
+    call("export", out, *(word for name in ("geojson", "ome-zarr", "overlay") for word in ("--format", name)))
+    assert "agrees with torch: mean difference" in call("models", "verify", "mitosis-yolov4")

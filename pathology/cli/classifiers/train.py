@@ -36,7 +36,9 @@ def run(
         ``NAME=VALUE`` of the recipe.
     """
     from pathology.configuration import configured, refined
+    from pathology.errors import BundleError
     from pathology.folder_lock import locked_folder
+    from pathology.inference.engines.portable import add_graph
     from pathology.systems.slide_classifier import find_classifier
     from pathology.training.classifier.bundle import BundleDescription
     from pathology.training.classifier.recipe_overrides import changed_recipe
@@ -75,6 +77,10 @@ def run(
         trained = train_classifier(plan, out, description, ranks, progress, loaders=loaders)
     if trained is None:
         return 0
+    try:
+        add_graph(out)
+    except BundleError as error:
+        print(f"The model needs torch wherever it is used: {error}", file=sys.stderr)
     waiting = sum(r.waiting * r.seconds for r in trained.fitted.history)
     seconds = sum(r.seconds for r in trained.fitted.history)
     print(

@@ -11,11 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathology.errors import UsageError
+from pathology.extras import installed, missing_extra
 
 if TYPE_CHECKING:
     from pathology.bundle.card import Card
 
-__all__ = ["BOXES_PER_PATCH", "ENGINES", "Engine", "Precision", "available_cores", "extra_outputs", "outputs_per_patch"]
+__all__ = [
+    "BOXES_PER_PATCH",
+    "ENGINES",
+    "Engine",
+    "Precision",
+    "available_cores",
+    "extra_outputs",
+    "outputs_per_patch",
+    "require_torch",
+]
 
 ENGINES = ("auto", "torch", "openvino")
 """Names of the engines to choose from; ``auto`` picks the fastest by trying them."""
@@ -56,6 +66,7 @@ def extra_outputs(card: Card, *, features: bool = False) -> int:
         return distance
     if card.task != "classification":
         raise UsageError(f"{card.name} is not a classifier and has no features")
+    require_torch("computing features")
     import torch
 
     from pathology.bundle.catalogue import build_card_network
@@ -64,6 +75,18 @@ def extra_outputs(card: Card, *, features: bool = False) -> int:
     with torch.device("meta"):
         _, head = split_classifier(build_card_network(card))
     return distance + head.in_features
+
+
+def require_torch(what: str) -> None:
+    """Check that torch is installed, which brings every other engine than OpenVINO's.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not; the message begins with ``what``.
+    """
+    if not installed("torch"):
+        raise missing_extra(f"{what} needs torch", "torch")
 
 
 class Engine(ABC):

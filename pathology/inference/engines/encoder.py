@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pathology.encoders.preprocessing import encoder_input
 from pathology.errors import UnusableDeviceError, UsageError
-from pathology.inference.engines.base import ENGINES, Engine, Precision, available_cores
+from pathology.inference.engines.base import ENGINES, Engine, Precision, available_cores, require_torch
 
 if TYPE_CHECKING:
     from pathology.encoders.installed import Encoder
@@ -53,6 +53,7 @@ def make_encoder_engine(
     MissingDependencyError
         If the engine or timm is not installed.
     """
+    require_torch(f"encoder {encoder.name}")
     import torch
 
     from pathology.inference.engines.torch import TorchEngine, has_bf16

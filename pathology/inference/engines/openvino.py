@@ -1,8 +1,9 @@
 """The OpenVINO engine: the fastest engine on a CPU.
 
-A bundle may include an int8 version of its network (:mod:`pathology.inference.engines.quantise`).  Every model is
-converted once and cached, by the hash of its weights, in the user's cache folder; a worker then needs no torch.  Every
-stream computes a request with one thread, so results do not depend on the number of cores.
+A bundle may include its network for OpenVINO (:mod:`pathology.bundle.graph`), which needs no torch, and an int8 version
+of it (:mod:`pathology.inference.engines.quantise`).  Any other is converted from torch.  Each is prepared once and
+cached, by the hash of its weights, in the user's cache folder.  Every stream computes a request with one thread, so
+results do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -22,8 +24,20 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pathology.errors import MissingDependencyError, OutputError, UsageError
-from pathology.inference.engines.base import Engine, Precision, available_cores, extra_outputs, outputs_per_patch
+from pathology.bundle.graph import (
+    graph_fits,
+    openvino_library,
+    read_network,
+)
+from pathology.errors import OutputError, UsageError
+from pathology.inference.engines.base import (
+    Engine,
+    Precision,
+    available_cores,
+    extra_outputs,
+    outputs_per_patch,
+    require_torch,
+)
 from pathology.settings import cache_folder
 
 if TYPE_CHECKING:
@@ -49,25 +63,14 @@ _FIRST_USE = Lock()
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
 
-def _openvino() -> Any:  # noqa: ANN401 - the module
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the OpenVINO engine is not installed",
-            remedy="Reinstall with: pip install sarcoma-pathology, or use --engine torch",
-        ) from error
-    return openvino
-
-
 def computes_bf16() -> bool:
     """Whether the CPU supports bf16 natively."""
-    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def openvino_version() -> str:
     """Return the installed version of OpenVINO."""
-    return str(_openvino().__version__)
+    return str(openvino_library().__version__)
 
 
 def read_graph(path: Path, patch: int) -> Any:  # noqa: ANN401 - openvino.Model
@@ -80,14 +83,14 @@ def read_graph(path: Path, patch: int) -> Any:  # noqa: ANN401 - openvino.Model
     patch
         Side of a patch in pixels.
     """
-    model = _openvino().Core().read_model(path)
+    model = openvino_library().Core().read_model(path)
     model.reshape([_BATCH, patch, patch, 3])
     return model
 
 
 def save_graph(model: Any, path: Path) -> None:  # noqa: ANN401 - openvino.Model
     """Write a graph as ``.xml``, with its constants in a ``.bin`` file beside it."""
-    _openvino().save_model(model, path, compress_to_fp16=False)
+    openvino_library().save_model(model, path, compress_to_fp16=False)
 
 
 def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
@@ -99,11 +102,11 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
     Raises
     ------
     MissingDependencyError
-        If OpenVINO is not installed.
+        If OpenVINO is not installed; torch, where the bundle has no network for OpenVINO, or features are wanted.
     OutputError
         If the cache folder cannot be written.
     """
-    openvino = _openvino()
+    openvino = openvino_library()
     card = bundle.card
     parts = {
         "format": 3,
@@ -113,11 +116,17 @@ def converted_model(bundle: Bundle, *, features: bool = False) -> Path:
         "input": [card.patch, card.normalisation.model_dump(mode="json"), card.calibration],
         "openvino": openvino.__version__,
     }
-    if extra_outputs(card, features=features):
+    extras = extra_outputs(card, features=features)
+    if extras:
         rule = card.trust.out_of_domain if card.trust is not None else None
         parts["extras"] = [None if rule is None else (rule.sha256, rule.cell), features]
+    convert: Callable[[Path], None] = partial(_convert, bundle, openvino=openvino, features=features)
+    if not features and card.graph is not None and graph_fits(card):
+        bundle.graph()  # refuses changed files, also where the network is in the cache
+        parts["graph"] = [card.graph.graph_sha256, card.graph.constants_sha256]
+        convert = partial(_rebuild, bundle)
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    return _cached(f"{card.architecture}-{key}", lambda path: _convert(bundle, path, openvino, features))
+    return _cached(f"{card.architecture}-{key}", convert)
 
 
 def converted_network(name: str, key: str, network: Callable[[], nn.Module], patch: int) -> Path:
@@ -139,7 +148,7 @@ def converted_network(name: str, key: str, network: Callable[[], nn.Module], pat
     MissingDependencyError, OutputError
         As for :func:`converted_model`.
     """
-    openvino = _openvino()
+    openvino = openvino_library()
     parts = [key, openvino.__version__]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     return _cached(f"{name}-{digest}", lambda path: _export(network(), patch, path, openvino, True))
@@ -172,7 +181,12 @@ def _cached(name: str, convert: Callable[[Path], None]) -> Path:
     return model
 
 
+def _rebuild(bundle: Bundle, path: Path) -> None:
+    save_graph(read_network(bundle.directory, bundle.card), path)
+
+
 def _convert(bundle: Bundle, path: Path, openvino: Any, features: bool) -> None:  # noqa: ANN401 - the module
+    require_torch(f"running {bundle.name}, which has no network for OpenVINO,")
     import torch
 
     from pathology.inference.engines.torch import patch_classifier
@@ -314,7 +328,7 @@ class OpenVINOEngine(Engine):
         threads: int | None,
         batch_size: int,
     ) -> None:
-        core = _openvino().Core()
+        core = openvino_library().Core()
         streams = threads or available_cores()
         model = core.read_model(path)
         model.reshape([batch_size, patch, patch, 3])

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathology.errors import UnusableDeviceError, UsageError
-from pathology.inference.engines.base import ENGINES
+from pathology.extras import installed
+from pathology.inference.engines.base import ENGINES, require_torch
 
 if TYPE_CHECKING:
     from pathology.bundle.catalogue import Bundle
@@ -41,6 +42,8 @@ def choose_engine(bundle: Bundle, *, device: str | None = None, precision: str =
     seconds
         How long to run each engine; at least one round.
     """
+    if not installed("torch"):
+        return "openvino"
     import torch
 
     if (device or "cuda").startswith("cuda") and torch.cuda.is_available():
@@ -136,6 +139,7 @@ def make_engine(
 
 
 def _torch(bundle: Bundle, device: str | None, precision: str, threads: int | None, features: bool) -> Engine:
+    require_torch("the torch engine")
     import torch
 
     from pathology.inference.engines.recheck import RecheckCandidates, RecheckTies, with_lower_floor

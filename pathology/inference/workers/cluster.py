@@ -23,6 +23,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from pathology.errors import UsageError
+from pathology.extras import installed
 from pathology.inference.workers.certificates import fresh_certificates, own_certificates, write_certificates
 from pathology.inference.workers.local_processes import LocalProcesses, scratch_folder, sweep_scratch
 from pathology.inference.workers.settings import DASK_SETTINGS, TASKS_AT_ONCE, THREADS, exported_settings
@@ -68,6 +69,8 @@ def _gpus(device: str | None) -> int:
     if device in (None, "cuda") and any(
         Path(driver).exists() for driver in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
     ):
+        if not installed("torch"):
+            return 0
         import torch
 
         if torch.cuda.is_available():
