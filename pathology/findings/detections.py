@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from pathology.errors import UsageError
 
@@ -145,7 +145,7 @@ def suppress(detections: Detections, *, iou: float = 0.4, distance: float = 0.0)
     boxes, centres = detections.boxes[order].astype(np.float64), centres[order]
     # The centres of overlapping boxes are no further apart than the mean of their sizes.
     reach = max(float((boxes[:, 2:] - boxes[:, :2]).max(initial=0)), distance)
-    tree = cKDTree(centres)
+    tree = scipy.spatial.cKDTree(centres)
     dropped = np.zeros(len(order), bool)
     for index in range(len(order)):
         if dropped[index]:

@@ -15,9 +15,9 @@ from itertools import chain, combinations
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.spatial import cKDTree
 
 from pathology.errors import UsageError
 from pathology.settings import Record
@@ -199,7 +199,7 @@ def _inside(unit: NDArray[np.float64], centre: NDArray[np.float64], power: float
 
 def _densest(unit: NDArray[np.float64], power: float) -> NDArray[np.float64]:
     """Return the centre of a unit ball of the given norm that contains the most points."""
-    tree: Any = cKDTree(unit)
+    tree: Any = scipy.spatial.cKDTree(unit)
     side = 0.5
     slant = math.sqrt(2) if power == 2 else 1.0
     # A cell's column and row in one integer, which sorts faster than pairs; all are positive.

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 from pydantic import Field
-from scipy import stats
 
 from pathology.errors import UsageError
 from pathology.settings import Record
@@ -87,7 +87,7 @@ def wilson(successes: int, n: int, *, level: float = 0.95, continuity: bool = Fa
     """
     _check_counts(successes, n)
     kind: Literal["wilson", "wilsoncc"] = "wilsoncc" if continuity else "wilson"
-    ci = stats.binomtest(int(successes), int(n)).proportion_ci(level, method=kind)
+    ci = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(level, method=kind)
     method = "Wilson, continuity corrected" if continuity else "Wilson"
     return Interval(value=successes / n, low=float(ci.low), high=float(ci.high), level=level, n=n, method=method)
 
@@ -122,8 +122,8 @@ def poisson_interval(count: int, *, exposure: float = 1.0, level: float = 0.95) 
     if count < 0 or not exposure > 0:
         raise UsageError(f"count {count} in an exposure of {exposure}: the count must be >= 0 and the exposure > 0")
     tail = (1 - level) / 2
-    low = stats.chi2.ppf(tail, 2 * count) / 2 if count else 0.0
-    high = stats.chi2.ppf(1 - tail, 2 * count + 2) / 2
+    low = scipy.stats.chi2.ppf(tail, 2 * count) / 2 if count else 0.0
+    high = scipy.stats.chi2.ppf(1 - tail, 2 * count + 2) / 2
     return Interval(
         value=count / exposure,
         low=float(low) / exposure,
@@ -156,7 +156,7 @@ def mean_interval(values: Sequence[float] | Floats, *, level: float = 0.95) -> I
     mean = float(array.mean())
     if array.size < 2:
         return Interval(value=mean, low=np.nan, high=np.nan, level=level, n=array.size, method="t, needs two values")
-    half = float(stats.t.ppf((1 + level) / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
+    half = float(scipy.stats.t.ppf((1 + level) / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
     return Interval(value=mean, low=mean - half, high=mean + half, level=level, n=array.size, method="Student's t")
 
 
@@ -199,13 +199,13 @@ def mcnemar(
     only_first, only_second = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     discordant = only_first + only_second
     difference = (only_first - only_second) / n
-    half = float(stats.norm.ppf((1 + level) / 2)) * np.sqrt((discordant / n - difference**2) / n)
+    half = float(scipy.stats.norm.ppf((1 + level) / 2)) * np.sqrt((discordant / n - difference**2) / n)
     if exact:
         statistic = float(min(only_first, only_second))
-        p = float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+        p = float(scipy.stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
     else:
         statistic = (only_first - only_second) ** 2 / discordant if discordant else 0.0
-        p = float(stats.chi2.sf(statistic, 1))
+        p = float(scipy.stats.chi2.sf(statistic, 1))
     return PairedTest(
         difference=Interval(
             value=difference, low=difference - half, high=difference + half, level=level, n=n, method="Wald, paired"

@@ -301,7 +301,7 @@ class TestFittedModel:
         assert copy.facts["events"] == outcome.events
 
     def test_what_cannot_be_read_says_so(self, tmp_path):
-        with pytest.raises(BundleError, match="file not found|cannot read the survival model"):
+        with pytest.raises(BundleError, match=r"file not found|cannot read the survival model"):
             load_model(tmp_path)
         (tmp_path / "model.json").write_text("{")
         with pytest.raises(BundleError):
