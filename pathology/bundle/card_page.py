@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from pathology.bundle.card import Card, Int8, Metric
+from pathology.bundle.card import Card, Int8, Metric, TrainingData
 from pathology.stats.conformal import ConformalRule
 from pathology.stats.out_of_distribution import OutOfDomainRule
 
-__all__ = ["card_markdown", "conformal_said", "domain_said"]
+__all__ = ["card_markdown", "conformal_said", "domain_said", "table_cell", "training_and_metrics"]
 
 
 def card_markdown(card: Card) -> str:
@@ -60,7 +60,7 @@ def card_markdown(card: Card) -> str:
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {_cell(value)} |" for name, value in facts.items()),
+        *(f"| {name} | {table_cell(value)} |" for name, value in facts.items()),
         "",
         "## Intended use",
         "",
@@ -70,32 +70,7 @@ def card_markdown(card: Card) -> str:
         "",
         *(f"- {limit}" for limit in card.limits),
         "",
-        "## Training data",
-        "",
-        "| data | source | licence | patients | images | used for |",
-        "|---|---|---|---:|---:|---|",
-    ]
-    lines += [
-        "| "
-        + " | ".join(
-            _cell(value)
-            for value in (
-                data.name,
-                data.source,
-                data.licence,
-                "not known" if data.patients is None else str(data.patients),
-                "not known" if data.images is None else str(data.images),
-                data.used_for,
-            )
-        )
-        + " |"
-        for data in card.training_data
-    ]
-    lines += ["", "## Split", "", card.split, "", "## Metrics", ""]
-    lines += [
-        "| metric | value | confidence interval | n | data | note |",
-        "|---|---:|---|---:|---|---|",
-        *(_metric_row(figure) for figure in card.metrics),
+        *training_and_metrics(card.training_data, card.split, card.metrics),
     ]
     if card.graph is not None:
         lines += [
@@ -110,6 +85,27 @@ def card_markdown(card: Card) -> str:
     if card.int8 is not None:
         lines += _int8_lines(card.int8)
     return "\n".join(lines) + "\n"
+
+
+def training_and_metrics(data: Sequence[TrainingData], split: str, metrics: Sequence[Metric]) -> list[str]:
+    """Return the sections on training data, split and metrics, which cards of every kind have."""
+    return [
+        "## Training data",
+        "",
+        "| data | source | licence | patients | images | used for |",
+        "|---|---|---|---:|---:|---|",
+        *(_training_row(entry) for entry in data),
+        *("", "## Split", "", split, "", "## Metrics", ""),
+        "| metric | value | confidence interval | n | data | note |",
+        "|---|---:|---|---:|---|---|",
+        *(_metric_row(figure) for figure in metrics),
+    ]
+
+
+def _training_row(data: TrainingData) -> str:
+    patients, images = ("not known" if n is None else str(n) for n in (data.patients, data.images))
+    cells = (data.name, data.source, data.licence, patients, images, data.used_for)
+    return "| " + " | ".join(table_cell(cell) for cell in cells) + " |"
 
 
 def _int8_lines(int8: Int8) -> list[str]:
@@ -145,7 +141,7 @@ def _int8_lines(int8: Int8) -> list[str]:
         "",
         "| against fp32 | |",
         "|---|---|",
-        *(f"| {name} | {_cell(value)} |" for name, value in rows.items()),
+        *(f"| {name} | {table_cell(value)} |" for name, value in rows.items()),
     ]
 
 
@@ -156,7 +152,7 @@ def _metric_row(figure: Metric) -> str:
         interval = f"{low:.3g} to {high:.3g} ({figure.level * 100:g} %, {figure.method})"
     value = "not estimable" if figure.value is None else f"{figure.value:.3g}"
     cells = (figure.metric, value, interval, f"{figure.n} {figure.unit}", figure.data, figure.note)
-    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+    return "| " + " | ".join(table_cell(cell) for cell in cells) + " |"
 
 
 def _abstention(card: Card) -> str:
@@ -223,6 +219,7 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _cell(text: str) -> str:
+def table_cell(text: str) -> str:
+    """Return a text as it may stand in a cell."""
     # A bar or a line break would end the cell.
     return text.replace("|", "\\|").replace("\n", " ")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pathology.bundle.card import CARD_NAME, Card, read_card
 from pathology.bundle.domain import read_domain
 from pathology.bundle.graph import graph_path
-from pathology.bundle.head_card import is_head_bundle
+from pathology.bundle.head_card import HeadCard, is_head_bundle, read_head_card
 from pathology.bundle.int8 import int8_graph
 from pathology.bundle.learned_aggregator import read_aggregator
 from pathology.bundle.tiatoolbox_zoo import ZOO_PREFIX, zoo_bundle
@@ -174,7 +174,9 @@ class Listed:
     directory : Path
         The folder.
     card : Card or None
-        ``None`` if the bundle is broken.
+        ``None`` if the bundle is broken, or a head.
+    head : HeadCard or None
+        The card of a slide-level head.
     error : PathologyError or None
         Why it is broken.
     hidden_by : Path or None
@@ -184,6 +186,7 @@ class Listed:
     name: str
     directory: Path
     card: Card | None = None
+    head: HeadCard | None = None
     error: PathologyError | None = None
     hidden_by: Path | None = None
 
@@ -356,9 +359,13 @@ def list_bundles() -> list[Listed]:
         for directory in directories:
             name = directory.name
             hidden_by = first.get(name)
-            if (directory / CARD_NAME).is_file():
+            if (directory / CARD_NAME).is_file() or is_head_bundle(directory):
                 first.setdefault(name, directory)
             try:
+                if is_head_bundle(directory):
+                    head = read_head_card(directory)
+                    listed.append(Listed(name, directory, head=head, hidden_by=hidden_by))
+                    continue
                 card = read_card(directory / CARD_NAME)
                 if card.architecture not in architectures():
                     raise _unknown_architecture(card, directory / CARD_NAME)

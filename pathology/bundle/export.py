@@ -20,9 +20,12 @@ from pathology.bundle.card import (
     write_card,
 )
 from pathology.bundle.card_page import card_markdown
-from pathology.bundle.catalogue import Bundle, build_card_network, load_bundle, user_folder
+from pathology.bundle.catalogue import Bundle, build_card_network, find_bundle_folder, load_bundle, user_folder
+from pathology.bundle.check import Check
 from pathology.bundle.domain import DOMAIN_NAME
 from pathology.bundle.graph import GRAPH_NAMES
+from pathology.bundle.head_card import HEAD_CARD_NAME, HEAD_WEIGHTS_NAME, is_head_bundle, read_head_card
+from pathology.bundle.head_page import head_markdown
 from pathology.bundle.int8 import INT8_NAMES
 from pathology.bundle.learned_aggregator import AGGREGATOR_NAMES
 from pathology.bundle.verify import verify_bundle
@@ -39,7 +42,7 @@ from pathology.errors import BundleError, OutputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["export_bundle", "import_bundle", "map_names"]
+__all__ = ["export_bundle", "import_bundle", "install", "map_names"]
 
 PAGE_NAME: Final = "README.md"
 EVALUATION_NAME: Final = "evaluation.json"
@@ -47,6 +50,8 @@ EVALUATION_NAME: Final = "evaluation.json"
 
 _EXPORTED: Final = (CARD_NAME, WEIGHTS_NAME, DOMAIN_NAME, *AGGREGATOR_NAMES, *INT8_NAMES, *GRAPH_NAMES, EVALUATION_NAME)
 _FILES: Final = (*_EXPORTED, PAGE_NAME)
+_HEAD_EXPORTED: Final = (HEAD_CARD_NAME, HEAD_WEIGHTS_NAME, DOMAIN_NAME)
+_HEAD_FILES: Final = (*_HEAD_EXPORTED, PAGE_NAME)
 _MOST_UNPACKED: Final = 4
 """How many times its packed size a bundle may have."""
 _CARD_LIMIT: Final = 16 << 20
@@ -86,19 +91,29 @@ def export_bundle(model: str | Path, destination: Path) -> Path:
     >>> export_bundle(bundle_path, folder / "model.zip").name
     'model.zip'
     """
-    bundle = load_bundle(model)
-    card = bundle.card
-    target = destination / f"{card.name}-{card.version}.zip" if destination.is_dir() else destination
+    directory = find_bundle_folder(model)
+    if is_head_bundle(directory):
+        _raise_first(verify_bundle(directory))
+        head = read_head_card(directory)
+        return _write_zip(
+            destination, directory, f"{head.name}-{head.version}", head.name, _HEAD_EXPORTED, head_markdown(head)
+        )
+    card = load_bundle(directory).card
+    return _write_zip(destination, directory, f"{card.name}-{card.version}", card.name, _EXPORTED, card_markdown(card))
+
+
+def _write_zip(destination: Path, directory: Path, stem: str, name: str, files: Sequence[str], page: str) -> Path:
+    target = destination / f"{stem}.zip" if destination.is_dir() else destination
     partial = target.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(partial, "w") as archive:
-            for name in _EXPORTED:
-                path = bundle.directory / name
+            for file_name in files:
+                path = directory / file_name
                 if path.is_file():
-                    with archive.open(_entry(f"{card.name}/{name}"), "w") as file, path.open("rb") as source:
+                    with archive.open(_entry(f"{name}/{file_name}"), "w") as file, path.open("rb") as source:
                         shutil.copyfileobj(source, file, 1 << 20)
-            archive.writestr(_entry(f"{card.name}/{PAGE_NAME}"), card_markdown(card))
+            archive.writestr(_entry(f"{name}/{PAGE_NAME}"), page)
         partial.replace(target)
     except OSError as error:
         raise OutputError(f"the bundle cannot be written ({error.strerror or error})", where=target) from error
@@ -106,6 +121,14 @@ def export_bundle(model: str | Path, destination: Path) -> Path:
         if partial.parent.is_dir():
             partial.unlink(missing_ok=True)
     return target
+
+
+def _raise_first(checks: Sequence[Check], *, where: Path | None = None, more: str = "") -> None:
+    for check in checks:
+        if check.error is not None:
+            raise type(check.error)(
+                f"{check.error.what}{more}", where=where or check.error.where, remedy=check.error.remedy
+            )
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -156,6 +179,30 @@ def import_bundle(
     >>> import_bundle(archive, folder=folder).name
     'example'
     """
+    return load_bundle(_install(source, folder, card, names, replace=replace, heads=False))
+
+
+def install(
+    source: Path,
+    *,
+    folder: Path | None = None,
+    card: Path | None = None,
+    names: Mapping[str, str | None] | None = None,
+    replace: bool = False,
+) -> Path:
+    """Install a bundle of any kind, a slide-level head included, and return its folder; see :func:`import_bundle`."""
+    return _install(source, folder, card, names, replace=replace, heads=True)
+
+
+def _install(
+    source: Path,
+    folder: Path | None,
+    card: Path | None,
+    names: Mapping[str, str | None] | None,
+    *,
+    replace: bool,
+    heads: bool,
+) -> Path:
     refuse_unsafe(source)
     if not source.exists():
         raise BundleError("there is no such file or folder", where=source)
@@ -168,11 +215,11 @@ def import_bundle(
             staged = _stage_weights(source, card, names or {}, staging)
         else:
             staged = _stage_zip(source, staging)
-        for check in verify_bundle(staged):
-            if check.error is not None:
-                raise type(check.error)(
-                    f"{check.error.what}; nothing was imported", where=source, remedy=check.error.remedy
-                )
+        if is_head_bundle(staged) and not heads:
+            raise BundleError(
+                "this is a slide-level head, not a network", where=source, remedy="Run: pathology models import"
+            )
+        _raise_first(verify_bundle(staged), where=source, more="; nothing was imported")
         target = staging.parent / staged.name
         if target.exists():
             if not replace:
@@ -188,7 +235,7 @@ def import_bundle(
             if (staging / "replaced").exists():
                 (staging / "replaced").rename(target)
             raise
-    return load_bundle(target)
+    return target
 
 
 @contextmanager
@@ -207,9 +254,10 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 def _stage_folder(source: Path, staging: Path) -> Path:
-    staged = staging / read_card(source / CARD_NAME).name
+    head = is_head_bundle(source)
+    staged = staging / (read_head_card(source).name if head else read_card(source / CARD_NAME).name)
     staged.mkdir()
-    for name in _FILES:
+    for name in _HEAD_FILES if head else _FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, staged / name)
         elif name == WEIGHTS_NAME:
@@ -233,23 +281,26 @@ def _stage_zip(source: Path, staging: Path) -> Path:
 def _unpack(source: Path, staging: Path) -> Path:
     with zipfile.ZipFile(source) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        cards = [entry for entry in entries if PurePosixPath(entry.filename).name == CARD_NAME]
+        cards = [entry for entry in entries if PurePosixPath(entry.filename).name in (CARD_NAME, HEAD_CARD_NAME)]
         if len(cards) != 1 or cards[0].file_size > _CARD_LIMIT:
-            raise BundleError(f"the zip file does not contain exactly one {CARD_NAME}", where=source)
+            raise BundleError(
+                f"the zip file does not contain exactly one {CARD_NAME} or {HEAD_CARD_NAME}", where=source
+            )
         _refuse_bomb(entries, source)
-        root = PurePosixPath(cards[0].filename).parent
+        root, kind = PurePosixPath(cards[0].filename).parent, PurePosixPath(cards[0].filename).name
+        files = _HEAD_FILES if kind == HEAD_CARD_NAME else _FILES
         unpacked = staging / "unpacked"
         unpacked.mkdir()
         for entry in entries:
             path = PurePosixPath(entry.filename)
             # Only the files of a bundle, from one folder, under names of our own: no entry can choose its place.
-            if path.parent == root and path.name in _FILES:
+            if path.parent == root and path.name in files:
                 with archive.open(entry) as packed, (unpacked / path.name).open("wb") as file:
                     shutil.copyfileobj(packed, file, 1 << 20)
             elif path.parent == root:
                 refuse_unsafe(Path(path.name))
-    staged = staging / read_card(unpacked / CARD_NAME).name
-    return unpacked.rename(staged)
+    named = read_head_card(unpacked) if kind == HEAD_CARD_NAME else read_card(unpacked / CARD_NAME)
+    return unpacked.rename(staging / named.name)
 
 
 def _refuse_bomb(entries: Sequence[zipfile.ZipInfo], source: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pathology.bundle.card import CARD_NAME, read_card
 from pathology.bundle.catalogue import Bundle, find_bundle_folder, open_bundle
+from pathology.bundle.check import Check, checked
 from pathology.bundle.graph import check_graph, read_network
-from pathology.errors import BundleError, PathologyError
+from pathology.bundle.head_card import is_head_bundle
+from pathology.bundle.head_verify import verify_head
+from pathology.errors import BundleError
 from pathology.extras import installed
 
 if TYPE_CHECKING:
@@ -25,25 +27,6 @@ _GLASS: Final = (240, 255)
 _WITHOUT_TORCH: Final = "left to the network for OpenVINO: torch is not installed"
 
 
-@dataclass(frozen=True)
-class Check:
-    """One verification step.
-
-    Attributes
-    ----------
-    what : str
-        What was checked.
-    error : PathologyError or None
-        ``None`` if it holds.
-    found : str
-        What was found, such as the hash.
-    """
-
-    what: str
-    error: PathologyError | None = None
-    found: str = ""
-
-
 def verify_bundle(model: str | Path) -> list[Check]:
     """Check a bundle from card to output; stop at the first failure.
 
@@ -52,7 +35,8 @@ def verify_bundle(model: str | Path) -> list[Check]:
     the learned aggregators; the files of the 8-bit network, if there is one; that one blank patch gives one finite
     number per class; and that the network for OpenVINO, if there is one, agrees with torch.  A detector must give boxes
     with confidences, none of which counts on empty glass, and different ones for an image with content.  Without torch,
-    the network for OpenVINO answers alone.
+    the network for OpenVINO answers alone.  For a slide-level head see
+    :func:`pathology.bundle.head_verify.verify_head`.
 
     Parameters
     ----------
@@ -75,6 +59,8 @@ def verify_bundle(model: str | Path) -> list[Check]:
     True
     """
     directory = find_bundle_folder(model)
+    if is_head_bundle(directory):
+        return verify_head(directory)
     bundle: Bundle | None = None
     network: nn.Module | None = None
     with_torch = installed("torch")
@@ -220,11 +206,4 @@ def verify_bundle(model: str | Path) -> list[Check]:
         ("a blank patch gives the output that the card declares", outputs_agree),
         ("the network for OpenVINO agrees with torch", graph_agrees),
     ]
-    checks: list[Check] = []
-    for what, step in steps:
-        try:
-            checks.append(Check(what, found=step()))
-        except PathologyError as error:
-            checks.append(Check(what, error=error))
-            break
-    return checks
+    return checked(steps)

@@ -26,7 +26,8 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
             {
                 "name": b.name,
                 "directory": str(b.directory),
-                "title": b.card.title if b.card else None,
+                "kind": "head" if b.head else b.card.task if b.card else None,
+                "title": b.head.title if b.head else b.card.title if b.card else None,
                 "error": str(b.error) if b.error else None,
             }
             for b in bundles
@@ -36,11 +37,16 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
     if not bundles:
         print("No models in: " + ", ".join(map(str, search_path())))
     for bundle in bundles:
+        hidden = f" (hidden by {bundle.hidden_by})" if bundle.hidden_by else ""
+        if bundle.head is not None:
+            head = bundle.head
+            takes = f"{head.head} on {head.encoder.name or 'features'}, {head.encoder.vector} numbers per patch"
+            print(f"{head.name} {head.version}: {head.title} [{takes}]{hidden}")
+            continue
         if bundle.card is None:
             print(f"{bundle.name}: unusable: {bundle.error}")
             continue
         card = bundle.card
-        hidden = f" (hidden by {bundle.hidden_by})" if bundle.hidden_by else ""
         network = f"{card.architecture}, {card.patch} px at {card.mpp:g} µm/px"
         print(f"{card.name} {card.version}: {card.title} [{network}]{hidden}")
 
@@ -49,8 +55,14 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 def show_command(name: Name) -> None:
     """Print a bundle's card as Markdown."""
     from pathology.bundle.card_page import card_markdown
-    from pathology.bundle.catalogue import load_bundle
+    from pathology.bundle.catalogue import find_bundle_folder, load_bundle
+    from pathology.bundle.head_card import is_head_bundle, read_head_card
+    from pathology.bundle.head_page import head_markdown
 
+    folder = find_bundle_folder(name)
+    if is_head_bundle(folder):
+        print(head_markdown(read_head_card(folder)))
+        return
     print(card_markdown(load_bundle(name).card))
 
 
@@ -101,7 +113,9 @@ def import_command(
     """Validate a model, from its card to its outputs, and install it."""
     import yaml
 
-    from pathology.bundle.export import import_bundle
+    from pathology.bundle.card import CARD_NAME, read_card
+    from pathology.bundle.export import install
+    from pathology.bundle.head_card import is_head_bundle, read_head_card
     from pathology.errors import InputTableError
 
     mapping = None
@@ -114,8 +128,9 @@ def import_command(
             ) from error
         if not isinstance(mapping, dict):
             raise InputTableError("the file does not map tensor names to tensor names", where=names)
-    bundle = import_bundle(source, folder=folder, card=card, names=mapping, replace=replace)
-    print(f"{bundle.card.name} {bundle.card.version}: {bundle.directory}")
+    installed = install(source, folder=folder, card=card, names=mapping, replace=replace)
+    found = read_head_card(installed) if is_head_bundle(installed) else read_card(installed / CARD_NAME)
+    print(f"{found.name} {found.version}: {installed}")
 
 
 @app.command("convert")

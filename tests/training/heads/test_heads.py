@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from pathology.bundle.export import import_bundle
 from pathology.bundle.head_card import read_head_card
 from pathology.cli.app import app
-from pathology.errors import InputTableError, LeakageError
+from pathology.errors import BundleError, InputTableError, LeakageError
 from pathology.features import open_features
 from pathology.features.store import write_store
 from pathology.scoring.heads import HeadScorer
@@ -86,6 +87,33 @@ def test_new_slides_are_scored_and_foreign_ones_flagged_or_refused(trained, tmp_
         assert "head" in scorer.score(open_features(tmp_path / f"{name}.zarr")).error
     store(tmp_path / "length.zarr", high[:, :5])
     assert "vectors of 5 numbers" in scorer.score(open_features(tmp_path / "length.zarr")).error
+
+
+def test_models_list_show_verify_export_and_import_know_heads(trained, tmp_path, monkeypatch):
+    folder, _ = trained
+    monkeypatch.setenv("PATHOLOGY_MODELS", str(tmp_path / "models"))
+
+    def call(*arguments, status=0):
+        result = CliRunner().invoke(app, ["models", *map(str, arguments)])
+        assert result.exit_code == status, result.output
+        return result.output
+
+    page = call("show", folder / "planted")
+    assert "| Encoder | uni2-h, 12 numbers per patch" in page
+    assert "| Head | sampler" in page
+    assert "## Metrics" in page
+    assert call("verify", folder / "planted").count("ok  ") == 5
+    archive = tmp_path / "planted.zip"
+    call("export", folder / "planted", "--out", archive)
+    assert "planted 1.0.0" in call("import", archive)
+    (listed,) = [line for line in call("list").splitlines() if line.startswith("planted")]
+    assert "[sampler on uni2-h, 12 numbers per patch]" in listed
+    with pytest.raises(BundleError, match="slide-level head"):
+        import_bundle(archive, folder=tmp_path / "elsewhere")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    arrays = tmp_path / "models" / "planted" / "head.safetensors"
+    arrays.write_bytes(arrays.read_bytes()[:-1] + b"!")
+    assert "FAIL the arrays match the card" in call("verify", "planted", status=2)
 
 
 @pytest.mark.parametrize("head", ["mean", "mlp", "attention", "transformer"])
