@@ -1,10 +1,13 @@
 """Install the package without extras into a new environment, use it there, and print size and time.
 
-Run as ``python scripts/try_base_install.py SLIDE [FOLDER]``.  The wheel is built from this checkout and installed with
-``constraints.txt``.  The slide is scored, drawn, exported, tiled and viewed; then every command is called without an
-extra, and must answer in one line.  Takes some minutes and some gigabytes; the environment is removed at the end.
+Run as ``python scripts/try_base_install.py SLIDE [--in FOLDER] [--beside PACKAGE ...]``.  The wheel is built from this
+checkout and installed with ``constraints.txt``.  The slide is scored, drawn, exported, tiled and viewed; then every
+command is called without an extra, and must answer in one line.  Other packages, such as ``wsinfer``, are installed
+beside it, one after the other, for comparison; ``[all]`` is this one with all extras.  Takes minutes and gigabytes;
+the environments are removed at the end.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -40,6 +43,23 @@ def size_of(folder: Path) -> float:
     return sum(p.lstat().st_size for p in folder.rglob("*")) / 1e9
 
 
+def installed(venv: Path, package: str, *, constrained: bool) -> set[str]:
+    """Install a package into a new environment without pip's cache, print time and size, and return what is in it."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True, env=environment())
+    pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    limits = ["--constraint", ROOT / "constraints.txt"] if constrained else []
+    command = [*pip, "install", "--quiet", "--no-cache-dir", *limits, package]
+    done = subprocess.run(command, check=False, env=environment(), capture_output=True, text=True)
+    name = Path(package).name
+    if done.returncode:
+        print(f"{name}: not installed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}", flush=True)
+        return set()
+    print(f"{name}: installed in {time.monotonic() - began:.0f} s, {size_of(venv):.2f} GB", flush=True)
+    listed = subprocess.run([*pip, "list", "--format", "json"], check=True, capture_output=True, env=environment())
+    return {entry["name"].lower() for entry in json.loads(listed.stdout)}
+
+
 class Environment:
     """A virtual environment with the wheel in it."""
 
@@ -55,18 +75,9 @@ class Environment:
         subprocess.run(
             [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT], check=True, env=environment()
         )
-        (wheel,) = wheels.glob("sarcoma_pathology-*.whl")
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "venv", self.folder / "venv"], check=True)
-        command = [self.bin / "python", *pip[1:], "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel]
-        subprocess.run(command, check=True, env=environment())
-        seconds = time.monotonic() - began
-        print(f"installed in {seconds:.0f} s, {size_of(self.folder / 'venv'):.2f} GB")
-        listed = subprocess.run(
-            [self.bin / "pip", "list", "--format", "json"], check=True, capture_output=True, env=environment()
-        )
-        names = {package["name"].lower() for package in json.loads(listed.stdout)}
-        print(f"{len(names)} packages; torch is {'' if 'torch' in names else 'not '}installed")
+        (self.wheel,) = wheels.glob("sarcoma_pathology-*.whl")
+        names = installed(self.folder / "venv", str(self.wheel), constrained=True)
+        print(f"{len(names)} packages; torch is {'' if 'torch' in names else 'not '}installed", flush=True)
 
     def call(self, *arguments: str | Path, expected: tuple[int, ...] = (0,)) -> None:
         """Run ``pathology`` and note what was not expected."""
@@ -103,10 +114,14 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONUNBUFFERED": "1"}
 
 
-def main(slide: Path, folder: Path) -> int:
+def main(slide: Path, folder: Path, beside: list[str]) -> int:
     """Install, use and remove; return the exit status."""
     base = Environment(folder)
     base.install()
+    for package in beside:
+        own = package.startswith("[")
+        installed(folder / "beside", f"{base.wheel}{package}" if own else package, constrained=own)
+        shutil.rmtree(folder / "beside", ignore_errors=True)
     base.call("doctor")
     base.call("info", slide)
     for name in MODELS:
@@ -129,9 +144,13 @@ def main(slide: Path, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    given = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    scratch = Path(tempfile.mkdtemp(prefix="base-", dir=given))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("slide", type=Path)
+    parser.add_argument("--in", dest="folder", type=Path, help="where to put the environments")
+    parser.add_argument("--beside", nargs="*", default=[], metavar="PACKAGE")
+    given = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="base-", dir=given.folder))
     try:
-        sys.exit(main(Path(sys.argv[1]).resolve(), scratch))
+        sys.exit(main(given.slide.resolve(), scratch, given.beside))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
