@@ -144,13 +144,28 @@ def merge_command(
     raise typer.Exit(1 if failed else 0)
 
 
+def _readers(wanted: bool) -> None:
+    if wanted:
+        from pathology.cli.info import print_readers
+
+        print_readers()
+        raise typer.Exit
+
+
 @app.command("info")
 def info_command(
     slide: Slide,
     mpp: Mpp = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    readers: Annotated[
+        bool,
+        typer.Option(
+            "--readers", help="List the readers, in the order they are tried.", is_eager=True, callback=_readers
+        ),
+    ] = False,
 ) -> None:
     """Show a slide's levels, scale, format and scanner."""
+    del readers
     from pathology.cli.info import run
 
     run(slide, mpp=mpp, as_json=as_json)

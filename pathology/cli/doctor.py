@@ -89,6 +89,15 @@ def _libraries() -> str:
     return ", ".join(found)
 
 
+def _readers() -> str:
+    from pathology.slide.readers.outside import outside_readers
+
+    broken = [f"{reader.name} of {reader.package}: {reader.problem}" for reader in outside_readers() if reader.problem]
+    if broken:
+        raise ValueError("; ".join(broken))
+    return ", ".join(f"{reader.name} ({reader.package})" for reader in outside_readers()) or "none"
+
+
 def _openslide() -> str:
     return f"OpenSlide {import_module('openslide').__library_version__}"
 
@@ -173,6 +182,7 @@ def _interpreter() -> str:
 _CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("libraries", _libraries),
     ("OpenSlide", _openslide),
+    ("slide readers of other packages", _readers),
     ("codecs", _codecs),
     ("devices", _devices),
     ("memory", _memory),

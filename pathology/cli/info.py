@@ -5,7 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-__all__ = ["run"]
+__all__ = ["print_readers", "run"]
+
+
+def print_readers() -> None:
+    """Print the readers in the order in which they are tried: this program's own, then those of other packages."""
+    from pathology.slide.open import BACKENDS, SLIDE_SUFFIXES
+    from pathology.slide.readers.outside import outside_readers
+
+    print(f"own: {', '.join(BACKENDS)}; a file's content decides which")
+    print(f"     {' '.join(sorted(SLIDE_SUFFIXES))} .zarr .zarr.zip .ozx")
+    for reader in outside_readers():
+        said = f"cannot be used: {reader.problem}" if reader.problem else " ".join(sorted(reader.suffixes))
+        print(f"{reader.name} ({reader.package}): {said}")
 
 
 def run(slide: Path, *, mpp: float | None, as_json: bool) -> None:
@@ -43,6 +55,7 @@ def run(slide: Path, *, mpp: float | None, as_json: bool) -> None:
                     for level in reader.levels
                 ],
                 "properties": dict(reader.properties),
+                "warnings": list(reader.warnings),
             }
             print(json.dumps(about, indent=1, ensure_ascii=False))
             return
@@ -60,6 +73,8 @@ def run(slide: Path, *, mpp: float | None, as_json: bool) -> None:
                 f"  level {number}    {level.width:,} x {level.height:,}, downsample {level.downsample:.4g}, "
                 f"tiles {level.tile_size[0]} x {level.tile_size[1]}"
             )
+        for warning in reader.warnings:
+            print(f"  warning    {warning}")
         print(f"  colour     {'ICC profile embedded' if reader.icc_profile else 'no ICC profile'}")
         for name, content in reader.properties.items():
             print(f"  {name}: {content}")

@@ -15,7 +15,7 @@ from typing import Final
 from pathology.errors import InputTableError, PathologyError, UsageError
 from pathology.path_text import path_text, valid_text
 from pathology.settings import home_folder
-from pathology.slide.open import SLIDE_SUFFIXES, search_slides
+from pathology.slide.open import search_slides, slide_suffixes
 from pathology.slide.remote import slides_at, url_of, without_access
 from pathology.slide.scale import COARSEST_MPP, FINEST_MPP
 from pathology.slide.unread import describe_unread
@@ -231,7 +231,7 @@ def read_manifest(path: Path) -> list[SlideEntry]:
         With the row and column of the problem.
     """
     table = read_text_table(
-        path, _COLUMNS, required=("path",), kind="manifest", list_of="path", list_suffixes=SLIDE_SUFFIXES
+        path, _COLUMNS, required=("path",), kind="manifest", list_of="path", list_suffixes=slide_suffixes()
     )
     if not table.rows:
         raise InputTableError("the manifest lists no slides", where=path)

@@ -24,9 +24,19 @@ from pathology.path_text import path_text
 from pathology.slide.readers.base import SlideReader
 from pathology.slide.readers.dicom_series import dicom_files, first_of_each_series, is_dicom, read_instance
 from pathology.slide.readers.ome_zarr_metadata import is_ome_zarr, is_zarr
+from pathology.slide.readers.outside import OutsideReader, outside_readers
 from pathology.slide.readers.tiled import DEFAULT_CACHE_BYTES
 
-__all__ = ["BACKENDS", "SLIDE_SUFFIXES", "Backend", "FoundSlides", "find_slides", "open_reader", "search_slides"]
+__all__ = [
+    "BACKENDS",
+    "SLIDE_SUFFIXES",
+    "Backend",
+    "FoundSlides",
+    "find_slides",
+    "open_reader",
+    "search_slides",
+    "slide_suffixes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +61,11 @@ SLIDE_SUFFIXES: Final = _TIFF_SUFFIXES | _VENDOR_SUFFIXES | _DICOM_SUFFIXES | _I
 """Suffixes that are listed from a folder, even if the file is damaged."""
 
 
+def slide_suffixes() -> frozenset[str]:
+    """Return :data:`SLIDE_SUFFIXES` and those of other packages' readers."""
+    return SLIDE_SUFFIXES.union(*(reader.suffixes for reader in outside_readers()))
+
+
 _LARGEST_INDEX: Final = 2**20
 """Bytes of a VMS or VMU index that are read; real ones are a few kilobytes."""
 _COPY_AGAIN: Final = "Copy the slide again from its source"
@@ -65,8 +80,9 @@ def open_reader(
 ) -> SlideReader:
     """Open a slide with the backend that reads its format.
 
-    The direct readers are tried first; if they refuse the file, OpenSlide takes over.  The reader's ``backend`` names
-    the one used.
+    The direct readers are tried first; if they refuse the file, OpenSlide takes over, and then the readers of other
+    packages that state its suffix (:mod:`pathology.slide.readers.outside`); a suffix that only they state is theirs
+    alone.  The reader's ``backend`` names the one used.
 
     Parameters
     ----------
@@ -104,8 +120,9 @@ def open_reader(
     with reading(path, CorruptSlideError, what="the file is damaged or truncated", remedy=_COPY_AGAIN):
         _require_openable(path)
         try:
-            candidates = _candidates(path) if backend is None else (backend,)
-            return _first_that_opens(path, candidates, threads, cache_bytes)
+            if backend is not None:
+                return _first_that_opens(path, (backend,), threads, cache_bytes)
+            return _own_or_outside(path, threads, cache_bytes)
         except PermissionError as error:
             if isinstance(error, SlideError):
                 raise
@@ -132,6 +149,25 @@ def _require_openable(path: Path) -> None:
         raise SlideNotFoundError(f"no file has this name ({error})", where=path, remedy="Check the name") from error
     if irregular and not path.is_dir():
         raise UnsupportedSlideError(f"this is {irregular}, not a slide file", where=path)
+
+
+def _own_or_outside(path: Path, threads: int, cache_bytes: int) -> SlideReader:
+    ending = path.suffix.lower()
+    outside = [reader for reader in outside_readers() if ending in reader.suffixes and path.is_file()]
+    refusals: list[SlideError] = []
+    if ending in SLIDE_SUFFIXES or not outside:
+        try:
+            return _first_that_opens(path, _candidates(path), threads, cache_bytes)
+        except (UnsupportedSlideError, CorruptSlideError) as refusal:
+            if not outside or isinstance(refusal, NotBrightfieldError):
+                raise
+            refusals.append(refusal)
+    for reader in outside:
+        try:
+            return OutsideReader(path, reader)
+        except UnsupportedSlideError as refusal:
+            refusals.append(refusal)
+    raise UnsupportedSlideError("; ".join(refusal.what for refusal in refusals), where=path, remedy=refusals[0].remedy)
 
 
 def _first_that_opens(path: Path, candidates: Sequence[Backend], threads: int, cache_bytes: int) -> SlideReader:
@@ -315,7 +351,7 @@ def _of_one_folder(folder: Path, found: Sequence[Path]) -> list[Path]:
 
 
 def _is_slide_name(path: Path) -> bool:
-    return path.suffix.lower() in SLIDE_SUFFIXES or path.name.lower().endswith((".zarr.zip", ".ozx"))
+    return path.suffix.lower() in slide_suffixes() or path.name.lower().endswith((".zarr.zip", ".ozx"))
 
 
 def _may_be_dicom(path: Path) -> bool:

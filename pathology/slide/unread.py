@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pathology.input_files import walk_folder
+from pathology.slide.readers.outside import outside_readers
 
 __all__ = ["UNREAD_SUFFIXES", "describe_unread"]
 
@@ -44,10 +45,11 @@ def describe_unread(folders: Iterable[Path]) -> str:
     '3 slides are in unsupported formats: 2 .vsi (Olympus), 1 .isyntax (Philips); convert them to OME-TIFF'
     """
     counts: Counter[str] = Counter()
+    unread = UNREAD_SUFFIXES.keys() - frozenset().union(*(reader.suffixes for reader in outside_readers()))
     for folder in {path.resolve() for path in folders if path.is_dir()}:
         for content in walk_folder(folder, enter=lambda inner: not inner.name.startswith(".")):
             endings = (entry.suffix.lower() for entry in content.entries if not entry.name.startswith("."))
-            counts.update(ending for ending in endings if ending in UNREAD_SUFFIXES)
+            counts.update(ending for ending in endings if ending in unread)
     if not counts:
         return ""
     total = counts.total()
