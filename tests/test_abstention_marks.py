@@ -1,4 +1,4 @@
-"""A scored, an abstained and a failed slide in every output: the same three words, one prediction."""
+"""A scored, an abstained and a failed slide in every output: the same three words, one prediction, every warning."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ import pytest
 import zarr
 
 from pathology.outputs.export.exports import FORMATS, export_batch, export_slide
+from pathology.outputs.export.geojson import read_objects
 from pathology.outputs.reports.batch import IndexEntry, batch_report
 from pathology.outputs.results.results_folder import open_results
 from pathology.outputs.results.tables import read_results
@@ -18,11 +19,15 @@ from pathology.viewer.batch import Batch
 
 STATUSES = {"answered": "scored", "unsure": "abstained", "broken": "failed"}
 
+WARNING = "3 of 90 patches could not be read"
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("marks") / "out"
-    write_constructed_results(out, slide_ids=("answered",), abstained=("unsure",), failed=("broken",))
+    write_constructed_results(
+        out, slide_ids=("answered",), abstained=("unsure",), failed=("broken",), warnings=[WARNING]
+    )
     return open_results(out)
 
 
@@ -145,3 +150,41 @@ def test_the_table_is_plain_csv(results):
         rows = by_name(csv.DictReader(file))
     assert rows["unsure"]["status"] == "abstained"
     assert rows["unsure"]["prediction"] == ""
+
+
+def test_every_output_carries_the_warning(results, tmp_path):
+    """A caveat known in one place must not be lost in the next."""
+    pypdf, openpyxl = pytest.importorskip("pypdf"), pytest.importorskip("openpyxl")
+    pytest.importorskip("highdicom")
+    slide = results["answered"]
+    assert json.loads((slide.folder / "slide.json").read_text())["warnings"] == [WARNING]
+    for ending in ("csv", "parquet"):
+        rows = by_name(read_results(results.folder / f"results.{ending}").to_dict("records"))
+        assert [rows[name]["warnings"] for name in ("answered", "unsure")] == [WARNING, WARNING]
+    book = openpyxl.load_workbook(export_batch(results, "excel", tmp_path))
+    assert WARNING in [cell.value for row in book["Slides"].iter_rows() for cell in row]
+    book.close()
+    annotations = slide.folder / "annotations.geojson"
+    for path in (annotations, *(export_slide(slide, name, tmp_path) for name in ("geojson", "patches"))):
+        collection = json.loads(path.read_text())
+        assert collection["warnings"] == [WARNING]
+        drawn = [f["properties"] for f in collection["features"] if f["properties"]["objectType"] == "annotation"]
+        assert all(properties["metadata"] == {"Warnings": WARNING} for properties in drawn)
+        assert len(list(read_objects(path))) == len(collection["features"])
+    for path in (slide.folder / "heatmap.ome.zarr", export_slide(slide, "ome-zarr", tmp_path)):
+        assert zarr.open_group(path, mode="r").attrs["warnings"] == [WARNING]
+    with np.load(export_slide(slide, "npz", tmp_path)) as saved:
+        assert saved["warnings"].tolist() == [WARNING]
+    assert WARNING.encode() in export_slide(slide, "ome-tiff", tmp_path).read_bytes()
+    for name in ("dicom-tissue", "dicom-regions", "dicom-probabilities", "dicom-report"):
+        assert WARNING.encode() in export_slide(slide, name, tmp_path).read_bytes()
+    sheets = pypdf.PdfReader(export_slide(slide, "pdf", tmp_path)).pages
+    assert WARNING in " ".join(" ".join(sheet.extract_text() for sheet in sheets).split())
+    assert WARNING in (slide.folder / "report.html").read_text()
+    view = Batch([results.folder])
+    try:
+        assert view.about(0, "answered")["warnings"] == [f"{WARNING}."]
+    finally:
+        view.close()
+    found = {one.slide_id: one for _, one in read_slide_results(results.folder)}
+    assert found["answered"].warnings == (WARNING,)

@@ -57,6 +57,9 @@ def run(given: Mapping[str, Any], out: Path, *, config: Path | None, options: Ma
     if batch.unchanged == len(batch):
         print(f"Nothing to do: all {len(batch)} slides are already scored and unchanged.")
     print(f"{scored} scored, {abstained} abstained, {len(failed)} failed, in {time.monotonic() - started:.1f} s.")
+    warned = sum(bool(result.warnings) for result in batch if result.status != "failed")
+    if warned:
+        print(f"  {warned} with warnings: see the column warnings of results.csv, or the reports")
     for result in failed:
         print(f"  failed: {result.slide_id}: {result.error}")
     if failed and batch.unchanged:

@@ -107,12 +107,13 @@ def write_slide(folder: Path, scored: ScoredSlide) -> None:
             mpp=grid.slide_mpp,
             name=result.marked(f"{result.slide_id}: {card.name}"),
             colours=class_colours(card),
+            warnings=result.warnings,
         )
     if scored.detections is None:
         (folder / DETECTIONS).unlink(missing_ok=True)
     else:
         write_detections(folder, scored.detections)
-    write_geojson(folder / ANNOTATIONS, _features(scored, heatmap))
+    write_geojson(folder / ANNOTATIONS, _features(scored, heatmap), warnings=result.warnings)
     write_text(folder / CARD, card.model_dump_json(indent=1))
     write_bytes(folder / OVERVIEW, jpeg(overview, quality=90))
     write_overlay(folder / "overlay.png", result, card, picture, heatmap, tissue)

@@ -57,6 +57,7 @@ class PatientSlide(Record):
     tissue_mm2: float | None = None
     findings: dict[str, float] = Field(default_factory=dict)
     """Further numerical findings by name, such as ``mitoses_per_mm2``."""
+    warnings: tuple[str, ...] = ()
     error: str = ""
 
     @property
@@ -220,6 +221,7 @@ def read_slide_results(folder: Path) -> list[tuple[str | None, PatientSlide]]:
                     out_of_domain=outside,
                     tissue_mm2=_number(row.get("tissue_mm2")),
                     findings=extra,
+                    warnings=tuple(filter(None, str(row.get("warnings", "") or "").split(" | "))),
                     error=str(row.get("error", "") or ""),
                 ),
             )

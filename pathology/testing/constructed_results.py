@@ -112,6 +112,7 @@ def write_constructed_results(
     compression: Compression = "jpeg",
     abstained: Sequence[str] = (),
     failed: Sequence[str] = (),
+    warnings: Sequence[str] = (),
     detections: int = 0,
     square: tuple[int, int, int, int] = SQUARE_CELLS,
 ) -> Path:
@@ -139,6 +140,8 @@ def write_constructed_results(
         Names of further, identical slides on which the model abstains.
     failed
         Names of slides that could not be scored.
+    warnings
+        About every slide that is not failed.
     detections
         Number of random detections per slide.
     square
@@ -191,6 +194,7 @@ def write_constructed_results(
             "width": dimensions[0],
             "height": dimensions[1],
             "fingerprint": fingerprint,
+            "warnings": tuple(warnings),
             "tissue_mm2": float(mask.mean()) * dimensions[0] * dimensions[1] * (mpp / 1000) ** 2,
         }
         masks = {"tissue": mask, "pen": _corner(mask, 0), "blur": _corner(mask, -1)}

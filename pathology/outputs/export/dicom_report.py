@@ -42,6 +42,7 @@ __all__ = ["write_dicom_report"]
 
 _PREDICTION: Final = private_code("Predicted class of the slide")
 _ABSTAINED: Final = private_code("Model abstained")
+_WARNING: Final = private_code("Warning")
 _SHARE: Final = private_code("Share of the scored tissue area")
 _COUNT: Final = private_code("Number of mitotic figures")
 _DENSITY: Final = private_code("Mitotic figures per area")
@@ -135,6 +136,9 @@ def _whole_slide(result: SlideResult, source: DicomSource, count: ReviewedCount 
     evaluations = [
         highdicom.sr.QualitativeEvaluation(_NOTICE, _RESEARCH),
         highdicom.sr.QualitativeEvaluation(_ABSTAINED, private_code("yes" if result.abstained else "no")),
+    ]
+    evaluations += [
+        highdicom.sr.QualitativeEvaluation(_WARNING, private_code(valid_text(warning))) for warning in result.warnings
     ]
     if result.prediction is not None:
         evaluations.append(highdicom.sr.QualitativeEvaluation(_PREDICTION, private_code(result.prediction)))

@@ -205,6 +205,8 @@ def _write(
             # Every frame states its position; many readers do not support TILED_FULL.
             dimension_organization_type="TILED_SPARSE",
         )
+    if result.warnings:
+        made.ImageComments = valid_text(" | ".join(result.warnings))[:10_240]
     made.PatientOrientation = ""  # of type 2C; a slide has its own orientation attribute
     with replacing(path) as aside:
         made.save_as(aside)

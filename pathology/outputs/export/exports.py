@@ -113,13 +113,13 @@ def _geojson(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
     count = _count(slide)
     if count is not None and count.hotspot is not None:
         features.append(hotspot_feature(slide.record, count.hotspot))
-    write_geojson(path, features)
+    write_geojson(path, features, warnings=slide.record.warnings)
 
 
 def _detections(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
     del settings
     assert slide.detections is not None
-    write_geojson(path, detection_features(slide.detections, slide.decisions()))
+    write_geojson(path, detection_features(slide.detections, slide.decisions()), warnings=slide.record.warnings)
 
 
 def _table(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
@@ -147,7 +147,7 @@ def _patches(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
         class_colours(slide.card),
         slide.record.mark,
     )
-    write_geojson(path, features)
+    write_geojson(path, features, warnings=slide.record.warnings)
 
 
 def _ome_zarr(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
@@ -157,6 +157,7 @@ def _ome_zarr(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
         mpp=_mpp(slide),
         name=slide.record.marked(slide.slide_id),
         colours=class_colours(slide.card),
+        warnings=slide.record.warnings,
     )
 
 
@@ -168,6 +169,7 @@ def _ome_tiff(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
         mpp=_mpp(slide),
         name=slide.record.marked(slide.slide_id),
         colours=class_colours(slide.card),
+        warnings=slide.record.warnings,
     )
 
 
@@ -192,6 +194,7 @@ def _npz(slide: SlideFolder, path: Path, settings: ExportSettings) -> None:
         tissue=slide.tissue,
         status=np.array(slide.record.status),
         abstained_because=np.array(slide.record.abstained_because),
+        warnings=np.array(slide.record.warnings, dtype=str),
     )
     write_bytes(path, buffer.getvalue())
 

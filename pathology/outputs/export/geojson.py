@@ -15,7 +15,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,8 +103,17 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Polygon:
     return (np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], np.float64),)
 
 
-def write_geojson(path: Path, features: Iterable[Feature]) -> int:
+def write_geojson(path: Path, features: Iterable[Feature], *, warnings: Sequence[str] = ()) -> int:
     """Write features sequentially, completely or not at all; memory does not grow with their number.
+
+    Parameters
+    ----------
+    path
+        The file.
+    features
+        In any order.
+    warnings
+        Of the slide: a member of the collection, and metadata of each annotation, which QuPath shows.
 
     Returns
     -------
@@ -121,15 +130,16 @@ def write_geojson(path: Path, features: Iterable[Feature]) -> int:
         file.write('{"type":"FeatureCollection","features":[')
         for feature in features:
             file.write(",\n" if count else "\n")
-            file.write(_encoded(feature))
+            file.write(_encoded(feature, warnings))
             count += 1
-        file.write("\n]}\n")
+        stated = f',"warnings":{json.dumps(list(warnings), ensure_ascii=False)}' if warnings else ""
+        file.write(f"\n]{stated}}}\n")
         file.flush()
         os.fsync(file.fileno())
     return count
 
 
-def _encoded(feature: Feature) -> str:
+def _encoded(feature: Feature, warnings: Sequence[str]) -> str:
     parts = [_rings(polygon) for polygon in feature.polygons]
     kind, coordinates = ("Polygon", parts[0]) if len(parts) == 1 else ("MultiPolygon", f"[{','.join(parts)}]")
     properties: dict[str, Any] = {"objectType": feature.kind}
@@ -141,6 +151,8 @@ def _encoded(feature: Feature) -> str:
             properties["classification"]["color"] = list(feature.colour)
     if feature.locked:
         properties["isLocked"] = True
+    if warnings and feature.kind == "annotation":
+        properties["metadata"] = {"Warnings": " | ".join(warnings)}
     if feature.measurements:
         # JSON has no NaN; QuPath shows a missing measurement as NaN.
         properties["measurements"] = {n: v for n, v in feature.measurements.items() if math.isfinite(v)}

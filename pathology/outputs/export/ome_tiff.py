@@ -55,7 +55,14 @@ def on_slide(heatmap: Heatmap, dimensions: tuple[int, int]) -> NDArray[np.float3
 
 
 def write_ome_tiff(
-    path: Path, heatmap: Heatmap, dimensions: tuple[int, int], *, mpp: float, name: str, colours: Sequence[str]
+    path: Path,
+    heatmap: Heatmap,
+    dimensions: tuple[int, int],
+    *,
+    mpp: float,
+    name: str,
+    colours: Sequence[str],
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write a heatmap, completely or not at all.
 
@@ -95,7 +102,12 @@ def write_ome_tiff(
     metadata = {
         "axes": "CYX",
         "Name": name,
-        "Description": f"Class probabilities, 0 to 1; not a number where no tissue was scored. {RESEARCH_USE_ONLY}",
+        "Description": " ".join(
+            [
+                f"Class probabilities, 0 to 1; not a number where no tissue was scored. {RESEARCH_USE_ONLY}",
+                *(f"Warning: {warning}" for warning in warnings),
+            ]
+        ),
         "PhysicalSizeX": size,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": size,

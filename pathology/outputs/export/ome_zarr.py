@@ -37,7 +37,9 @@ _CHUNK: Final = 512
 """Side length of a chunk in cells: 1 MiB of float32."""
 
 
-def write_ome_zarr(path: Path, heatmap: Heatmap, *, mpp: float, name: str, colours: Sequence[str]) -> None:
+def write_ome_zarr(
+    path: Path, heatmap: Heatmap, *, mpp: float, name: str, colours: Sequence[str], warnings: Sequence[str] = ()
+) -> None:
     """Write a heatmap, completely or not at all; an older one at ``path`` is replaced.
 
     Parameters
@@ -52,6 +54,8 @@ def write_ome_zarr(path: Path, heatmap: Heatmap, *, mpp: float, name: str, colou
         Of the image.
     colours
         ``#rrggbb`` per class.
+    warnings
+        Of the slide; the attribute ``warnings`` of the group.
 
     Raises
     ------
@@ -72,6 +76,8 @@ def write_ome_zarr(path: Path, heatmap: Heatmap, *, mpp: float, name: str, colou
     with replacing(path) as aside:
         root = zarr.open_group(aside, mode="w", zarr_format=3)
         _write_levels(root, levels, ("c", "y", "x"))
+        if warnings:
+            root.attrs["warnings"] = list(warnings)
         root.attrs["ome"] = {
             "version": _VERSION,
             "multiscales": [_multiscale(name, heatmap, mpp, len(levels), channels=True)],

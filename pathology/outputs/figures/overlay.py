@@ -38,6 +38,7 @@ from pathology.outputs.figures.thumbnail import SlidePicture
 
 __all__ = ["LONGEST_SIDE", "ScaleBar", "compose_overlay", "paint", "prediction_opacity", "scale_bar", "write_overlay"]
 
+_WARNINGS_SHOWN = 2
 LONGEST_SIDE = 1600
 """Default longer side of the slide on an overlay, in pixels: fills a screen, prints A4 at 150 dots per inch."""
 
@@ -342,6 +343,11 @@ class _Sheet:
             y = self._text(self.small, sentence(result.abstained_because), x, y, width, GREY, lines=3)
         elif result.prediction is not None:
             y = self._text(self.strong, f"Prediction: {result.prediction}", x, y, width, lines=3)
+        for warning in result.warnings[:_WARNINGS_SHOWN]:
+            y = self._text(self.small, f"Warning: {warning}", x, y, width, WARNING, lines=3)
+        if len(result.warnings) > _WARNINGS_SHOWN:
+            more = len(result.warnings) - _WARNINGS_SHOWN
+            y = self._text(self.small, f"and {more} more in the report", x, y, width, WARNING)
         y += self.gap // 2
         facts = (
             f"Model: {card.name} {card.version}",
