@@ -107,6 +107,35 @@ class TissueMap:
     mask: NDArray[np.bool_]
     dimensions: tuple[int, int]
 
+    def without_unread(
+        self, corners: NDArray[np.integer], extent: float, unread: NDArray[np.bool_]
+    ) -> tuple[TissueMap, float]:
+        """Return the tissue without what lies only under patches that could not be read, and the share that is left.
+
+        Where nothing could be read, nothing could be counted: it must not dilute a density.
+
+        Parameters
+        ----------
+        corners
+            ``(N, 2)`` level-0 corners ``(x, y)`` of the patches.
+        extent
+            Side of a patch in level-0 pixels.
+        unread
+            ``(N,)`` bool.
+        """
+        if not unread.any() or not self.mask.any():
+            return self, 1.0
+        rows, columns = self.mask.shape
+        per = np.array([self.dimensions[0] / columns, self.dimensions[1] / rows])
+        low = np.rint(corners / per).astype(np.intp)
+        high = np.rint((corners + extent) / per).astype(np.intp)
+        lost, seen = np.zeros_like(self.mask), np.zeros_like(self.mask)
+        for painted, chosen in ((lost, unread), (seen, ~unread)):
+            for (left, top), (right, bottom) in zip(low[chosen].tolist(), high[chosen].tolist(), strict=True):
+                painted[top:bottom, left:right] = True
+        mask = self.mask & ~(lost & ~seen)
+        return TissueMap(mask, self.dimensions), float(mask.sum() / self.mask.sum())
+
 
 class HotspotCount(Record):
     """Mitoses in one window, as a record for results and reports."""

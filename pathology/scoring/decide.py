@@ -155,7 +155,7 @@ def decide_detected(
     plan, scores = facts.plan, patch_scores(outputs.boxes)
     record = _with_unreadable(facts, scores)
     whole = aggregate(scores, plan.tissue, plan.grid.settings)
-    count = _count(detections, facts)
+    count = _count(detections, facts, scores)
     if count.total > HOTSPOT_LIMIT:
         record["warnings"] = (
             *record.get("warnings", ()),
@@ -211,16 +211,20 @@ def _with_unreadable(facts: SlideFacts, scores: NDArray[np.floating]) -> dict[st
     return record
 
 
-def _count(detections: SlideDetections, facts: SlideFacts) -> SlideMitoses:
+def _count(detections: SlideDetections, facts: SlideFacts, scores: NDArray[np.floating]) -> SlideMitoses:
     rows = np.flatnonzero(detections.counted())
-    tissue_mm2 = facts.record.get("tissue_mm2") or None
+    grid = facts.plan.grid
+    tissue, share = TissueMap(facts.masks["tissue"], grid.dimensions).without_unread(
+        facts.plan.coords, grid.patch_extent, np.isnan(scores).any(axis=1)
+    )
+    tissue_mm2 = (facts.record.get("tissue_mm2") or 0.0) * share or None
     many = len(rows) > HOTSPOT_LIMIT
     count = count_mitoses(
         detections.found.centres[rows[:0] if many else rows],
         facts.plan.grid.slide_mpp,
         window=detections.header.window,
         tissue_mm2=tissue_mm2,
-        tissue=TissueMap(facts.masks["tissue"], facts.plan.grid.dimensions),
+        tissue=tissue,
     )
     if many:
         density = None if tissue_mm2 is None else len(rows) / tissue_mm2

@@ -128,3 +128,19 @@ def test_bell_takes_the_highest_of_four_sets():
     )
     counts = [c.count for c in bell_counts(points, 0.25)]
     assert counts == [12, 7, 5, 3]
+
+
+def test_tissue_that_could_not_be_read_is_not_counted_in():
+    tissue = TissueMap(np.ones((10, 10), bool), (1000, 1000))
+    corners = np.array([[0, 0], [400, 0], [800, 0], [0, 400]])
+    whole, share = tissue.without_unread(corners, 400.0, np.zeros(4, bool))
+    assert whole is tissue
+    assert share == 1
+    rest, share = tissue.without_unread(corners, 400.0, np.array([True, False, False, True]))
+    assert share == pytest.approx(1 - 0.16 - 0.16)
+    assert not rest.mask[:8, :4].any()
+    assert rest.mask[:, 4:].all()
+    # What another patch shows as well was read.
+    over = np.array([[0, 0], [200, 0]])
+    _, share = tissue.without_unread(over, 400.0, np.array([True, False]))
+    assert share == pytest.approx(1 - 0.08)

@@ -3,10 +3,12 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pathology.outputs.results.results_folder import open_slide_folder
 from pathology.outputs.slide_folder import write_slide
 from pathology.scoring.aggregate import ClassifierOutputs
 from pathology.scoring.decide import SlideFacts, decide_classified, decide_detected
@@ -106,3 +108,21 @@ def test_writing_needs_no_reader_no_engine_and_no_catalogue():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_density_is_of_the_tissue_that_could_be_read(facts, tmp_path):
+    known, pixels = facts
+    known = replace(known, record={**known.record, "unreadable_tiles": 7}, max_unreadable=0.9)
+    card = constructed_card(classes=("mitosis",))
+    outputs = np.zeros((len(known.plan), 10), np.float32)
+    outputs[known.plan.coords[:, 0] < DIMENSIONS[0] // 2] = np.nan
+    found = random_detections("s", DIMENSIONS, 40)
+    scored = decide_detected(card, known, DetectorOutputs(outputs), found, ArrayReader(pixels))
+    count, whole = scored.result.mitoses, known.record["tissue_mm2"]
+    assert 0.4 * whole < count.tissue_mm2 < 0.65 * whole
+    assert count.overall_per_mm2 == pytest.approx(count.total / count.tissue_mm2)
+    assert any("was not examined" in warning for warning in scored.result.warnings)
+    write_slide(tmp_path / "slides" / "s", scored)
+    stored = open_slide_folder(tmp_path / "slides" / "s").count()
+    assert stored.tissue_mm2 == pytest.approx(count.tissue_mm2)
+    assert stored.per_mm2 == pytest.approx(count.overall_per_mm2)

@@ -20,12 +20,12 @@ from pathology.outputs.results.record import check_files
 if TYPE_CHECKING:
     from pathology.findings.scored_slide import ScoredSlide
 
-__all__ = ["read_heatmap", "read_masks", "write_predictions"]
+__all__ = ["read_heatmap", "read_masks", "read_unread_patches", "write_predictions"]
 
 _MASK = "_mask"
+"""Suffix of the names of masks."""
 _MOST_BYTES = 2 * 2**30
 """Largest array that is read: four million patches of a hundred classes are 1.6 GB."""
-"""Suffix of the names of masks."""
 
 
 def write_predictions(folder: Path, scored: ScoredSlide) -> None:
@@ -109,6 +109,19 @@ def read_heatmap(folder: Path) -> tuple[Heatmap, NDArray[np.bool_]]:
         stride=attributes["stride"],
     )
     return heatmap, array("tissue_mask")
+
+
+def read_unread_patches(folder: Path) -> tuple[NDArray[np.int32], float, NDArray[np.bool_]]:
+    """Return corners ``(N, 2)`` and side of the patches in level-0 pixels, and ``(N,)`` which could not be read.
+
+    Raises
+    ------
+    StoreError
+        If the folder contains no predictions.
+    """
+    group = _predictions(folder)
+    unread = np.isnan(_bounded(group["probabilities"], folder)).any(axis=1)
+    return _bounded(group["coords"], folder), float(group.attrs["patch_extent"]), unread
 
 
 def read_masks(folder: Path) -> dict[str, NDArray[np.bool_]]:

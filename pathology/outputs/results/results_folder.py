@@ -29,7 +29,7 @@ from pathology.outputs.figures.thumbnail import SlidePicture
 from pathology.outputs.results.detection_file import DETECTIONS, read_decisions, read_detections
 from pathology.outputs.results.journal import JOURNAL, Journal
 from pathology.outputs.results.layout import CARD, OVERVIEW, OVERVIEW_LONGEST_SIDE, PREDICTIONS, RECORD
-from pathology.outputs.results.predictions import read_heatmap
+from pathology.outputs.results.predictions import read_heatmap, read_unread_patches
 from pathology.outputs.results.record import check_files, read_slide_record
 from pathology.outputs.results.run import read_run
 
@@ -211,9 +211,11 @@ class SlideFolder:
         """Return the mitotic count with these decisions of a reviewer; ``None`` if the model is not a detector."""
         if self.detections is None:
             return None
-        tissue = TissueMap(self.tissue, self.dimensions) if (self.folder / PREDICTIONS).exists() else None
-        record = self.record
-        return count_reviewed(self.detections, decisions, mpp=record.mpp, tissue_mm2=record.tissue_mm2, tissue=tissue)
+        record, tissue, tissue_mm2 = self.record, None, self.record.tissue_mm2
+        if (self.folder / PREDICTIONS).exists():
+            tissue, share = TissueMap(self.tissue, self.dimensions).without_unread(*read_unread_patches(self.folder))
+            tissue_mm2 = None if tissue_mm2 is None else tissue_mm2 * share
+        return count_reviewed(self.detections, decisions, mpp=record.mpp, tissue_mm2=tissue_mm2, tissue=tissue)
 
     @property
     def overview(self) -> SlidePicture:

@@ -62,5 +62,5 @@ def unreadable_warning(readable_mm2: float, unreadable_mm2: float, tiles: int) -
     share = percent(unreadable_mm2 / (readable_mm2 + unreadable_mm2))
     return (
         f"{subject}: about {share} of the tissue ({area(unreadable_mm2)}) was not examined; areas, shares and "
-        "densities do not account for it",
+        "densities are those of the rest",
     )
