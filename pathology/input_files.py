@@ -23,6 +23,7 @@ __all__ = [
     "files_below",
     "read_json",
     "read_limited",
+    "read_yaml",
     "reading",
     "require_regular",
     "walk_folder",
@@ -171,6 +172,34 @@ def read_json(path: Path, kind: type[PathologyError], *, most: int = 64 * 2**20)
         text = data.decode("utf-8-sig")
         _refuse_deep(text, path, kind)
         return json.loads(text)
+
+
+def read_yaml(
+    path: Path,
+    kind: type[PathologyError],
+    *,
+    most: int = 16 * 2**20,
+    what: str = "the file is not valid YAML",
+) -> Any:  # noqa: ANN401 - any YAML value
+    """Read a YAML file of bounded size, plain values only.
+
+    Raises
+    ------
+    PathologyError
+        Of ``kind``, if it is too large, nested too deep, or is no YAML.
+
+    Examples
+    --------
+    >>> from pathology.errors import BundleError
+    >>> _ = (folder / "a.yaml").write_text("n: [1, 2]")
+    >>> read_yaml(folder / "a.yaml", BundleError)
+    {'n': [1, 2]}
+    """
+    import yaml
+
+    data = read_limited(path, kind, most)
+    with reading(path, kind, what=what):
+        return yaml.safe_load(data.decode("utf-8-sig"))
 
 
 def _refuse_deep(text: str, path: Path, kind: type[PathologyError]) -> None:

@@ -4,12 +4,13 @@ import os
 
 import pytest
 
-from pathology.errors import CorruptSlideError, InputTableError, PathologyError, StoreError
+from pathology.errors import BundleError, CorruptSlideError, InputTableError, PathologyError, StoreError
 from pathology.input_files import (
     MOST_LEVELS,
     files_below,
     read_json,
     read_limited,
+    read_yaml,
     reading,
     require_regular,
     walk_folder,
@@ -110,3 +111,11 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         "",
         "the folder cannot be read (Permission denied)",
     ]
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "a: &a [*a", "\0", "- " * 3000 + "x"])
+def test_yaml_that_cannot_be_read_is_one_error(tmp_path, text):
+    path = tmp_path / "card.yaml"
+    path.write_text(text)
+    with pytest.raises(BundleError, match="not valid YAML"):
+        read_yaml(path, BundleError)

@@ -9,10 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import yaml
-
 from pathology.annotations.marks import BoxFile, Mark
 from pathology.errors import InputTableError
+from pathology.input_files import read_yaml
 
 __all__ = ["read_coco", "read_voc", "read_yolo"]
 
@@ -120,10 +119,7 @@ _NOT_LABELS = frozenset({"classes.txt", "names.txt", "readme.txt", "train.txt", 
 
 def _yolo_names(folder: Path) -> dict[str, str]:
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise InputTableError(f"this YAML file cannot be read ({error})", where=path) from error
+        content = read_yaml(path, InputTableError, what="this YAML file cannot be read")
         found = content.get("names") if isinstance(content, dict) else None
         if isinstance(found, list):
             return {str(index): str(name) for index, name in enumerate(found)}

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from pathology.errors import BundleError, OutputError
+from pathology.input_files import read_yaml
 from pathology.settings import Record
 from pathology.stats.conformal import ConformalRule
 from pathology.stats.out_of_distribution import OutOfDomainRule
@@ -350,16 +351,9 @@ def read_card_fields(path: Path) -> dict[str, Any]:
     BundleError
         If the file is missing or not a YAML mapping.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(
-            f"the bundle has no {path.name}", where=path.parent, remedy="Copy the complete bundle again"
-        ) from None
-    except OSError as error:
-        raise BundleError(f"the card cannot be read ({error.strerror or error})", where=path) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(f"the card is not valid YAML ({str(error).splitlines()[0]})", where=path) from error
+    if not path.exists():
+        raise BundleError(f"the bundle has no {path.name}", where=path.parent, remedy="Copy the complete bundle again")
+    content = read_yaml(path, BundleError, what="the card is not valid YAML")
     if not isinstance(content, dict):
         raise BundleError("the card is empty or not a mapping of fields", where=path, remedy=_CORRECT)
     return content

@@ -111,21 +111,15 @@ def import_command(
     replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle of the same name.")] = False,
 ) -> None:
     """Validate a model, from its card to its outputs, and install it."""
-    import yaml
-
     from pathology.bundle.card import CARD_NAME, read_card
     from pathology.bundle.export import install
     from pathology.bundle.head_card import is_head_bundle, read_head_card
     from pathology.errors import InputTableError
+    from pathology.input_files import read_yaml
 
     mapping = None
     if names is not None:
-        try:
-            mapping = yaml.safe_load(names.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise InputTableError(
-                f"cannot read the tensor names ({str(error).splitlines()[0]})", where=names
-            ) from error
+        mapping = read_yaml(names, InputTableError, what="cannot read the tensor names")
         if not isinstance(mapping, dict):
             raise InputTableError("the file does not map tensor names to tensor names", where=names)
     installed = install(source, folder=folder, card=card, names=mapping, replace=replace)

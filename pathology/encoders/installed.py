@@ -23,7 +23,7 @@ from pathology.encoders.other_networks import LIBRARY_PREFIXES, library_encoder,
 from pathology.encoders.published import PUBLISHED, find_published, unknown_encoder
 from pathology.encoders.specification import EncoderSpecification
 from pathology.errors import BundleError, OutputError, UnknownModelError, UsageError
-from pathology.input_files import read_json
+from pathology.input_files import read_json, read_yaml
 from pathology.settings import Record, data_folder
 
 if TYPE_CHECKING:
@@ -324,8 +324,8 @@ def _folder_of(name: str) -> Path:
 def _read(folder: Path) -> Encoder:
     path = folder / _RECORD
     try:
-        record = EncoderRecord.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
+        record = EncoderRecord.model_validate(read_yaml(path, BundleError))
+    except (BundleError, ValidationError) as error:
         raise BundleError(
             f"the encoder's record cannot be read ({str(error).splitlines()[0]})",
             where=path,

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from pathology.errors import InputTableError, MissingDependencyError, UsageError
 from pathology.extras import missing_extra
 from pathology.inference.workers.certificates import certificate_files, fresh_certificates
 from pathology.inference.workers.settings import TASKS_AT_ONCE, THREADS, exported_settings
+from pathology.input_files import read_yaml
 from pathology.settings import Record
 
 __all__ = ["SlurmSettings", "read_slurm_settings", "slurm_cluster"]
@@ -66,10 +66,7 @@ def read_slurm_settings(path: Path) -> SlurmSettings:
     >>> read_slurm_settings(settings).jobs
     4
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputTableError(f"cannot read the SLURM settings ({str(error).splitlines()[0]})", where=path) from error
+    given = read_yaml(path, InputTableError, what="cannot read the SLURM settings")
     try:
         return SlurmSettings.model_validate(given or {})
     except ValidationError as error:

@@ -13,6 +13,7 @@ from pathology.atomic_files import write_text
 from pathology.bundle.card import CARD_NAME, WEIGHTS_NAME, Metric, TrainingData
 from pathology.bundle.weights import check_weights, load_weights, read_state_dict, weights_path, write_state_dict
 from pathology.errors import BundleError, OutputError, UnknownArchitectureError
+from pathology.input_files import read_yaml
 from pathology.networks.radiology_registry import build_radiology_network, radiology_architectures
 from pathology.settings import Record
 
@@ -113,14 +114,13 @@ def read_radiology_card(folder: Path) -> RadiologyCard:
         If it is missing, is no YAML, or a field is missing or wrong.
     """
     path = folder / CARD_NAME
-    try:
-        return RadiologyCard.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not path.exists():
         raise BundleError(
             "card.yaml not found", where=folder, remedy="Use a bundle folder from 'pathology radiology train'"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError("the card is not valid YAML", where=path) from error
+        )
+    fields = read_yaml(path, BundleError, what="the card is not valid YAML")
+    try:
+        return RadiologyCard.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "card"
