@@ -30,7 +30,7 @@ def test_says_what_is_wrong(tmp_path, text, said):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(InputTableError, match="cannot read"):
+    with pytest.raises(InputTableError, match="file not found"):
         read_slurm_settings(tmp_path / "none.yaml")
 
 
