@@ -117,7 +117,7 @@ def evaluate_bundle(
     """
     card = bundle.card
     if card.task != "classification":
-        raise UsageError(f"{card.name} is a detector", remedy="Evaluate a classifier")
+        raise UsageError(f"{card.name} is a detector", remedy="Give --boxes instead of --labels")
     own = internal_evaluation(bundle)
     if own is not None and own.name == name:
         raise UsageError(f"{name!r} is the name of the internal evaluation", remedy="Choose another --name")

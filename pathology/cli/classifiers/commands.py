@@ -107,10 +107,40 @@ def train_subtypes_command(
 def evaluate_command(
     model: Annotated[str, typer.Option("--model", "-m", help="Model bundle name or folder.", show_default=False)],
     slides: Slides,
-    labels: Labels,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Output folder; repeat the command to resume.", show_default=False)
     ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            "-l",
+            help="For a classifier: CSV with slide_id, patient_id, label; optionally site and other columns.",
+            show_default=False,
+        ),
+    ] = None,
+    boxes: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--boxes",
+            "-b",
+            help="For a detector: annotated mitoses, in any format that 'pathology boxes' reads; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            help="With --boxes, what a class means: NAME=mitosis, look-alike, region or ignore; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    box_size: Annotated[
+        float | None,
+        typer.Option("--box-size", min=4, max=60, help="Side of the box around a point, in µm.", show_default=False),
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Slides without a region were looked at as a whole.")] = False,
     name: Annotated[str, typer.Option("--name", help="Name of the evaluation.")] = "external",
     data: Annotated[str, typer.Option("--data-name", help="Name of the data set.")] = "own slides",
     mpp: Mpp = None,
@@ -137,8 +167,34 @@ def evaluate_command(
         str | None, typer.Option("--covariates", help="Adjustment covariates, such as age,sex.", show_default=False)
     ] = None,
 ) -> None:
-    """Evaluate a bundle on labelled slides, next to its internal evaluation."""
-    from pathology.cli.classifiers.evaluate import run
+    """Evaluate a bundle on labelled or annotated slides, next to its own figures."""
+    from pathology.cli.classifiers.evaluate import run, run_detector
+    from pathology.errors import UsageError
+
+    if boxes:
+        if labels is not None:
+            raise UsageError("--labels and --boxes exclude each other", remedy="Give --boxes for a detector")
+        raise typer.Exit(
+            run_detector(
+                model,
+                slides,
+                boxes,
+                out,
+                classes=classes or [],
+                box_size=box_size,
+                whole=whole,
+                name=name,
+                data=data,
+                mpp=mpp,
+                min_tissue=min_tissue,
+                workers=workers,
+                device=device,
+            )
+        )
+    if labels is None:
+        raise UsageError(
+            "what to compare with is missing", remedy="Give --labels for a classifier, --boxes for a detector"
+        )
 
     raise typer.Exit(
         run(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pathology.cli.display import shown_progress
 
-__all__ = ["run", "run_readers"]
+__all__ = ["run", "run_detector", "run_readers"]
 
 
 def run(
@@ -82,6 +82,73 @@ def run(
         print(f"{slide}: not scored, in no metric: {reason}", file=sys.stderr)
     print(f"Report: {page}\nResearch use only.")
     return 1 if found.failed else 0
+
+
+def run_detector(
+    model: str,
+    slides: list[Path],
+    boxes: list[Path],
+    out: Path,
+    *,
+    classes: list[str],
+    box_size: float | None,
+    whole: bool,
+    name: str,
+    data: str,
+    mpp: float | None,
+    min_tissue: float,
+    workers: int | None,
+    device: str | None,
+) -> int:
+    """Evaluate a detector and return the exit status."""
+    from pathology.annotations.check import check_boxes
+    from pathology.annotations.read import read_boxes
+    from pathology.bundle.catalogue import load_bundle
+    from pathology.cli.mitoses.boxes import meanings
+    from pathology.errors import UsageError
+    from pathology.evaluation.detector_bundle import evaluate_detector
+    from pathology.evaluation.detector_report import warnings_of, write_detector_report
+    from pathology.scoring.select import select_slides
+    from pathology.settings import ScoreSettings
+
+    bundle = load_bundle(model)
+    if bundle.card.detection is None:
+        raise UsageError(f"{bundle.card.name} is a classifier", remedy="Give --labels instead of --boxes")
+    annotated = check_boxes(
+        read_boxes(boxes),
+        select_slides(slides),
+        classes=meanings(classes),
+        mpp=mpp,
+        box_um=box_size,
+        whole=whole,
+        skip_missing=False,
+    )
+    with shown_progress() as display:
+        found = evaluate_detector(
+            bundle,
+            annotated,
+            out,
+            name=name,
+            data=data,
+            settings=ScoreSettings.model_validate({"min_tissue": min_tissue}),
+            workers=workers,
+            device=device,
+            progress=display,
+        )
+    page = write_detector_report(found, bundle.card, out)
+    print(
+        f"{found.name}: {found.slides} slides, {found.mitoses} mitoses, {found.area_mm2:.3g} mm² of tissue looked at,"
+        f" threshold {found.threshold:.3g}"
+    )
+    for agreement in found.agreement:
+        print(f"  {agreement.rule}:")
+        for what in ("recall", "precision", "f1"):
+            print(f"    {what}: {getattr(agreement, what) or 'not defined'}")
+    print(f"  false positives per mm²: {found.false_per_mm2}")
+    for line in warnings_of(found):
+        print(f"  {line}", file=sys.stderr)
+    print(f"Report: {page}\nResearch use only.")
+    return 1 if found.not_scored else 0
 
 
 def run_readers(table: Path, *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pathology.annotations.check import Meaning
 
-__all__ = ["boxes_command"]
+__all__ = ["boxes_command", "meanings"]
 
 
 def boxes_command(
@@ -59,7 +59,7 @@ def boxes_command(
     found = check_boxes(
         files,
         entries,
-        classes=_meanings(classes or ()),
+        classes=meanings(classes or ()),
         mpp=mpp,
         box_um=box_size,
         whole=whole,
@@ -83,7 +83,7 @@ def boxes_command(
         print(f"{named} images are annotated; those that are not among the slides are left out.")
 
 
-def _meanings(given: Sequence[str]) -> dict[str, Meaning]:
+def meanings(given: Sequence[str]) -> dict[str, Meaning]:
     """Read ``NAME=MEANING``."""
     from typing import get_args
 
