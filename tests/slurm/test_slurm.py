@@ -72,8 +72,8 @@ def jobs():
     return dict(line.split() for line in listed.stdout.splitlines())
 
 
-def answers_of_listeners():
-    """Return what each port of this run, the scheduler's and the workers', tells a stranger who speaks no TLS."""
+def answers_of_listeners(earlier=()):
+    """Return what each new port of this run, the scheduler's and the workers', tells a stranger who speaks no TLS."""
     dask = [psutil.Process()]
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -83,8 +83,7 @@ def answers_of_listeners():
     for process in dask:
         with suppress(psutil.Error):
             places = [c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-            for place in places:
-                answers[place] = answer_of(place)
+            answers |= {place: answer_of(place) for place in places if place not in earlier}
     return answers
 
 
@@ -102,12 +101,13 @@ def answer_of(place):
 @pytest.mark.timeout(600)
 def test_jobs_score_a_folder_and_one_may_be_cancelled(slurm, slides, model, expected, tmp_path):
     cancelled, listening = [], {}
+    earlier = set(answers_of_listeners())  # servers of other tests in this process
     over = threading.Event()
 
     def cancel_the_first_once_it_works():
         while not over.wait(0.2):
             if any((tmp_path / "out" / "slides").glob("*/unfinished/block-*.npz")):
-                listening.update(answers_of_listeners())
+                listening.update(answers_of_listeners(earlier))
                 running = [number for number, state in jobs().items() if state == "RUNNING"]
                 subprocess.run(["scancel", running[0]], check=True)
                 cancelled.append(running[0])
