@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
+from pathology.cli.mitoses.boxes import BoxSize, ClassMeanings, Whole
 from pathology.cli.settings_options import Config, SettingsCommand, given_settings, option_names, settings_command
 
 if TYPE_CHECKING:
@@ -128,19 +129,9 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--class",
-            help="With --boxes, what a class means: NAME=mitosis, look-alike, region or ignore; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    box_size: Annotated[
-        float | None,
-        typer.Option("--box-size", min=4, max=60, help="Side of the box around a point, in µm.", show_default=False),
-    ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Slides without a region were looked at as a whole.")] = False,
+    classes: ClassMeanings = None,
+    box_size: BoxSize = None,
+    whole: Whole = False,
     name: Annotated[str, typer.Option("--name", help="Name of the evaluation.")] = "external",
     data: Annotated[str, typer.Option("--data-name", help="Name of the data set.")] = "own slides",
     mpp: Mpp = None,

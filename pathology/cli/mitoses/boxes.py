@@ -12,7 +12,21 @@ if TYPE_CHECKING:
 
     from pathology.annotations.check import Meaning
 
-__all__ = ["boxes_command", "meanings"]
+__all__ = ["BoxSize", "ClassMeanings", "Whole", "boxes_command", "meanings"]
+
+ClassMeanings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        help="What a class of the boxes means: NAME=mitosis, look-alike, region or ignore; repeatable.",
+        show_default=False,
+    ),
+]
+BoxSize = Annotated[
+    float | None,
+    typer.Option("--box-size", min=4, max=60, help="Side of the box around a point, in µm.", show_default=False),
+]
+Whole = Annotated[bool, typer.Option("--whole", help="Slides without a region were looked at as a whole.")]
 
 
 def boxes_command(
@@ -30,22 +44,12 @@ def boxes_command(
             show_default=False,
         ),
     ],
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--class",
-            help="What a class means: NAME=mitosis, look-alike, region or ignore; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    classes: ClassMeanings = None,
     mpp: Annotated[
         float | None, typer.Option("--mpp", help="Level-0 micrometres per pixel, for all slides.", show_default=False)
     ] = None,
-    box_size: Annotated[
-        float | None,
-        typer.Option("--box-size", min=4, max=60, help="Side of the box around a point, in µm.", show_default=False),
-    ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Slides without a region were looked at as a whole.")] = False,
+    box_size: BoxSize = None,
+    whole: Whole = False,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out annotations of slides that are not given.")
     ] = False,
