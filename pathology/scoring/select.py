@@ -142,6 +142,13 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def _each_once(given: Sequence[SlideEntry]) -> list[SlideEntry]:
     """Return every slide once: a file given twice is one slide, unless a manifest lists it under several ids."""
     named: dict[str | Path, dict[str, SlideEntry]] = {}
@@ -178,7 +185,7 @@ def _bare_name(path: Path) -> str:
     zarr = re.fullmatch(r"(.+?)(\.ome)?(\.zarr(\.zip)?|\.ozx)", path.name, re.IGNORECASE)
     if zarr is not None:
         return zarr[1]
-    return path.name if path.is_dir() else path.stem
+    return path.name if _is_folder(path) else path.stem
 
 
 def _with_ids(entries: list[SlideEntry]) -> tuple[SlideEntry, ...]:

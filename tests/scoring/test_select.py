@@ -1,7 +1,8 @@
 import pytest
 
-from pathology.errors import InputTableError, UsageError
+from pathology.errors import InputTableError, SlideNotFoundError, UsageError
 from pathology.scoring.select import read_manifest, select_slides
+from pathology.slide.open import open_reader
 
 
 def touch(folder, *names):
@@ -175,3 +176,12 @@ def test_an_ome_zarr_image_is_named_without_its_ending(tmp_path):
         (tmp_path / name / ".zattrs").write_text('{"multiscales": [{"datasets": []}]}')
     assert [entry.slide_id for entry in select_slides([tmp_path])] == ["a", "b"]
     assert [entry.slide_id for entry in select_slides([tmp_path / "a.ome.zarr"])] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["[" * 5000, "b" * 300 + ".svs", "~/" + "a" * 5000, "a\\" + "b" * 4000 + ".svs"])
+def test_a_name_longer_than_any_file_system_allows_is_a_row(tmp_path, name):
+    (tmp_path / "list.csv").write_text(f"path\n{name}\n")
+    (entry,) = select_slides([tmp_path / "list.csv"])
+    assert 0 < len(entry.slide_id.encode()) <= 200
+    with pytest.raises(SlideNotFoundError):
+        open_reader(entry.path)
