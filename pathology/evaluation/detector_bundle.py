@@ -201,7 +201,9 @@ def _examined(slide: AnnotatedSlide, folder: Path) -> ExaminedSlide:
     scored = open_slide_folder(folder)
     assert scored.detections is not None
     found = scored.detections.found
-    found = found.take(slide.looked_at(found.centres))
+    # A mitosis just inside a region may be detected just outside; other detections there are unknown.
+    matched = match_by_distance(found, _centres(slide.mitoses), MATCH_DISTANCE_UM / slide.mpp).reference_of >= 0
+    found = found.take(slide.looked_at(found.centres) | matched)
     tissue, _ = TissueMap(scored.tissue.astype(bool), scored.dimensions).without_unread(*read_unread_patches(folder))
     rows, columns = tissue.mask.shape
     across, down = tissue.dimensions[0] / columns, tissue.dimensions[1] / rows
@@ -267,21 +269,25 @@ def summarise(
         for found, slide in zip(counted, slides, strict=True)
     ]
     by_iou = [match_by_iou(found, slide.mitoses, _IOU) for found, slide in zip(counted, slides, strict=True)]
-    area = sum(slide.area_mm2 for slide in slides)
-    if not area > 0:
+    areas = np.array([slide.area_mm2 for slide in slides])
+    if not areas.sum() > 0:
         raise UsageError(
             "no tissue was examined where the slides were looked at", remedy="Check the regions and --min-tissue"
         )
-    hot_mm2 = sum(slide.hotspot_mm2 for slide in slides)
-    hot = sum(
-        int(((matches.reference_of < 0) & slide.in_hotspot[slide.detections.scores >= threshold]).sum())
-        for matches, slide in zip(by_distance, slides, strict=True)
+    hot_areas = np.array([slide.hotspot_mm2 for slide in slides])
+    hot = np.array(
+        [
+            ((matches.reference_of < 0) & slide.in_hotspot[slide.detections.scores >= threshold]).sum()
+            for matches, slide in zip(by_distance, slides, strict=True)
+        ]
     )
-    false = sum(matches.false_positives for matches in by_distance)
+    false = np.array([matches.false_positives for matches in by_distance])
     look_alikes = sum(len(slide.look_alikes) for slide in slides)
     taken = sum(
-        match_by_distance(found, _centres(slide.look_alikes), MATCH_DISTANCE_UM).true_positives
-        for found, slide in zip(counted, slides, strict=True)
+        match_by_distance(
+            found.take(matches.reference_of < 0), _centres(slide.look_alikes), MATCH_DISTANCE_UM
+        ).true_positives
+        for found, matches, slide in zip(counted, by_distance, slides, strict=True)
     )
     curve = _curve(slides)
     return DetectorEvaluation(
@@ -291,14 +297,16 @@ def summarise(
         slides=len(slides),
         mitoses=sum(len(slide.mitoses) for slide in slides),
         look_alikes=look_alikes,
-        area_mm2=area,
+        area_mm2=float(areas.sum()),
         agreement=(
             _agreement(f"centres at most {MATCH_DISTANCE_UM:g} µm apart", by_distance, seed),
             _agreement(f"intersection over union of at least {_IOU:g}", by_iou, seed),
         ),
-        false_per_mm2=poisson_interval(false, exposure=area),
-        false_per_mm2_in_hotspots=poisson_interval(hot, exposure=hot_mm2) if hot_mm2 > 0 else None,
-        false_per_mm2_elsewhere=poisson_interval(false - hot, exposure=area - hot_mm2) if area > hot_mm2 > 0 else None,
+        false_per_mm2=_rate(false, areas, seed),
+        false_per_mm2_in_hotspots=_rate(hot, hot_areas, seed) if hot_areas.sum() > 0 else None,
+        false_per_mm2_elsewhere=_rate(false - hot, areas - hot_areas, seed)
+        if areas.sum() > hot_areas.sum() > 0
+        else None,
         look_alikes_counted=wilson(taken, look_alikes) if look_alikes else None,
         curve_thresholds=() if curve is None else tuple(curve.thresholds.tolist()),
         curve_recall=() if curve is None else tuple(curve.sensitivity.tolist()),
@@ -333,6 +341,29 @@ def _agreement(rule: str, matches: Sequence[Matches], seed: int) -> Agreement:
     )
 
 
+def _rate(counts: NDArray[np.integer], areas: NDArray[np.float64], seed: int) -> Interval:
+    """Return events per mm² with an interval that respects that they gather on some slides.
+
+    Resampled slides say how slides differ, and nothing if no slide has an event; Poisson's interval says what the count
+    alone allows.  The wider limit of either is taken.
+    """
+    total, area = int(counts.sum()), float(areas.sum())
+    poisson = poisson_interval(total, exposure=area)
+    if len(counts) == 1:
+        return poisson
+    drawn = np.random.default_rng(seed).integers(0, len(counts), (_RESAMPLES, len(counts)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        resampled = counts[drawn].sum(axis=1) / areas[drawn].sum(axis=1)
+    low, high = np.nanquantile(np.where(np.isfinite(resampled), resampled, np.nan), [0.025, 0.975])
+    return Interval(
+        value=total / area,
+        low=min(poisson.low, float(low)),
+        high=max(poisson.high, float(high)),
+        n=len(counts),
+        method=f"the wider of bootstrap by slide ({_RESAMPLES}) and exact Poisson",
+    )
+
+
 def _interval(counts: NDArray[np.float64], weights: tuple[int, int, int], seed: int) -> Interval | None:
     """Return ``w0 TP / (w0 TP + w1 FP + w2 FN)`` with an interval over resampled slides; Wilson's for one slide."""
     parts = counts * weights
@@ -341,8 +372,10 @@ def _interval(counts: NDArray[np.float64], weights: tuple[int, int, int], seed: 
         return None
     value = float(parts[:, 0].sum() / whole)
     if len(counts) == 1:
-        if weights[0] != 1:  # F1 is no proportion: of one slide it has no interval here
-            return Interval(value=value, low=float("nan"), high=float("nan"), n=1, method="none for one slide")
+        if weights[0] != 1:  # F1 is no proportion; the Jaccard index TP / (TP + FP + FN) is, and F1 = 2 J / (1 + J)
+            jaccard = wilson(int(counts[0, 0]), int(counts[0].sum()))
+            low, high = (2 * j / (1 + j) for j in (jaccard.low, jaccard.high))
+            return Interval(value=value, low=low, high=high, n=jaccard.n, method="Wilson of the Jaccard index, as F1")
         return wilson(int(parts[0, 0]), int(whole))
     drawn = np.random.default_rng(seed).integers(0, len(counts), (_RESAMPLES, len(counts)))
     sums = parts[drawn].sum(axis=1)

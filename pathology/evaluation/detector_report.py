@@ -107,7 +107,8 @@ def _false(found: DetectorEvaluation) -> Section:
     return Section(
         heading="False positives per mm² of tissue",
         table=Table(head=("", "value"), rows=tuple((Cell(value=name), _cell(value)) for name, value in rows)),
-        note="Hotspot windows are where the detector finds most: false positives gather there too.",
+        note="Intervals: the wider of resampled slides and of the count alone (exact Poisson). Hotspot windows are"
+        " where the detector finds most: false positives gather there too.",
     )
 
 

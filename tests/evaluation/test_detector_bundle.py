@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pathology.annotations import BrokenBoxesError
 from pathology.cli.app import app
 from pathology.errors import UsageError
-from pathology.evaluation.detector_bundle import ExaminedSlide, summarise
+from pathology.evaluation.detector_bundle import DetectorEvaluation, ExaminedSlide, summarise
 from pathology.findings.detections import Detections
 from pathology.outputs.results.detection_file import read_detections
 from pathology.testing.random_bundle import SMALL_NETWORK, write_random_bundle
@@ -151,6 +151,8 @@ def test_what_does_not_fit_is_refused_before_any_work(folder, tmp_path):
         (["--boxes", table, "--labels", labels], "exclude each other"),
         ([], "--boxes for a detector"),
         (["--labels", labels], "Give --boxes instead of --labels"),
+        (["--labels", labels, "--time", "t", "--event", "e"], "Give --boxes instead of --labels"),
+        (["--boxes", table, "--aggregator", "mean"], "--aggregator is for classifiers"),
     ):
         error = evaluate(folder, out, *more).exception
         assert isinstance(error, UsageError)
@@ -158,3 +160,25 @@ def test_what_does_not_fit_is_refused_before_any_work(folder, tmp_path):
     error = evaluate(folder, out, "--boxes", table, model="classifier").exception
     assert "Give --labels instead of --boxes" in str(error)
     assert not out.exists()
+
+
+def test_false_positives_that_gather_on_one_slide_widen_the_interval():
+    places = [(40.0 * n, 0.0) for n in range(40)]
+    slides = [slide(f"S{n}", places if n == 0 else [], [0.9] * (40 if n == 0 else 0), []) for n in range(10)]
+    rate = summarise(slides, 0.5).false_per_mm2
+    assert rate.value == 4
+    assert rate.low < 0.5
+    assert rate.high >= 8  # of the count alone, 5.4
+    assert "by slide" in rate.method
+
+
+def test_one_slide_has_intervals_and_can_be_read_back():
+    found = summarise([slide("S1", [(0, 0), (90, 0)], [0.9, 0.8], [(0, 0), (200, 0)])], 0.5)
+    f1 = found.agreement[0].f1
+    assert f1.low < f1.value == 0.5 < f1.high
+    assert DetectorEvaluation.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_detection_of_a_mitosis_is_no_look_alike():
+    found = summarise([slide("S1", [(0, 0)], [0.9], [(0, 0)], look_alikes=boxes((5, 0)))], 0.5)
+    assert (found.agreement[0].found, found.look_alikes_counted.value) == (1, 0)

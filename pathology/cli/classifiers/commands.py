@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from pathology.cli.mitoses.boxes import BoxSize, ClassMeanings, Whole
+from pathology.cli.mitoses.boxes import BoxSize, ClassMeanings, SkipMissing, Whole
 from pathology.cli.settings_options import Config, SettingsCommand, given_settings, option_names, settings_command
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def evaluate_command(
     classes: ClassMeanings = None,
     box_size: BoxSize = None,
     whole: Whole = False,
+    skip_missing: SkipMissing = False,
     name: Annotated[str, typer.Option("--name", help="Name of the evaluation.")] = "external",
     data: Annotated[str, typer.Option("--data-name", help="Name of the data set.")] = "own slides",
     mpp: Mpp = None,
@@ -165,6 +166,9 @@ def evaluate_command(
     if boxes:
         if labels is not None:
             raise UsageError("--labels and --boxes exclude each other", remedy="Give --boxes for a detector")
+        given = {"--aggregator": aggregator, "--time": time, "--event": event, "--covariates": covariates}
+        if stray := [option for option, value in given.items() if value is not None]:
+            raise UsageError(f"{stray[0]} is for classifiers", remedy="Omit it with --boxes")
         raise typer.Exit(
             run_detector(
                 model,
@@ -174,6 +178,7 @@ def evaluate_command(
                 classes=classes or [],
                 box_size=box_size,
                 whole=whole,
+                skip_missing=skip_missing,
                 name=name,
                 data=data,
                 mpp=mpp,

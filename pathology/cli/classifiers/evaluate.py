@@ -41,6 +41,8 @@ def run(
     if (time is None) != (event is None):
         raise UsageError("--time and --event must be given together")
     bundle = load_bundle(model)
+    if bundle.card.detection is not None:
+        raise UsageError(f"{bundle.card.name} is a detector", remedy="Give --boxes instead of --labels")
     groups = bundle.card.calibration.get("risk_groups")
     if time is not None and groups is None:
         raise UsageError(
@@ -93,6 +95,7 @@ def run_detector(
     classes: list[str],
     box_size: float | None,
     whole: bool,
+    skip_missing: bool,
     name: str,
     data: str,
     mpp: float | None,
@@ -121,7 +124,7 @@ def run_detector(
         mpp=mpp,
         box_um=box_size,
         whole=whole,
-        skip_missing=False,
+        skip_missing=skip_missing,
     )
     with shown_progress() as display:
         found = evaluate_detector(
@@ -136,8 +139,9 @@ def run_detector(
             progress=display,
         )
     page = write_detector_report(found, bundle.card, out)
+    slides_read = "1 slide" if found.slides == 1 else f"{found.slides} slides"
     print(
-        f"{found.name}: {found.slides} slides, {found.mitoses} mitoses, {found.area_mm2:.3g} mm² of tissue looked at,"
+        f"{found.name}: {slides_read}, {found.mitoses} mitoses, {found.area_mm2:.3g} mm² of tissue looked at,"
         f" threshold {found.threshold:.3g}"
     )
     for agreement in found.agreement:

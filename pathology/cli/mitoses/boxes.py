@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pathology.annotations.check import Meaning
 
-__all__ = ["BoxSize", "ClassMeanings", "Whole", "boxes_command", "meanings"]
+__all__ = ["BoxSize", "ClassMeanings", "SkipMissing", "Whole", "boxes_command", "meanings"]
 
 ClassMeanings = Annotated[
     list[str] | None,
@@ -25,6 +25,9 @@ ClassMeanings = Annotated[
 BoxSize = Annotated[
     float | None,
     typer.Option("--box-size", min=4, max=60, help="Side of the box around a point, in µm.", show_default=False),
+]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out annotations of slides that are not given.")
 ]
 Whole = Annotated[bool, typer.Option("--whole", help="Slides without a region were looked at as a whole.")]
 
@@ -50,9 +53,7 @@ def boxes_command(
     ] = None,
     box_size: BoxSize = None,
     whole: Whole = False,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out annotations of slides that are not given.")
-    ] = False,
+    skip_missing: SkipMissing = False,
 ) -> None:
     """Check annotated mitoses against their slides, and list everything that is broken."""
     from pathology.annotations.check import check_boxes
